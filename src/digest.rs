@@ -1,0 +1,249 @@
+//! Digests as images write them: grammar, hashing, comparison.
+//!
+//! Source: OCI image-spec, descriptor.md, "Digests". A digest string is checked against its grammar
+//! before anything else is done with it, so it can be joined to a path (CVE-2024-3727).
+
+use std::fmt;
+use std::str::FromStr;
+
+use sha2::Digest as _;
+
+use crate::error::{Error, Result};
+
+/// The algorithms that images use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Algorithm {
+    /// 32 bytes; the one that every image uses.
+    Sha256,
+    /// 64 bytes.
+    Sha512,
+    /// 32 bytes.
+    Blake3,
+}
+
+impl Algorithm {
+    /// As it stands before the colon.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Algorithm::Sha256 => "sha256",
+            Algorithm::Sha512 => "sha512",
+            Algorithm::Blake3 => "blake3",
+        }
+    }
+
+    /// Length of the hash in bytes.
+    #[must_use]
+    pub fn len_bytes(self) -> usize {
+        match self {
+            Algorithm::Sha256 | Algorithm::Blake3 => 32,
+            Algorithm::Sha512 => 64,
+        }
+    }
+
+    /// A hasher for this algorithm.
+    #[must_use]
+    pub fn hasher(self) -> Hasher {
+        match self {
+            Algorithm::Sha256 => Hasher::Sha256(sha2::Sha256::new()),
+            Algorithm::Sha512 => Hasher::Sha512(Box::new(sha2::Sha512::new())),
+            Algorithm::Blake3 => Hasher::Blake3(Box::new(blake3::Hasher::new())),
+        }
+    }
+
+    /// The digest of bytes that are at hand.
+    #[must_use]
+    pub fn digest(self, bytes: &[u8]) -> Digest {
+        let mut hasher = self.hasher();
+        hasher.update(bytes);
+        hasher.finish()
+    }
+}
+
+/// An algorithm and a hash.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest {
+    algorithm: Algorithm,
+    /// Zeros past the algorithm's length.
+    hash: [u8; 64],
+}
+
+impl Digest {
+    /// A digest of `hash`, which must have the algorithm's length.
+    #[must_use]
+    pub fn new(algorithm: Algorithm, hash: &[u8]) -> Option<Self> {
+        if hash.len() != algorithm.len_bytes() {
+            return None;
+        }
+        let mut full = [0; 64];
+        full.get_mut(..hash.len())?.copy_from_slice(hash);
+        Some(Digest {
+            algorithm,
+            hash: full,
+        })
+    }
+
+    /// A SHA-256 digest from its 64 lower-case hexadecimal digits, as docker-archives name files.
+    #[must_use]
+    pub fn from_sha256_hex(hex: &str) -> Option<Self> {
+        Digest::new(Algorithm::Sha256, &parse_hex(hex)?)
+    }
+
+    /// The algorithm before the colon.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// The hash as bytes.
+    #[must_use]
+    pub fn hash(&self) -> &[u8] {
+        &self.hash[..self.algorithm.len_bytes()]
+    }
+
+    /// The hash as lower-case hexadecimal digits.
+    #[must_use]
+    pub fn hex(&self) -> String {
+        self.hash().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.algorithm.name(), self.hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = |reason: &str| Error::Malformed {
+            what: format!("digest '{}'", text.escape_debug()),
+            reason: reason.to_owned(),
+        };
+        let (name, hex) = text.split_once(':').ok_or_else(|| bad("no ':' in it"))?;
+        let algorithm = match name {
+            "sha256" => Algorithm::Sha256,
+            "sha512" => Algorithm::Sha512,
+            "blake3" => Algorithm::Blake3,
+            _ => return Err(bad("unknown algorithm (known: sha256, sha512, blake3)")),
+        };
+        let hash = parse_hex(hex).ok_or_else(|| bad("not lower-case hexadecimal digits"))?;
+        Digest::new(algorithm, &hash).ok_or_else(|| bad("wrong length for its algorithm"))
+    }
+}
+
+fn parse_hex(hex: &str) -> Option<Vec<u8>> {
+    let digit = |c: u8| match c {
+        b'0'..=b'9' => Some(c - b'0'),
+        b'a'..=b'f' => Some(c - b'a' + 10),
+        _ => None,
+    };
+    // 128 digits is the longest hash there is.
+    if hex.len() > 128 || !hex.len().is_multiple_of(2) {
+        return None;
+    }
+    hex.as_bytes()
+        .chunks_exact(2)
+        .map(|pair| Some((digit(*pair.first()?)? << 4) | digit(*pair.get(1)?)?))
+        .collect()
+}
+
+/// A running hash.
+#[derive(Clone)]
+pub enum Hasher {
+    /// SHA-256.
+    Sha256(sha2::Sha256),
+    /// SHA-512.
+    Sha512(Box<sha2::Sha512>),
+    /// BLAKE3.
+    Blake3(Box<blake3::Hasher>),
+}
+
+impl fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Hasher::Sha256(_) => "Hasher::Sha256",
+            Hasher::Sha512(_) => "Hasher::Sha512",
+            Hasher::Blake3(_) => "Hasher::Blake3",
+        })
+    }
+}
+
+impl Hasher {
+    /// Takes in more bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Hasher::Sha256(hasher) => hasher.update(bytes),
+            Hasher::Sha512(hasher) => hasher.update(bytes),
+            Hasher::Blake3(hasher) => {
+                hasher.update(bytes);
+            }
+        }
+    }
+
+    /// The digest of all that was taken in.
+    #[must_use]
+    pub fn finish(self) -> Digest {
+        let mut hash = [0; 64];
+        let algorithm = match self {
+            Hasher::Sha256(hasher) => {
+                hash[..32].copy_from_slice(&hasher.finalize());
+                Algorithm::Sha256
+            }
+            Hasher::Sha512(hasher) => {
+                hash.copy_from_slice(&hasher.finalize());
+                Algorithm::Sha512
+            }
+            Hasher::Blake3(hasher) => {
+                hash[..32].copy_from_slice(hasher.finalize().as_bytes());
+                Algorithm::Blake3
+            }
+        };
+        Digest { algorithm, hash }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ABC: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    #[test]
+    fn a_digest_reads_and_prints_the_same() {
+        let digest: Digest = ABC.parse().unwrap();
+        assert_eq!(digest.to_string(), ABC);
+        assert_eq!(Algorithm::Sha256.digest(b"abc"), digest);
+    }
+
+    #[test]
+    fn every_algorithm_reads_back_what_it_hashed() {
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512, Algorithm::Blake3] {
+            let digest = algorithm.digest(b"imgmount");
+            assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
+        }
+    }
+
+    #[test]
+    fn x2_a_digest_that_breaks_the_grammar_is_refused() {
+        for text in [
+            "sha256",
+            "sha256:",
+            "sha256:../../etc/passwd",
+            "md5:d41d8cd98f00b204e9800998ecf8427e",
+            "sha512:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            &ABC.to_uppercase(),
+            &format!("{ABC}00"),
+        ] {
+            assert!(text.parse::<Digest>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What one tar member says, after its extension headers were applied.
+//!
+//! An [`Entry`] borrows: from the parser's buffers while a layer is read for the first time, from
+//! the layer index ever after. Whiteouts are entries like any other here.
+
+use std::borrow::Cow;
+
+/// One tar member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// Offset of the first header of this member (extension headers included) in the tar, in bytes.
+    pub header_offset: u64,
+    /// The name as it stands in the tar: bytes, not cleaned.
+    pub name: &'a [u8],
+    /// What it is.
+    pub kind: EntryKind<'a>,
+    /// Mode, owner, time.
+    pub meta: Meta,
+    /// Extended attributes, in the order of the tar, names without duplicates (the last wins).
+    pub xattrs: Xattrs<'a>,
+}
+
+/// What a member is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryKind<'a> {
+    /// A regular file.
+    File(FileData<'a>),
+    /// A directory.
+    Directory,
+    /// A symbolic link and where it leads; bytes.
+    Symlink(&'a [u8]),
+    /// A hard link and the name of what it links to; bytes, not cleaned.
+    Hardlink(&'a [u8]),
+    /// A character device.
+    Char(DeviceNumber),
+    /// A block device.
+    Block(DeviceNumber),
+    /// A named pipe.
+    Fifo,
+}
+
+/// A device's major and minor number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct DeviceNumber {
+    /// Which driver.
+    pub major: u32,
+    /// Which of its devices.
+    pub minor: u32,
+}
+
+/// Where a file's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileData<'a> {
+    /// Logical size in bytes, holes included.
+    pub size: u64,
+    /// The bytes that are stored.
+    pub stored: Stored<'a>,
+}
+
+/// The stored part of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored<'a> {
+    /// All of the file, in one run.
+    Contiguous(Extent),
+    /// Parts of the file; all else is holes. Ascending, not overlapping, none empty.
+    Sparse(Cow<'a, [Segment]>),
+}
+
+/// A run of bytes in the uncompressed tar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Extent {
+    /// Offset in the uncompressed tar, in bytes.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len_bytes: u64,
+}
+
+/// A run of stored bytes of a sparse file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Segment {
+    /// Offset in the file, in bytes.
+    pub file_offset: u64,
+    /// Where the bytes are.
+    pub extent: Extent,
+}
+
+impl FileData<'_> {
+    /// Bytes that are stored, holes left out.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        match &self.stored {
+            Stored::Contiguous(extent) => extent.len_bytes,
+            Stored::Sparse(segments) => segments.iter().map(|s| s.extent.len_bytes).sum(),
+        }
+    }
+}
+
+/// Mode, owner and time of a member, as semantics M6 to M8 clean them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Meta {
+    /// Permission bits, set-id and sticky bits: `& 0o7777`. Symlinks have 0777.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Time of last modification.
+    pub mtime: Timestamp,
+}
+
+/// Time since the epoch; never negative (semantics M7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Timestamp {
+    /// Whole seconds.
+    pub seconds: u64,
+    /// The rest, below 1,000,000,000.
+    pub nanos: u32,
+}
+
+/// Extended attributes, packed as `u16 name length, u32 value length, name, value`, little-endian,
+/// one after the other.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Xattrs<'a> {
+    packed: &'a [u8],
+}
+
+impl<'a> Xattrs<'a> {
+    /// A view of packed attributes. Reading stops where the packing is broken.
+    #[must_use]
+    pub fn from_packed(packed: &'a [u8]) -> Self {
+        Xattrs { packed }
+    }
+
+    /// The packed form, as a layer index stores it.
+    #[must_use]
+    pub fn as_packed(&self) -> &'a [u8] {
+        self.packed
+    }
+
+    /// True when there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.packed.is_empty()
+    }
+
+    /// Name and value of each.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        let mut rest = self.packed;
+        std::iter::from_fn(move || {
+            let (name_len, tail) = rest.split_first_chunk::<2>()?;
+            let (value_len, tail) = tail.split_first_chunk::<4>()?;
+            let (name, tail) = tail.split_at_checked(u16::from_le_bytes(*name_len).into())?;
+            let value_len = usize::try_from(u32::from_le_bytes(*value_len)).ok()?;
+            let (value, tail) = tail.split_at_checked(value_len)?;
+            rest = tail;
+            Some((name, value))
+        })
+    }
+
+    /// The value of one.
+    #[must_use]
+    pub fn get(&self, name: &[u8]) -> Option<&'a [u8]> {
+        self.iter()
+            .find(|(found, _)| *found == name)
+            .map(|(_, value)| value)
+    }
+
+    /// Adds one to a packed list. False, with nothing added, when its name or value is too long for
+    /// the packing (which is far past what Linux takes).
+    pub fn pack(packed: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
+        let (Ok(name_len), Ok(value_len)) = (u16::try_from(name.len()), u32::try_from(value.len())) else {
+            return false;
+        };
+        packed.extend_from_slice(&name_len.to_le_bytes());
+        packed.extend_from_slice(&value_len.to_le_bytes());
+        packed.extend_from_slice(name);
+        packed.extend_from_slice(value);
+        true
+    }
+}
+
+impl std::fmt::Debug for Xattrs<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        f.debug_map()
+            .entries(self.iter().map(|(name, value)| (text(name), text(value))))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn m9_xattr_values_keep_newlines_and_nuls() {
+        let mut packed = Vec::new();
+        assert!(Xattrs::pack(&mut packed, b"user.a", b"1\n2\0"));
+        assert!(Xattrs::pack(&mut packed, b"user.b", b""));
+        let xattrs = Xattrs::from_packed(&packed);
+        assert_eq!(xattrs.get(b"user.a"), Some(&b"1\n2\0"[..]));
+        assert_eq!(xattrs.iter().count(), 2);
+        assert_eq!(xattrs.get(b"user.c"), None);
+    }
+
+    #[test]
+    fn a_broken_packing_ends_the_list() {
+        let mut packed = Vec::new();
+        Xattrs::pack(&mut packed, b"user.a", b"1");
+        packed.extend_from_slice(&[255, 255, 255]);
+        assert_eq!(Xattrs::from_packed(&packed).iter().count(), 1);
+    }
+}

@@ -1,0 +1,18 @@
+//! One layer, indexed.
+//!
+//! [`tar`] turns bytes into entries without touching a file; [`index`] makes one pass over a layer
+//! and keeps what it learned; [`store`] keeps that on disk. Nothing in here knows other layers,
+//! whiteouts or the image: that is for [`crate::rootfs`].
+
+pub mod entry;
+pub mod index;
+pub mod store;
+pub mod tar;
+
+/// The position of a layer in its image, from 0, the lowest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LayerId(pub u16);
+
+/// The position of an entry in its layer, in tar order from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EntryId(pub u32);

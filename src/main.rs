@@ -1,0 +1,3 @@
+//! The `imgmount` program.
+
+fn main() {}

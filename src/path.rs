@@ -1,0 +1,1 @@
+//! Names as tar archives write them, cleaned into components: bytes, never `String`.

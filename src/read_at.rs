@@ -1,0 +1,184 @@
+//! Positional reading: everything that holds bytes is a stack of [`ReadAt`].
+//!
+//! A gzipped docker-archive is a file, a seekable gzip over it, a window (the member), and perhaps
+//! another seekable gzip (the layer). Nothing in here knows what the bytes mean.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// A fixed-length run of bytes that can be read at any offset, by several threads at once.
+pub trait ReadAt: Send + Sync + fmt::Debug {
+    /// Length in bytes. It was measured once; reading checks what is there now.
+    fn len(&self) -> u64;
+
+    /// Fills `buf` from `offset` (bytes), or fails: there are no short reads.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::UnexpectedEof`] past the end (also when the file shrank), otherwise what the
+    /// layer below says. A decoder's error arrives wrapped in [`io::Error::other`].
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// True when there are no bytes at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
+    fn len(&self) -> u64 {
+        (**self).len()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        (**self).read_exact_at(buf, offset)
+    }
+}
+
+impl ReadAt for Vec<u8> {
+    fn len(&self) -> u64 {
+        self.as_slice().len() as u64
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(|_| past_end())?;
+        let end = start.checked_add(buf.len()).ok_or_else(past_end)?;
+        let bytes = self.get(start..end).ok_or_else(past_end)?;
+        buf.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// An open file, with the length it had when it was opened.
+#[derive(Debug)]
+pub struct FileBytes {
+    file: File,
+    len_bytes: u64,
+}
+
+impl FileBytes {
+    /// Measures `file` and takes it over.
+    ///
+    /// # Errors
+    /// When its length cannot be had.
+    pub fn new(file: File) -> io::Result<Self> {
+        let len_bytes = file.metadata()?.len();
+        Ok(FileBytes { file, len_bytes })
+    }
+}
+
+impl ReadAt for FileBytes {
+    fn len(&self) -> u64 {
+        self.len_bytes
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+}
+
+/// Part of something larger: a member of an archive.
+#[derive(Debug, Clone)]
+pub struct Window {
+    inner: Arc<dyn ReadAt>,
+    offset: u64,
+    len_bytes: u64,
+}
+
+impl Window {
+    /// `len_bytes` bytes of `inner` from `offset`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::UnexpectedEof`] when they reach past the end of `inner`.
+    pub fn new(inner: Arc<dyn ReadAt>, offset: u64, len_bytes: u64) -> io::Result<Self> {
+        match offset.checked_add(len_bytes) {
+            Some(end) if end <= inner.len() => Ok(Window {
+                inner,
+                offset,
+                len_bytes,
+            }),
+            _ => Err(past_end()),
+        }
+    }
+}
+
+impl ReadAt for Window {
+    fn len(&self) -> u64 {
+        self.len_bytes
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let end = offset.checked_add(buf.len() as u64).ok_or_else(past_end)?;
+        if end > self.len_bytes {
+            return Err(past_end());
+        }
+        // The window lies within `inner`, so the sum cannot overflow.
+        self.inner.read_exact_at(buf, self.offset + offset)
+    }
+}
+
+/// Reads a [`ReadAt`] from an offset to its end, front to back.
+#[derive(Debug)]
+pub struct Cursor<R> {
+    inner: R,
+    offset: u64,
+}
+
+impl<R: ReadAt> Cursor<R> {
+    /// Starts at `offset` (bytes).
+    pub fn new(inner: R, offset: u64) -> Self {
+        Cursor { inner, offset }
+    }
+}
+
+impl<R: ReadAt> Read for Cursor<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let left = self.inner.len().saturating_sub(self.offset);
+        let len = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
+        let buf = buf.get_mut(..len).unwrap_or_default();
+        self.inner.read_exact_at(buf, self.offset)?;
+        self.offset += len as u64;
+        Ok(len)
+    }
+}
+
+/// Reads all of `inner`, of which the caller has checked that it is small enough to hold.
+///
+/// # Errors
+/// As [`ReadAt::read_exact_at`].
+pub fn read_to_vec(inner: &dyn ReadAt) -> io::Result<Vec<u8>> {
+    let len = usize::try_from(inner.len()).map_err(|_| past_end())?;
+    let mut bytes = vec![0; len];
+    inner.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+fn past_end() -> io::Error {
+    io::ErrorKind::UnexpectedEof.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_shows_its_part_and_nothing_else() {
+        let window = Window::new(Arc::new(b"0123456789".to_vec()), 3, 4).unwrap();
+        assert_eq!(read_to_vec(&window).unwrap(), b"3456");
+        let past = window.read_exact_at(&mut [0; 2], 3).unwrap_err();
+        assert_eq!(past.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(Window::new(Arc::new(vec![0; 4]), 2, 3).is_err());
+        assert!(Window::new(Arc::new(vec![0; 4]), u64::MAX, 2).is_err());
+    }
+
+    #[test]
+    fn a_cursor_reads_to_the_end() {
+        let mut text = String::new();
+        Cursor::new(b"hello".to_vec(), 2)
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(text, "llo");
+    }
+}

@@ -1,0 +1,100 @@
+//! What an image says that runtimes and the specification do not agree on, or that cannot be shown.
+//!
+//! A warning never changes an answer; it is counted, listed by `inspect` and `-v`, and refused by
+//! `--strict`. This module owns the words; who notices something decides whether it is one.
+
+use std::fmt;
+
+/// One thing worth telling, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Warning {
+    /// What it is.
+    pub kind: WarningKind,
+    /// The entry's name as it stands in the tar, or the path in the rootfs; bytes.
+    pub path: Vec<u8>,
+}
+
+macro_rules! warning_kinds {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
+        /// The kinds of warning, each with a stable number (it is stored in a layer index).
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        #[non_exhaustive]
+        pub enum WarningKind { $($(#[$doc])* $name = $code,)* }
+
+        impl WarningKind {
+            /// The kind with this number, if there is one.
+            #[must_use]
+            pub fn from_code(code: u8) -> Option<Self> {
+                match code { $($code => Some(WarningKind::$name),)* _ => None }
+            }
+
+            /// The number that stands for it in a layer index.
+            #[must_use]
+            pub fn code(self) -> u8 {
+                self as u8
+            }
+        }
+
+        impl fmt::Display for WarningKind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(WarningKind::$name => $text,)* })
+            }
+        }
+    };
+}
+
+warning_kinds! {
+    /// W3: a directory is whited out and made anew in one layer; runtimes show the lower children.
+    DirectoryRemade = 1, "whited out and made anew in one layer: the lower children show, as in a runtime";
+    /// W5: the whiteout follows what it would delete.
+    LateWhiteout = 2, "a whiteout after the entry it names: it hides only lower layers";
+    /// W11: an opaque mark at the root, which runtimes ignore.
+    OpaqueRoot = 3, "an opaque mark at the layer's root has no effect in a runtime";
+    /// W12: `.wh.`, `.wh..` or `.wh...`.
+    BadWhiteoutName = 4, "a whiteout that names nothing, '.' or '..' is skipped";
+    /// N1: a directory hides a lower symlink because something below it was added.
+    DirectoryReplacesLink = 5, "an implied directory replaces a lower symbolic link, as in a runtime";
+    /// N2: parents run through more symlinks than are followed.
+    TooManyLinks = 6, "left out: its parents run through too many symbolic links";
+    /// N7: a file that is later used as a directory.
+    DirectoryReplacesFile = 7, "a directory replaces the file of the same layer";
+    /// N10: a name that climbs out of the root.
+    EscapingName = 8, "a name that leaves the root is placed inside it";
+    /// N15: a component or a link target that no file system takes.
+    NameTooLong = 9, "left out: a component is longer than 255 bytes, or a link target longer than 4095";
+    /// M8: an owner that does not fit 32 bits.
+    OwnerOverflow = 10, "an owner beyond 32 bits is cut to its low 32 bits";
+    /// M17: an entry of a type that has no place in a rootfs.
+    UnknownType = 11, "left out: an entry of a type that is not a file system object";
+    /// H2: a hard link into a lower layer.
+    LinkToLower = 12, "a hard link to a lower layer's file: runtimes refuse it";
+    /// H3: a hard link to an entry that comes later.
+    LinkToLater = 13, "a hard link to a later entry: runtimes refuse it";
+    /// H3: a hard link that leads back to itself.
+    LinkCycle = 14, "left out: a hard link that leads back to itself";
+    /// H3: a hard link to nothing.
+    LinkToNothing = 15, "left out: a hard link whose target is nowhere";
+    /// H5: a hard link to a file that this layer whites out.
+    LinkToWhitedOut = 16, "a hard link to a file that the same layer deletes";
+    /// H9: a hard link to a directory.
+    LinkToDirectory = 17, "left out: a hard link to a directory";
+    /// Z4: bytes after the compressed stream.
+    TrailingBytes = 18, "bytes after the end of the compressed stream are ignored";
+    /// Z7: the media type names another compression than the bytes show.
+    CompressionMismatch = 19, "the media type names another compression than the bytes show";
+    /// Windows layer, shown as data.
+    WindowsLayer = 20, "a Windows layer: its files are shown as data";
+    /// A damaged layer under `--verify off`: what lies before the damage is shown.
+    Damaged = 21, "the layer is damaged: entries past the damage are missing";
+    /// W6: the same whiteout more than once.
+    RepeatedWhiteout = 22, "a repeated whiteout: runtimes refuse it";
+    /// N6: an entry of another type replaces an earlier one of the same layer.
+    TypeChanged = 23, "replaced within the layer by an entry of another type: runtimes refuse it";
+    /// H8: a hard link target that climbs out of the root.
+    EscapingTarget = 24, "a hard link target that leaves the root is placed inside it";
+    /// W7: whiteouts at and below one path.
+    WhiteoutBelowWhiteout = 25, "a whiteout below a whiteout has no effect";
+    /// An entry whose path is longer than any file system takes.
+    PathTooLong = 26, "left out: the path is longer than 4096 bytes";
+}
