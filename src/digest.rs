@@ -77,10 +77,7 @@ impl Digest {
         }
         let mut full = [0; 64];
         full.get_mut(..hash.len())?.copy_from_slice(hash);
-        Some(Digest {
-            algorithm,
-            hash: full,
-        })
+        Some(Digest { algorithm, hash: full })
     }
 
     /// A SHA-256 digest from its 64 lower-case hexadecimal digits, as docker-archives name files.

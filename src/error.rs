@@ -194,10 +194,7 @@ pub enum PathFault {
 impl Error {
     /// Wraps an operating system error with what was tried.
     pub fn io(what: impl Into<String>, cause: io::Error) -> Self {
-        Error::Io {
-            what: what.into(),
-            cause,
-        }
+        Error::Io { what: what.into(), cause }
     }
 
     /// Names the layer or archive in an error that was made where it was not known.

@@ -94,11 +94,7 @@ impl Window {
     /// [`io::ErrorKind::UnexpectedEof`] when they reach past the end of `inner`.
     pub fn new(inner: Arc<dyn ReadAt>, offset: u64, len_bytes: u64) -> io::Result<Self> {
         match offset.checked_add(len_bytes) {
-            Some(end) if end <= inner.len() => Ok(Window {
-                inner,
-                offset,
-                len_bytes,
-            }),
+            Some(end) if end <= inner.len() => Ok(Window { inner, offset, len_bytes }),
             _ => Err(past_end()),
         }
     }
@@ -176,9 +172,7 @@ mod tests {
     #[test]
     fn a_cursor_reads_to_the_end() {
         let mut text = String::new();
-        Cursor::new(b"hello".to_vec(), 2)
-            .read_to_string(&mut text)
-            .unwrap();
+        Cursor::new(b"hello".to_vec(), 2).read_to_string(&mut text).unwrap();
         assert_eq!(text, "llo");
     }
 }

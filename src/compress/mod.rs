@@ -1,4 +1,16 @@
 //! Compressed streams that can be entered again in the middle.
-//!
-//! This module owns checkpoint spacing, the choice of decoder and what a decoder must remember to
-//! go on somewhere. It knows nothing of tar, of digests or of where its bytes come from.
+
+/// How a stream is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// Not at all.
+    Plain,
+    /// Gzip.
+    Gzip,
+    /// Zstandard.
+    Zstd,
+    /// xz.
+    Xz,
+    /// bzip2.
+    Bzip2,
+}

@@ -160,9 +160,7 @@ impl<'a> Xattrs<'a> {
     /// The value of one.
     #[must_use]
     pub fn get(&self, name: &[u8]) -> Option<&'a [u8]> {
-        self.iter()
-            .find(|(found, _)| *found == name)
-            .map(|(_, value)| value)
+        self.iter().find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
     /// Adds one to a packed list. False, with nothing added, when its name or value is too long for
@@ -182,9 +180,7 @@ impl<'a> Xattrs<'a> {
 impl std::fmt::Debug for Xattrs<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        f.debug_map()
-            .entries(self.iter().map(|(name, value)| (text(name), text(value))))
-            .finish()
+        f.debug_map().entries(self.iter().map(|(name, value)| (text(name), text(value)))).finish()
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod entry;
 pub mod index;
 pub mod store;
+pub mod table;
 pub mod tar;
 
 /// The position of a layer in its image, from 0, the lowest.

@@ -1,0 +1,571 @@
+//! A layer index as one run of bytes: built once, then read where it lies, from memory or from disk.
+//!
+//! This module owns the layout that docs/index-format.md draws. A freshly built index and one that
+//! was loaded are the same bytes behind the same accessors. Reading never fails and never panics:
+//! [`LayerIndex::from_bytes`] checks the checksum and the sections' bounds, and a reference that
+//! still leads nowhere (a forged file with a right checksum) reads as empty.
+
+use std::ops::Range;
+
+use super::EntryId;
+use super::entry::{
+    DeviceNumber, Entry, EntryKind, Extent, FileData, Meta, Segment, Stored, Timestamp, Xattrs,
+};
+use crate::compress::Compression;
+use crate::digest::{Algorithm, Digest};
+use crate::error::{Error, Result};
+use crate::warning::{Warning, WarningKind};
+
+/// First bytes of every layer index.
+const MAGIC: &[u8; 8] = b"IMGMIDX\0";
+/// Raised whenever the layout or the meaning of a field changes; other versions are rebuilt.
+pub const FORMAT_VERSION: u32 = 1;
+/// Fixed part in front of the sections, in bytes.
+pub const HEADER_BYTES: usize = 384;
+/// Where the checksum of everything else (windows excepted) stands in the header.
+const CHECKSUM: Range<usize> = 352..384;
+const SECTIONS: usize = 6;
+/// Record sizes of the sections, in bytes, in their order in the file.
+const RECORD_BYTES: [usize; SECTIONS] = [72, 1, 24, 56, 40, 12];
+/// Stands for "this span has no copy".
+const NO_COPY: u64 = u64::MAX;
+
+#[derive(Clone, Copy)]
+enum Section {
+    Entries,
+    Heap,
+    Segments,
+    Spans,
+    Checkpoints,
+    Warnings,
+}
+
+/// What is known of a layer as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Digest of the uncompressed tar; `None` when it was not computed (`--verify off`, and the
+    /// outer tar of a compressed archive).
+    pub diff_id: Option<Digest>,
+    /// Digest of the bytes as stored; `None` when it was not computed.
+    pub blob_digest: Option<Digest>,
+    /// Length of the bytes as stored.
+    pub blob_bytes: u64,
+    /// How they are compressed.
+    pub compression: Compression,
+    /// Length of the uncompressed tar.
+    pub tar_bytes: u64,
+    /// Length of the seekable copy that belongs to this index, 0 for none.
+    pub copy_bytes: u64,
+}
+
+/// A run of the uncompressed tar: the unit of caching and verification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Where it lies in the uncompressed tar.
+    pub extent: Extent,
+    /// BLAKE3 of its bytes; all zeros stand for none (`--verify off`).
+    pub hash: Option<[u8; 32]>,
+    /// Where its frame lies in the seekable copy, when it has one.
+    pub copy: Option<Extent>,
+}
+
+/// A checkpoint as an index keeps it: the window lies elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckpointRecord {
+    /// Offset in the uncompressed tar.
+    pub output_offset: u64,
+    /// Offset in the bytes as stored.
+    pub compressed_offset: u64,
+    /// Inside a deflate stream: bits of the first byte that are used up. `None` at the start of a
+    /// member, frame or stream.
+    pub deflate_bits: Option<u8>,
+    /// The compressed window, as a range of the windows that follow the index.
+    pub window: Extent,
+    /// First 8 bytes of the BLAKE3 of the compressed window.
+    pub window_hash: [u8; 8],
+}
+
+/// One layer, indexed: entries in tar order, spans, checkpoints, warnings.
+#[derive(Debug)]
+pub struct LayerIndex {
+    facts: Facts,
+    bytes: Vec<u8>,
+    sections: [Range<usize>; SECTIONS],
+}
+
+impl LayerIndex {
+    /// Number of entries.
+    #[must_use]
+    pub fn entry_count(&self) -> u32 {
+        self.count(Section::Entries)
+    }
+
+    /// One entry, in tar order.
+    #[must_use]
+    pub fn entry(&self, id: EntryId) -> Option<Entry<'_>> {
+        let mut fields = self.record(Section::Entries, id.0)?;
+        let header_offset = fields.u64();
+        let (first, second) = (fields.u64(), fields.u64());
+        let mtime = Timestamp { seconds: fields.u64(), nanos: fields.u32() };
+        let (uid, gid, mode) = (fields.u32(), fields.u32(), fields.u16());
+        let code = fields.u16();
+        let name = self.heap(fields.u32(), fields.u32());
+        let target = self.heap(fields.u32(), fields.u32());
+        let xattrs = Xattrs::from_packed(self.heap(fields.u32(), fields.u32()));
+        let kind = match code {
+            KIND_FILE => {
+                let extent = Extent { offset: first, len_bytes: second };
+                EntryKind::File(FileData { size: second, stored: Stored::Contiguous(extent) })
+            }
+            KIND_SPARSE => {
+                let segments = self.segments(high(first), low(first));
+                EntryKind::File(FileData { size: second, stored: Stored::Sparse(segments.into()) })
+            }
+            KIND_DIRECTORY => EntryKind::Directory,
+            KIND_SYMLINK => EntryKind::Symlink(target),
+            KIND_HARDLINK => EntryKind::Hardlink(target),
+            KIND_CHAR => EntryKind::Char(DeviceNumber { major: high(first), minor: low(first) }),
+            KIND_BLOCK => EntryKind::Block(DeviceNumber { major: high(first), minor: low(first) }),
+            KIND_FIFO => EntryKind::Fifo,
+            _ => return None,
+        };
+        Some(Entry { header_offset, name, kind, meta: Meta { mode, uid, gid, mtime }, xattrs })
+    }
+
+    /// All entries, in tar order.
+    pub fn entries(&self) -> impl Iterator<Item = (EntryId, Entry<'_>)> {
+        (0..self.entry_count()).filter_map(|at| Some((EntryId(at), self.entry(EntryId(at))?)))
+    }
+
+    /// What is known of the layer as a whole.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Number of spans.
+    #[must_use]
+    pub fn span_count(&self) -> u32 {
+        self.count(Section::Spans)
+    }
+
+    /// One span. They follow each other without gaps from offset 0 to the end of the tar.
+    #[must_use]
+    pub fn span(&self, at: u32) -> Option<Span> {
+        let mut fields = self.record(Section::Spans, at)?;
+        let (offset, copy_offset) = (fields.u64(), fields.u64());
+        let copy_len = u64::from(fields.u32());
+        fields.u32();
+        let hash: [u8; 32] = fields.array();
+        let next = at.checked_add(1).and_then(|next| self.record(Section::Spans, next));
+        let end = next.map_or(self.facts.tar_bytes, |mut next| next.u64());
+        Some(Span {
+            extent: Extent { offset, len_bytes: end.saturating_sub(offset) },
+            hash: (hash != [0; 32]).then_some(hash),
+            copy: (copy_offset != NO_COPY).then_some(Extent { offset: copy_offset, len_bytes: copy_len }),
+        })
+    }
+
+    /// The span that holds the byte at `offset` of the uncompressed tar.
+    #[must_use]
+    pub fn span_at(&self, offset: u64) -> Option<u32> {
+        if offset >= self.facts.tar_bytes {
+            return None;
+        }
+        self.last_at_or_before(Section::Spans, offset)
+    }
+
+    /// Number of checkpoints.
+    #[must_use]
+    pub fn checkpoint_count(&self) -> u32 {
+        self.count(Section::Checkpoints)
+    }
+
+    /// One checkpoint; they ascend.
+    #[must_use]
+    pub fn checkpoint(&self, at: u32) -> Option<CheckpointRecord> {
+        let mut fields = self.record(Section::Checkpoints, at)?;
+        let (output_offset, compressed_offset) = (fields.u64(), fields.u64());
+        let window_offset = fields.u64();
+        let window_len = u64::from(fields.u32());
+        let bits = fields.u32();
+        Some(CheckpointRecord {
+            output_offset,
+            compressed_offset,
+            deflate_bits: u8::try_from(bits).ok().filter(|bits| *bits < 8),
+            window: Extent { offset: window_offset, len_bytes: window_len },
+            window_hash: fields.array(),
+        })
+    }
+
+    /// The last checkpoint at or before `offset` of the uncompressed tar.
+    #[must_use]
+    pub fn checkpoint_at(&self, offset: u64) -> Option<u32> {
+        self.last_at_or_before(Section::Checkpoints, offset)
+    }
+
+    /// What was noticed while the layer was read.
+    pub fn warnings(&self) -> impl Iterator<Item = Warning> {
+        (0..self.count(Section::Warnings)).filter_map(|at| {
+            let mut fields = self.record(Section::Warnings, at)?;
+            let kind = u8::try_from(fields.u32()).ok().and_then(WarningKind::from_code)?;
+            let path = self.heap(fields.u32(), fields.u32()).to_vec();
+            Some(Warning { kind, path })
+        })
+    }
+
+    /// Memory that the index takes up, in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The index as it is stored, without the windows that follow it.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Takes over the bytes of a stored index (without the windows).
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when they are no index of this version, are cut short, or do not match
+    /// their checksum. `what` names the file.
+    pub fn from_bytes(bytes: Vec<u8>, what: &str) -> Result<Self> {
+        let bad = |reason: &str| Error::Malformed { what: what.to_owned(), reason: reason.to_owned() };
+        let header = bytes.first_chunk::<HEADER_BYTES>().ok_or_else(|| bad("shorter than its header"))?;
+        let mut fields = Fields(header);
+        if fields.array() != *MAGIC {
+            return Err(bad("not a layer index"));
+        }
+        if fields.u32() != FORMAT_VERSION {
+            return Err(bad("another format version"));
+        }
+        let compression = u8::try_from(fields.u32())
+            .ok()
+            .and_then(compression_from_code)
+            .ok_or_else(|| bad("unknown compression"))?;
+        let (diff_id, blob_digest) = (fields.digest(), fields.digest());
+        let (blob_bytes, tar_bytes, copy_bytes) = (fields.u64(), fields.u64(), fields.u64());
+        let mut sections: [Range<usize>; SECTIONS] = Default::default();
+        let mut end = HEADER_BYTES;
+        for (section, record) in sections.iter_mut().zip(RECORD_BYTES) {
+            let len = usize::try_from(fields.u64()).ok().filter(|len| len.is_multiple_of(record));
+            let next = len.and_then(|len| end.checked_add(len)).ok_or_else(|| bad("broken section"))?;
+            *section = end..next;
+            end = next;
+        }
+        if end != bytes.len() {
+            return Err(bad("cut short"));
+        }
+        if checksum(&bytes) != bytes.get(CHECKSUM).unwrap_or_default() {
+            return Err(bad("checksum does not match"));
+        }
+        let facts = Facts { diff_id, blob_digest, blob_bytes, compression, tar_bytes, copy_bytes };
+        Ok(LayerIndex { facts, bytes, sections })
+    }
+
+    fn section(&self, section: Section) -> &[u8] {
+        let range = self.sections.get(section as usize).cloned().unwrap_or_default();
+        self.bytes.get(range).unwrap_or_default()
+    }
+
+    fn count(&self, section: Section) -> u32 {
+        let records = self.section(section).len() / record_bytes(section);
+        u32::try_from(records).unwrap_or(u32::MAX)
+    }
+
+    fn record(&self, section: Section, at: u32) -> Option<Fields<'_>> {
+        let size = record_bytes(section);
+        let start = (at as usize).checked_mul(size)?;
+        let record = self.section(section).get(start..start.checked_add(size)?)?;
+        Some(Fields(record))
+    }
+
+    fn heap(&self, offset: u32, len: u32) -> &[u8] {
+        let start = offset as usize;
+        let range = start..start.saturating_add(len as usize);
+        self.section(Section::Heap).get(range).unwrap_or_default()
+    }
+
+    fn segments(&self, first: u32, count: u32) -> Vec<Segment> {
+        (first..first.saturating_add(count))
+            .map_while(|at| {
+                let mut fields = self.record(Section::Segments, at)?;
+                let file_offset = fields.u64();
+                let extent = Extent { offset: fields.u64(), len_bytes: fields.u64() };
+                Some(Segment { file_offset, extent })
+            })
+            .collect()
+    }
+
+    /// Binary search over a section whose records begin with an ascending offset.
+    fn last_at_or_before(&self, section: Section, offset: u64) -> Option<u32> {
+        let starts_by = |at: u32| self.record(section, at).is_some_and(|mut record| record.u64() <= offset);
+        let (mut low, mut high) = (0, self.count(section));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if starts_by(middle) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low.checked_sub(1)
+    }
+}
+
+/// Collects what one pass over a layer finds and lays it out as a [`LayerIndex`].
+#[derive(Debug, Default)]
+pub struct IndexBuilder {
+    entries: Vec<u8>,
+    heap: Vec<u8>,
+    segments: Vec<u8>,
+    spans: Vec<u8>,
+    checkpoints: Vec<u8>,
+    warnings: Vec<u8>,
+}
+
+impl IndexBuilder {
+    /// An index of nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        IndexBuilder::default()
+    }
+
+    /// Adds the next entry of the tar.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] when names, link targets and attributes outgrow the layout's 4 GiB.
+    pub fn push_entry(&mut self, entry: &Entry<'_>) -> Result<()> {
+        let (code, first, second, target): (u16, u64, u64, &[u8]) = match &entry.kind {
+            EntryKind::File(FileData { stored: Stored::Contiguous(extent), .. }) => {
+                (KIND_FILE, extent.offset, extent.len_bytes, &[])
+            }
+            EntryKind::File(FileData { size, stored: Stored::Sparse(segments) }) => {
+                (KIND_SPARSE, self.push_segments(segments)?, *size, &[])
+            }
+            EntryKind::Directory => (KIND_DIRECTORY, 0, 0, &[]),
+            EntryKind::Symlink(target) => (KIND_SYMLINK, 0, 0, target),
+            EntryKind::Hardlink(target) => (KIND_HARDLINK, 0, 0, target),
+            EntryKind::Char(device) => (KIND_CHAR, pack(device.major, device.minor), 0, &[]),
+            EntryKind::Block(device) => (KIND_BLOCK, pack(device.major, device.minor), 0, &[]),
+            EntryKind::Fifo => (KIND_FIFO, 0, 0, &[]),
+        };
+        let name = self.push_heap(entry.name)?;
+        let target = self.push_heap(target)?;
+        let xattrs = self.push_heap(entry.xattrs.as_packed())?;
+        let out = &mut self.entries;
+        for number in [entry.header_offset, first, second, entry.meta.mtime.seconds] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        for number in [entry.meta.mtime.nanos, entry.meta.uid, entry.meta.gid] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.extend_from_slice(&entry.meta.mode.to_le_bytes());
+        out.extend_from_slice(&code.to_le_bytes());
+        for (offset, len) in [name, target, xattrs] {
+            out.extend_from_slice(&offset.to_le_bytes());
+            out.extend_from_slice(&len.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    /// Adds a span that starts where the one before it ended.
+    pub fn push_span(&mut self, offset: u64, hash: Option<[u8; 32]>, copy: Option<Extent>) {
+        let copy_len = copy.map_or(0, |copy| u32::try_from(copy.len_bytes).unwrap_or(u32::MAX));
+        self.spans.extend_from_slice(&offset.to_le_bytes());
+        self.spans.extend_from_slice(&copy.map_or(NO_COPY, |copy| copy.offset).to_le_bytes());
+        self.spans.extend_from_slice(&copy_len.to_le_bytes());
+        self.spans.extend_from_slice(&[0; 4]);
+        self.spans.extend_from_slice(&hash.unwrap_or_default());
+    }
+
+    /// Adds a checkpoint past the one before it.
+    pub fn push_checkpoint(&mut self, record: &CheckpointRecord) {
+        let window_len = u32::try_from(record.window.len_bytes).unwrap_or(u32::MAX);
+        let bits = record.deflate_bits.map_or(u32::MAX, u32::from);
+        for number in [record.output_offset, record.compressed_offset, record.window.offset] {
+            self.checkpoints.extend_from_slice(&number.to_le_bytes());
+        }
+        self.checkpoints.extend_from_slice(&window_len.to_le_bytes());
+        self.checkpoints.extend_from_slice(&bits.to_le_bytes());
+        self.checkpoints.extend_from_slice(&record.window_hash);
+    }
+
+    /// Adds a warning.
+    ///
+    /// # Errors
+    /// As [`IndexBuilder::push_entry`].
+    pub fn push_warning(&mut self, kind: WarningKind, path: &[u8]) -> Result<()> {
+        let (offset, len) = self.push_heap(path)?;
+        for number in [u32::from(kind.code()), offset, len] {
+            self.warnings.extend_from_slice(&number.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    /// Lays everything out.
+    #[must_use]
+    pub fn finish(self, facts: Facts) -> LayerIndex {
+        let parts = [self.entries, self.heap, self.segments, self.spans, self.checkpoints, self.warnings];
+        let total = HEADER_BYTES + parts.iter().map(Vec::len).sum::<usize>();
+        let mut bytes = Vec::with_capacity(total);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&u32::from(compression_code(facts.compression)).to_le_bytes());
+        push_digest(&mut bytes, facts.diff_id);
+        push_digest(&mut bytes, facts.blob_digest);
+        for number in [facts.blob_bytes, facts.tar_bytes, facts.copy_bytes] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        for part in &parts {
+            bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        }
+        bytes.resize(HEADER_BYTES, 0);
+        let mut sections: [Range<usize>; SECTIONS] = Default::default();
+        for (section, part) in sections.iter_mut().zip(&parts) {
+            let start = bytes.len();
+            bytes.extend_from_slice(part);
+            *section = start..bytes.len();
+        }
+        let sum = checksum(&bytes);
+        if let Some(place) = bytes.get_mut(CHECKSUM) {
+            place.copy_from_slice(&sum);
+        }
+        LayerIndex { facts, bytes, sections }
+    }
+
+    fn push_heap(&mut self, bytes: &[u8]) -> Result<(u32, u32)> {
+        let (offset, len) = (self.heap.len() as u64, bytes.len() as u64);
+        let max = u64::from(u32::MAX);
+        if offset + len > max {
+            return Err(Error::Limit {
+                what: String::new(),
+                limit: "index heap bytes",
+                value: offset + len,
+                max,
+            });
+        }
+        self.heap.extend_from_slice(bytes);
+        // Both fit: their sum does.
+        Ok((low(offset), low(len)))
+    }
+
+    fn push_segments(&mut self, segments: &[Segment]) -> Result<u64> {
+        let first = self.segments.len() / record_bytes(Section::Segments);
+        let (Ok(first), Ok(count)) = (u32::try_from(first), u32::try_from(segments.len())) else {
+            let max = u64::from(u32::MAX);
+            return Err(Error::Limit { what: String::new(), limit: "sparse segments", value: max + 1, max });
+        };
+        for segment in segments {
+            for number in [segment.file_offset, segment.extent.offset, segment.extent.len_bytes] {
+                self.segments.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+        Ok(pack(first, count))
+    }
+}
+
+const KIND_FILE: u16 = 0;
+const KIND_SPARSE: u16 = 1;
+const KIND_DIRECTORY: u16 = 2;
+const KIND_SYMLINK: u16 = 3;
+const KIND_HARDLINK: u16 = 4;
+const KIND_CHAR: u16 = 5;
+const KIND_BLOCK: u16 = 6;
+const KIND_FIFO: u16 = 7;
+
+fn record_bytes(section: Section) -> usize {
+    RECORD_BYTES.get(section as usize).copied().unwrap_or(1)
+}
+
+fn pack(high: u32, low: u32) -> u64 {
+    (u64::from(high) << 32) | u64::from(low)
+}
+
+fn high(number: u64) -> u32 {
+    low(number >> 32)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
+fn low(number: u64) -> u32 {
+    number as u32
+}
+
+fn compression_code(compression: Compression) -> u8 {
+    match compression {
+        Compression::Plain => 0,
+        Compression::Gzip => 1,
+        Compression::Zstd => 2,
+        Compression::Xz => 3,
+        Compression::Bzip2 => 4,
+    }
+}
+
+fn compression_from_code(code: u8) -> Option<Compression> {
+    [Compression::Plain, Compression::Gzip, Compression::Zstd, Compression::Xz, Compression::Bzip2]
+        .into_iter()
+        .find(|compression| compression_code(*compression) == code)
+}
+
+/// An algorithm's number (0: no digest) and room for the longest hash.
+fn push_digest(out: &mut Vec<u8>, digest: Option<Digest>) {
+    let start = out.len();
+    if let Some(digest) = digest {
+        out.push(match digest.algorithm() {
+            Algorithm::Sha256 => 1,
+            Algorithm::Sha512 => 2,
+            Algorithm::Blake3 => 3,
+        });
+        out.extend_from_slice(digest.hash());
+    }
+    out.resize(start + 65, 0);
+}
+
+/// BLAKE3 of the header in front of the checksum and of all sections.
+fn checksum(bytes: &[u8]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(bytes.get(..CHECKSUM.start).unwrap_or_default());
+    hasher.update(bytes.get(HEADER_BYTES..).unwrap_or_default());
+    *hasher.finalize().as_bytes()
+}
+
+/// Reads little-endian fields front to back; zeros past the end.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        match self.0.split_first_chunk::<N>() {
+            Some((field, rest)) => {
+                self.0 = rest;
+                *field
+            }
+            None => [0; N],
+        }
+    }
+
+    fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.array())
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.array())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.array())
+    }
+
+    fn digest(&mut self) -> Option<Digest> {
+        let [code] = self.array();
+        let hash: [u8; 64] = self.array();
+        let algorithm = match code {
+            1 => Algorithm::Sha256,
+            2 => Algorithm::Sha512,
+            3 => Algorithm::Blake3,
+            _ => return None,
+        };
+        Digest::new(algorithm, hash.get(..algorithm.len_bytes())?)
+    }
+}
