@@ -1,0 +1,89 @@
+//! Bzip2: streams one after another.
+//!
+//! A stream is a checkpoint only at its start; its blocks begin in the middle of bytes and are not
+//! looked for. Memory is bounded by the format: 900 KB blocks, under 4 MiB in all.
+
+use std::fmt;
+
+use bzip2::{Decompress, Status};
+
+use super::frames::{Codec, Ran};
+use super::input::Magic;
+
+const ANY_LEVEL: (u8, u8) = (b'1', b'9');
+
+/// A stream with a block (its magic is pi, 0x314159265359) and one without (the root of pi,
+/// 0x177245385090).
+pub(super) const MAGIC: Magic = &[
+    &[
+        (b'B', b'B'),
+        (b'Z', b'Z'),
+        (b'h', b'h'),
+        ANY_LEVEL,
+        (0x31, 0x31),
+        (0x41, 0x41),
+        (0x59, 0x59),
+        (0x26, 0x26),
+        (0x53, 0x53),
+        (0x59, 0x59),
+    ],
+    &[
+        (b'B', b'B'),
+        (b'Z', b'Z'),
+        (b'h', b'h'),
+        ANY_LEVEL,
+        (0x17, 0x17),
+        (0x72, 0x72),
+        (0x45, 0x45),
+        (0x38, 0x38),
+        (0x50, 0x50),
+        (0x90, 0x90),
+    ],
+];
+
+/// A bzip2 decoder.
+pub(super) struct Bzip2 {
+    decoder: Decompress,
+}
+
+impl fmt::Debug for Bzip2 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bzip2").finish_non_exhaustive()
+    }
+}
+
+impl Codec for Bzip2 {
+    const MAGIC: Magic = MAGIC;
+
+    fn new() -> Result<Self, String> {
+        Ok(Bzip2 {
+            decoder: Decompress::new(false),
+        })
+    }
+
+    fn next_frame(&mut self) -> Result<(), String> {
+        self.decoder = Decompress::new(false);
+        Ok(())
+    }
+
+    fn run(&mut self, input: &[u8], output: &mut [u8]) -> Result<Ran, String> {
+        let (total_in, total_out) = (self.decoder.total_in(), self.decoder.total_out());
+        let status = self
+            .decoder
+            .decompress(input, output)
+            .map_err(|error| error.to_string())?;
+        if status == Status::MemNeeded {
+            return Err("no memory for a block".to_owned());
+        }
+        Ok(Ran {
+            consumed: since(total_in, self.decoder.total_in()),
+            written: since(total_out, self.decoder.total_out()),
+            done: status == Status::StreamEnd,
+        })
+    }
+}
+
+/// How far a counter went in one call, which is never past the buffers of that call.
+fn since(before: u64, after: u64) -> usize {
+    usize::try_from(after.saturating_sub(before)).unwrap_or(usize::MAX)
+}

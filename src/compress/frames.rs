@@ -1,0 +1,137 @@
+//! Formats that are whole frames one after another, with a library that decodes a frame.
+//!
+//! Owns the walk from frame to frame, which zstd and bzip2 share, and the buffer that libraries
+//! write to. Does not know what is in a frame.
+
+use std::fmt;
+
+use super::input::{Input, Magic, Next};
+use super::{Quota, Step};
+use crate::error::Result;
+
+/// Output of one call to a library, in bytes: the largest zstd block, and enough for any.
+pub(super) const STAGE_BYTES: usize = 128 << 10;
+
+/// What one call to a library did.
+#[derive(Debug)]
+pub(super) struct Ran {
+    /// Input bytes used.
+    pub(super) consumed: usize,
+    /// Output bytes written.
+    pub(super) written: usize,
+    /// The frame ended, and all of its output is written.
+    pub(super) done: bool,
+}
+
+/// A library that decodes one frame after another.
+pub(super) trait Codec: Sized + fmt::Debug {
+    /// How frames begin.
+    const MAGIC: Magic;
+
+    /// Ready to decode a frame.
+    fn new() -> Result<Self, String>;
+
+    /// Ready to decode another frame, after one that ended.
+    fn next_frame(&mut self) -> Result<(), String>;
+
+    /// Decodes on, from `input` to `output`.
+    fn run(&mut self, input: &[u8], output: &mut [u8]) -> Result<Ran, String>;
+}
+
+/// Where the input is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Before the first frame.
+    Beginning,
+    /// After a frame: another one, something else or the end follows.
+    Between,
+    /// In a frame.
+    Inside,
+}
+
+/// The state of a decoder for frames.
+#[derive(Debug)]
+pub(super) struct Frames<C> {
+    codec: C,
+    place: Place,
+    stage: Stage,
+}
+
+impl<C: Codec> Frames<C> {
+    pub(super) fn new(input: &Input) -> Result<Self> {
+        let codec = C::new().map_err(|reason| input.damaged(reason))?;
+        Ok(Frames {
+            codec,
+            place: Place::Beginning,
+            stage: Stage::new(),
+        })
+    }
+
+    pub(super) fn step(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
+        if self.place == Place::Inside {
+            return self.step_frame(input, out, quota);
+        }
+        if input.next_frame(C::MAGIC, self.place == Place::Beginning)? == Next::End {
+            return Ok(Step::End);
+        }
+        if self.place == Place::Between {
+            self.codec.next_frame().map_err(|reason| input.damaged(reason))?;
+        }
+        self.place = Place::Inside;
+        Ok(Step::Boundary)
+    }
+
+    fn step_frame(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
+        let codec = &mut self.codec;
+        if self
+            .stage
+            .run(input, out, quota.limit, |input, output| codec.run(input, output))?
+            .done
+        {
+            self.place = Place::Between;
+        }
+        Ok(Step::Ran)
+    }
+}
+
+/// A buffer between a library that wants initialised memory and an output that grows: cheaper to
+/// copy from than to clear the output's new room before every call.
+pub(super) struct Stage {
+    buffer: Box<[u8]>,
+}
+
+impl fmt::Debug for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stage").finish_non_exhaustive()
+    }
+}
+
+impl Stage {
+    pub(super) fn new() -> Self {
+        Stage {
+            buffer: vec![0; STAGE_BYTES].into_boxed_slice(),
+        }
+    }
+
+    /// Calls `decode` once with what input is at hand and room for at most `limit` bytes, which go
+    /// to `out`.
+    pub(super) fn run(
+        &mut self,
+        input: &mut Input,
+        out: &mut Vec<u8>,
+        limit: usize,
+        decode: impl FnOnce(&[u8], &mut [u8]) -> Result<Ran, String>,
+    ) -> Result<Ran> {
+        let room = limit.min(self.buffer.len());
+        let output = self.buffer.get_mut(..room).unwrap_or_default();
+        let chunk = input.fill()?;
+        let at_end = chunk.is_empty();
+        let ran = decode(chunk, output).map_err(|reason| input.damaged(reason))?;
+        input.consume(ran.consumed);
+        out.extend_from_slice(output.get(..ran.written).unwrap_or_default());
+        if ran.consumed == 0 && ran.written == 0 && !ran.done {
+            return Err(input.stuck(at_end));
+        }
+        Ok(ran)
+    }
+}

@@ -1,0 +1,190 @@
+//! Gzip (RFC 1952): members one after another, each a header, a deflate stream and a checksum.
+//!
+//! Owns member headers and trailers. A checkpoint is the start of a member or, inside one, the end
+//! of a deflate block. Checksums are compared for members that were decoded from their start;
+//! after a checkpoint inside a member there is nothing to compare with.
+
+use flate2::Crc;
+
+use super::deflate::{BlockEnds, Inflate};
+use super::input::{Input, Magic, Next, Summed};
+use super::{Quota, Resume, Step};
+use crate::error::Result;
+
+/// Identification and the only compression method there is (RFC 1952, 2.3.1).
+pub(super) const MAGIC: Magic = &[&[(0x1f, 0x1f), (0x8b, 0x8b), (8, 8)]];
+
+// Flags of a member header (RFC 1952, 2.3.1). The first one, FTEXT, says nothing about decoding.
+const HEADER_CRC: u8 = 0x02;
+const EXTRA: u8 = 0x04;
+const NAME: u8 = 0x08;
+const COMMENT: u8 = 0x10;
+const RESERVED: u8 = 0xe0;
+
+/// Where in a member the input is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Before the first member.
+    Beginning,
+    /// After a member: another one, something else or the end follows.
+    Between,
+    /// At a member's header.
+    Header,
+    /// In its deflate stream.
+    Body,
+    /// At its trailer.
+    Trailer,
+}
+
+/// The state of a gzip decoder.
+#[derive(Debug)]
+pub(super) struct Gzip {
+    place: Place,
+    inflate: Inflate,
+    /// The running checksum and length; none after a checkpoint inside the member.
+    crc: Option<Crc>,
+}
+
+impl Gzip {
+    pub(super) fn new(input: &Input) -> Result<Self> {
+        let inflate = Inflate::new().map_err(|reason| input.damaged(reason))?;
+        Ok(Gzip {
+            place: Place::Beginning,
+            inflate,
+            crc: None,
+        })
+    }
+
+    /// Goes on inside a deflate stream, as [`Resume::Deflate`] says.
+    pub(super) fn resume(input: &mut Input, skip_bits: u8, window: &[u8]) -> Result<Self> {
+        let mut gzip = Gzip::new(input)?;
+        let (bits, value) = match skip_bits {
+            0 => (0, 0),
+            1..=7 => (8_u8.saturating_sub(skip_bits), input.byte()? >> skip_bits),
+            _ => return Err(input.damaged("a checkpoint skips more than 7 bits")),
+        };
+        gzip.inflate
+            .prime(bits, value, window)
+            .map_err(|reason| input.damaged(reason))?;
+        gzip.place = Place::Body;
+        Ok(gzip)
+    }
+
+    pub(super) fn step(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
+        match self.place {
+            Place::Beginning | Place::Between => {
+                match input.next_frame(MAGIC, self.place == Place::Beginning)? {
+                    Next::End => Ok(Step::End),
+                    Next::Frame => {
+                        self.place = Place::Header;
+                        Ok(Step::Boundary)
+                    }
+                }
+            }
+            Place::Header => {
+                read_header(input)?;
+                self.inflate.reset().map_err(|reason| input.damaged(reason))?;
+                self.crc = Some(Crc::new());
+                self.place = Place::Body;
+                Ok(Step::Ran)
+            }
+            Place::Body => self.step_body(input, out, quota),
+            Place::Trailer => {
+                self.check_trailer(input)?;
+                self.place = Place::Between;
+                Ok(Step::Ran)
+            }
+        }
+    }
+
+    /// How to come back to the boundary that [`Gzip::step`] just reached.
+    pub(super) fn checkpoint(&self, input: &Input) -> (u64, Resume) {
+        if self.place != Place::Body {
+            return (input.offset(), Resume::Start);
+        }
+        let window = self.inflate.window();
+        match self.inflate.unused_bits() {
+            0 => (input.offset(), Resume::Deflate { skip_bits: 0, window }),
+            unused => {
+                let skip_bits = 8_u8.saturating_sub(unused);
+                (
+                    input.offset().saturating_sub(1),
+                    Resume::Deflate { skip_bits, window },
+                )
+            }
+        }
+    }
+
+    fn step_body(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
+        let block_ends = if quota.wants_boundary {
+            BlockEnds::Stop
+        } else {
+            BlockEnds::Pass
+        };
+        let before = out.len();
+        let chunk = input.fill()?;
+        let at_end = chunk.is_empty();
+        let ran = self.inflate.run(chunk, out, quota.limit, block_ends);
+        let ran = ran.map_err(|reason| input.damaged(reason))?;
+        input.consume(ran.consumed);
+        if let (Some(crc), Some(fresh)) = (&mut self.crc, out.get(before..)) {
+            crc.update(fresh);
+        }
+        if ran.done {
+            self.place = Place::Trailer;
+        }
+        match ran {
+            _ if ran.stuck => Err(input.stuck(at_end)),
+            _ if ran.at_block_end => Ok(Step::Boundary),
+            _ => Ok(Step::Ran),
+        }
+    }
+
+    fn check_trailer(&mut self, input: &mut Input) -> Result<()> {
+        let expected_crc = u32::from_le_bytes(input.array()?);
+        let expected_len = u32::from_le_bytes(input.array()?);
+        let Some(crc) = self.crc.take() else {
+            return Ok(());
+        };
+        if crc.sum() != expected_crc {
+            let found = crc.sum();
+            let reason = format!("wrong CRC-32: expected {expected_crc:08x}, found {found:08x}");
+            return Err(input.damaged(reason));
+        }
+        // Both count modulo 2^32.
+        if crc.amount() != expected_len {
+            let found = crc.amount();
+            let reason = format!("wrong length: expected {expected_len}, found {found} (mod 2^32)");
+            return Err(input.damaged(reason));
+        }
+        Ok(())
+    }
+}
+
+/// Reads a member's header, of which nothing is needed.
+fn read_header(input: &mut Input) -> Result<()> {
+    let mut header = Summed::new(input);
+    let [_, _, _, flags, ..] = header.array::<10>()?;
+    if flags & RESERVED != 0 {
+        return Err(input.damaged(format!("unknown header flags {flags:#04x}")));
+    }
+    if flags & EXTRA != 0 {
+        for _ in 0..u16::from_le_bytes(header.array()?) {
+            header.byte()?;
+        }
+    }
+    if flags & NAME != 0 {
+        while header.byte()? != 0 {}
+    }
+    if flags & COMMENT != 0 {
+        while header.byte()? != 0 {}
+    }
+    if flags & HEADER_CRC != 0 {
+        let found = header.crc() & 0xffff;
+        let expected = u32::from(u16::from_le_bytes(header.array()?));
+        if found != expected {
+            return Err(input.damaged("the header does not match its checksum"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,277 @@
+//! Compressed bytes on their way into a decoder.
+//!
+//! Owns the one read buffer of a decoder and the compressed offset that checkpoints and errors
+//! name. Knows magic numbers as patterns, and nothing else of any format.
+
+use std::fmt;
+use std::io::{self, Read};
+
+use flate2::Crc;
+
+use crate::error::{Error, Result};
+
+/// Bytes asked of the reader at once: large enough that reading costs nothing next to decoding, and
+/// small enough that re-entering a stream for one span does not read much past it.
+const BUFFER_BYTES: usize = 128 << 10;
+
+/// How a stream or frame may begin: alternatives, each the lowest and highest value of every byte.
+pub(super) type Magic = &'static [&'static [(u8, u8)]];
+
+/// What a few bytes have in common with a [`Magic`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// They begin with it.
+    Begins,
+    /// They end before it is told: all of them fit.
+    Cut,
+    /// They are something else.
+    Other,
+}
+
+/// Compares the first bytes of something with `magic`.
+pub(super) fn look(head: &[u8], magic: Magic) -> Look {
+    let fits = |pattern: &[(u8, u8)]| {
+        pattern
+            .iter()
+            .zip(head)
+            .all(|(&(lowest, highest), &byte)| (lowest..=highest).contains(&byte))
+    };
+    let mut answer = Look::Other;
+    for pattern in magic.iter().filter(|pattern| fits(pattern)) {
+        if head.len() >= pattern.len() {
+            return Look::Begins;
+        }
+        if !head.is_empty() {
+            answer = Look::Cut;
+        }
+    }
+    answer
+}
+
+/// What follows where a frame may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Another frame; none of it is consumed yet.
+    Frame,
+    /// Nothing more to decode. The input was read to its end, whatever it holds.
+    End,
+}
+
+/// A buffered reader that knows its offset.
+pub(super) struct Input {
+    reader: Box<dyn Read + Send>,
+    buffer: Box<[u8]>,
+    /// The unread part of `buffer`.
+    start: usize,
+    end: usize,
+    /// Offset of `start` in the compressed bytes.
+    offset: u64,
+    format: &'static str,
+    trailing_bytes: u64,
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Input")
+            .field("offset", &self.offset)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Input {
+    /// Reads on from `offset`, where `reader` is positioned. `format` is for errors.
+    pub(super) fn new(reader: Box<dyn Read + Send>, offset: u64, format: &'static str) -> Self {
+        Input {
+            reader,
+            buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            offset,
+            format,
+            trailing_bytes: 0,
+        }
+    }
+
+    /// Offset of the next byte.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// How many bytes were passed over because they follow the last frame.
+    pub(super) fn trailing_bytes(&self) -> u64 {
+        self.trailing_bytes
+    }
+
+    /// The bytes at hand, at least one unless the input is at its end.
+    pub(super) fn fill(&mut self) -> Result<&[u8]> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            self.read_more()?;
+        }
+        Ok(self.at_hand())
+    }
+
+    /// The next bytes, at least `len_bytes` of them unless the input ends before.
+    fn peek(&mut self, len_bytes: usize) -> Result<&[u8]> {
+        if self.at_hand().len() < len_bytes {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end = self.end.saturating_sub(self.start);
+            self.start = 0;
+            while self.end < len_bytes && self.read_more()? > 0 {}
+        }
+        Ok(self.at_hand())
+    }
+
+    /// Passes over bytes that were seen.
+    pub(super) fn consume(&mut self, len_bytes: usize) {
+        let len_bytes = len_bytes.min(self.at_hand().len());
+        self.start = self.start.saturating_add(len_bytes);
+        self.offset = self.offset.saturating_add(len_bytes as u64);
+    }
+
+    /// The next byte, consumed.
+    pub(super) fn byte(&mut self) -> Result<u8> {
+        let Some(&byte) = self.fill()?.first() else {
+            return Err(self.truncated());
+        };
+        self.consume(1);
+        Ok(byte)
+    }
+
+    /// The next `N` bytes, consumed.
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        for byte in &mut bytes {
+            *byte = self.byte()?;
+        }
+        Ok(bytes)
+    }
+
+    /// Decides what follows where a frame may begin. Before the `first` frame there must be one;
+    /// after others anything else is passed over to the end and counted.
+    pub(super) fn next_frame(&mut self, magic: Magic, first: bool) -> Result<Next> {
+        let longest = magic.iter().map(|pattern| pattern.len()).max().unwrap_or(0);
+        let head = self.peek(longest)?;
+        let empty = head.is_empty();
+        match look(head, magic) {
+            Look::Begins => Ok(Next::Frame),
+            Look::Cut => Err(self.truncated()),
+            Look::Other if empty && first => Err(self.truncated()),
+            Look::Other if first => Err(self.damaged("it does not begin as such data does")),
+            Look::Other => {
+                self.pass_over_rest()?;
+                Ok(Next::End)
+            }
+        }
+    }
+
+    /// Passes over zeros; how many there were.
+    pub(super) fn skip_zeros(&mut self) -> Result<u64> {
+        let from = self.offset;
+        loop {
+            let chunk = self.fill()?;
+            let zeros = chunk.iter().take_while(|&&byte| byte == 0).count();
+            let more = zeros > 0 && zeros == chunk.len();
+            self.consume(zeros);
+            if !more {
+                return Ok(self.offset.saturating_sub(from));
+            }
+        }
+    }
+
+    /// Counts bytes that were consumed, and were none of the format's.
+    pub(super) fn count_trailing(&mut self, len_bytes: u64) {
+        self.trailing_bytes = self.trailing_bytes.saturating_add(len_bytes);
+    }
+
+    /// An error about the bytes here.
+    pub(super) fn damaged(&self, reason: impl Into<String>) -> Error {
+        Error::Decompress {
+            what: String::new(),
+            format: self.format,
+            offset: self.offset,
+            reason: reason.into(),
+        }
+    }
+
+    /// The error for input that ends inside a frame.
+    pub(super) fn truncated(&self) -> Error {
+        self.damaged("truncated: the data ends here")
+    }
+
+    /// The error for a decoder that got `at_end` and did nothing.
+    pub(super) fn stuck(&self, at_end: bool) -> Error {
+        if at_end {
+            self.truncated()
+        } else {
+            self.damaged("the decoder makes no progress")
+        }
+    }
+
+    fn pass_over_rest(&mut self) -> Result<()> {
+        loop {
+            let len_bytes = self.fill()?.len();
+            if len_bytes == 0 {
+                return Ok(());
+            }
+            self.consume(len_bytes);
+            self.count_trailing(len_bytes as u64);
+        }
+    }
+
+    fn at_hand(&self) -> &[u8] {
+        self.buffer.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Reads once into the free end of the buffer; how much came.
+    fn read_more(&mut self) -> Result<usize> {
+        let free = self.buffer.get_mut(self.end..).unwrap_or_default();
+        loop {
+            match self.reader.read(free) {
+                Ok(len_bytes) => {
+                    self.end = self.end.saturating_add(len_bytes.min(free.len()));
+                    return Ok(len_bytes);
+                }
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(cause) => {
+                    let what = format!("cannot read {} data at offset {}", self.format, self.offset);
+                    return Err(Error::io(what, cause));
+                }
+            }
+        }
+    }
+}
+
+/// Bytes of a header or index, with their running CRC-32.
+#[derive(Debug)]
+pub(super) struct Summed<'a> {
+    pub(super) input: &'a mut Input,
+    crc: Crc,
+}
+
+impl<'a> Summed<'a> {
+    pub(super) fn new(input: &'a mut Input) -> Self {
+        Summed {
+            input,
+            crc: Crc::new(),
+        }
+    }
+
+    /// The next byte, consumed.
+    pub(super) fn byte(&mut self) -> Result<u8> {
+        let [byte] = self.array()?;
+        Ok(byte)
+    }
+
+    /// The next `N` bytes, consumed.
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let bytes = self.input.array()?;
+        self.crc.update(&bytes);
+        Ok(bytes)
+    }
+
+    /// The CRC-32 of all that was consumed this way.
+    pub(super) fn crc(&self) -> u32 {
+        self.crc.sum()
+    }
+}

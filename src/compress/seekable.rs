@@ -1,0 +1,177 @@
+//! Random access to a compressed stream, by way of its checkpoints.
+//!
+//! Owns the choice between going on with a decoder that is already under way and entering the
+//! stream at a checkpoint. Keeps no output: caching is for who knows what is read again.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Checkpoint, Compression, Decoder, Stop};
+use crate::error::Result;
+use crate::read_at::{Cursor, ReadAt};
+
+/// Decoders kept where their last read ended, so that this many readers can each go forward
+/// without entering the stream anew. Bounded because one holds a window: 32 KiB for gzip, but up
+/// to 128 MiB for zstd.
+const PARKED_MAX: usize = 4;
+
+/// Output is taken in pieces of this size, also where it is only passed over, in bytes.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Where checkpoints come from. An index on disk may load their windows only when asked.
+pub trait CheckpointTable: Send + Sync + fmt::Debug {
+    /// The last checkpoint that is not after `output_offset`. [`Checkpoint::beginning`] always is
+    /// one.
+    ///
+    /// # Errors
+    /// When the checkpoint cannot be loaded.
+    fn at_or_before(&self, output_offset: u64) -> Result<Checkpoint>;
+}
+
+/// Checkpoints in memory, in rising order of output offset.
+impl CheckpointTable for Vec<Checkpoint> {
+    fn at_or_before(&self, output_offset: u64) -> Result<Checkpoint> {
+        let after = self.partition_point(|checkpoint| checkpoint.output_offset <= output_offset);
+        let last = after.checked_sub(1).and_then(|index| self.get(index));
+        Ok(last.cloned().unwrap_or_else(Checkpoint::beginning))
+    }
+}
+
+/// A compressed stream as the bytes it decodes to, readable at any offset by several threads.
+///
+/// A read that goes on where an earlier one ended costs only its own bytes, so a stream without
+/// checkpoints can still be read from front to back. Any other read decodes from the checkpoint
+/// before it. Nothing is verified here beyond what the format's own checksums reach.
+#[derive(Debug)]
+pub struct Seekable {
+    input: Arc<dyn ReadAt>,
+    compression: Compression,
+    len_bytes: u64,
+    table: Arc<dyn CheckpointTable>,
+    /// Least recently used first. Held only to take one out or put one in, never while decoding.
+    parked: Mutex<VecDeque<Decoder>>,
+}
+
+impl Seekable {
+    /// `len_bytes` is the length of the uncompressed stream, as the pass that made `table` found
+    /// it.
+    pub fn new(
+        input: Arc<dyn ReadAt>,
+        compression: Compression,
+        len_bytes: u64,
+        table: Arc<dyn CheckpointTable>,
+    ) -> Self {
+        Seekable {
+            input,
+            compression,
+            len_bytes,
+            table,
+            parked: Mutex::default(),
+        }
+    }
+
+    fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let mut decoder = self.decoder_for(offset)?;
+        let mut piece = Vec::new();
+        pass_over(&mut decoder, offset, &mut piece)?;
+        for part in buf.chunks_mut(PIECE_BYTES) {
+            take(&mut decoder, &mut piece, part.len())?;
+            part.copy_from_slice(&piece);
+        }
+        self.park(decoder);
+        Ok(())
+    }
+
+    /// A decoder at `offset` or before it, and not before the last checkpoint there.
+    fn decoder_for(&self, offset: u64) -> Result<Decoder> {
+        let parked = self.take_parked(offset);
+        if let Some(decoder) = parked {
+            // A decoder that is exactly there saves loading a checkpoint.
+            if decoder.output_offset() == offset {
+                return Ok(decoder);
+            }
+            let checkpoint = self.table.at_or_before(offset)?;
+            if checkpoint.output_offset <= decoder.output_offset() {
+                return Ok(decoder);
+            }
+            self.park(decoder);
+            return self.enter(&checkpoint);
+        }
+        self.enter(&self.table.at_or_before(offset)?)
+    }
+
+    fn enter(&self, checkpoint: &Checkpoint) -> Result<Decoder> {
+        let input = Cursor::new(Arc::clone(&self.input), checkpoint.compressed_offset);
+        Decoder::resume(self.compression, Box::new(input), checkpoint)
+    }
+
+    /// Takes out the parked decoder that has the shortest way to `offset`.
+    fn take_parked(&self, offset: u64) -> Option<Decoder> {
+        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
+        let (index, _) = parked
+            .iter()
+            .enumerate()
+            .filter(|(_, decoder)| decoder.output_offset() <= offset)
+            .max_by_key(|(_, decoder)| decoder.output_offset())?;
+        parked.remove(index)
+    }
+
+    fn park(&self, decoder: Decoder) {
+        if decoder.output_offset() >= self.len_bytes {
+            return;
+        }
+        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
+        parked.push_back(decoder);
+        let surplus = if parked.len() > PARKED_MAX {
+            parked.pop_front()
+        } else {
+            None
+        };
+        // Freeing a large window takes a while; let others in meanwhile.
+        drop(parked);
+        drop(surplus);
+    }
+}
+
+impl ReadAt for Seekable {
+    fn len(&self) -> u64 {
+        self.len_bytes
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        match offset.checked_add(buf.len() as u64) {
+            Some(end) if end <= self.len_bytes => {}
+            _ => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+        if buf.is_empty() {
+            return Ok(());
+        }
+        self.read(buf, offset).map_err(io::Error::other)
+    }
+}
+
+/// Decodes up to `offset` and forgets it.
+fn pass_over(decoder: &mut Decoder, offset: u64, piece: &mut Vec<u8>) -> Result<()> {
+    loop {
+        let left = offset.saturating_sub(decoder.output_offset());
+        if left == 0 {
+            return Ok(());
+        }
+        let len_bytes = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+        take(decoder, piece, len_bytes)?;
+    }
+}
+
+/// Decodes exactly `len_bytes` bytes into `piece`.
+fn take(decoder: &mut Decoder, piece: &mut Vec<u8>, len_bytes: usize) -> Result<()> {
+    piece.clear();
+    while piece.len() < len_bytes {
+        let left = len_bytes.saturating_sub(piece.len());
+        if decoder.decode(piece, left, left)? == Stop::End && piece.len() < len_bytes {
+            return Err(decoder.ended_early());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,247 @@
+//! The .xz container (the .xz file format 1.2): streams of blocks, each stream with its index.
+//!
+//! `liblzma` decodes whole streams and hides where a block ends, so the container is read here and
+//! only the contents of blocks go to the library, see [`super::xz_block`]. Owns headers, footers,
+//! padding and indexes; an index is compared with the blocks that were decoded, and not used to
+//! find them, since the input is read forward.
+//!
+//! Section numbers below are those of the format's specification.
+
+use flate2::Crc;
+
+use super::frames::Stage;
+use super::input::{Input, Magic, Next, Summed};
+use super::xz_block::{Block, CheckKind, Sizes, vli};
+use super::{Quota, Resume, Step};
+use crate::error::Result;
+
+/// Header magic (2.1.1.1).
+pub(super) const MAGIC: Magic = &[&[
+    (0xfd, 0xfd),
+    (b'7', b'7'),
+    (b'z', b'z'),
+    (b'X', b'X'),
+    (b'Z', b'Z'),
+    (0, 0),
+]];
+
+/// Footer magic (2.1.2.4).
+const FOOTER_MAGIC: [u8; 2] = *b"YZ";
+
+/// Where in a stream the input is.
+#[derive(Debug)]
+enum Place {
+    /// Before the first stream.
+    Beginning,
+    /// After a stream: padding, another one, something else or the end follows.
+    Between,
+    /// At a stream header.
+    StreamHeader,
+    /// After the stream header or a block: a block or the index follows.
+    AfterBlock,
+    /// At a block header.
+    BlockHeader,
+    /// In a block's contents.
+    Block(Box<Block>),
+}
+
+/// What the index must say; sums, so that memory stays constant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Totals {
+    blocks: u64,
+    unpadded_bytes: u64,
+    output_bytes: u64,
+}
+
+impl Totals {
+    fn add(&mut self, sizes: Sizes) {
+        // Sizes are below 2^63 and hostile; wrapping keeps the comparison meaningful enough, and
+        // contents have checks of their own.
+        self.blocks = self.blocks.wrapping_add(1);
+        self.unpadded_bytes = self.unpadded_bytes.wrapping_add(sizes.unpadded_bytes);
+        self.output_bytes = self.output_bytes.wrapping_add(sizes.output_bytes);
+    }
+}
+
+/// The state of an xz decoder.
+#[derive(Debug)]
+pub(super) struct Xz {
+    place: Place,
+    stage: Stage,
+    /// The integrity check of the current stream.
+    check: CheckKind,
+    /// The blocks of the current stream; none after a checkpoint inside it.
+    totals: Option<Totals>,
+}
+
+impl Xz {
+    pub(super) fn new() -> Self {
+        Xz {
+            place: Place::Beginning,
+            stage: Stage::new(),
+            check: CheckKind::None,
+            totals: None,
+        }
+    }
+
+    /// Goes on at a block, as [`Resume::XzBlock`] says.
+    pub(super) fn resume(input: &Input, check: u8) -> Result<Self> {
+        let check = CheckKind::from_id(check).map_err(|reason| input.damaged(reason))?;
+        Ok(Xz {
+            place: Place::AfterBlock,
+            check,
+            ..Xz::new()
+        })
+    }
+
+    pub(super) fn step(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
+        match &mut self.place {
+            Place::Beginning => {
+                input.next_frame(MAGIC, true)?;
+                self.place = Place::StreamHeader;
+                Ok(Step::Boundary)
+            }
+            Place::Between => self.step_between(input),
+            Place::StreamHeader => {
+                self.check = read_stream_header(input)?;
+                self.totals = Some(Totals::default());
+                self.place = Place::AfterBlock;
+                Ok(Step::Ran)
+            }
+            Place::AfterBlock => self.step_after_block(input),
+            Place::BlockHeader => {
+                self.place = Place::Block(Box::new(Block::read(input, self.check)?));
+                Ok(Step::Ran)
+            }
+            Place::Block(block) => {
+                let run = |input: &[u8], output: &mut [u8]| block.run(input, output);
+                if self.stage.run(input, out, quota.limit, run)?.done {
+                    let sizes = block.finish(input)?;
+                    if let Some(totals) = &mut self.totals {
+                        totals.add(sizes);
+                    }
+                    self.place = Place::AfterBlock;
+                }
+                Ok(Step::Ran)
+            }
+        }
+    }
+
+    /// How to come back to the boundary that [`Xz::step`] just reached.
+    pub(super) fn checkpoint(&self, input: &Input) -> (u64, Resume) {
+        let state = match self.place {
+            Place::BlockHeader | Place::AfterBlock => Resume::XzBlock {
+                check: self.check.id(),
+            },
+            _ => Resume::Start,
+        };
+        (input.offset(), state)
+    }
+
+    /// Streams may be followed by zeros, four at a time (2.2).
+    fn step_between(&mut self, input: &mut Input) -> Result<Step> {
+        let zeros = input.skip_zeros()?;
+        let padding = zeros.is_multiple_of(4);
+        if input.next_frame(MAGIC, false)? == Next::End {
+            if !padding || input.trailing_bytes() > 0 {
+                input.count_trailing(zeros);
+            }
+            return Ok(Step::End);
+        }
+        if !padding {
+            return Err(input.damaged("the padding before this stream is not a multiple of four bytes"));
+        }
+        self.place = Place::StreamHeader;
+        Ok(Step::Boundary)
+    }
+
+    fn step_after_block(&mut self, input: &mut Input) -> Result<Step> {
+        match input.fill()?.first() {
+            None => Err(input.truncated()),
+            // The index indicator, where a block has its header size (3.1.1).
+            Some(0) => {
+                let (found, index_bytes) = read_index(input)?;
+                if self.totals.is_some_and(|expected| expected != found) {
+                    return Err(input.damaged("the index does not match the blocks"));
+                }
+                read_footer(input, self.check, index_bytes)?;
+                self.place = Place::Between;
+                Ok(Step::Ran)
+            }
+            Some(_) => {
+                self.place = Place::BlockHeader;
+                Ok(Step::Boundary)
+            }
+        }
+    }
+}
+
+/// Stream header (2.1.1): magic, flags, checksum.
+fn read_stream_header(input: &mut Input) -> Result<CheckKind> {
+    let [_, _, _, _, _, _, reserved, check, crc @ ..] = input.array::<12>()?;
+    if crc32(&[reserved, check]) != u32::from_le_bytes(crc) {
+        return Err(input.damaged("the stream header does not match its checksum"));
+    }
+    if reserved != 0 {
+        return Err(input.damaged("the stream header has unknown flags"));
+    }
+    CheckKind::from_id(check).map_err(|reason| input.damaged(reason))
+}
+
+/// Stream footer (2.1.2): checksum, size of the index, flags as in the header, magic.
+fn read_footer(input: &mut Input, check: CheckKind, index_bytes: u64) -> Result<()> {
+    let crc = u32::from_le_bytes(input.array()?);
+    let [s0, s1, s2, s3, reserved, id] = input.array::<6>()?;
+    let magic: [u8; 2] = input.array()?;
+    if magic != FOOTER_MAGIC || crc32(&[s0, s1, s2, s3, reserved, id]) != crc {
+        return Err(input.damaged("the stream footer does not match its checksum"));
+    }
+    let stored = u64::from(u32::from_le_bytes([s0, s1, s2, s3]));
+    if stored.saturating_add(1).saturating_mul(4) != index_bytes {
+        return Err(input.damaged("the stream footer gives another size for the index"));
+    }
+    if (reserved, id) != (0, check.id()) {
+        return Err(input.damaged("the stream footer has other flags than the header"));
+    }
+    Ok(())
+}
+
+/// Index (4): an indicator, the sizes of every block, padding, checksum. What it lists, and its
+/// size in bytes.
+fn read_index(input: &mut Input) -> Result<(Totals, u64)> {
+    let start = input.offset();
+    let mut index = Summed::new(input);
+    // The indicator, which was seen to be there.
+    index.byte()?;
+    let mut totals = Totals::default();
+    for _ in 0..index_number(&mut index)? {
+        let unpadded_bytes = index_number(&mut index)?;
+        let output_bytes = index_number(&mut index)?;
+        totals.add(Sizes {
+            unpadded_bytes,
+            output_bytes,
+        });
+    }
+    while !index.input.offset().wrapping_sub(start).is_multiple_of(4) {
+        if index.byte()? != 0 {
+            return Err(input.damaged("the index has padding that is not zero"));
+        }
+    }
+    let crc = index.crc();
+    if u32::from_le_bytes(input.array()?) != crc {
+        return Err(input.damaged("the index does not match its checksum"));
+    }
+    Ok((totals, input.offset().wrapping_sub(start)))
+}
+
+fn index_number(index: &mut Summed<'_>) -> Result<u64> {
+    let number = vli(|| index.byte())?;
+    number.ok_or_else(|| index.input.damaged("the index has a number that is no number"))
+}
+
+/// The checksum of everything but contents (1.2).
+pub(super) fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = Crc::new();
+    crc.update(bytes);
+    crc.sum()
+}

@@ -1,0 +1,72 @@
+//! Zstandard (RFC 8878): frames and skippable frames, in any order.
+//!
+//! Owns the limit on what a frame may ask to remember. Frame checksums are compared by the library.
+
+use std::fmt;
+
+use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
+
+use super::frames::{Codec, Ran};
+use super::input::Magic;
+
+/// A frame, and the sixteen kinds of skippable frame (RFC 8878, 3.1.1 and 3.1.2), as they lie in
+/// memory.
+pub(super) const MAGIC: Magic = &[
+    &[(0x28, 0x28), (0xb5, 0xb5), (0x2f, 0x2f), (0xfd, 0xfd)],
+    &[(0x50, 0x5f), (0x2a, 0x2a), (0x4d, 0x4d), (0x18, 0x18)],
+];
+
+/// The largest window that a frame may ask for, as a power of two: 128 MiB, what `zstd -d` allows
+/// too unless told otherwise. A frame header of 14 bytes could claim terabytes.
+const WINDOW_LOG_MAX: u32 = 27;
+
+/// A zstd context.
+pub(super) struct Zstd {
+    context: DCtx<'static>,
+}
+
+impl fmt::Debug for Zstd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Zstd").finish_non_exhaustive()
+    }
+}
+
+impl Codec for Zstd {
+    const MAGIC: Magic = MAGIC;
+
+    fn new() -> Result<Self, String> {
+        let mut context = DCtx::try_create().ok_or("no memory for a zstd context")?;
+        context
+            .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
+            .map_err(reason)?;
+        Ok(Zstd { context })
+    }
+
+    fn next_frame(&mut self) -> Result<(), String> {
+        // The context is ready for another frame as soon as one has ended.
+        Ok(())
+    }
+
+    fn run(&mut self, input: &[u8], output: &mut [u8]) -> Result<Ran, String> {
+        let mut from = InBuffer::around(input);
+        let mut to = OutBuffer::around(output);
+        let hint = self
+            .context
+            .decompress_stream(&mut to, &mut from)
+            .map_err(reason)?;
+        Ok(Ran {
+            consumed: from.pos(),
+            written: to.pos(),
+            done: hint == 0,
+        })
+    }
+}
+
+fn reason(code: usize) -> String {
+    match get_error_name(code) {
+        name if name.contains("too much memory") => {
+            format!("its window is larger than 128 MiB (2^{WINDOW_LOG_MAX} bytes)")
+        }
+        name => name.to_owned(),
+    }
+}
