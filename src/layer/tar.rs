@@ -1,1 +1,0 @@
-//! A tar stream as a state machine: bytes in, entries out, no I/O.

@@ -1,0 +1,297 @@
+//! From a member's header to its entry: where the payload is, and what to skip after it.
+//!
+//! A plain member is handed out at once. A sparse file waits until its map was read, be it from
+//! further blocks (old GNU) or from the front of its payload (PAX 1.0).
+
+use std::borrow::Cow;
+
+use super::header::Header;
+use super::member::{self, Alone, Class};
+use super::parser::{State, TarParser, padding, split};
+use super::sparse::{PaxMap, Runs, SparseKeys, TextMap};
+use super::{Fault, Sink, check_limit};
+use crate::layer::entry::{Entry, EntryKind, Extent, FileData, Meta, Segment, Stored, Xattrs};
+use crate::warning::WarningKind;
+
+/// A sparse file whose map has not been read to its end.
+#[derive(Debug)]
+pub(super) struct SparseFile {
+    meta: Meta,
+    /// Size with holes.
+    file_bytes: u64,
+    /// Size in the tar; a map in the payload is part of it.
+    payload: u64,
+}
+
+/// A PAX 1.0 map in the middle of being read.
+#[derive(Debug)]
+pub(super) struct SparseText {
+    file: SparseFile,
+    map: TextMap,
+    read_bytes: u64,
+}
+
+impl TarParser {
+    /// Reads the header that the extension headers before it were about. It ends at `self.offset`.
+    pub(super) fn member(&mut self, header: &Header<'_>, sink: &mut impl Sink) -> Result<(), Fault> {
+        self.extensions.name(header).as_ref().clone_into(&mut self.name);
+        self.members = self.members.saturating_add(1);
+        check_limit("max_entries", self.members, self.limits.max_entries)?;
+        let class = Class::of(header.typeflag(), &self.name);
+        let payload = self.payload(header, class)?;
+        if class == Class::Unknown {
+            return self.unknown(payload, sink);
+        }
+        let (meta, owner_cut) = self.extensions.meta(header, class)?;
+        self.warn(owner_cut, sink);
+        let sparse = self.extensions.pax.sparse.take();
+        match (class, sparse) {
+            (Class::GnuSparse, _) => return self.gnu_sparse(header, meta, payload, sink),
+            (Class::File, Some(keys)) => return self.pax_sparse(keys, meta, payload, sink),
+            (_, Some(_)) => return Err("a sparse map for something that is no file".into()),
+            (Class::Alone(alone), None) => self.emit_alone(header, alone, meta, sink)?,
+            (Class::File | Class::Unknown, None) => {
+                let extent = Extent {
+                    offset: self.offset,
+                    len_bytes: payload,
+                };
+                self.emit_file(
+                    meta,
+                    FileData {
+                        size: payload,
+                        stored: Stored::Contiguous(extent),
+                    },
+                    sink,
+                )?;
+            }
+        }
+        self.skip_next(payload, padding(payload));
+        Ok(())
+    }
+
+    /// Bytes between this header and the next. They end where `lseek` still reaches, so that no
+    /// later sum of offsets can overflow (security X10).
+    fn payload(&self, header: &Header<'_>, class: Class) -> Result<u64, Fault> {
+        let size = self.extensions.size(header)?;
+        let payload = if class.has_payload() { size } else { 0 };
+        let end = self
+            .offset
+            .checked_add(payload)
+            .and_then(|end| end.checked_add(padding(payload)));
+        match end.map(i64::try_from) {
+            Some(Ok(_)) => Ok(payload),
+            _ => Err("its payload ends past the largest offset".into()),
+        }
+    }
+
+    /// Leaves out what has no place in a rootfs (semantics M17).
+    fn unknown(&mut self, payload: u64, sink: &mut impl Sink) -> Result<(), Fault> {
+        sink.warning(WarningKind::UnknownType, &self.name);
+        self.metadata_bytes = self.weigh(self.name.len())?;
+        self.extensions.clear();
+        self.skip_next(payload, padding(payload));
+        Ok(())
+    }
+
+    fn warn(&mut self, owner_cut: bool, sink: &mut impl Sink) {
+        if owner_cut {
+            sink.warning(WarningKind::OwnerOverflow, &self.name);
+        }
+        if self.extensions.pax.windows && !self.windows_told {
+            self.windows_told = true;
+            sink.warning(WarningKind::WindowsLayer, &self.name);
+        }
+    }
+
+    /// Old GNU: the map starts in the header.
+    fn gnu_sparse(
+        &mut self,
+        header: &Header<'_>,
+        meta: Meta,
+        payload: u64,
+        sink: &mut impl Sink,
+    ) -> Result<(), Fault> {
+        let gnu = header
+            .gnu()
+            .ok_or("a sparse file of a format that is not GNU's")?;
+        let file_bytes = super::header::length(&gnu.realsize, "size with holes")?;
+        let mut runs = Runs::new(self.limits.max_sparse_segments);
+        let more = runs.push_gnu(gnu)?;
+        self.gnu_sparse_blocks(
+            Box::new(SparseFile {
+                meta,
+                file_bytes,
+                payload,
+            }),
+            runs,
+            more,
+            sink,
+        )
+    }
+
+    /// Waits for more of an old GNU map, or hands out its file.
+    pub(super) fn gnu_sparse_blocks(
+        &mut self,
+        file: Box<SparseFile>,
+        runs: Runs,
+        more: bool,
+        sink: &mut impl Sink,
+    ) -> Result<(), Fault> {
+        if more {
+            self.state = State::SparseBlocks(file, runs);
+            return Ok(());
+        }
+        self.emit_sparse(&file, &runs, 0, sink)
+    }
+
+    /// PAX: the map is in the records, or is still to come.
+    fn pax_sparse(
+        &mut self,
+        keys: SparseKeys,
+        meta: Meta,
+        payload: u64,
+        sink: &mut impl Sink,
+    ) -> Result<(), Fault> {
+        let file = SparseFile {
+            meta,
+            file_bytes: keys.file_bytes()?,
+            payload,
+        };
+        let max_segments = self.limits.max_sparse_segments;
+        match keys.into_map(max_segments)? {
+            PaxMap::Here(runs) => self.emit_sparse(&file, &runs, 0, sink),
+            PaxMap::InPayload => {
+                let map = TextMap::new(max_segments);
+                self.sparse_text(
+                    SparseText {
+                        file,
+                        map,
+                        read_bytes: 0,
+                    },
+                    sink,
+                )
+            }
+        }
+    }
+
+    pub(super) fn step_sparse_text<'c>(
+        &mut self,
+        chunk: &'c [u8],
+        mut text: SparseText,
+        sink: &mut impl Sink,
+    ) -> Result<&'c [u8], Fault> {
+        let (front, _) = split(chunk, text.file.payload.saturating_sub(text.read_bytes));
+        let used = text.map.feed(front)? as u64;
+        text.read_bytes = text.read_bytes.saturating_add(used);
+        self.advance(used);
+        self.sparse_text(text, sink)?;
+        let (_, rest) = split(chunk, used);
+        Ok(rest)
+    }
+
+    /// Waits for more of a PAX 1.0 map, or hands out its file.
+    fn sparse_text(&mut self, text: SparseText, sink: &mut impl Sink) -> Result<(), Fault> {
+        let SparseText {
+            file,
+            map,
+            read_bytes,
+        } = text;
+        let map_bytes = read_bytes.saturating_add(padding(read_bytes));
+        if map.is_complete() && map_bytes <= file.payload {
+            return self.emit_sparse(&file, &map.into_runs(), read_bytes, sink);
+        }
+        if read_bytes >= file.payload || map.is_complete() {
+            return Err("its sparse map is longer than its payload".into());
+        }
+        self.state = State::SparseText(Box::new(SparseText {
+            file,
+            map,
+            read_bytes,
+        }));
+        Ok(())
+    }
+
+    /// Hands out a sparse file of whose payload `map_bytes` were read, up to `self.offset`.
+    fn emit_sparse(
+        &mut self,
+        file: &SparseFile,
+        runs: &Runs,
+        map_bytes: u64,
+        sink: &mut impl Sink,
+    ) -> Result<(), Fault> {
+        let left = file.payload.saturating_sub(map_bytes);
+        let map_padding = padding(map_bytes);
+        let stored = Extent {
+            offset: self.offset.saturating_add(map_padding),
+            len_bytes: left.saturating_sub(map_padding),
+        };
+        let segments = runs.segments(file.file_bytes, stored)?;
+        let data = FileData {
+            size: file.file_bytes,
+            stored: Stored::Sparse(Cow::Owned(segments)),
+        };
+        self.emit_file(file.meta, data, sink)?;
+        self.skip_next(left, padding(file.payload));
+        Ok(())
+    }
+
+    fn emit_file(&mut self, meta: Meta, data: FileData<'_>, sink: &mut impl Sink) -> Result<(), Fault> {
+        self.metadata_bytes = self.emit(EntryKind::File(data), meta, sink)?;
+        self.extensions.clear();
+        Ok(())
+    }
+
+    fn emit_alone(
+        &mut self,
+        header: &Header<'_>,
+        alone: Alone,
+        meta: Meta,
+        sink: &mut impl Sink,
+    ) -> Result<(), Fault> {
+        let kind = match alone {
+            Alone::Hardlink => EntryKind::Hardlink(self.extensions.link_name(header)),
+            Alone::Symlink => EntryKind::Symlink(self.extensions.link_name(header)),
+            Alone::Char => EntryKind::Char(member::device(header)?),
+            Alone::Block => EntryKind::Block(member::device(header)?),
+            Alone::Directory => EntryKind::Directory,
+            Alone::Fifo => EntryKind::Fifo,
+        };
+        self.metadata_bytes = self.emit(kind, meta, sink)?;
+        self.extensions.clear();
+        Ok(())
+    }
+
+    /// Gives the entry to the sink. Returns what `metadata_bytes` has come to.
+    fn emit(&self, kind: EntryKind<'_>, meta: Meta, sink: &mut impl Sink) -> Result<u64, Fault> {
+        let entry = Entry {
+            header_offset: self.extensions.first_offset.unwrap_or(self.header_offset),
+            name: &self.name,
+            kind,
+            meta,
+            xattrs: Xattrs::from_packed(&self.extensions.pax.xattrs),
+        };
+        let kind_bytes = match &entry.kind {
+            EntryKind::Symlink(target) | EntryKind::Hardlink(target) => target.len(),
+            EntryKind::File(FileData {
+                stored: Stored::Sparse(segments),
+                ..
+            }) => segments.len().saturating_mul(size_of::<Segment>()),
+            _ => 0,
+        };
+        let xattr_bytes = entry.xattrs.as_packed().len();
+        let total = self.weigh(
+            kind_bytes
+                .saturating_add(xattr_bytes)
+                .saturating_add(entry.name.len()),
+        )?;
+        sink.entry(entry).map_err(Fault::Sink)?;
+        Ok(total)
+    }
+
+    /// What `metadata_bytes` comes to with `len` more.
+    fn weigh(&self, len: usize) -> Result<u64, Fault> {
+        let total = self.metadata_bytes.saturating_add(len as u64);
+        check_limit("max_metadata_bytes", total, self.limits.max_metadata_bytes)?;
+        Ok(total)
+    }
+}

@@ -1,0 +1,259 @@
+//! The body of a PAX extended header (`x`): records, and what they say of the next member.
+//!
+//! A record is taken by its declared length and by nothing else, so that a value may hold any byte,
+//! newlines too; reading by lines is how parsers lose step with each other (security X4). A body
+//! that is not records from end to end is an error. Which of PAX, GNU and ustar wins is decided one
+//! level up. Source: POSIX.1-2017 `pax`, "pax Extended Header".
+
+use std::collections::HashMap;
+
+use super::Fault;
+use super::sparse::SparseKeys;
+use crate::layer::entry::{Timestamp, Xattrs};
+
+/// Where tar writers put extended attributes (star's keyword, used by GNU tar and by Go).
+const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
+
+/// Windows layers describe their files in records of this family.
+const WINDOWS_PREFIX: &[u8] = b"MSWINDOWS.";
+
+/// Sparse files of GNU tar.
+const SPARSE_PREFIX: &[u8] = b"GNU.sparse.";
+
+/// The latest time that counts as one: what fits 64 bits of nanoseconds, as in container engines.
+pub(super) const LATEST: Timestamp = Timestamp {
+    seconds: 9_223_372_036,
+    nanos: 854_775_807,
+};
+
+/// What the last `x` header said. An empty name is one that was not given.
+#[derive(Debug, Default)]
+pub(super) struct Pax {
+    pub(super) path: Vec<u8>,
+    pub(super) link_path: Vec<u8>,
+    /// Bytes of payload; never above `i64::MAX`.
+    pub(super) size: Option<u64>,
+    pub(super) mtime: Option<Timestamp>,
+    pub(super) uid: Option<i64>,
+    pub(super) gid: Option<i64>,
+    /// Packed as [`Xattrs`] wants them.
+    pub(super) xattrs: Vec<u8>,
+    pub(super) sparse: Option<SparseKeys>,
+    /// There are records that only Windows layers have.
+    pub(super) windows: bool,
+}
+
+impl Pax {
+    /// Forgets everything, keeping the memory.
+    pub(super) fn clear(&mut self) {
+        self.path.clear();
+        self.link_path.clear();
+        self.xattrs.clear();
+        (self.size, self.mtime, self.uid, self.gid) = (None, None, None, None);
+        (self.sparse, self.windows) = (None, false);
+    }
+
+    /// Reads a whole body in place of what was there before: a newer `x` replaces an older.
+    pub(super) fn read(&mut self, body: &[u8]) -> Result<(), Fault> {
+        self.clear();
+        let mut xattrs = Vec::new();
+        let mut rest = body;
+        while !rest.is_empty() {
+            let (text, tail) = split_record(rest)?;
+            let (key, value) = split_keyword(text)?;
+            rest = tail;
+            if let Some(name) = key.strip_prefix(XATTR_PREFIX) {
+                xattrs.push((name, value));
+            } else {
+                self.record(key, value)?;
+            }
+        }
+        pack_last_of_each(&xattrs, &mut self.xattrs);
+        Ok(())
+    }
+
+    /// Notes one record; a later one of the same name wins, and an empty value unsets.
+    fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault> {
+        match key {
+            b"path" => set_name(&mut self.path, value)?,
+            b"linkpath" => set_name(&mut self.link_path, value)?,
+            b"size" => self.size = given(value, "size", length)?,
+            b"uid" => self.uid = given(value, "uid", signed)?,
+            b"gid" => self.gid = given(value, "gid", signed)?,
+            b"mtime" => self.mtime = given(value, "mtime", timestamp)?,
+            _ if key.starts_with(WINDOWS_PREFIX) => self.windows = true,
+            _ => {
+                if let Some(key) = key.strip_prefix(SPARSE_PREFIX) {
+                    self.sparse.get_or_insert_default().record(key, value)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first record of `body`, from after its length to before its newline, and what follows it.
+fn split_record(body: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
+    let digits = body.split(|byte| *byte == b' ').next().unwrap_or_default();
+    let len = length(digits).ok_or("malformed PAX record: it has no length")?;
+    let (record, rest) = usize::try_from(len)
+        .ok()
+        .and_then(|len| body.split_at_checked(len))
+        .ok_or("malformed PAX record: it is longer than its header")?;
+    let text = record
+        .strip_prefix(digits)
+        .and_then(|text| text.strip_prefix(b" "))
+        .and_then(|text| text.strip_suffix(b"\n"))
+        .ok_or("malformed PAX record: it does not end where its length says")?;
+    Ok((text, rest))
+}
+
+/// Keyword and value of a record.
+fn split_keyword(text: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
+    let mut halves = text.splitn(2, |byte| *byte == b'=');
+    match (halves.next(), halves.next()) {
+        (Some(key), _) if key.contains(&0) => Err("malformed PAX record: NUL in its keyword".into()),
+        (Some(key), Some(value)) => Ok((key, value)),
+        _ => Err("malformed PAX record: it has no '='".into()),
+    }
+}
+
+/// Packs the attributes that are served; of a name that comes twice, the last.
+///
+/// SELinux labels belong to the host that wrote them, and overlay's attributes would be taken for
+/// commands by an overlay mounted on top (semantics M9, W18). What is too long to pack is far past
+/// what Linux takes, and is left out.
+fn pack_last_of_each(found: &[(&[u8], &[u8])], packed: &mut Vec<u8>) {
+    let last: HashMap<&[u8], usize> = found
+        .iter()
+        .enumerate()
+        .map(|(at, (name, _))| (*name, at))
+        .collect();
+    for (at, (name, value)) in found.iter().enumerate() {
+        if last.get(name) == Some(&at) && is_served(name) {
+            Xattrs::pack(packed, name, value);
+        }
+    }
+}
+
+fn is_served(name: &[u8]) -> bool {
+    !name.is_empty()
+        && name != b"security.selinux"
+        && !name.starts_with(b"trusted.overlay.")
+        && !name.starts_with(b"user.overlay.")
+}
+
+/// Keeps a name, which unlike every other value must not hold a NUL (semantics N13).
+pub(super) fn set_name(name: &mut Vec<u8>, value: &[u8]) -> Result<(), Fault> {
+    if value.contains(&0) {
+        return Err("malformed PAX record: NUL in a name".into());
+    }
+    name.clear();
+    name.extend_from_slice(value);
+    Ok(())
+}
+
+/// Reads a value with `read`, or nothing where the value is empty.
+pub(super) fn given<T>(
+    value: &[u8],
+    what: &str,
+    read: impl FnOnce(&[u8]) -> Option<T>,
+) -> Result<Option<T>, Fault> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    match read(value) {
+        Some(read) => Ok(Some(read)),
+        None => Err(format!("malformed PAX record: its {what} is not one").into()),
+    }
+}
+
+/// Decimal digits and nothing else; never above `i64::MAX`.
+pub(super) fn length(text: &[u8]) -> Option<u64> {
+    u64::try_from(signed(text)?)
+        .ok()
+        .filter(|_| !text.starts_with(b"-"))
+}
+
+/// Decimal digits, perhaps after a minus.
+fn signed(text: &[u8]) -> Option<i64> {
+    let (negative, digits) = split_sign(text);
+    if digits.is_empty() {
+        return None;
+    }
+    // Counting downwards reaches i64::MIN too.
+    let value = digits.iter().try_fold(0_i64, |value, digit| match digit {
+        b'0'..=b'9' => value
+            .checked_mul(10)?
+            .checked_sub(i64::from(digit.wrapping_sub(b'0'))),
+        _ => None,
+    })?;
+    if negative {
+        Some(value)
+    } else {
+        value.checked_neg()
+    }
+}
+
+fn split_sign(text: &[u8]) -> (bool, &[u8]) {
+    text.strip_prefix(b"-")
+        .map_or((false, text), |digits| (true, digits))
+}
+
+/// Seconds with a fraction, cut to nanoseconds. Before the epoch or past [`LATEST`] is 0.
+fn timestamp(text: &[u8]) -> Option<Timestamp> {
+    let (negative, text) = split_sign(text);
+    let mut parts = text.splitn(2, |byte| *byte == b'.');
+    let (seconds, fraction) = (parts.next()?, parts.next().unwrap_or_default());
+    let is_digits = |text: &[u8]| text.iter().all(u8::is_ascii_digit);
+    if seconds.is_empty() || !is_digits(seconds) || !is_digits(fraction) {
+        return None;
+    }
+    let nanos = fraction
+        .iter()
+        .chain(std::iter::repeat(&b'0'))
+        .take(9)
+        .fold(0_u32, |nanos, digit| {
+            nanos
+                .saturating_mul(10)
+                .saturating_add(u32::from(digit.wrapping_sub(b'0')))
+        });
+    let time = length(seconds).map(|seconds| Timestamp { seconds, nanos });
+    Some(
+        time.filter(|time| !negative && *time <= LATEST)
+            .unwrap_or_default(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn m7_times_are_cut_to_nanoseconds_and_to_what_engines_take() {
+        let time = |seconds, nanos| Some(Timestamp { seconds, nanos });
+        assert_eq!(
+            timestamp(b"1700000000.123456789"),
+            time(1_700_000_000, 123_456_789)
+        );
+        assert_eq!(timestamp(b"12.030"), time(12, 30_000_000));
+        assert_eq!(timestamp(b"12.1234567899"), time(12, 123_456_789));
+        assert_eq!(timestamp(b"12."), time(12, 0));
+        assert_eq!(timestamp(b"9223372036.854775807"), Some(LATEST));
+        for absurd in ["-1", "-0.5", "9223372036.854775808", "99999999999999999999999999"] {
+            assert_eq!(timestamp(absurd.as_bytes()), time(0, 0), "{absurd}");
+        }
+        for malformed in ["", ".5", "1e9", "+1", "--1", "1.2.3", "1.-2", " 1"] {
+            assert_eq!(timestamp(malformed.as_bytes()), None, "{malformed}");
+        }
+    }
+
+    #[test]
+    fn x10_lengths_are_plain_digits_up_to_63_bits() {
+        assert_eq!(length(b"9223372036854775807"), Some(i64::MAX.unsigned_abs()));
+        for wrong in ["", "9223372036854775808", "-1", "-0", "+1", "1 ", "0x1", "1_0"] {
+            assert_eq!(length(wrong.as_bytes()), None, "{wrong}");
+        }
+        assert_eq!(signed(b"-9223372036854775808"), Some(i64::MIN));
+    }
+}
