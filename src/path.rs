@@ -92,16 +92,7 @@ mod tests {
 
     #[test]
     fn n9_spellings_of_one_name_are_one_name() {
-        for spelling in [
-            "a/b",
-            "/a/b",
-            "./a/b",
-            "a//b",
-            "a/./b",
-            "a/x/../b",
-            "//a/b/",
-            "x/../a/y/../b/.",
-        ] {
+        for spelling in ["a/b", "/a/b", "./a/b", "a//b", "a/./b", "a/x/../b", "//a/b/", "x/../a/y/../b/."] {
             assert_eq!(joined(spelling.as_bytes()), "a/b", "{spelling}");
             assert!(!clean(spelling.as_bytes()).escaped, "{spelling}");
         }
@@ -143,10 +134,7 @@ mod tests {
     #[test]
     fn x19_invisible_and_reordering_characters_are_written_out() {
         assert_eq!(escape("a\u{202e}txt.exe".as_bytes()), "a\\xe2\\x80\\xaetxt.exe");
-        assert_eq!(
-            escape("a\u{200b}b\u{feff}".as_bytes()),
-            "a\\xe2\\x80\\x8bb\\xef\\xbb\\xbf"
-        );
+        assert_eq!(escape("a\u{200b}b\u{feff}".as_bytes()), "a\\xe2\\x80\\x8bb\\xef\\xbb\\xbf");
     }
 
     #[test]

@@ -1,1 +1,114 @@
-//! One pass over a layer.
+//! One pass over a layer: digests, entries, checkpoints and span hashes at once.
+//!
+//! This module owns what a pass is asked, what it yields and what a mismatch means. How the work is
+//! spread over threads is in [`super::pass`]; where the index is kept is in [`super::store`]. It does
+//! not know where the bytes come from.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use super::pass;
+use super::scan;
+use super::table::LayerIndex;
+use super::tar::Limits;
+use super::windows::Windows;
+use crate::compress::Compression;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::read_at::ReadAt;
+
+/// Whether bytes are checked against the image's digests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// Every digest, size and span.
+    #[default]
+    Full,
+    /// Nothing, and a damaged layer shows what could be had of it.
+    Off,
+}
+
+/// What an image says a layer must be.
+#[derive(Debug, Clone, Default)]
+pub struct Expected {
+    /// Digest of the uncompressed tar.
+    pub diff_id: Option<Digest>,
+    /// Digest of the bytes as stored.
+    pub blob_digest: Option<Digest>,
+    /// Length of the bytes as stored.
+    pub blob_bytes: Option<u64>,
+}
+
+/// A layer to be indexed.
+pub struct Request<'a> {
+    /// The bytes as stored.
+    pub bytes: Arc<dyn ReadAt>,
+    /// What to call it in errors: `layer 3 (sha256:...)`.
+    pub what: &'a str,
+    /// How it is compressed.
+    pub compression: Compression,
+    /// What it must be.
+    pub expected: Expected,
+    /// Whether that is checked.
+    pub verify: Verify,
+    /// What the tar may hold.
+    pub limits: Limits,
+    /// Empty files for what is too large for memory; without them windows stay in memory, and spans far
+    /// from a checkpoint are decoded from there each time.
+    pub scratch: Option<Scratch>,
+    /// Told how many more stored bytes were read.
+    pub progress: &'a (dyn Fn(u64) + Sync),
+}
+
+impl std::fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Request").field("what", &self.what).finish_non_exhaustive()
+    }
+}
+
+/// Files that one pass writes to.
+#[derive(Debug)]
+pub struct Scratch {
+    /// Takes the compressed windows.
+    pub windows: File,
+    /// Takes the seekable copy.
+    pub copy: File,
+}
+
+/// What one pass yields.
+#[derive(Debug)]
+pub struct Indexed {
+    /// The index.
+    pub index: LayerIndex,
+    /// The compressed windows of its checkpoints.
+    pub windows: Windows,
+    /// The seekable copy, when one was needed and could be written.
+    pub copy: Option<File>,
+}
+
+/// Reads a layer once and indexes it.
+///
+/// # Errors
+/// [`Error::Mismatch`] when a size or digest is not the expected one (told in preference to the damage
+/// that shows first), [`Error::Tar`], [`Error::Decompress`] or [`Error::Limit`] for what cannot be read,
+/// [`Error::Io`] when the source fails. Under [`Verify::Off`] damage ends the index early instead.
+pub fn index_layer(request: Request<'_>) -> Result<Indexed> {
+    let found = request.bytes.len();
+    if let Some(expected) = request.expected.blob_bytes
+        && expected != found
+        && request.verify == Verify::Full
+    {
+        return Err(mismatch(request.what, "size", format!("{expected} bytes"), format!("{found} bytes")));
+    }
+    if request.compression == Compression::Plain && request.verify == Verify::Off {
+        return scan::scan_headers(&request);
+    }
+    pass::run(request)
+}
+
+pub(super) fn mismatch(what: &str, which: &str, expected: impl ToString, found: impl ToString) -> Error {
+    Error::Mismatch {
+        what: format!("{what}: {which}"),
+        expected: expected.to_string(),
+        found: found.to_string(),
+    }
+}

@@ -1,14 +1,25 @@
 //! One layer, indexed.
 //!
+//! ```text
+//! pass (tar + digests + checkpoints)  ->  table  <->  store
+//!                                           |
+//!                                         reader  ->  checked spans
+//! ```
+//!
 //! [`tar`] turns bytes into entries without touching a file; [`index`] makes one pass over a layer
-//! and keeps what it learned; [`store`] keeps that on disk. Nothing in here knows other layers,
-//! whiteouts or the image: that is for [`crate::rootfs`].
+//! and keeps what it learned in a [`table`]; [`store`] keeps that on disk; [`reader`] gives bytes back.
+//! Nothing in here knows other layers, whiteouts or the image: that is for [`crate::rootfs`].
 
+pub mod copy;
 pub mod entry;
 pub mod index;
+mod pass;
+pub mod reader;
+mod scan;
 pub mod store;
 pub mod table;
 pub mod tar;
+pub mod windows;
 
 /// The position of a layer in its image, from 0, the lowest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,3 +28,6 @@ pub struct LayerId(pub u16);
 /// The position of an entry in its layer, in tar order from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EntryId(pub u32);
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,318 @@
-//! The layer index on disk.
+//! The index store: layer indexes on disk, one file a layer.
+//!
+//! This module owns file names, atomicity and trust; the bytes inside are [`super::table`]'s. A file is
+//! written without a name, synced and then linked, so a kill at any moment leaves either none or a
+//! whole one. A file that is cut short, flipped, foreign or not ours reads as missing: it is built
+//! anew. Nothing in here decides what an index must match; the caller compares its facts.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, mkdirat, openat};
+use tempfile::TempPath;
+
+use super::index::{Indexed, Scratch};
+use super::table::{FORMAT_VERSION, LayerIndex};
+use super::windows::Windows;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::read_at::{FileBytes, ReadAt, Window};
+
+/// Ends every stored index: where the index lies in the file, behind the windows.
+const TRAILER_BYTES: usize = 24;
+const TRAILER_MAGIC: &[u8; 8] = b"IMGMEND\0";
+/// An index is read whole; one of 16 Mi entries with long names stays below.
+const MAX_INDEX_BYTES: u64 = 4 << 30;
+/// A nameless file cannot be left behind; where the file system has none, leftovers of a kill are
+/// removed when they are this old.
+const STALE_DRAFT: Duration = Duration::from_secs(24 * 60 * 60);
+const DRAFT_PREFIX: &str = ".draft-";
+
+/// A directory of layer indexes.
+#[derive(Debug, Clone)]
+pub struct Store {
+    directory: PathBuf,
+}
+
+/// Which index: the name of its file, without the ending.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key(String);
+
+impl Key {
+    /// The index of a layer. Entries and span hashes belong to the diff_id, checkpoints to the bytes as
+    /// stored, so compressed layers name those too: by their digest or, where the image has none, by
+    /// whatever else identifies them. A stale identity is harmless, since spans are checked.
+    #[must_use]
+    pub fn layer(diff_id: &Digest, stored: Option<&str>) -> Self {
+        let stored = stored.map(|stored| format!("-{}", short_name(stored))).unwrap_or_default();
+        Key(format!("{}-{}{stored}.v{FORMAT_VERSION}", diff_id.algorithm().name(), diff_id.hex()))
+    }
+
+    /// The index of a compressed archive, which is known by its file only.
+    #[must_use]
+    pub fn archive(identity: &str) -> Self {
+        Key(format!("archive-{}.v{FORMAT_VERSION}", short_name(identity)))
+    }
+}
+
+fn short_name(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex().as_str().chars().take(32).collect()
+}
+
+/// An index and what belongs to it, from disk or from a pass.
+#[derive(Debug)]
+pub struct StoredIndex {
+    /// The index.
+    pub index: Arc<LayerIndex>,
+    /// Its windows.
+    pub windows: Arc<dyn ReadAt>,
+    /// Its seekable copy.
+    pub copy: Option<Arc<dyn ReadAt>>,
+}
+
+impl StoredIndex {
+    /// What a pass found, for use without a store.
+    ///
+    /// # Errors
+    /// When a scratch file cannot be measured.
+    pub fn from_pass(indexed: Indexed) -> Result<Self> {
+        let failed = |cause| Error::io("cannot use the index that was just built", cause);
+        let windows: Arc<dyn ReadAt> = match indexed.windows {
+            Windows::Memory(bytes) => Arc::new(bytes),
+            Windows::File(file, len) => {
+                let file = Arc::new(FileBytes::new(file).map_err(failed)?);
+                Arc::new(Window::new(file, 0, len).map_err(failed)?)
+            }
+        };
+        let copy = indexed.copy.map(FileBytes::new).transpose().map_err(failed)?;
+        Ok(StoredIndex {
+            index: Arc::new(indexed.index),
+            windows,
+            copy: copy.map(|copy| Arc::new(copy) as Arc<dyn ReadAt>),
+        })
+    }
+}
+
+/// Nameless files for an index in the making.
+#[derive(Debug)]
+pub struct Draft {
+    index: DraftFile,
+    copy: DraftFile,
+}
+
+impl Draft {
+    /// Handles for the pass to write to.
+    ///
+    /// # Errors
+    /// When there are no more file descriptors.
+    pub fn scratch(&self) -> Result<Scratch> {
+        let clone = |file: &File| file.try_clone().map_err(|cause| Error::io("cannot reopen a draft", cause));
+        Ok(Scratch { windows: clone(&self.index.file)?, copy: clone(&self.copy.file)? })
+    }
+}
+
+impl Store {
+    /// Opens a store in `directory`, which is made (mode 0700) when it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be made or written, belongs to somebody else or lets others write.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let named = |what: &str| format!("cannot {what} cache directory '{}'", directory.display());
+        if let Some(parent) = directory.parent() {
+            std::fs::create_dir_all(parent).map_err(|cause| Error::io(named("make"), cause))?;
+        }
+        match mkdirat(CWD, directory, Mode::RWXU) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(errno) => return Err(Error::io(named("make"), errno.into())),
+        }
+        let found = std::fs::symlink_metadata(directory).map_err(|cause| Error::io(named("open"), cause))?;
+        if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0
+        {
+            let reason = "it must be a directory of yours that nobody else can write to";
+            return Err(Error::io(named("trust"), std::io::Error::other(reason)));
+        }
+        let store = Store { directory: directory.to_owned() };
+        store.remove_stale_drafts();
+        Ok(store)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The index for `key`, or `None` when there is none that can be trusted.
+    #[must_use]
+    pub fn load(&self, key: &Key) -> Option<StoredIndex> {
+        let path = self.path(key, "idx");
+        match self.read(key, &path) {
+            Ok(found) => found,
+            Err(doubt) => {
+                log::info!("index '{}' is built anew: {doubt}", path.display());
+                None
+            }
+        }
+    }
+
+    fn read(&self, key: &Key, path: &Path) -> Result<Option<StoredIndex>> {
+        let Some(file) = open_own(path)? else { return Ok(None) };
+        let what = path.display().to_string();
+        let bad = |reason: &str| Error::Malformed { what: what.clone(), reason: reason.to_owned() };
+        let failed = |cause| Error::io(format!("cannot read '{what}'"), cause);
+        // The time of last use, for pruning; a cache that cannot be written still serves.
+        let _ = file.set_modified(SystemTime::now());
+        let bytes = FileBytes::new(file).map_err(failed)?;
+        let trailer_at =
+            bytes.len().checked_sub(TRAILER_BYTES as u64).ok_or_else(|| bad("shorter than its trailer"))?;
+        let mut trailer = [0; TRAILER_BYTES];
+        bytes.read_exact_at(&mut trailer, trailer_at).map_err(failed)?;
+        let (index_offset, index_len) = read_trailer(&trailer).ok_or_else(|| bad("no trailer"))?;
+        if index_offset.checked_add(index_len) != Some(trailer_at) || index_len > MAX_INDEX_BYTES {
+            return Err(bad("the trailer leads nowhere"));
+        }
+        let mut index = vec![0; usize::try_from(index_len).map_err(|_| bad("too large"))?];
+        bytes.read_exact_at(&mut index, index_offset).map_err(failed)?;
+        let index = LayerIndex::from_bytes(index, &what)?;
+        let windows = Window::new(Arc::new(bytes), 0, index_offset).map_err(failed)?;
+        let copy = self.read_copy(key, index.facts().copy_bytes)?;
+        Ok(Some(StoredIndex { index: Arc::new(index), windows: Arc::new(windows), copy }))
+    }
+
+    /// The seekable copy, which must have the length that the index remembers.
+    fn read_copy(&self, key: &Key, len: u64) -> Result<Option<Arc<dyn ReadAt>>> {
+        if len == 0 {
+            return Ok(None);
+        }
+        let path = self.path(key, "copy");
+        let bad =
+            |reason: &str| Error::Malformed { what: path.display().to_string(), reason: reason.to_owned() };
+        let file = open_own(&path)?.ok_or_else(|| bad("the seekable copy is gone"))?;
+        let _ = file.set_modified(SystemTime::now());
+        let copy = FileBytes::new(file)
+            .map_err(|cause| Error::io(format!("cannot read '{}'", path.display()), cause))?;
+        if copy.len() != len {
+            return Err(bad("the seekable copy has another length"));
+        }
+        Ok(Some(Arc::new(copy)))
+    }
+
+    /// Files for an index in the making.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub fn draft(&self) -> Result<Draft> {
+        Ok(Draft { index: self.draft_file()?, copy: self.draft_file()? })
+    }
+
+    /// Puts a name to what a pass wrote into the files of `draft`.
+    ///
+    /// # Errors
+    /// When it cannot be written (the disk is full). Nothing is left behind then.
+    pub fn save(&self, key: &Key, draft: Draft, indexed: &Indexed) -> Result<()> {
+        let Windows::File(_, windows_len) = indexed.windows else {
+            let full = std::io::Error::other("its windows could not be written");
+            return Err(Error::io("cannot store the index", full));
+        };
+        if indexed.copy.is_some() {
+            self.publish(&self.path(key, "copy"), draft.copy)?;
+        }
+        let path = self.path(key, "idx");
+        let failed = |cause| Error::io(format!("cannot write '{}'", path.display()), cause);
+        let index = indexed.index.as_bytes();
+        let mut file = &draft.index.file;
+        // The pass left the file at the end of the windows.
+        file.write_all(index).map_err(failed)?;
+        file.write_all(&trailer(windows_len, index.len() as u64)).map_err(failed)?;
+        self.publish(&path, draft.index)
+    }
+
+    fn path(&self, key: &Key, ending: &str) -> PathBuf {
+        self.directory.join(format!("{}.{ending}", key.0))
+    }
+
+    fn draft_file(&self) -> Result<DraftFile> {
+        let failed = |cause| {
+            Error::io(format!("cannot write to cache directory '{}'", self.directory.display()), cause)
+        };
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        if let Ok(file) = openat(CWD, &self.directory, flags, Mode::RUSR | Mode::WUSR) {
+            return Ok(DraftFile { file: file.into(), name: None });
+        }
+        let named = tempfile::Builder::new().prefix(DRAFT_PREFIX).tempfile_in(&self.directory);
+        let (file, name) = named.map_err(failed)?.into_parts();
+        Ok(DraftFile { file, name: Some(name) })
+    }
+
+    /// Syncs a draft and gives it its name, over whatever had it.
+    fn publish(&self, path: &Path, draft: DraftFile) -> Result<()> {
+        let failed = |cause| Error::io(format!("cannot write '{}'", path.display()), cause);
+        draft.file.sync_data().map_err(failed)?;
+        let name = match draft.name {
+            Some(name) => name,
+            None => self.link(&draft.file).map_err(failed)?,
+        };
+        name.persist(path).map_err(|error| failed(error.error))
+    }
+
+    /// Gives a nameless file a passing name: `linkat` cannot replace, `rename` can.
+    fn link(&self, file: &File) -> std::io::Result<TempPath> {
+        let unlinked = tempfile::Builder::new().prefix(DRAFT_PREFIX).make_in(&self.directory, |path| {
+            let descriptor = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
+            linkat(CWD, descriptor, CWD, path, AtFlags::SYMLINK_FOLLOW).map_err(std::io::Error::from)
+        })?;
+        Ok(unlinked.into_temp_path())
+    }
+
+    fn remove_stale_drafts(&self) {
+        let Ok(entries) = std::fs::read_dir(&self.directory) else { return };
+        for entry in entries.flatten() {
+            let stale =
+                || entry.metadata().ok()?.modified().ok()?.elapsed().ok().map(|age| age > STALE_DRAFT);
+            if entry.file_name().to_string_lossy().starts_with(DRAFT_PREFIX) && stale() == Some(true) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct DraftFile {
+    file: File,
+    /// `None` for a file that has no name and vanishes with its descriptor.
+    name: Option<TempPath>,
+}
+
+/// Opens a regular file of the caller's own, never through a symbolic link. `None` when there is none.
+fn open_own(path: &Path) -> Result<Option<File>> {
+    let named = || format!("cannot open '{}'", path.display());
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file: File = match openat(CWD, path, flags, Mode::empty()) {
+        Ok(file) => file.into(),
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(Error::io(named(), errno.into())),
+    };
+    let found = file.metadata().map_err(|cause| Error::io(named(), cause))?;
+    if !found.is_file() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        return Err(Error::io(named(), std::io::Error::other("not a file of yours alone")));
+    }
+    Ok(Some(file))
+}
+
+fn trailer(index_offset: u64, index_len: u64) -> [u8; TRAILER_BYTES] {
+    let mut bytes = [0; TRAILER_BYTES];
+    bytes[..8].copy_from_slice(&index_offset.to_le_bytes());
+    bytes[8..16].copy_from_slice(&index_len.to_le_bytes());
+    bytes[16..].copy_from_slice(TRAILER_MAGIC);
+    bytes
+}
+
+fn read_trailer(trailer: &[u8; TRAILER_BYTES]) -> Option<(u64, u64)> {
+    let (offset, rest) = trailer.split_first_chunk::<8>()?;
+    let (len, magic) = rest.split_first_chunk::<8>()?;
+    (magic == TRAILER_MAGIC).then_some((u64::from_le_bytes(*offset), u64::from_le_bytes(*len)))
+}

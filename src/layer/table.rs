@@ -27,6 +27,8 @@ const CHECKSUM: Range<usize> = 352..384;
 const SECTIONS: usize = 6;
 /// Record sizes of the sections, in bytes, in their order in the file.
 const RECORD_BYTES: [usize; SECTIONS] = [72, 1, 24, 56, 40, 12];
+/// A hostile layer can earn a warning with every entry; more than this tell nobody anything.
+pub const MAX_WARNINGS: usize = 4096;
 /// Stands for "this span has no copy".
 const NO_COPY: u64 = u64::MAX;
 
@@ -76,13 +78,23 @@ pub struct CheckpointRecord {
     pub output_offset: u64,
     /// Offset in the bytes as stored.
     pub compressed_offset: u64,
-    /// Inside a deflate stream: bits of the first byte that are used up. `None` at the start of a
-    /// member, frame or stream.
-    pub deflate_bits: Option<u8>,
+    /// What kind of place it is.
+    pub place: Place,
     /// The compressed window, as a range of the windows that follow the index.
     pub window: Extent,
     /// First 8 bytes of the BLAKE3 of the compressed window.
     pub window_hash: [u8; 8],
+}
+
+/// What kind of place a checkpoint is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A gzip member, zstd frame, xz stream or bzip2 stream starts there.
+    Start,
+    /// A deflate block ended there, and so many bits of the first byte are used up.
+    Deflate(u8),
+    /// An xz block starts there, in a stream with this check.
+    XzBlock(u8),
 }
 
 /// One layer, indexed: entries in tar order, spans, checkpoints, warnings.
@@ -188,11 +200,11 @@ impl LayerIndex {
         let (output_offset, compressed_offset) = (fields.u64(), fields.u64());
         let window_offset = fields.u64();
         let window_len = u64::from(fields.u32());
-        let bits = fields.u32();
+        let place = place_from_code(fields.u32())?;
         Some(CheckpointRecord {
             output_offset,
             compressed_offset,
-            deflate_bits: u8::try_from(bits).ok().filter(|bits| *bits < 8),
+            place,
             window: Extent { offset: window_offset, len_bytes: window_len },
             window_hash: fields.array(),
         })
@@ -384,25 +396,24 @@ impl IndexBuilder {
     /// Adds a checkpoint past the one before it.
     pub fn push_checkpoint(&mut self, record: &CheckpointRecord) {
         let window_len = u32::try_from(record.window.len_bytes).unwrap_or(u32::MAX);
-        let bits = record.deflate_bits.map_or(u32::MAX, u32::from);
         for number in [record.output_offset, record.compressed_offset, record.window.offset] {
             self.checkpoints.extend_from_slice(&number.to_le_bytes());
         }
         self.checkpoints.extend_from_slice(&window_len.to_le_bytes());
-        self.checkpoints.extend_from_slice(&bits.to_le_bytes());
+        self.checkpoints.extend_from_slice(&place_code(record.place).to_le_bytes());
         self.checkpoints.extend_from_slice(&record.window_hash);
     }
 
-    /// Adds a warning.
-    ///
-    /// # Errors
-    /// As [`IndexBuilder::push_entry`].
-    pub fn push_warning(&mut self, kind: WarningKind, path: &[u8]) -> Result<()> {
-        let (offset, len) = self.push_heap(path)?;
+    /// Adds a warning; those past the first [`MAX_WARNINGS`] are left out, and so is a name that no longer
+    /// fits.
+    pub fn push_warning(&mut self, kind: WarningKind, path: &[u8]) {
+        if self.warnings.len() >= MAX_WARNINGS * record_bytes(Section::Warnings) {
+            return;
+        }
+        let (offset, len) = self.push_heap(path).unwrap_or_default();
         for number in [u32::from(kind.code()), offset, len] {
             self.warnings.extend_from_slice(&number.to_le_bytes());
         }
-        Ok(())
     }
 
     /// Lays everything out.
@@ -507,6 +518,25 @@ fn compression_from_code(code: u8) -> Option<Compression> {
     [Compression::Plain, Compression::Gzip, Compression::Zstd, Compression::Xz, Compression::Bzip2]
         .into_iter()
         .find(|compression| compression_code(*compression) == code)
+}
+
+/// The kind in the second byte, its argument in the first.
+fn place_code(place: Place) -> u32 {
+    match place {
+        Place::Start => 0,
+        Place::Deflate(bits) => 0x100 | u32::from(bits),
+        Place::XzBlock(check) => 0x200 | u32::from(check),
+    }
+}
+
+fn place_from_code(code: u32) -> Option<Place> {
+    let [argument, kind, 0, 0] = code.to_le_bytes() else { return None };
+    match kind {
+        0 => Some(Place::Start),
+        1 => Some(Place::Deflate(argument)),
+        2 => Some(Place::XzBlock(argument)),
+        _ => None,
+    }
 }
 
 /// An algorithm's number (0: no digest) and room for the longest hash.

@@ -51,18 +51,8 @@ impl TarParser {
             (_, Some(_)) => return Err("a sparse map for something that is no file".into()),
             (Class::Alone(alone), None) => self.emit_alone(header, alone, meta, sink)?,
             (Class::File | Class::Unknown, None) => {
-                let extent = Extent {
-                    offset: self.offset,
-                    len_bytes: payload,
-                };
-                self.emit_file(
-                    meta,
-                    FileData {
-                        size: payload,
-                        stored: Stored::Contiguous(extent),
-                    },
-                    sink,
-                )?;
+                let extent = Extent { offset: self.offset, len_bytes: payload };
+                self.emit_file(meta, FileData { size: payload, stored: Stored::Contiguous(extent) }, sink)?;
             }
         }
         self.skip_next(payload, padding(payload));
@@ -74,10 +64,7 @@ impl TarParser {
     fn payload(&self, header: &Header<'_>, class: Class) -> Result<u64, Fault> {
         let size = self.extensions.size(header)?;
         let payload = if class.has_payload() { size } else { 0 };
-        let end = self
-            .offset
-            .checked_add(payload)
-            .and_then(|end| end.checked_add(padding(payload)));
+        let end = self.offset.checked_add(payload).and_then(|end| end.checked_add(padding(payload)));
         match end.map(i64::try_from) {
             Some(Ok(_)) => Ok(payload),
             _ => Err("its payload ends past the largest offset".into()),
@@ -111,22 +98,11 @@ impl TarParser {
         payload: u64,
         sink: &mut impl Sink,
     ) -> Result<(), Fault> {
-        let gnu = header
-            .gnu()
-            .ok_or("a sparse file of a format that is not GNU's")?;
+        let gnu = header.gnu().ok_or("a sparse file of a format that is not GNU's")?;
         let file_bytes = super::header::length(&gnu.realsize, "size with holes")?;
         let mut runs = Runs::new(self.limits.max_sparse_segments);
         let more = runs.push_gnu(gnu)?;
-        self.gnu_sparse_blocks(
-            Box::new(SparseFile {
-                meta,
-                file_bytes,
-                payload,
-            }),
-            runs,
-            more,
-            sink,
-        )
+        self.gnu_sparse_blocks(Box::new(SparseFile { meta, file_bytes, payload }), runs, more, sink)
     }
 
     /// Waits for more of an old GNU map, or hands out its file.
@@ -152,24 +128,13 @@ impl TarParser {
         payload: u64,
         sink: &mut impl Sink,
     ) -> Result<(), Fault> {
-        let file = SparseFile {
-            meta,
-            file_bytes: keys.file_bytes()?,
-            payload,
-        };
+        let file = SparseFile { meta, file_bytes: keys.file_bytes()?, payload };
         let max_segments = self.limits.max_sparse_segments;
         match keys.into_map(max_segments)? {
             PaxMap::Here(runs) => self.emit_sparse(&file, &runs, 0, sink),
             PaxMap::InPayload => {
                 let map = TextMap::new(max_segments);
-                self.sparse_text(
-                    SparseText {
-                        file,
-                        map,
-                        read_bytes: 0,
-                    },
-                    sink,
-                )
+                self.sparse_text(SparseText { file, map, read_bytes: 0 }, sink)
             }
         }
     }
@@ -191,11 +156,7 @@ impl TarParser {
 
     /// Waits for more of a PAX 1.0 map, or hands out its file.
     fn sparse_text(&mut self, text: SparseText, sink: &mut impl Sink) -> Result<(), Fault> {
-        let SparseText {
-            file,
-            map,
-            read_bytes,
-        } = text;
+        let SparseText { file, map, read_bytes } = text;
         let map_bytes = read_bytes.saturating_add(padding(read_bytes));
         if map.is_complete() && map_bytes <= file.payload {
             return self.emit_sparse(&file, &map.into_runs(), read_bytes, sink);
@@ -203,11 +164,7 @@ impl TarParser {
         if read_bytes >= file.payload || map.is_complete() {
             return Err("its sparse map is longer than its payload".into());
         }
-        self.state = State::SparseText(Box::new(SparseText {
-            file,
-            map,
-            read_bytes,
-        }));
+        self.state = State::SparseText(Box::new(SparseText { file, map, read_bytes }));
         Ok(())
     }
 
@@ -226,10 +183,7 @@ impl TarParser {
             len_bytes: left.saturating_sub(map_padding),
         };
         let segments = runs.segments(file.file_bytes, stored)?;
-        let data = FileData {
-            size: file.file_bytes,
-            stored: Stored::Sparse(Cow::Owned(segments)),
-        };
+        let data = FileData { size: file.file_bytes, stored: Stored::Sparse(Cow::Owned(segments)) };
         self.emit_file(file.meta, data, sink)?;
         self.skip_next(left, padding(file.payload));
         Ok(())
@@ -272,18 +226,13 @@ impl TarParser {
         };
         let kind_bytes = match &entry.kind {
             EntryKind::Symlink(target) | EntryKind::Hardlink(target) => target.len(),
-            EntryKind::File(FileData {
-                stored: Stored::Sparse(segments),
-                ..
-            }) => segments.len().saturating_mul(size_of::<Segment>()),
+            EntryKind::File(FileData { stored: Stored::Sparse(segments), .. }) => {
+                segments.len().saturating_mul(size_of::<Segment>())
+            }
             _ => 0,
         };
         let xattr_bytes = entry.xattrs.as_packed().len();
-        let total = self.weigh(
-            kind_bytes
-                .saturating_add(xattr_bytes)
-                .saturating_add(entry.name.len()),
-        )?;
+        let total = self.weigh(kind_bytes.saturating_add(xattr_bytes).saturating_add(entry.name.len()))?;
         sink.entry(entry).map_err(Fault::Sink)?;
         Ok(total)
     }

@@ -112,25 +112,14 @@ impl Extensions {
             Some(mtime) => mtime,
             None => whole_seconds(header.mtime()?),
         };
-        Ok((
-            Meta {
-                mode,
-                uid,
-                gid,
-                mtime,
-            },
-            uid_cut || gid_cut,
-        ))
+        Ok((Meta { mode, uid, gid, mtime }, uid_cut || gid_cut))
     }
 }
 
 /// The numbers of a device node, cut to the 32 bits that `mknod` takes.
 pub(super) fn device(header: &Header<'_>) -> Result<DeviceNumber, Fault> {
     let (major, minor) = header.device()?;
-    Ok(DeviceNumber {
-        major: low_32_bits(major),
-        minor: low_32_bits(minor),
-    })
+    Ok(DeviceNumber { major: low_32_bits(major), minor: low_32_bits(minor) })
 }
 
 /// Semantics M8: what reaches `chown` is the low 32 bits, and -1 tells it to leave root's 0 alone.

@@ -288,10 +288,7 @@ impl TarParser {
     fn pass(&mut self, payload: u64, padding: u64, len_bytes: u64) {
         self.advance(len_bytes);
         let past_payload = len_bytes.saturating_sub(payload);
-        self.skip_next(
-            payload.saturating_sub(len_bytes),
-            padding.saturating_sub(past_payload),
-        );
+        self.skip_next(payload.saturating_sub(len_bytes), padding.saturating_sub(past_payload));
     }
 
     /// Goes on with a header after that many bytes.
@@ -312,18 +309,10 @@ impl TarParser {
         let offset = self.header_offset;
         match fault {
             Fault::Sink(error) => error,
-            Fault::Malformed(reason) => Error::Tar {
-                what: String::new(),
-                entry,
-                offset,
-                reason,
-            },
-            Fault::Limit { limit, value, max } => Error::Limit {
-                what: format!("entry '{entry}' at offset {offset}"),
-                limit,
-                value,
-                max,
-            },
+            Fault::Malformed(reason) => Error::Tar { what: String::new(), entry, offset, reason },
+            Fault::Limit { limit, value, max } => {
+                Error::Limit { what: format!("entry '{entry}' at offset {offset}"), limit, value, max }
+            }
         }
     }
 }
@@ -335,8 +324,5 @@ pub(super) fn padding(len_bytes: u64) -> u64 {
 
 /// The first `len_bytes` of `chunk`, or all of it, and the rest.
 pub(super) fn split(chunk: &[u8], len_bytes: u64) -> (&[u8], &[u8]) {
-    usize::try_from(len_bytes)
-        .ok()
-        .and_then(|len| chunk.split_at_checked(len))
-        .unwrap_or((chunk, &[]))
+    usize::try_from(len_bytes).ok().and_then(|len| chunk.split_at_checked(len)).unwrap_or((chunk, &[]))
 }

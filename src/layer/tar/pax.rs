@@ -21,10 +21,7 @@ const WINDOWS_PREFIX: &[u8] = b"MSWINDOWS.";
 const SPARSE_PREFIX: &[u8] = b"GNU.sparse.";
 
 /// The latest time that counts as one: what fits 64 bits of nanoseconds, as in container engines.
-pub(super) const LATEST: Timestamp = Timestamp {
-    seconds: 9_223_372_036,
-    nanos: 854_775_807,
-};
+pub(super) const LATEST: Timestamp = Timestamp { seconds: 9_223_372_036, nanos: 854_775_807 };
 
 /// What the last `x` header said. An empty name is one that was not given.
 #[derive(Debug, Default)]
@@ -124,11 +121,7 @@ fn split_keyword(text: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
 /// commands by an overlay mounted on top (semantics M9, W18). What is too long to pack is far past
 /// what Linux takes, and is left out.
 fn pack_last_of_each(found: &[(&[u8], &[u8])], packed: &mut Vec<u8>) {
-    let last: HashMap<&[u8], usize> = found
-        .iter()
-        .enumerate()
-        .map(|(at, (name, _))| (*name, at))
-        .collect();
+    let last: HashMap<&[u8], usize> = found.iter().enumerate().map(|(at, (name, _))| (*name, at)).collect();
     for (at, (name, value)) in found.iter().enumerate() {
         if last.get(name) == Some(&at) && is_served(name) {
             Xattrs::pack(packed, name, value);
@@ -170,9 +163,7 @@ pub(super) fn given<T>(
 
 /// Decimal digits and nothing else; never above `i64::MAX`.
 pub(super) fn length(text: &[u8]) -> Option<u64> {
-    u64::try_from(signed(text)?)
-        .ok()
-        .filter(|_| !text.starts_with(b"-"))
+    u64::try_from(signed(text)?).ok().filter(|_| !text.starts_with(b"-"))
 }
 
 /// Decimal digits, perhaps after a minus.
@@ -183,21 +174,14 @@ fn signed(text: &[u8]) -> Option<i64> {
     }
     // Counting downwards reaches i64::MIN too.
     let value = digits.iter().try_fold(0_i64, |value, digit| match digit {
-        b'0'..=b'9' => value
-            .checked_mul(10)?
-            .checked_sub(i64::from(digit.wrapping_sub(b'0'))),
+        b'0'..=b'9' => value.checked_mul(10)?.checked_sub(i64::from(digit.wrapping_sub(b'0'))),
         _ => None,
     })?;
-    if negative {
-        Some(value)
-    } else {
-        value.checked_neg()
-    }
+    if negative { Some(value) } else { value.checked_neg() }
 }
 
 fn split_sign(text: &[u8]) -> (bool, &[u8]) {
-    text.strip_prefix(b"-")
-        .map_or((false, text), |digits| (true, digits))
+    text.strip_prefix(b"-").map_or((false, text), |digits| (true, digits))
 }
 
 /// Seconds with a fraction, cut to nanoseconds. Before the epoch or past [`LATEST`] is 0.
@@ -209,20 +193,11 @@ fn timestamp(text: &[u8]) -> Option<Timestamp> {
     if seconds.is_empty() || !is_digits(seconds) || !is_digits(fraction) {
         return None;
     }
-    let nanos = fraction
-        .iter()
-        .chain(std::iter::repeat(&b'0'))
-        .take(9)
-        .fold(0_u32, |nanos, digit| {
-            nanos
-                .saturating_mul(10)
-                .saturating_add(u32::from(digit.wrapping_sub(b'0')))
-        });
+    let nanos = fraction.iter().chain(std::iter::repeat(&b'0')).take(9).fold(0_u32, |nanos, digit| {
+        nanos.saturating_mul(10).saturating_add(u32::from(digit.wrapping_sub(b'0')))
+    });
     let time = length(seconds).map(|seconds| Timestamp { seconds, nanos });
-    Some(
-        time.filter(|time| !negative && *time <= LATEST)
-            .unwrap_or_default(),
-    )
+    Some(time.filter(|time| !negative && *time <= LATEST).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -232,10 +207,7 @@ mod tests {
     #[test]
     fn m7_times_are_cut_to_nanoseconds_and_to_what_engines_take() {
         let time = |seconds, nanos| Some(Timestamp { seconds, nanos });
-        assert_eq!(
-            timestamp(b"1700000000.123456789"),
-            time(1_700_000_000, 123_456_789)
-        );
+        assert_eq!(timestamp(b"1700000000.123456789"), time(1_700_000_000, 123_456_789));
         assert_eq!(timestamp(b"12.030"), time(12, 30_000_000));
         assert_eq!(timestamp(b"12.1234567899"), time(12, 123_456_789));
         assert_eq!(timestamp(b"12."), time(12, 0));

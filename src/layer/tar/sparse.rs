@@ -34,10 +34,7 @@ pub(super) struct Runs {
 
 impl Runs {
     pub(super) fn new(max: u64) -> Self {
-        Runs {
-            runs: Vec::new(),
-            max,
-        }
+        Runs { runs: Vec::new(), max }
     }
 
     fn len(&self) -> u64 {
@@ -95,22 +92,12 @@ impl Runs {
             let offset = stored.offset.saturating_add(used);
             used = used.saturating_add(run.len_bytes);
             if run.len_bytes > 0 {
-                let extent = Extent {
-                    offset,
-                    len_bytes: run.len_bytes,
-                };
-                segments.push(Segment {
-                    file_offset: run.offset,
-                    extent,
-                });
+                let extent = Extent { offset, len_bytes: run.len_bytes };
+                segments.push(Segment { file_offset: run.offset, extent });
             }
         }
         if used != stored.len_bytes {
-            return Err(format!(
-                "its sparse map names {used} bytes, {} are stored",
-                stored.len_bytes
-            )
-            .into());
+            return Err(format!("its sparse map names {used} bytes, {} are stored", stored.len_bytes).into());
         }
         Ok(segments)
     }
@@ -174,10 +161,7 @@ impl SparseKeys {
             }
             b"numbytes" => {
                 let len_bytes = length(value).ok_or("malformed PAX record: its sparse length is not one")?;
-                let offset = self
-                    .offset
-                    .take()
-                    .ok_or("its sparse map holds a length without an offset")?;
+                let offset = self.offset.take().ok_or("its sparse map holds a length without an offset")?;
                 self.runs.push(Run { offset, len_bytes });
             }
             _ => {}
@@ -187,9 +171,7 @@ impl SparseKeys {
 
     /// Size of the file, holes included.
     pub(super) fn file_bytes(&self) -> Result<u64, Fault> {
-        self.size
-            .or(self.real_size)
-            .ok_or_else(|| "a sparse file without a size".into())
+        self.size.or(self.real_size).ok_or_else(|| "a sparse file without a size".into())
     }
 
     /// Decides which of the three forms this is, and checks that the records are all of it.
@@ -212,10 +194,7 @@ impl SparseKeys {
             return Err("its sparse map is not as long as it says".into());
         }
         check_count(count, max_segments)?;
-        Ok(PaxMap::Here(Runs {
-            runs,
-            max: max_segments,
-        }))
+        Ok(PaxMap::Here(Runs { runs, max: max_segments }))
     }
 }
 
@@ -224,10 +203,7 @@ fn list(text: &[u8]) -> Option<Vec<Run>> {
     let mut numbers = text.split(|byte| *byte == b',').map(length);
     let mut runs = Vec::new();
     while let Some(offset) = numbers.next() {
-        runs.push(Run {
-            offset: offset?,
-            len_bytes: numbers.next()??,
-        });
+        runs.push(Run { offset: offset?, len_bytes: numbers.next()?? });
     }
     Some(runs)
 }
@@ -245,12 +221,7 @@ pub(super) struct TextMap {
 
 impl TextMap {
     pub(super) fn new(max_segments: u64) -> Self {
-        TextMap {
-            runs: Runs::new(max_segments),
-            line: None,
-            count: None,
-            offset: None,
-        }
+        TextMap { runs: Runs::new(max_segments), line: None, count: None, offset: None }
     }
 
     /// Reads on. Returns how many bytes of `text` belong to the map: fewer than there are once it is
@@ -280,11 +251,7 @@ impl TextMap {
     }
 
     fn digit(&mut self, digit: u8) -> Result<(), Fault> {
-        let value = self
-            .line
-            .unwrap_or(0)
-            .checked_mul(10)
-            .and_then(|value| value.checked_add(digit.into()));
+        let value = self.line.unwrap_or(0).checked_mul(10).and_then(|value| value.checked_add(digit.into()));
         self.line = value.filter(|value| i64::try_from(*value).is_ok());
         match self.line {
             Some(_) => Ok(()),
@@ -300,10 +267,7 @@ impl TextMap {
                 self.count = Some(value);
             }
             (Some(_), None) => self.offset = Some(value),
-            (Some(_), Some(offset)) => self.runs.push(Run {
-                offset,
-                len_bytes: value,
-            })?,
+            (Some(_), Some(offset)) => self.runs.push(Run { offset, len_bytes: value })?,
         }
         Ok(())
     }

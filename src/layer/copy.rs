@@ -1,0 +1,96 @@
+//! A seekable copy: the spans of a layer that nothing but decoding from far back would reach.
+//!
+//! A zstd layer is usually one frame, and xz and bzip2 streams cannot be entered at all. While such a
+//! layer is read for the first time, its spans are written to a file beside the layer index, each as a
+//! zstd frame of its own. The layer index says where each frame lies; losing the file costs time only.
+
+use std::fs::File;
+use std::io::Write;
+
+use super::entry::Extent;
+use crate::error::{Error, Result};
+use crate::read_at::ReadAt;
+
+/// Fast and still about a third of the size: the copy must not slow down the first read of a layer.
+/// Negative levels trade size for speed (zstd manual, "Compression levels").
+const LEVEL: i32 = -3;
+
+/// Writes a copy, one frame a span.
+pub struct CopyWriter {
+    file: File,
+    offset: u64,
+    compressor: zstd::bulk::Compressor<'static>,
+    frame: Vec<u8>,
+}
+
+impl std::fmt::Debug for CopyWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CopyWriter").field("offset", &self.offset).finish_non_exhaustive()
+    }
+}
+
+impl CopyWriter {
+    /// Writes to `file`, which is empty.
+    ///
+    /// # Errors
+    /// When zstd has no memory.
+    pub fn new(file: File) -> Result<Self> {
+        let compressor =
+            zstd::bulk::Compressor::new(LEVEL).map_err(|cause| Error::io("cannot set up zstd", cause))?;
+        Ok(CopyWriter { file, offset: 0, compressor, frame: Vec::new() })
+    }
+
+    /// Adds a span and tells where its frame lies.
+    ///
+    /// # Errors
+    /// When the file cannot be written (the disk is full).
+    pub fn push(&mut self, span: &[u8]) -> Result<Extent> {
+        let failed = |cause| Error::io("cannot write the seekable copy", cause);
+        self.frame.clear();
+        self.frame.reserve(zstd::zstd_safe::compress_bound(span.len()));
+        let len = self.compressor.compress_to_buffer(span, &mut self.frame).map_err(failed)?;
+        self.file.write_all(&self.frame).map_err(failed)?;
+        let extent = Extent { offset: self.offset, len_bytes: len as u64 };
+        self.offset += extent.len_bytes;
+        Ok(extent)
+    }
+
+    /// The file, and how many bytes were written to it.
+    #[must_use]
+    pub fn finish(self) -> (File, u64) {
+        (self.file, self.offset)
+    }
+}
+
+/// Reads the frame at `frame` of a copy, which holds `len_bytes` bytes of the tar.
+///
+/// # Errors
+/// When the copy is cut short or damaged.
+pub fn read_frame(copy: &dyn ReadAt, frame: Extent, len_bytes: usize) -> Result<Vec<u8>> {
+    let failed = |cause| Error::io("cannot read the seekable copy", cause);
+    // Both lengths come from an index whose checksum holds, but a forged one must not allocate at will.
+    let stored = usize::try_from(frame.len_bytes.min(copy.len())).unwrap_or(0);
+    let mut compressed = vec![0; stored];
+    copy.read_exact_at(&mut compressed, frame.offset).map_err(failed)?;
+    zstd::bulk::decompress(&compressed, len_bytes).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::read_at::FileBytes;
+
+    #[test]
+    fn every_frame_of_a_copy_can_be_read_alone() {
+        let mut writer = CopyWriter::new(tempfile::tempfile().unwrap()).unwrap();
+        let first = writer.push(&[7; 100_000]).unwrap();
+        let second = writer.push(b"tail").unwrap();
+        let (file, len) = writer.finish();
+        assert_eq!(len, first.len_bytes + second.len_bytes);
+        let copy = FileBytes::new(file).unwrap();
+        assert_eq!(read_frame(&copy, second, 4).unwrap(), b"tail");
+        assert_eq!(read_frame(&copy, first, 100_000).unwrap(), [7; 100_000]);
+        let past = Extent { offset: len, len_bytes: 10 };
+        assert!(read_frame(&copy, past, 4).is_err());
+    }
+}

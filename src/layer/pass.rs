@@ -1,0 +1,458 @@
+//! The pass over a layer, spread over threads.
+//!
+//! ```text
+//! read + blob digest  ->  decode  ->  diff_id + span hashes + entries  ->  seekable copy
+//! ```
+//!
+//! Each stage is a thread, the queues between them are short, and buffers go round, so memory is bounded
+//! whatever the layer holds. A stage that fails hangs up; the stages before it notice and stop, except
+//! that the blob digest is always finished: "the blob is not the one that was promised" says more than
+//! the damage that shows first.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use super::copy::CopyWriter;
+use super::entry::{Entry, Extent};
+use super::index::{Expected, Indexed, Request, Scratch, Verify, mismatch};
+use super::table::{Facts, IndexBuilder};
+use super::tar::{Sink, TarParser};
+use super::windows::WindowWriter;
+use crate::compress::{Checkpoint, Compression, Decoder, Stop};
+use crate::digest::{Digest, Hasher};
+use crate::error::{Error, Result};
+use crate::read_at::ReadAt;
+use crate::warning::WarningKind;
+
+/// Spans end at the first place to re-enter after this much output: small enough that a random read is
+/// over in about 1.5 ms, large enough that windows stay a few percent of the layer.
+pub(super) const SPAN_BYTES: usize = 1 << 20;
+/// A span ends here even if there is no place to re-enter: bounds memory against endless deflate blocks.
+/// zlib's own blocks end within 4.2 MB (16,383 symbols of 258 bytes).
+const MAX_SPAN_BYTES: usize = 8 << 20;
+/// A span that lies further than this behind the last checkpoint gets a seekable copy.
+const COPY_DISTANCE_BYTES: u64 = 4 << 20;
+/// Stored bytes that are read at a time.
+const READ_BYTES: usize = 512 << 10;
+/// Buffers that may wait between two stages.
+const QUEUE: usize = 4;
+
+/// Runs the stages and judges what they found.
+pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
+    let Request { bytes, what, compression, expected, verify, limits, scratch, progress } = request;
+    let hashed = verify == Verify::Full;
+    let blob_bytes = bytes.len();
+    let (windows, copy) = match scratch {
+        Some(Scratch { windows, copy }) => (WindowWriter::file(windows), Some(copy)),
+        None => (WindowWriter::memory(), None),
+    };
+    let shared = Shared { pool: Pool::default(), abandoned: AtomicBool::new(false), progress };
+    let mut stage = DigestStage {
+        hashed,
+        diff_id: expected.diff_id.filter(|_| hashed).map(|diff_id| diff_id.algorithm().hasher()),
+        parser: TarParser::new(limits),
+        sink: BuilderSink::default(),
+        tar_fault: None,
+        last_checkpoint: 0,
+        tar_bytes: 0,
+        windows,
+        spans: Vec::new(),
+        copying: copy.is_some(),
+    };
+
+    let (read, decoded, digested, copied) = thread::scope(|scope| {
+        let shared = &shared;
+        let (span_out, span_in) = sync_channel(QUEUE);
+        let (copy_out, copy_in) = sync_channel(QUEUE);
+        // The blob of a plain layer is its tar: one hash answers both.
+        let same = compression == Compression::Plain && expected.blob_digest == expected.diff_id;
+        let blob = expected.blob_digest.filter(|_| hashed && !same);
+        let blob = blob.map(|digest| digest.algorithm().hasher());
+        let (reader, decoder) = if compression == Compression::Plain {
+            let reader = scope.spawn(move || read_plain(&*bytes, blob, shared, &span_out));
+            (reader, None)
+        } else {
+            let (stored_out, stored_in) = sync_channel(QUEUE);
+            let reader = scope.spawn(move || read_stored(&*bytes, blob, shared, &stored_out));
+            let input = ChannelReader::new(stored_in, shared.pool.clone());
+            let decoder = scope.spawn(move || decode(compression, input, shared, &span_out));
+            (reader, Some(decoder))
+        };
+        let copier = scope.spawn(move || write_copy(copy, &copy_in, shared));
+        let digested = stage.run(&span_in, copy_out, shared);
+        drop(span_in);
+        if digested.is_err() {
+            shared.abandoned.store(true, Ordering::Relaxed);
+        }
+        let decoded = decoder.map_or(Ok(Decoded::default()), |decoder| join(decoder.join()));
+        (join(reader.join()), decoded, digested, join(copier.join()))
+    });
+    judge(Outcome { what, compression, expected, verify, blob_bytes, stage, read, decoded, digested, copied })
+}
+
+/// What the stages came back with.
+struct Outcome<'a> {
+    what: &'a str,
+    compression: Compression,
+    expected: Expected,
+    verify: Verify,
+    blob_bytes: u64,
+    stage: DigestStage,
+    read: Result<Option<Digest>>,
+    decoded: Result<Decoded>,
+    digested: Result<()>,
+    copied: Result<Option<Copied>>,
+}
+
+fn judge(outcome: Outcome<'_>) -> Result<Indexed> {
+    let Outcome { what, compression, expected, verify, blob_bytes, mut stage, .. } = outcome;
+    // A limit was hit, or the index cannot be written: nothing else counts.
+    outcome.digested.map_err(|error| error.about(what))?;
+    let mut damage = None;
+    let blob_digest = match outcome.read {
+        Ok(digest) => digest,
+        Err(error) if verify == Verify::Off => {
+            damage = Some(error);
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    if let (Some(expected), Some(found)) = (expected.blob_digest, blob_digest)
+        && expected != found
+    {
+        return Err(mismatch(what, "blob digest", expected, found));
+    }
+    let trailing = match outcome.decoded {
+        Ok(decoded) => decoded.trailing,
+        Err(error) => {
+            damage.get_or_insert(error);
+            false
+        }
+    };
+    if damage.is_none() {
+        let diff_id = stage.diff_id.take().map(Hasher::finish);
+        if let (Some(expected), Some(found)) = (expected.diff_id, diff_id)
+            && expected != found
+        {
+            return Err(mismatch(what, "diff_id", expected, found));
+        }
+        stage.finish_tar();
+        damage = stage.tar_fault.take();
+    }
+    if let Some(damage) = damage {
+        if verify == Verify::Full {
+            return Err(damage.about(what));
+        }
+        log::warn!("{what}: showing what lies before the damage: {}", damage.about(what));
+        stage.sink.builder.push_warning(WarningKind::Damaged, b"");
+    }
+    if trailing {
+        stage.sink.builder.push_warning(WarningKind::TrailingBytes, b"");
+    }
+    let copied = outcome.copied.unwrap_or_else(|error| {
+        log::warn!("{what}: reading will be slower: {error}");
+        None
+    });
+    Ok(stage.into_indexed(
+        copied,
+        Facts {
+            diff_id: expected.diff_id.filter(|_| verify == Verify::Full),
+            blob_digest,
+            blob_bytes,
+            compression,
+            tar_bytes: 0,
+            copy_bytes: 0,
+        },
+    ))
+}
+
+fn join<T>(joined: thread::Result<Result<T>>) -> Result<T> {
+    joined.unwrap_or_else(|_| Err(Error::io("cannot index the layer", io::Error::other("a thread panicked"))))
+}
+
+/// What all stages share.
+struct Shared<'a> {
+    pool: Pool,
+    /// Set when there is nothing left to find out.
+    abandoned: AtomicBool,
+    progress: &'a (dyn Fn(u64) + Sync),
+}
+
+/// Buffers that go round, so that a pass does not allocate as it runs.
+#[derive(Clone, Default)]
+struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Pool {
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn give(&self, buffer: Vec<u8>) {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that grew for an endless block is not worth keeping.
+        if idle.len() < 4 * QUEUE && buffer.capacity() <= 2 * SPAN_BYTES {
+            idle.push(buffer);
+        }
+    }
+}
+
+/// A run of the uncompressed tar on its way through the stages.
+struct RawSpan {
+    offset: u64,
+    bytes: Vec<u8>,
+    /// How to re-enter at its start.
+    checkpoint: Option<Checkpoint>,
+}
+
+/// Reads the stored bytes front to back in runs of `run_bytes`, hashes them and hands them on until
+/// `hand_on` says that nobody listens.
+fn read_all(
+    bytes: &dyn ReadAt,
+    mut blob: Option<Hasher>,
+    shared: &Shared<'_>,
+    run_bytes: usize,
+    mut hand_on: impl FnMut(u64, Vec<u8>) -> bool,
+) -> Result<Option<Digest>> {
+    let mut listening = true;
+    let mut offset = 0;
+    while offset < bytes.len() && (listening || blob.is_some()) && !shared.abandoned.load(Ordering::Relaxed) {
+        let len = usize::try_from(bytes.len() - offset).map_or(run_bytes, |left| left.min(run_bytes));
+        let mut buffer = shared.pool.take();
+        buffer.resize(len, 0);
+        bytes
+            .read_exact_at(&mut buffer, offset)
+            .map_err(|cause| Error::io(format!("cannot read at offset {offset}"), cause))?;
+        if let Some(hasher) = &mut blob {
+            hasher.update(&buffer);
+        }
+        if listening {
+            listening = hand_on(offset, buffer);
+        } else {
+            shared.pool.give(buffer);
+        }
+        offset += len as u64;
+        (shared.progress)(len as u64);
+    }
+    Ok(blob.map(Hasher::finish))
+}
+
+fn read_stored(
+    bytes: &dyn ReadAt,
+    blob: Option<Hasher>,
+    shared: &Shared<'_>,
+    out: &SyncSender<Vec<u8>>,
+) -> Result<Option<Digest>> {
+    read_all(bytes, blob, shared, READ_BYTES, |_, buffer| out.send(buffer).is_ok())
+}
+
+/// A layer that is not compressed needs no decoder: its spans are what is read.
+fn read_plain(
+    bytes: &dyn ReadAt,
+    blob: Option<Hasher>,
+    shared: &Shared<'_>,
+    out: &SyncSender<RawSpan>,
+) -> Result<Option<Digest>> {
+    read_all(bytes, blob, shared, SPAN_BYTES, |offset, bytes| {
+        out.send(RawSpan { offset, bytes, checkpoint: None }).is_ok()
+    })
+}
+
+/// The decoder's input: what the reader sends.
+struct ChannelReader {
+    from: Receiver<Vec<u8>>,
+    pool: Pool,
+    buffer: Vec<u8>,
+    used: usize,
+}
+
+impl ChannelReader {
+    fn new(from: Receiver<Vec<u8>>, pool: Pool) -> Self {
+        ChannelReader { from, pool, buffer: Vec::new(), used: 0 }
+    }
+}
+
+impl Read for ChannelReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.used == self.buffer.len() {
+            match self.from.recv() {
+                Ok(buffer) => self.pool.give(std::mem::replace(&mut self.buffer, buffer)),
+                // The reader is done; had it failed, its error is the one that is told.
+                Err(_) => return Ok(0),
+            }
+            self.used = 0;
+        }
+        let ready = self.buffer.get(self.used..).unwrap_or_default();
+        let len = ready.len().min(buf.len());
+        if let (Some(to), Some(from)) = (buf.get_mut(..len), ready.get(..len)) {
+            to.copy_from_slice(from);
+        }
+        self.used += len;
+        Ok(len)
+    }
+}
+
+/// What the decoder noticed.
+#[derive(Default)]
+struct Decoded {
+    /// Z4: there are bytes after the end of the stream.
+    trailing: bool,
+}
+
+fn decode(
+    compression: Compression,
+    input: ChannelReader,
+    shared: &Shared<'_>,
+    out: &SyncSender<RawSpan>,
+) -> Result<Decoded> {
+    let mut decoder = Decoder::new(compression, Box::new(input))?;
+    loop {
+        let checkpoint = decoder.checkpoint();
+        let offset = decoder.output_offset();
+        let mut bytes = shared.pool.take();
+        bytes.clear();
+        let stop = decoder.decode(&mut bytes, SPAN_BYTES, hard_limit(compression));
+        let ended = !matches!(stop, Ok(Stop::Boundary | Stop::Full));
+        if !bytes.is_empty() && out.send(RawSpan { offset, bytes, checkpoint }).is_err() {
+            return Ok(Decoded::default());
+        }
+        if ended {
+            stop?;
+            return Ok(Decoded { trailing: decoder.trailing_bytes() > 0 });
+        }
+    }
+}
+
+/// Only deflate has a block end to wait for; where there is none, waiting gains nothing.
+fn hard_limit(compression: Compression) -> usize {
+    match compression {
+        Compression::Gzip => MAX_SPAN_BYTES,
+        _ => SPAN_BYTES,
+    }
+}
+
+/// A span on its way to the seekable copy, with its position among the spans.
+type ToCopy = (usize, Vec<u8>);
+
+/// A seekable copy, and where in it the spans lie.
+struct Copied {
+    file: File,
+    len_bytes: u64,
+    frames: Vec<(usize, Extent)>,
+}
+
+fn write_copy(file: Option<File>, spans: &Receiver<ToCopy>, shared: &Shared<'_>) -> Result<Option<Copied>> {
+    let Some(file) = file else { return Ok(None) };
+    let mut writer = CopyWriter::new(file)?;
+    let mut frames = Vec::new();
+    for (at, bytes) in spans {
+        frames.push((at, writer.push(&bytes)?));
+        shared.pool.give(bytes);
+    }
+    if frames.is_empty() {
+        return Ok(None);
+    }
+    let (file, len_bytes) = writer.finish();
+    Ok(Some(Copied { file, len_bytes, frames }))
+}
+
+/// The last stage but one: everything that is learned from the uncompressed bytes.
+struct DigestStage {
+    hashed: bool,
+    diff_id: Option<Hasher>,
+    parser: TarParser,
+    sink: BuilderSink,
+    /// The first thing that is wrong with the tar; told only if the digests are right.
+    tar_fault: Option<Error>,
+    last_checkpoint: u64,
+    windows: WindowWriter,
+    tar_bytes: u64,
+    spans: Vec<(u64, Option<[u8; 32]>)>,
+    copying: bool,
+}
+
+impl DigestStage {
+    fn run(
+        &mut self,
+        spans: &Receiver<RawSpan>,
+        copies: SyncSender<ToCopy>,
+        shared: &Shared<'_>,
+    ) -> Result<()> {
+        for span in spans {
+            let at = self.spans.len();
+            self.digest(&span)?;
+            if let Some(checkpoint) = span.checkpoint {
+                self.last_checkpoint = span.offset;
+                self.sink.builder.push_checkpoint(&self.windows.push(&checkpoint)?);
+            }
+            let far = span.offset - self.last_checkpoint > COPY_DISTANCE_BYTES;
+            if far && self.copying {
+                // A copy that failed is reported by its own thread.
+                self.copying = copies.send((at, span.bytes)).is_ok();
+            } else {
+                shared.pool.give(span.bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn digest(&mut self, span: &RawSpan) -> Result<()> {
+        if let Some(hasher) = &mut self.diff_id {
+            hasher.update(&span.bytes);
+        }
+        self.tar_bytes = span.offset + span.bytes.len() as u64;
+        let hash = self.hashed.then(|| *blake3::hash(&span.bytes).as_bytes());
+        self.spans.push((span.offset, hash));
+        if self.tar_fault.is_some() {
+            return Ok(());
+        }
+        match self.parser.feed(&span.bytes, &mut self.sink) {
+            Err(error @ Error::Limit { .. }) => Err(error),
+            Err(error) => {
+                self.tar_fault = Some(error);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn finish_tar(&mut self) {
+        if self.tar_fault.is_none() {
+            self.tar_fault = self.parser.finish().err();
+        }
+    }
+
+    fn into_indexed(self, copied: Option<Copied>, facts: Facts) -> Indexed {
+        let mut builder = self.sink.builder;
+        let (copy, copy_bytes, frames) = match copied {
+            Some(copied) => (Some(copied.file), copied.len_bytes, copied.frames),
+            None => (None, 0, Vec::new()),
+        };
+        let mut frames = frames.into_iter().peekable();
+        for (at, (offset, hash)) in self.spans.into_iter().enumerate() {
+            let frame = frames.next_if(|(copied, _)| *copied == at).map(|(_, frame)| frame);
+            builder.push_span(offset, hash, frame);
+        }
+        let index = builder.finish(Facts { tar_bytes: self.tar_bytes, copy_bytes, ..facts });
+        Indexed { index, windows: self.windows.finish(), copy }
+    }
+}
+
+/// Puts what the parser finds into the index.
+#[derive(Default)]
+pub(super) struct BuilderSink {
+    pub(super) builder: IndexBuilder,
+}
+
+impl Sink for BuilderSink {
+    fn entry(&mut self, entry: Entry<'_>) -> Result<()> {
+        self.builder.push_entry(&entry)
+    }
+
+    fn warning(&mut self, kind: WarningKind, name: &[u8]) {
+        self.builder.push_warning(kind, name);
+    }
+}

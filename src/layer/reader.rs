@@ -1,0 +1,111 @@
+//! Reading spans of an indexed layer: decoded from wherever that is cheapest, and checked.
+//!
+//! This module owns the choice between the bytes as stored and the seekable copy, and the promise that
+//! no span leaves here unchecked. It keeps no cache; that is for [`crate::content`].
+
+use std::sync::Arc;
+
+use super::copy::read_frame;
+use super::index::Verify;
+use super::store::StoredIndex;
+use super::table::{LayerIndex, Span};
+use super::windows::StoredCheckpoints;
+use crate::compress::{Compression, Seekable};
+use crate::error::{Error, Result};
+use crate::read_at::ReadAt;
+
+/// An indexed layer and its bytes.
+#[derive(Debug)]
+pub struct LayerReader {
+    what: String,
+    index: Arc<LayerIndex>,
+    /// The uncompressed tar, decoded from the bytes as stored.
+    tar: Arc<dyn ReadAt>,
+    copy: Option<Arc<dyn ReadAt>>,
+    verify: Verify,
+}
+
+impl LayerReader {
+    /// Reads `stored`, the bytes that `index` was made from. `what` names the layer in errors.
+    #[must_use]
+    pub fn new(what: &str, index: StoredIndex, stored: Arc<dyn ReadAt>, verify: Verify) -> Self {
+        let StoredIndex { index, windows, copy } = index;
+        let facts = index.facts();
+        let tar: Arc<dyn ReadAt> = match facts.compression {
+            Compression::Plain => stored,
+            compression => {
+                let checkpoints = StoredCheckpoints::new(index.clone(), windows);
+                Arc::new(Seekable::new(stored, compression, facts.tar_bytes, Arc::new(checkpoints)))
+            }
+        };
+        LayerReader { what: what.to_owned(), index, tar, copy, verify }
+    }
+
+    /// The layer's index.
+    #[must_use]
+    pub fn index(&self) -> &Arc<LayerIndex> {
+        &self.index
+    }
+
+    /// What the layer is called in errors.
+    #[must_use]
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Decodes one span and checks it.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] when its bytes are not those that were indexed, [`Error::Io`] when they cannot
+    /// be had.
+    pub fn read_span(&self, at: u32) -> Result<Vec<u8>> {
+        let span = self.index.span(at).ok_or_else(|| self.no_span(at))?;
+        if let Some(bytes) = self.read_copied(&span) {
+            return Ok(bytes);
+        }
+        let len = usize::try_from(span.extent.len_bytes).map_err(|_| self.no_span(at))?;
+        let mut bytes = vec![0; len];
+        self.tar.read_exact_at(&mut bytes, span.extent.offset).map_err(|cause| {
+            Error::io(format!("{}: cannot read at offset {}", self.what, span.extent.offset), cause)
+        })?;
+        if !self.holds(&span, &bytes) {
+            return Err(Error::Changed { what: self.what.clone(), offset: span.extent.offset });
+        }
+        Ok(bytes)
+    }
+
+    /// The span from the seekable copy. A copy that is damaged costs time, not the answer.
+    fn read_copied(&self, span: &Span) -> Option<Vec<u8>> {
+        let (copy, frame) = (self.copy.as_ref()?, span.copy?);
+        let len = usize::try_from(span.extent.len_bytes).ok()?;
+        match read_frame(copy, frame, len) {
+            // The copy is ours and not the image's: it is checked even where the image is not.
+            Ok(bytes)
+                if bytes.len() == len
+                    && span.hash.is_none_or(|hash| *blake3::hash(&bytes).as_bytes() == hash) =>
+            {
+                Some(bytes)
+            }
+            Ok(_) => {
+                log::warn!("{}: the seekable copy is damaged at {}", self.what, span.extent.offset);
+                None
+            }
+            Err(error) => {
+                log::warn!("{}: {error}", self.what);
+                None
+            }
+        }
+    }
+
+    fn holds(&self, span: &Span, bytes: &[u8]) -> bool {
+        match (self.verify, span.hash) {
+            (Verify::Off, _) => true,
+            (Verify::Full, Some(hash)) => *blake3::hash(bytes).as_bytes() == hash,
+            (Verify::Full, None) => false,
+        }
+    }
+
+    fn no_span(&self, at: u32) -> Error {
+        Error::Malformed { what: self.what.clone(), reason: format!("no span {at} in its index") }
+    }
+}

@@ -1,0 +1,64 @@
+//! A header scan: what `--verify off` makes of a layer that is not compressed.
+//!
+//! It reads headers, seeks past contents and hashes nothing, so it takes milliseconds whatever the
+//! layer's size. The index it yields has spans without hashes and is never stored.
+
+use super::index::{Indexed, Request};
+use super::pass::{BuilderSink, SPAN_BYTES};
+use super::table::Facts;
+use super::tar::TarParser;
+use super::windows::Windows;
+use crate::error::{Error, Result};
+use crate::read_at::ReadAt;
+use crate::warning::WarningKind;
+
+/// Bytes that are read at a time: most files are smaller, and seeking costs more than reading these.
+const SCAN_BYTES: usize = 32 << 10;
+
+/// Scans the headers of `request.bytes`.
+pub(super) fn scan_headers(request: &Request<'_>) -> Result<Indexed> {
+    let mut sink = BuilderSink::default();
+    let mut parser = TarParser::new(request.limits);
+    let scanned = scan(&*request.bytes, &mut parser, &mut sink);
+    match scanned.map_err(|error| error.about(request.what)) {
+        Err(error @ Error::Limit { .. }) => return Err(error),
+        Err(damage) => {
+            log::warn!("{}: showing what lies before the damage: {damage}", request.what);
+            sink.builder.push_warning(WarningKind::Damaged, b"");
+        }
+        Ok(()) => {}
+    }
+    let tar_bytes = request.bytes.len();
+    for offset in (0..tar_bytes).step_by(SPAN_BYTES) {
+        sink.builder.push_span(offset, None, None);
+    }
+    (request.progress)(tar_bytes);
+    let facts = Facts {
+        diff_id: None,
+        blob_digest: None,
+        blob_bytes: tar_bytes,
+        compression: request.compression,
+        tar_bytes,
+        copy_bytes: 0,
+    };
+    Ok(Indexed { index: sink.builder.finish(facts), windows: Windows::Memory(Vec::new()), copy: None })
+}
+
+fn scan(bytes: &dyn ReadAt, parser: &mut TarParser, sink: &mut BuilderSink) -> Result<()> {
+    let mut buffer = vec![0; SCAN_BYTES];
+    while parser.offset() < bytes.len() && !parser.at_end() {
+        let left = bytes.len() - parser.offset();
+        let skippable = parser.skippable().min(left);
+        if skippable >= SCAN_BYTES as u64 {
+            parser.skip(skippable)?;
+            continue;
+        }
+        let len = usize::try_from(left).map_or(SCAN_BYTES, |left| left.min(SCAN_BYTES));
+        let chunk = buffer.get_mut(..len).unwrap_or_default();
+        bytes
+            .read_exact_at(chunk, parser.offset())
+            .map_err(|cause| Error::io(format!("cannot read at offset {}", parser.offset()), cause))?;
+        parser.feed(chunk, sink)?;
+    }
+    parser.finish()
+}

@@ -1,0 +1,358 @@
+use std::io::Write;
+use std::sync::Arc;
+
+use super::entry::{EntryKind, FileData, Stored};
+use super::index::{Expected, Indexed, Request, Verify, index_layer};
+use super::reader::LayerReader;
+use super::store::{Key, Store, StoredIndex};
+use super::tar::Limits;
+use crate::compress::Compression;
+use crate::digest::{Algorithm, Digest};
+use crate::error::{Error, Result};
+use crate::read_at::ReadAt;
+use crate::warning::WarningKind;
+
+/// A tar of a few files, of which one is larger than several spans and compresses to about half.
+fn sample_tar() -> Vec<u8> {
+    let mut state = 1_u32;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        b"0123456789abcdef"[(state >> 28) as usize]
+    })
+    .take(11 << 20)
+    .collect();
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, data) in [("first", &b"1"[..]), ("large", &noise), ("last", b"the end")] {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(data.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, data).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn compressed(compression: Compression, tar: &[u8]) -> Vec<u8> {
+    match compression {
+        Compression::Plain => tar.to_vec(),
+        Compression::Gzip => gzip(tar),
+        Compression::Zstd => zstd::encode_all(tar, 1).unwrap(),
+        Compression::Xz => {
+            let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 0);
+            encoder.write_all(tar).unwrap();
+            encoder.finish().unwrap()
+        }
+        Compression::Bzip2 => {
+            let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+            encoder.write_all(tar).unwrap();
+            encoder.finish().unwrap()
+        }
+    }
+}
+
+fn expected(tar: &[u8], blob: &[u8]) -> Expected {
+    Expected {
+        diff_id: Some(Algorithm::Sha256.digest(tar)),
+        blob_digest: Some(Algorithm::Sha256.digest(blob)),
+        blob_bytes: Some(blob.len() as u64),
+    }
+}
+
+fn index(
+    blob: &[u8],
+    compression: Compression,
+    expected: Expected,
+    verify: Verify,
+    store: Option<&Store>,
+) -> Result<Indexed> {
+    index_layer(Request {
+        bytes: Arc::new(blob.to_vec()),
+        what: "layer 7",
+        compression,
+        expected,
+        verify,
+        limits: Limits::default(),
+        scratch: store.map(|store| store.draft().unwrap().scratch().unwrap()),
+        progress: &|_| {},
+    })
+}
+
+fn read_all(index: StoredIndex, blob: Vec<u8>, verify: Verify) -> Result<Vec<u8>> {
+    let reader = LayerReader::new("layer 7", index, Arc::new(blob), verify);
+    let spans = reader.index().span_count();
+    let parts: Vec<Vec<u8>> = (0..spans).map(|span| reader.read_span(span)).collect::<Result<_>>()?;
+    Ok(parts.concat())
+}
+
+fn names(indexed: &StoredIndex) -> Vec<String> {
+    let entries = indexed.index.entries();
+    entries.map(|(_, entry)| String::from_utf8_lossy(entry.name).into_owned()).collect()
+}
+
+fn store() -> (tempfile::TempDir, Store) {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(&home.path().join("cache")).unwrap();
+    (home, store)
+}
+
+const ALL: [Compression; 5] =
+    [Compression::Plain, Compression::Gzip, Compression::Zstd, Compression::Xz, Compression::Bzip2];
+
+#[test]
+fn every_span_of_every_compression_reads_back() {
+    let tar = sample_tar();
+    let (_home, store) = store();
+    for compression in ALL {
+        let blob = compressed(compression, &tar);
+        for store in [None, Some(&store)] {
+            let found = index(&blob, compression, expected(&tar, &blob), Verify::Full, store).unwrap();
+            let found = StoredIndex::from_pass(found).unwrap();
+            assert_eq!(names(&found), ["first", "large", "last"]);
+            assert!(found.index.span_count() > 3);
+            assert!(read_all(found, blob.clone(), Verify::Full).unwrap() == tar, "{compression}");
+        }
+    }
+}
+
+#[test]
+fn a_stored_index_is_the_index_that_was_stored() {
+    let tar = sample_tar();
+    let (_home, store) = store();
+    for compression in ALL {
+        let blob = compressed(compression, &tar);
+        let key = Key::layer(&Algorithm::Sha256.digest(&tar), Some(compression.name()));
+        assert!(store.load(&key).is_none());
+        save(&store, &key, &blob, compression, &tar);
+        let loaded = store.load(&key).unwrap();
+        assert_eq!(loaded.index.facts().diff_id, Some(Algorithm::Sha256.digest(&tar)));
+        assert!(read_all(loaded, blob, Verify::Full).unwrap() == tar, "{compression}");
+    }
+}
+
+fn save(store: &Store, key: &Key, blob: &[u8], compression: Compression, tar: &[u8]) {
+    let draft = store.draft().unwrap();
+    let indexed = index_layer(Request {
+        bytes: Arc::new(blob.to_vec()),
+        what: "layer 7",
+        compression,
+        expected: expected(tar, blob),
+        verify: Verify::Full,
+        limits: Limits::default(),
+        scratch: Some(draft.scratch().unwrap()),
+        progress: &|_| {},
+    })
+    .unwrap();
+    store.save(key, draft, &indexed).unwrap();
+}
+
+#[test]
+fn a_single_zstd_frame_is_read_from_its_copy_and_without_it() {
+    let tar = sample_tar();
+    let (_home, store) = store();
+    let blob = compressed(Compression::Zstd, &tar);
+    let key = Key::layer(&Algorithm::Sha256.digest(&tar), None);
+    save(&store, &key, &blob, Compression::Zstd, &tar);
+    let loaded = store.load(&key).unwrap();
+    let copied = (0..loaded.index.span_count()).filter(|at| loaded.index.span(*at).unwrap().copy.is_some());
+    assert!(copied.count() > 4, "spans past 4 MiB are copied");
+    let path = std::fs::read_dir(store.directory()).unwrap().flatten().map(|entry| entry.path());
+    let path = path.into_iter().find(|path| path.extension().is_some_and(|end| end == "copy")).unwrap();
+    let mut copy = std::fs::read(&path).unwrap();
+    let middle = copy.len() / 2;
+    copy[middle] ^= 1;
+    std::fs::write(&path, &copy).unwrap();
+    let damaged = store.load(&key).unwrap();
+    assert!(read_all(damaged, blob, Verify::Full).unwrap() == tar, "a damaged copy changes nothing");
+    std::fs::remove_file(&path).unwrap();
+    assert!(store.load(&key).is_none(), "without its copy an index is built anew");
+}
+
+#[test]
+fn x16_an_index_that_is_cut_flipped_or_foreign_is_not_loaded() {
+    let tar = sample_tar();
+    let (_home, store) = store();
+    let blob = compressed(Compression::Gzip, &tar);
+    let key = Key::layer(&Algorithm::Sha256.digest(&tar), None);
+    save(&store, &key, &blob, Compression::Gzip, &tar);
+    let path = std::fs::read_dir(store.directory()).unwrap().next().unwrap().unwrap().path();
+    let whole = std::fs::read(&path).unwrap();
+    let (trailer_at, index_at) = (whole.len() - 24, whole.len() - 24 - index_len(&whole));
+    for cut in [0, 1, 23, 24, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        assert!(store.load(&key).is_none(), "cut to {cut} bytes");
+    }
+    for at in (index_at..trailer_at).step_by(97).chain(trailer_at..whole.len()) {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 0x10;
+        std::fs::write(&path, &flipped).unwrap();
+        assert!(store.load(&key).is_none(), "flipped at {at}");
+    }
+    std::fs::write(&path, vec![b'x'; 100_000]).unwrap();
+    assert!(store.load(&key).is_none(), "foreign");
+    // A flipped window is found when it is needed; the bytes come from the checkpoint before it.
+    let mut flipped = whole.clone();
+    flipped[index_at / 2] ^= 0x10;
+    std::fs::write(&path, &flipped).unwrap();
+    assert!(read_all(store.load(&key).unwrap(), blob, Verify::Full).unwrap() == tar);
+}
+
+fn index_len(file: &[u8]) -> usize {
+    let field = file[file.len() - 16..file.len() - 8].try_into().unwrap();
+    usize::try_from(u64::from_le_bytes(field)).unwrap()
+}
+
+#[test]
+fn nothing_but_finished_files_is_ever_in_the_store() {
+    let tar = sample_tar();
+    let (_home, store) = store();
+    let draft = store.draft().unwrap();
+    let blob = gzip(&tar);
+    index(&blob, Compression::Gzip, expected(&tar, &blob), Verify::Full, Some(&store)).unwrap();
+    assert_eq!(std::fs::read_dir(store.directory()).unwrap().count(), 0);
+    drop(draft);
+}
+
+#[test]
+fn a_store_that_others_can_write_is_not_trusted() {
+    use std::os::unix::fs::PermissionsExt;
+    let (home, store) = store();
+    std::fs::set_permissions(store.directory(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(Store::open(store.directory()).is_err());
+    let link = home.path().join("link");
+    std::os::unix::fs::symlink(store.directory(), &link).unwrap();
+    assert!(Store::open(&link).is_err());
+}
+
+fn assert_mismatch(result: Result<Indexed>, what: &str, expected: impl ToString, found: impl ToString) {
+    match result {
+        Err(Error::Mismatch { what: named, expected: wanted, found: got }) => {
+            assert_eq!((named, wanted, got), (what.to_owned(), expected.to_string(), found.to_string()));
+        }
+        other => panic!("not a mismatch: {other:?}"),
+    }
+}
+
+#[test]
+fn a_wrong_diff_id_names_layer_expected_and_found() {
+    let tar = sample_tar();
+    let other: Digest = Algorithm::Sha256.digest(b"other");
+    for compression in ALL {
+        let blob = compressed(compression, &tar);
+        let wanted = Expected { diff_id: Some(other), ..expected(&tar, &blob) };
+        let result = index(&blob, compression, wanted, Verify::Full, None);
+        assert_mismatch(result, "layer 7: diff_id", other, Algorithm::Sha256.digest(&tar));
+    }
+}
+
+#[test]
+fn damage_is_told_as_the_digest_that_does_not_match() {
+    let tar = sample_tar();
+    for compression in ALL {
+        let blob = compressed(compression, &tar);
+        let wanted = expected(&tar, &blob);
+        let digest = wanted.blob_digest.unwrap();
+        let mut damaged = blob.clone();
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 0xff;
+        let result = index(&damaged, compression, wanted, Verify::Full, None);
+        // A plain layer's blob and tar are one, and the diff_id is looked at.
+        let which = if compression == Compression::Plain { "diff_id" } else { "blob digest" };
+        assert_mismatch(result, &format!("layer 7: {which}"), digest, Algorithm::Sha256.digest(&damaged));
+    }
+}
+
+#[test]
+fn a_wrong_size_is_told_before_anything_is_read() {
+    let tar = sample_tar();
+    let blob = gzip(&tar);
+    let wanted = expected(&tar, &blob);
+    let result = index(&blob[..blob.len() - 1], Compression::Gzip, wanted, Verify::Full, None);
+    let (whole, cut) = (blob.len(), blob.len() - 1);
+    assert_mismatch(result, "layer 7: size", format!("{whole} bytes"), format!("{cut} bytes"));
+}
+
+#[test]
+fn without_verification_a_damaged_layer_shows_what_can_be_had() {
+    let tar = sample_tar();
+    for compression in ALL {
+        let blob = compressed(compression, &tar);
+        let cut = &blob[..blob.len() / 2];
+        let found = index(cut, compression, expected(&tar, &blob), Verify::Off, None).unwrap();
+        let warnings: Vec<WarningKind> = found.index.warnings().map(|warning| warning.kind).collect();
+        assert_eq!(warnings, [WarningKind::Damaged], "{compression}");
+        let found = StoredIndex::from_pass(found).unwrap();
+        assert_eq!(names(&found), ["first", "large"]);
+        let (_, first) = found.index.entries().next().unwrap();
+        let EntryKind::File(FileData { stored: Stored::Contiguous(extent), .. }) = first.kind else {
+            panic!("not a file: {first:?}");
+        };
+        let reader = LayerReader::new("layer 7", found, Arc::new(cut.to_vec()), Verify::Off);
+        let span = reader.read_span(0).unwrap();
+        assert_eq!(span[usize::try_from(extent.offset).unwrap()], b'1');
+    }
+}
+
+#[test]
+fn x17_bytes_that_changed_since_are_never_served() {
+    let tar = sample_tar();
+    for compression in ALL {
+        let blob = compressed(compression, &tar);
+        let found = index(&blob, compression, expected(&tar, &blob), Verify::Full, None).unwrap();
+        let found = StoredIndex::from_pass(found).unwrap();
+        let mut changed = blob.clone();
+        for at in (changed.len() / 2..changed.len()).step_by(1000) {
+            changed[at] ^= 0x55;
+        }
+        let reader = LayerReader::new("layer 7", found, Arc::new(changed), Verify::Full);
+        let last = reader.index().span_count() - 1;
+        assert!(reader.read_span(last).is_err(), "{compression}");
+    }
+}
+
+#[test]
+fn a_header_scan_finds_the_entries_that_a_pass_finds() {
+    let tar = sample_tar();
+    let scanned = index(&tar, Compression::Plain, Expected::default(), Verify::Off, None).unwrap();
+    let passed = index(&tar, Compression::Plain, expected(&tar, &tar), Verify::Full, None).unwrap();
+    let entries = |indexed: &Indexed| {
+        indexed.index.entries().map(|(_, entry)| format!("{entry:?}")).collect::<Vec<_>>()
+    };
+    assert_eq!(entries(&scanned), entries(&passed));
+}
+
+#[test]
+fn z6_an_empty_layer_is_an_empty_tree() {
+    for tar in [vec![], vec![0; 1024]] {
+        for compression in [Compression::Plain, Compression::Gzip] {
+            let blob = compressed(compression, &tar);
+            let found = index(&blob, compression, expected(&tar, &blob), Verify::Full, None).unwrap();
+            assert_eq!(found.index.entry_count(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_source_that_shrinks_is_an_error_and_not_other_bytes() {
+    #[derive(Debug)]
+    struct Shrunk(u64);
+    impl ReadAt for Shrunk {
+        fn len(&self) -> u64 {
+            self.0
+        }
+        fn read_exact_at(&self, _: &mut [u8], _: u64) -> std::io::Result<()> {
+            Err(std::io::ErrorKind::UnexpectedEof.into())
+        }
+    }
+    let tar = sample_tar();
+    let blob = gzip(&tar);
+    let found = index(&blob, Compression::Gzip, expected(&tar, &blob), Verify::Full, None).unwrap();
+    let found = StoredIndex::from_pass(found).unwrap();
+    let reader = LayerReader::new("layer 7", found, Arc::new(Shrunk(blob.len() as u64)), Verify::Full);
+    let error = reader.read_span(0).unwrap_err();
+    assert!(error.to_string().starts_with("layer 7: cannot read at offset 0"), "{error}");
+}

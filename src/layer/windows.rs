@@ -1,0 +1,156 @@
+//! Windows: the 32 KiB of output in front of a checkpoint that deflate needs to go on there.
+//!
+//! They are most of an index, and a mount needs few of them: they are kept compressed, apart from the
+//! rest, and read one at a time. This module owns how they are packed and checked.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::entry::Extent;
+use super::table::{CheckpointRecord, LayerIndex, Place};
+use crate::compress::{Checkpoint, CheckpointTable, Resume};
+use crate::error::{Error, Result};
+use crate::read_at::ReadAt;
+
+/// The most a deflate stream refers back (RFC 1951, section 2).
+const WINDOW_BYTES: usize = 32 << 10;
+/// Windows compress well and must not slow down the pass.
+const LEVEL: i32 = 1;
+
+/// The packed windows of a layer, one after the other.
+#[derive(Debug)]
+pub enum Windows {
+    /// In memory.
+    Memory(Vec<u8>),
+    /// In a file, this many bytes from its start.
+    File(File, u64),
+}
+
+/// Packs windows, into a file as long as that works.
+#[derive(Debug)]
+pub(super) struct WindowWriter {
+    windows: Windows,
+}
+
+impl WindowWriter {
+    pub(super) fn memory() -> Self {
+        WindowWriter { windows: Windows::Memory(Vec::new()) }
+    }
+
+    pub(super) fn file(file: File) -> Self {
+        WindowWriter { windows: Windows::File(file, 0) }
+    }
+
+    /// Adds the window of a checkpoint and gives the record to keep of it.
+    pub(super) fn push(&mut self, checkpoint: &Checkpoint) -> Result<CheckpointRecord> {
+        let mut record = CheckpointRecord {
+            output_offset: checkpoint.output_offset,
+            compressed_offset: checkpoint.compressed_offset,
+            place: Place::Start,
+            window: Extent::default(),
+            window_hash: [0; 8],
+        };
+        match &checkpoint.state {
+            Resume::Start => {}
+            Resume::XzBlock { check } => record.place = Place::XzBlock(*check),
+            Resume::Deflate { skip_bits, window } => {
+                let packed = zstd::bulk::compress(window, LEVEL)
+                    .map_err(|cause| Error::io("cannot compress a window", cause))?;
+                record.place = Place::Deflate(*skip_bits);
+                record.window_hash = short_hash(&packed);
+                record.window = self.append(&packed)?;
+            }
+        }
+        Ok(record)
+    }
+
+    pub(super) fn finish(self) -> Windows {
+        self.windows
+    }
+
+    fn append(&mut self, packed: &[u8]) -> Result<Extent> {
+        let len_bytes = packed.len() as u64;
+        if let Windows::File(file, written) = &mut self.windows {
+            let offset = *written;
+            match file.write_all(packed) {
+                Ok(()) => {
+                    *written += len_bytes;
+                    return Ok(Extent { offset, len_bytes });
+                }
+                Err(cause) => {
+                    log::warn!("the index will not be kept: cannot write its windows: {cause}");
+                    self.windows = Windows::Memory(read_back(file, offset)?);
+                }
+            }
+        }
+        let Windows::Memory(bytes) = &mut self.windows else { return Ok(Extent::default()) };
+        let offset = bytes.len() as u64;
+        bytes.extend_from_slice(packed);
+        Ok(Extent { offset, len_bytes })
+    }
+}
+
+/// The disk is full, but what was written can still be read.
+fn read_back(file: &File, len: u64) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, 0).map_err(|cause| Error::io("cannot read windows back", cause))?;
+    Ok(bytes)
+}
+
+fn short_hash(packed: &[u8]) -> [u8; 8] {
+    *blake3::hash(packed).as_bytes().first_chunk().unwrap_or(&[0; 8])
+}
+
+/// The checkpoints of an index, for a seekable stream: windows are unpacked when they are asked for.
+#[derive(Debug)]
+pub struct StoredCheckpoints {
+    index: Arc<LayerIndex>,
+    windows: Arc<dyn ReadAt>,
+}
+
+impl StoredCheckpoints {
+    /// The checkpoints of `index`, whose windows lie in `windows`.
+    #[must_use]
+    pub fn new(index: Arc<LayerIndex>, windows: Arc<dyn ReadAt>) -> Self {
+        StoredCheckpoints { index, windows }
+    }
+
+    fn unpack(&self, record: &CheckpointRecord) -> Option<Vec<u8>> {
+        let len = record.window.len_bytes.min(self.windows.len());
+        let mut packed = vec![0; usize::try_from(len).ok()?];
+        self.windows.read_exact_at(&mut packed, record.window.offset).ok()?;
+        if short_hash(&packed) != record.window_hash {
+            return None;
+        }
+        zstd::bulk::decompress(&packed, WINDOW_BYTES).ok()
+    }
+}
+
+impl CheckpointTable for StoredCheckpoints {
+    /// A window that is damaged costs time, not the answer: the checkpoint before it serves.
+    fn at_or_before(&self, output_offset: u64) -> Result<Checkpoint> {
+        let mut at = self.index.checkpoint_at(output_offset);
+        while let Some(position) = at {
+            let Some(record) = self.index.checkpoint(position) else { break };
+            let state = match record.place {
+                Place::Start => Some(Resume::Start),
+                Place::XzBlock(check) => Some(Resume::XzBlock { check }),
+                Place::Deflate(skip_bits) => {
+                    self.unpack(&record).map(|window| Resume::Deflate { skip_bits, window })
+                }
+            };
+            if let Some(state) = state {
+                return Ok(Checkpoint {
+                    output_offset: record.output_offset,
+                    compressed_offset: record.compressed_offset,
+                    state,
+                });
+            }
+            log::warn!("the index is damaged: window of the checkpoint at {}", record.output_offset);
+            at = position.checked_sub(1);
+        }
+        Ok(Checkpoint { output_offset: 0, compressed_offset: 0, state: Resume::Start })
+    }
+}
