@@ -1,1 +1,2 @@
 //! Where an image is kept.
+pub mod reference;
