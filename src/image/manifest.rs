@@ -203,7 +203,7 @@ pub enum Document {
     /// A list of manifests.
     Index(ImageIndex),
     /// A manifest.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
 }
 
 /// Reads an image index or a manifest. `expected` is the media type of the descriptor that led here,
@@ -227,7 +227,9 @@ pub fn parse(what: &str, bytes: &[u8], expected: Option<&str>) -> Result<Documen
     }
     match document_kind(what, &object, own.or(expected))? {
         DocumentKind::Index => parse_index(what, &object).map(Document::Index),
-        DocumentKind::Manifest => parse_manifest(what, &object).map(Document::Manifest),
+        DocumentKind::Manifest => {
+            parse_manifest(what, &object).map(|manifest| Document::Manifest(Box::new(manifest)))
+        }
     }
 }
 

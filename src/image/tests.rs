@@ -26,7 +26,7 @@ fn index(descriptors: &[String], more: &str) -> String {
 
 fn parse_manifest(text: &str) -> Manifest {
     match parse("manifest", text.as_bytes(), None).unwrap() {
-        Document::Manifest(manifest) => manifest,
+        Document::Manifest(manifest) => *manifest,
         Document::Index(_) => panic!("an image index"),
     }
 }
