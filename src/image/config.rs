@@ -1,0 +1,196 @@
+//! The image config: what the layers must hash to, who made them, and for which machine.
+//!
+//! This module owns which history entry belongs to which layer. What a container would run is kept
+//! as it stands, for showing. Source: OCI image-spec config.md.
+
+use serde_json::Value;
+
+use super::manifest::platform_of;
+use super::platform::Platform;
+use super::strict_json::{self, Object, malformed};
+use crate::digest::Digest;
+use crate::error::Result;
+
+const CONFIG_FIELDS: [&str; 8] = [
+    "created",
+    "author",
+    "architecture",
+    "os",
+    "variant",
+    "config",
+    "rootfs",
+    "history",
+];
+const HISTORY_FIELDS: [&str; 5] = ["created", "author", "created_by", "comment", "empty_layer"];
+const RUNTIME_FIELDS: [&str; 9] = [
+    "User",
+    "ExposedPorts",
+    "Env",
+    "Entrypoint",
+    "Cmd",
+    "Volumes",
+    "WorkingDir",
+    "Labels",
+    "StopSignal",
+];
+
+/// An image config.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageConfig {
+    /// When the image was made, as it is written there (RFC 3339).
+    pub created: Option<String>,
+    /// Who made it.
+    pub author: Option<String>,
+    /// What it is made for, where system and machine are said.
+    pub platform: Option<Platform>,
+    /// Digests of the uncompressed layers, lowest first.
+    pub diff_ids: Vec<Digest>,
+    /// What was done, in order; steps that made no layer included.
+    pub history: Vec<HistoryEntry>,
+    /// What a container would run with (`Env`, `Cmd` and so on), as it stands; null when absent.
+    pub runtime: Value,
+}
+
+/// One step of the making.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HistoryEntry {
+    /// When, as it is written there (RFC 3339).
+    pub created: Option<String>,
+    /// By whom.
+    pub author: Option<String>,
+    /// By which command.
+    pub created_by: Option<String>,
+    /// A remark.
+    pub comment: Option<String>,
+    /// True when the step made no layer.
+    pub empty_layer: bool,
+}
+
+impl ImageConfig {
+    /// Reads a config; `what` names it in errors.
+    ///
+    /// # Errors
+    /// [`crate::Error::Malformed`] when it breaks its format, or names no layer digests.
+    pub fn parse(what: &str, bytes: &[u8]) -> Result<Self> {
+        let value = strict_json::parse(what, bytes)?;
+        let object = Object::new(what, &value, &CONFIG_FIELDS)?;
+        let runtime = object.get("config").cloned().unwrap_or(Value::Null);
+        if !runtime.is_null() {
+            Object::new(what, &runtime, &RUNTIME_FIELDS)?;
+        }
+        Ok(ImageConfig {
+            created: object.string("created")?.map(str::to_owned),
+            author: object.string("author")?.map(str::to_owned),
+            platform: platform_of(&object)?,
+            diff_ids: diff_ids(what, &object)?,
+            history: object
+                .array("history")?
+                .iter()
+                .map(|value| HistoryEntry::parse(what, value))
+                .collect::<Result<_>>()?,
+            runtime,
+        })
+    }
+
+    /// The command that made each layer. All are unknown when the history does not have exactly one
+    /// step a layer: nothing is guessed.
+    #[must_use]
+    pub fn layer_commands(&self) -> Vec<Option<String>> {
+        let steps: Vec<_> = self.history.iter().filter(|step| !step.empty_layer).collect();
+        if steps.len() != self.diff_ids.len() {
+            return vec![None; self.diff_ids.len()];
+        }
+        steps.iter().map(|step| step.created_by.clone()).collect()
+    }
+}
+
+impl HistoryEntry {
+    fn parse(what: &str, value: &Value) -> Result<Self> {
+        let object = Object::new(what, value, &HISTORY_FIELDS)?;
+        let text = |key| object.string(key).map(|text| text.map(str::to_owned));
+        Ok(HistoryEntry {
+            created: text("created")?,
+            author: text("author")?,
+            created_by: text("created_by")?,
+            comment: text("comment")?,
+            empty_layer: object.bool("empty_layer")?,
+        })
+    }
+}
+
+fn diff_ids(what: &str, object: &Object<'_>) -> Result<Vec<Digest>> {
+    let rootfs = object.get("rootfs").ok_or_else(|| object.missing("rootfs"))?;
+    let rootfs = Object::new(what, rootfs, &["type", "diff_ids"])?;
+    if let Some(kind) = rootfs.string("type")?
+        && kind != "layers"
+    {
+        let reason = format!("'rootfs' is of type '{}', not 'layers'", kind.escape_debug());
+        return Err(malformed(what, reason));
+    }
+    rootfs
+        .strings("diff_ids")?
+        .iter()
+        .map(|text| text.parse())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIFF_ID: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn config(layers: usize, history: &str) -> ImageConfig {
+        let diff_ids = vec![format!("\"{DIFF_ID}\""); layers].join(",");
+        let text = format!(
+            r#"{{"os":"linux","architecture":"arm64","variant":"v8","config":{{"Env":["A=b"]}},
+                "rootfs":{{"type":"layers","diff_ids":[{diff_ids}]}},"history":{history}}}"#
+        );
+        ImageConfig::parse("config", text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn layers_get_their_command_past_steps_that_made_none() {
+        let config = config(
+            2,
+            r#"[{"created_by":"a"},{"created_by":"env","empty_layer":true},{"created_by":"b"}]"#,
+        );
+        assert_eq!(
+            config.layer_commands(),
+            [Some("a".to_owned()), Some("b".to_owned())]
+        );
+        assert_eq!(config.platform.unwrap().to_string(), "linux/arm64");
+        assert_eq!(config.runtime["Env"][0], "A=b");
+    }
+
+    #[test]
+    fn commands_are_never_guessed() {
+        assert_eq!(
+            config(2, r#"[{"created_by":"a"}]"#).layer_commands(),
+            [None, None]
+        );
+        assert_eq!(config(1, "null").layer_commands(), [None]);
+    }
+
+    #[test]
+    fn a_config_without_layer_digests_is_refused() {
+        for (text, reason) in [
+            ("{}", "'rootfs' is missing"),
+            (
+                r#"{"rootfs":{"type":"layers+base"}}"#,
+                "'rootfs' is of type 'layers+base'",
+            ),
+            (r#"{"rootfs":{"diff_ids":["abc"]}}"#, "no ':' in it"),
+        ] {
+            let error = ImageConfig::parse("config", text.as_bytes()).unwrap_err();
+            assert!(error.to_string().contains(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn x5_variants_inside_the_runtime_config_are_refused() {
+        let text = format!(r#"{{"rootfs":{{"diff_ids":["{DIFF_ID}"]}},"config":{{"env":[],"Env":[]}}}}"#);
+        let error = ImageConfig::parse("config", text.as_bytes()).unwrap_err();
+        assert!(error.to_string().contains("a variant of 'Env'"), "{error}");
+    }
+}

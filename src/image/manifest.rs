@@ -1,0 +1,318 @@
+//! Descriptors, image indexes and manifests: OCI and Docker schema 2, read from bytes.
+//!
+//! This module owns which documents are refused before anyone follows them: Docker schema 1, and
+//! documents that can be read as two kinds at once (X3, CVE-2021-41190). It must not know where
+//! bytes come from; digests and sizes are checked through [`Descriptor::check`].
+//! Sources: OCI image-spec descriptor.md, image-index.md, manifest.md; distribution
+//! manifest-v2-2.md.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
+use super::media_type::{self, DocumentKind, unsupported};
+use super::platform::Platform;
+use super::strict_json::{self, Object, malformed};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+
+/// Largest manifest, image index (inside the tree) or config: 4 MiB, what registries take and
+/// engines read (X6).
+pub const MAX_DOCUMENT_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Most layers of one image. Engines stop at 127 or 500; every layer costs an open index.
+pub const MAX_LAYERS: usize = 4096;
+
+/// Attestations are marked by this annotation of their descriptor (F15).
+const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+
+const DESCRIPTOR_FIELDS: [&str; 8] = [
+    "mediaType",
+    "digest",
+    "size",
+    "urls",
+    "annotations",
+    "data",
+    "platform",
+    "artifactType",
+];
+const PLATFORM_FIELDS: [&str; 5] = ["architecture", "os", "os.version", "os.features", "variant"];
+const DOCUMENT_FIELDS: [&str; 9] = [
+    "schemaVersion",
+    "mediaType",
+    "artifactType",
+    "config",
+    "layers",
+    "manifests",
+    "fsLayers",
+    "subject",
+    "annotations",
+];
+
+/// A reference to a blob: what it is, its digest and its size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Descriptor {
+    /// What the blob is said to be; the oldest manifests do not say.
+    pub media_type: Option<String>,
+    /// Digest of the blob.
+    pub digest: Digest,
+    /// Length of the blob in bytes.
+    pub size: u64,
+    /// Where foreign blobs can be had (F18).
+    pub urls: Vec<String>,
+    /// Notes, names among them.
+    pub annotations: BTreeMap<String, String>,
+    /// The blob itself, where it is embedded (F19). Not checked yet.
+    pub data: Option<Vec<u8>>,
+    /// What the image is made for, in an image index.
+    pub platform: Option<Platform>,
+    /// What kind of artifact a manifest holds; images have none.
+    pub artifact_type: Option<String>,
+}
+
+impl Descriptor {
+    /// Checks that `bytes` are the blob; `what` names it in the error.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for another size or digest.
+    pub fn check(&self, what: &str, bytes: &[u8]) -> Result<()> {
+        self.check_size(what, bytes.len() as u64)?;
+        let found = self.digest.algorithm().digest(bytes);
+        if found != self.digest {
+            return Err(Error::Mismatch {
+                what: format!("{what} (digest)"),
+                expected: self.digest.to_string(),
+                found: found.to_string(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Checks the length of the blob, before its bytes are read.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for another size.
+    pub fn check_size(&self, what: &str, len_bytes: u64) -> Result<()> {
+        if len_bytes == self.size {
+            return Ok(());
+        }
+        Err(Error::Mismatch {
+            what: format!("{what} (size)"),
+            expected: format!("{} bytes", self.size),
+            found: format!("{len_bytes} bytes"),
+        })
+    }
+
+    /// True for provenance and SBOM manifests that BuildKit puts beside an image (F15).
+    #[must_use]
+    pub fn is_attestation(&self) -> bool {
+        self.annotations.contains_key(REFERENCE_TYPE)
+            || self.platform.as_ref().is_some_and(Platform::is_unknown)
+    }
+
+    fn parse(what: &str, value: &Value) -> Result<Self> {
+        let object = Object::new(what, value, &DESCRIPTOR_FIELDS)?;
+        let data = match object.string("data")? {
+            None => None,
+            Some(text) => {
+                let bytes = STANDARD.decode(text);
+                Some(bytes.map_err(|cause| malformed(what, format!("'data' is not base64: {cause}")))?)
+            }
+        };
+        Ok(Descriptor {
+            media_type: object.string("mediaType")?.map(str::to_owned),
+            digest: object.required_string("digest")?.parse()?,
+            size: object.u64("size")?.ok_or_else(|| object.missing("size"))?,
+            urls: object.strings("urls")?,
+            annotations: object.string_map("annotations")?,
+            data,
+            platform: object
+                .get("platform")
+                .map(|value| parse_platform(what, value))
+                .transpose()?
+                .flatten(),
+            artifact_type: object.string("artifactType")?.map(str::to_owned),
+        })
+    }
+}
+
+fn parse_platform(what: &str, value: &Value) -> Result<Option<Platform>> {
+    platform_of(&Object::new(what, value, &PLATFORM_FIELDS)?)
+}
+
+/// The platform in a descriptor's `platform` or in a config; nothing when system or machine are not
+/// said.
+pub(super) fn platform_of(object: &Object<'_>) -> Result<Option<Platform>> {
+    let os = object.string("os")?.unwrap_or_default();
+    let architecture = object.string("architecture")?.unwrap_or_default();
+    let variant = object.string("variant")?.unwrap_or_default();
+    if os.is_empty() || architecture.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Platform::new(os, architecture, variant)))
+}
+
+/// A list of manifests or of further image indexes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageIndex {
+    /// In the order of the document.
+    pub manifests: Vec<Descriptor>,
+    /// Notes on the whole.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What one image is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    /// The image config.
+    pub config: Descriptor,
+    /// Lowest first.
+    pub layers: Vec<Descriptor>,
+    /// Notes on the image.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Manifest {
+    /// Checks that this is an image whose layers are tar streams.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for artifacts, build caches, encrypted layers and layers of other
+    /// formats; [`Error::Limit`] past [`MAX_LAYERS`].
+    pub fn check_image(&self) -> Result<()> {
+        media_type::check_config(self.config.media_type.as_deref())?;
+        for layer in &self.layers {
+            media_type::check_layer(layer.media_type.as_deref().unwrap_or_default())?;
+        }
+        if self.layers.len() > MAX_LAYERS {
+            return Err(Error::Limit {
+                what: "the manifest's number of layers".to_owned(),
+                limit: "MAX_LAYERS",
+                value: self.layers.len() as u64,
+                max: MAX_LAYERS as u64,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Either of the two documents that a reference can lead to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Document {
+    /// A list of manifests.
+    Index(ImageIndex),
+    /// A manifest.
+    Manifest(Box<Manifest>),
+}
+
+/// Reads an image index or a manifest. `expected` is the media type of the descriptor that led here,
+/// if one did.
+///
+/// # Errors
+/// [`Error::Unsupported`] for Docker schema 1, build caches and unknown types;
+/// [`Error::Malformed`] for documents that break their format, that could be read as two kinds, or
+/// that say another media type than their descriptor.
+pub fn parse(what: &str, bytes: &[u8], expected: Option<&str>) -> Result<Document> {
+    let value = strict_json::parse(what, bytes)?;
+    let object = Object::new(what, &value, &DOCUMENT_FIELDS)?;
+    let own = object.string("mediaType")?.filter(|own| !own.is_empty());
+    check_schema(what, &object, own.or(expected))?;
+    if let (Some(own), Some(expected)) = (own, expected)
+        && own != expected
+    {
+        let (own, expected) = (own.escape_debug(), expected.escape_debug());
+        let reason = format!("its media type is '{own}', its descriptor says '{expected}'");
+        return Err(malformed(what, reason));
+    }
+    match document_kind(what, &object, own.or(expected))? {
+        DocumentKind::Index => parse_index(what, &object).map(Document::Index),
+        DocumentKind::Manifest => {
+            parse_manifest(what, &object).map(|manifest| Document::Manifest(Box::new(manifest)))
+        }
+    }
+}
+
+fn check_schema(what: &str, object: &Object<'_>, media_type: Option<&str>) -> Result<()> {
+    let version = object.u64("schemaVersion")?;
+    if version == Some(1) || media_type.is_some_and(media_type::is_schema_1) {
+        return Err(Error::Unsupported {
+            what: what.to_owned(),
+            reason: "a Docker schema 1 manifest, which names no config and no uncompressed digests; \
+                     pull and save the image again with a current engine"
+                .to_owned(),
+        });
+    }
+    // The field is required, but index.json files without it are about; 2 is all it can say.
+    if version.is_some_and(|version| version != 2) {
+        return Err(malformed(what, "'schemaVersion' is not 2"));
+    }
+    if object.get("fsLayers").is_some() {
+        return Err(malformed(
+            what,
+            "has 'fsLayers', which belongs to another kind of manifest",
+        ));
+    }
+    Ok(())
+}
+
+/// The kind that media type and fields agree on.
+fn document_kind(what: &str, object: &Object<'_>, media_type: Option<&str>) -> Result<DocumentKind> {
+    let has_manifests = object.get("manifests").is_some();
+    let manifest_field = ["config", "layers"]
+        .into_iter()
+        .find(|field| object.get(field).is_some());
+    let said = match media_type {
+        None => None,
+        Some(media_type) => Some(
+            media_type::document_kind(media_type)
+                .ok_or_else(|| unsupported(media_type, "neither a manifest nor an image index"))?,
+        ),
+    };
+    match (has_manifests, manifest_field) {
+        (true, Some(field)) => Err(malformed(
+            what,
+            format!("has both 'manifests' and '{field}': it could be read as two kinds of document"),
+        )),
+        (true, None) if said != Some(DocumentKind::Manifest) => Ok(DocumentKind::Index),
+        (false, Some(_)) if said != Some(DocumentKind::Index) => Ok(DocumentKind::Manifest),
+        (false, None) => Err(malformed(what, "has neither 'manifests' nor 'layers'")),
+        _ => Err(malformed(
+            what,
+            "its fields are those of another kind than its media type says",
+        )),
+    }
+}
+
+fn parse_index(what: &str, object: &Object<'_>) -> Result<ImageIndex> {
+    let manifests = object.array("manifests")?;
+    let manifests: Vec<_> = manifests
+        .iter()
+        .map(|value| Descriptor::parse(what, value))
+        .collect::<Result<_>>()?;
+    let is_cache =
+        |descriptor: &Descriptor| descriptor.media_type.as_deref() == Some(media_type::BUILDKIT_CACHE);
+    if manifests.iter().any(is_cache) {
+        return Err(unsupported(
+            media_type::BUILDKIT_CACHE,
+            "a BuildKit cache, not an image",
+        ));
+    }
+    Ok(ImageIndex {
+        manifests,
+        annotations: object.string_map("annotations")?,
+    })
+}
+
+fn parse_manifest(what: &str, object: &Object<'_>) -> Result<Manifest> {
+    let config = object.get("config").ok_or_else(|| object.missing("config"))?;
+    let layers = object.array("layers")?;
+    Ok(Manifest {
+        config: Descriptor::parse(what, config)?,
+        layers: layers
+            .iter()
+            .map(|value| Descriptor::parse(what, value))
+            .collect::<Result<_>>()?,
+        annotations: object.string_map("annotations")?,
+    })
+}

@@ -1,0 +1,182 @@
+//! Media types: which name manifests, image indexes, configs and layers, and which are refused.
+//!
+//! This module owns the lists. Sources: OCI image-spec media-types.md; distribution
+//! manifest-v2-2.md; BuildKit's cache exporter. What the bytes are is decided by looking at them.
+
+use crate::error::{Error, Result};
+
+/// An OCI image manifest.
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// An OCI image index.
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// An OCI image config.
+pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// A Docker schema 2 manifest.
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// A Docker schema 2 manifest list.
+pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// A Docker image config.
+pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// BuildKit's record of a build cache, as config of a manifest or as member of an image index.
+pub const BUILDKIT_CACHE: &str = "application/vnd.buildkit.cacheconfig.v0";
+
+/// Types that registries gave to image configs by mistake, and that engines take for images
+/// (distribution issue 1621). Nothing is said at all in the oldest manifests.
+const MISLABELLED_CONFIGS: [&str; 4] = ["application/octet-stream", "application/json", "text/html", ""];
+
+/// What a document in the tree of an image is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DocumentKind {
+    /// A list of manifests.
+    Index,
+    /// A manifest.
+    Manifest,
+}
+
+/// What `media_type` says a document is, or nothing for types that are neither.
+#[must_use]
+pub fn document_kind(media_type: &str) -> Option<DocumentKind> {
+    match media_type {
+        OCI_INDEX | DOCKER_LIST => Some(DocumentKind::Index),
+        OCI_MANIFEST | DOCKER_MANIFEST => Some(DocumentKind::Manifest),
+        _ => None,
+    }
+}
+
+/// True for Docker's schema 1, signed or not (F23).
+#[must_use]
+pub fn is_schema_1(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.docker.distribution.manifest.v1+")
+}
+
+/// Checks that a manifest's config is that of an image.
+///
+/// # Errors
+/// [`Error::Unsupported`] naming a build cache (F16), an encrypted config or an artifact (F17).
+pub fn check_config(media_type: Option<&str>) -> Result<()> {
+    let media_type = media_type.unwrap_or_default();
+    if matches!(media_type, OCI_CONFIG | DOCKER_CONFIG) || MISLABELLED_CONFIGS.contains(&media_type) {
+        return Ok(());
+    }
+    let reason = if media_type == BUILDKIT_CACHE {
+        "a BuildKit cache, not an image"
+    } else if media_type.contains("+encrypted") {
+        "an encrypted config"
+    } else {
+        "an artifact, not a container image"
+    };
+    Err(unsupported(media_type, reason))
+}
+
+/// Checks that a layer is a tar stream, compressed or not.
+///
+/// # Errors
+/// [`Error::Unsupported`] naming encrypted layers (F22), file system images (F24) and whatever else
+/// is no tar.
+pub fn check_layer(media_type: &str) -> Result<()> {
+    if claimed_compression(media_type).is_some() || media_type.is_empty() {
+        return Ok(());
+    }
+    let reason = if media_type.contains("+encrypted") {
+        "an encrypted layer"
+    } else if ["erofs", "squashfs", "cim"]
+        .iter()
+        .any(|name| media_type.contains(name))
+    {
+        "a layer that is a file system image, not a tar stream"
+    } else {
+        "an unknown layer type"
+    };
+    Err(unsupported(media_type, reason))
+}
+
+/// The compression that a layer's media type claims: `none`, `gzip` or `zstd`; nothing for types
+/// that are no known layer. The bytes decide; this is for the warning when they differ (Z7).
+#[must_use]
+pub fn claimed_compression(media_type: &str) -> Option<&'static str> {
+    let suffix = [
+        "application/vnd.oci.image.layer.v1.tar",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "application/vnd.docker.image.rootfs.diff.tar",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar",
+        "application/vnd.docker.container.image.rootfs.diff+x-gtar",
+    ]
+    .iter()
+    .find_map(|prefix| media_type.strip_prefix(prefix))?;
+    match suffix {
+        "" => Some("none"),
+        "+gzip" | ".gzip" => Some("gzip"),
+        "+zstd" | ".zstd" => Some("zstd"),
+        _ => None,
+    }
+}
+
+/// [`Error::Unsupported`] about a media type, which is escaped.
+pub(crate) fn unsupported(media_type: &str, reason: &str) -> Error {
+    Error::Unsupported {
+        what: format!("'{}'", media_type.escape_debug()),
+        reason: reason.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f18_f21_layer_types_and_the_compression_they_claim() {
+        for (media_type, claimed) in [
+            ("application/vnd.oci.image.layer.v1.tar", Some("none")),
+            ("application/vnd.oci.image.layer.v1.tar+gzip", Some("gzip")),
+            ("application/vnd.oci.image.layer.v1.tar+zstd", Some("zstd")),
+            (
+                "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+                Some("gzip"),
+            ),
+            ("application/vnd.docker.image.rootfs.diff.tar", Some("none")),
+            ("application/vnd.docker.image.rootfs.diff.tar.gzip", Some("gzip")),
+            ("application/vnd.docker.image.rootfs.diff.tar.zstd", Some("zstd")),
+            (
+                "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+                Some("gzip"),
+            ),
+            ("application/vnd.oci.image.layer.v1.tar+xz", None),
+            ("text/plain", None),
+        ] {
+            assert_eq!(claimed_compression(media_type), claimed, "{media_type}");
+        }
+    }
+
+    #[test]
+    fn f22_f24_layers_that_are_no_tar_are_refused_by_name() {
+        for (media_type, word) in [
+            (
+                "application/vnd.oci.image.layer.v1.tar+gzip+encrypted",
+                "encrypted",
+            ),
+            ("application/vnd.oci.image.layer.v1.tar+encrypted", "encrypted"),
+            ("application/vnd.erofs.layer.v1", "file system image"),
+            ("application/vnd.oci.image.layer.v1.squashfs", "file system image"),
+            ("application/wasm", "unknown layer type"),
+        ] {
+            let error = check_layer(media_type).unwrap_err().to_string();
+            assert!(error.contains(media_type) && error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn f16_f17_configs_of_other_things_are_refused_by_name() {
+        for (media_type, word) in [
+            (BUILDKIT_CACHE, "BuildKit cache"),
+            ("application/vnd.cncf.helm.config.v1+json", "artifact"),
+            ("application/vnd.oci.empty.v1+json", "artifact"),
+        ] {
+            let error = check_config(Some(media_type)).unwrap_err().to_string();
+            assert!(error.contains(media_type) && error.contains(word), "{error}");
+        }
+        for media_type in [OCI_CONFIG, DOCKER_CONFIG, "application/octet-stream"] {
+            assert!(check_config(Some(media_type)).is_ok());
+        }
+        assert!(check_config(None).is_ok());
+    }
+}

@@ -1,0 +1,252 @@
+//! Platforms: how they are written, and which image runs where.
+//!
+//! This module owns the choice among the images of an image index. The rules are containerd's
+//! (`platforms`: normalisation, aliases, and which older machine a newer one stands in for), so the
+//! image that is shown is the one an engine would run.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+/// An operating system and a machine, with aliases and defaults resolved.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Platform {
+    /// As Go names it: `linux`.
+    pub os: String,
+    /// As Go names it: `amd64`.
+    pub architecture: String,
+    /// The version of the architecture, `v7`; empty where the default is meant (`arm` always has
+    /// one).
+    pub variant: String,
+}
+
+impl Platform {
+    /// A platform from its parts, of which `variant` may be empty.
+    #[must_use]
+    pub fn new(os: &str, architecture: &str, variant: &str) -> Self {
+        let os = match os.to_lowercase() {
+            os if os == "macos" => "darwin".to_owned(),
+            os => os,
+        };
+        let (architecture, variant) = normalise(&architecture.to_lowercase(), &variant.to_lowercase());
+        Platform {
+            os,
+            architecture,
+            variant,
+        }
+    }
+
+    /// This machine. Images are Linux images unless another system is asked for.
+    #[must_use]
+    pub fn host() -> Self {
+        Platform::new("linux", host_architecture(std::env::consts::ARCH), "")
+    }
+
+    /// How well an image for `image` serves a machine that is this platform: 0 is best, nothing is
+    /// not at all.
+    #[must_use]
+    pub fn rank(&self, image: &Platform) -> Option<usize> {
+        if self.os != image.os {
+            return None;
+        }
+        runnable(&self.architecture, &self.variant)
+            .iter()
+            .position(|(architecture, variant)| {
+                *architecture == image.architecture && *variant == image.variant
+            })
+    }
+
+    /// True for the `unknown/unknown` that BuildKit gives to attestations (F15).
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        self.os == "unknown" && self.architecture == "unknown"
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        if self.variant.is_empty() {
+            return Ok(());
+        }
+        write!(f, "/{}", self.variant)
+    }
+}
+
+impl FromStr for Platform {
+    type Err = Error;
+
+    /// Reads `os/arch[/variant]`.
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = || Error::Reference {
+            text: text.to_owned(),
+            reason: "not a platform, which is written os/arch[/variant], as in linux/arm64".to_owned(),
+        };
+        let word = |part: &str| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.'))
+        };
+        let parts: Vec<&str> = text.split('/').collect();
+        if !parts.iter().all(|part| word(part)) {
+            return Err(bad());
+        }
+        match parts.as_slice() {
+            [os, architecture] => Ok(Platform::new(os, architecture, "")),
+            [os, architecture, variant] => Ok(Platform::new(os, architecture, variant)),
+            _ => Err(bad()),
+        }
+    }
+}
+
+/// The best of `candidates` for `wanted`; the first where several are as good.
+#[must_use]
+pub fn choose(wanted: &Platform, candidates: &[Option<Platform>]) -> Option<usize> {
+    candidates
+        .iter()
+        .enumerate()
+        .filter_map(|(at, candidate)| Some((wanted.rank(candidate.as_ref()?)?, at)))
+        .min()
+        .map(|(_, at)| at)
+}
+
+/// containerd `platforms/database.go`, normalizeArch.
+fn normalise(architecture: &str, variant: &str) -> (String, String) {
+    let (architecture, variant) = match (architecture, variant) {
+        ("i386" | "i486" | "i586" | "i686" | "x86", _) => ("386", ""),
+        ("x86_64" | "x86-64" | "amd64", "" | "v1") => ("amd64", ""),
+        ("x86_64" | "x86-64", variant) => ("amd64", variant),
+        ("aarch64" | "arm64", "" | "8" | "v8") => ("arm64", ""),
+        ("aarch64", variant) => ("arm64", variant),
+        ("armhf", _) => ("arm", "v7"),
+        ("armel", _) => ("arm", "v6"),
+        ("arm", "" | "7") => ("arm", "v7"),
+        ("arm", "5") => ("arm", "v5"),
+        ("arm", "6") => ("arm", "v6"),
+        ("arm", "8") => ("arm", "v8"),
+        other => other,
+    };
+    (architecture.to_owned(), variant.to_owned())
+}
+
+/// What a machine runs, best first: containerd `platforms/compare.go`, platformVector.
+fn runnable(architecture: &str, variant: &str) -> Vec<(String, String)> {
+    let version = |variant: &str| variant.trim_start_matches('v').parse::<u8>().ok();
+    let down = |architecture: &str, from: u8, to: u8| -> Vec<(String, String)> {
+        (to..=from)
+            .rev()
+            .map(|version| Platform::new("", architecture, &format!("v{version}")))
+            .map(|platform| (platform.architecture, platform.variant))
+            .collect()
+    };
+    let mut vector = vec![(architecture.to_owned(), variant.to_owned())];
+    match architecture {
+        "amd64" => {
+            if let Some(version) = version(variant).filter(|version| *version > 1) {
+                vector.extend(down("amd64", version - 1, 1));
+            }
+            vector.push(("386".to_owned(), String::new()));
+        }
+        "arm" => {
+            if let Some(version) = version(variant).filter(|version| *version > 5) {
+                vector.extend(down("arm", version - 1, 5));
+            }
+        }
+        "arm64" => {
+            if !variant.is_empty() {
+                vector.push(("arm64".to_owned(), String::new()));
+            }
+            vector.extend(down("arm", 8, 5));
+        }
+        _ => {}
+    }
+    vector
+}
+
+/// Go's name for a machine that Rust calls `rust_name`.
+fn host_architecture(rust_name: &str) -> &str {
+    match rust_name {
+        "x86_64" => "amd64",
+        "x86" => "386",
+        "aarch64" => "arm64",
+        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+        "powerpc64" => "ppc64",
+        "loongarch64" => "loong64",
+        "mips64" if cfg!(target_endian = "little") => "mips64le",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn platform(text: &str) -> Platform {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn f14_aliases_and_default_variants() {
+        for (text, normal) in [
+            ("linux/amd64", "linux/amd64"),
+            ("Linux/x86_64", "linux/amd64"),
+            ("linux/x86-64/v1", "linux/amd64"),
+            ("linux/x86_64/v3", "linux/amd64/v3"),
+            ("linux/aarch64", "linux/arm64"),
+            ("linux/arm64/v8", "linux/arm64"),
+            ("linux/arm64/8", "linux/arm64"),
+            ("linux/arm", "linux/arm/v7"),
+            ("linux/arm/6", "linux/arm/v6"),
+            ("linux/armhf", "linux/arm/v7"),
+            ("linux/armel", "linux/arm/v6"),
+            ("linux/i386", "linux/386"),
+            ("macos/arm64", "darwin/arm64"),
+        ] {
+            assert_eq!(platform(text).to_string(), normal, "{text}");
+        }
+    }
+
+    #[test]
+    fn f14_the_best_that_runs_is_chosen() {
+        for (wanted, there, chosen) in [
+            ("linux/amd64", "linux/386 linux/amd64", Some(1)),
+            ("linux/amd64", "linux/arm64 linux/386", Some(1)),
+            ("linux/amd64", "linux/amd64/v2 windows/amd64", None),
+            (
+                "linux/amd64/v3",
+                "linux/amd64 linux/amd64/v2 linux/amd64/v4",
+                Some(1),
+            ),
+            ("linux/arm64", "linux/arm/v5 linux/arm/v7 linux/arm/v6", Some(1)),
+            ("linux/arm64", "linux/arm/v8 linux/arm64/v8", Some(1)),
+            ("linux/arm/v7", "linux/arm/v5 linux/arm/v6 linux/arm64", Some(1)),
+            ("linux/arm/v6", "linux/arm/v7", None),
+            ("linux/arm/v5", "linux/arm/v5", Some(0)),
+            ("linux/s390x", "linux/s390x linux/s390x", Some(0)),
+            ("linux/386", "linux/amd64", None),
+        ] {
+            let candidates: Vec<_> = there.split(' ').map(|text| Some(platform(text))).collect();
+            assert_eq!(
+                choose(&platform(wanted), &candidates),
+                chosen,
+                "{wanted} of {there}"
+            );
+        }
+    }
+
+    #[test]
+    fn f14_what_is_no_platform_is_refused() {
+        for text in ["", "linux", "linux/", "/amd64", "linux/arm/v7/x", "linux/a b"] {
+            assert!(text.parse::<Platform>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn f14_the_host_has_a_name_that_images_use() {
+        assert_eq!(host_architecture("x86_64"), "amd64");
+        assert_eq!(host_architecture("aarch64"), "arm64");
+        assert_eq!(host_architecture("riscv64"), "riscv64");
+    }
+}

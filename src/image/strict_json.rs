@@ -1,0 +1,314 @@
+//! JSON that reads the same in every program, or is refused.
+//!
+//! Go's decoder, which container engines use, takes the last of two equal keys and matches field
+//! names without regard to case; others do neither. An image that means one thing to a scanner and
+//! another to an engine is built from such differences (X5). This module refuses equal keys in any
+//! object, and, in every object whose fields are known, a key that differs from a field only in
+//! case. Keys that users choose (labels, annotations) may differ in case. It bounds what a document
+//! can cost in memory and stack, and must not know what any document means.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use crate::error::{Error, Result};
+
+/// Objects and arrays inside each other. Image documents need six; every level costs stack.
+pub const MAX_DEPTH: u32 = 64;
+
+/// Values in one document. A value takes up to about a hundred bytes of memory for two bytes of
+/// text; half a million is more than the largest honest `manifest.json` holds.
+pub const MAX_VALUES: u32 = 512 * 1024;
+
+/// Parses `bytes`, which `what` names in errors.
+///
+/// # Errors
+/// [`Error::Malformed`] for bytes that are no JSON, for equal keys in one object, and past
+/// [`MAX_DEPTH`] or [`MAX_VALUES`].
+pub fn parse(what: &str, bytes: &[u8]) -> Result<Value> {
+    let budget = Cell::new(MAX_VALUES);
+    let strict = Strict {
+        depth: MAX_DEPTH,
+        budget: &budget,
+    };
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    strict
+        .deserialize(&mut deserializer)
+        .and_then(|value| deserializer.end().map(|()| value))
+        .map_err(|cause| malformed(what, format!("bad JSON: {cause}")))
+}
+
+/// An object whose fields are known.
+#[derive(Debug, Clone, Copy)]
+pub struct Object<'a> {
+    what: &'a str,
+    fields: &'a Map<String, Value>,
+}
+
+impl<'a> Object<'a> {
+    /// `value` as an object with the fields `known`; other keys are allowed and not read.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when it is no object, or has a key that is one of `known` in another
+    /// case.
+    pub fn new(what: &'a str, value: &'a Value, known: &[&str]) -> Result<Self> {
+        let fields = value
+            .as_object()
+            .ok_or_else(|| malformed(what, "not a JSON object".to_owned()))?;
+        for key in fields.keys() {
+            if known.contains(&key.as_str()) {
+                continue;
+            }
+            if let Some(field) = known.iter().find(|field| fold(field) == fold(key)) {
+                let reason = format!("key '{}' is a variant of '{field}'", key.escape_debug());
+                return Err(malformed(what, reason));
+            }
+        }
+        Ok(Object { what, fields })
+    }
+
+    /// A field; one that is `null` is absent, as engines read it.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&'a Value> {
+        self.fields.get(key).filter(|value| !value.is_null())
+    }
+
+    /// A field that is a string.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when it is something else. So for all of the following.
+    pub fn string(&self, key: &str) -> Result<Option<&'a str>> {
+        self.typed(key, "a string", Value::as_str)
+    }
+
+    /// A field that is a string and must be there.
+    pub fn required_string(&self, key: &str) -> Result<&'a str> {
+        self.string(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// A field that is an integer from 0.
+    pub fn u64(&self, key: &str) -> Result<Option<u64>> {
+        self.typed(key, "an integer from 0", Value::as_u64)
+    }
+
+    /// A field that is `true` or `false`; absent is `false`.
+    pub fn bool(&self, key: &str) -> Result<bool> {
+        Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(false))
+    }
+
+    /// A field that is an array; absent is empty.
+    pub fn array(&self, key: &str) -> Result<&'a [Value]> {
+        let array = self.typed(key, "an array", Value::as_array)?;
+        Ok(array.map(Vec::as_slice).unwrap_or_default())
+    }
+
+    /// A field that is an array of strings; absent is empty.
+    pub fn strings(&self, key: &str) -> Result<Vec<String>> {
+        self.array(key)?
+            .iter()
+            .map(|value| value.as_str().map(str::to_owned))
+            .collect::<Option<_>>()
+            .ok_or_else(|| self.wrong(key, "an array of strings"))
+    }
+
+    /// A field that is an object of strings under keys that users choose; absent is empty.
+    pub fn string_map(&self, key: &str) -> Result<BTreeMap<String, String>> {
+        let Some(map) = self.typed(key, "an object", Value::as_object)? else {
+            return Ok(BTreeMap::new());
+        };
+        map.iter()
+            .map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+            .collect::<Option<_>>()
+            .ok_or_else(|| self.wrong(key, "an object of strings"))
+    }
+
+    /// What to say when a field that must be there is not.
+    #[must_use]
+    pub fn missing(&self, key: &str) -> Error {
+        malformed(self.what, format!("'{key}' is missing"))
+    }
+
+    fn typed<T>(&self, key: &str, wanted: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => read(value).map(Some).ok_or_else(|| self.wrong(key, wanted)),
+        }
+    }
+
+    fn wrong(&self, key: &str, wanted: &str) -> Error {
+        malformed(self.what, format!("'{key}' is not {wanted}"))
+    }
+}
+
+/// [`Error::Malformed`] about `what`.
+pub(crate) fn malformed(what: &str, reason: impl Into<String>) -> Error {
+    Error::Malformed {
+        what: what.to_owned(),
+        reason: reason.into(),
+    }
+}
+
+/// A key as Go's `encoding/json` compares it: simple case folding, in which the long s (U+017F) is
+/// an s; the Kelvin sign (U+212A) is a k by its lower case.
+fn fold(key: &str) -> String {
+    key.chars()
+        .flat_map(char::to_lowercase)
+        .map(|c| if c == '\u{17f}' { 's' } else { c })
+        .collect()
+}
+
+/// Builds a [`Value`], counting depth and values.
+#[derive(Clone, Copy)]
+struct Strict<'b> {
+    depth: u32,
+    budget: &'b Cell<u32>,
+}
+
+impl Strict<'_> {
+    fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
+        let depth = self
+            .depth
+            .checked_sub(1)
+            .ok_or_else(|| E::custom(format_args!("deeper than the limit of {MAX_DEPTH} levels")))?;
+        Ok(Strict { depth, ..self })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        let left =
+            self.budget.get().checked_sub(1).ok_or_else(|| {
+                D::Error::custom(format_args!("more values than the limit of {MAX_VALUES}"))
+            })?;
+        self.budget.set(left);
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let inner = self.deeper()?;
+        let mut array = Vec::new();
+        while let Some(value) = access.next_element_seed(inner)? {
+            array.push(value);
+        }
+        Ok(Value::Array(array))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let inner = self.deeper()?;
+        let mut map = Map::new();
+        while let Some(key) = access.next_key::<String>()? {
+            if map.contains_key(&key) {
+                let key = key.escape_debug();
+                return Err(A::Error::custom(format_args!(
+                    "key '{key}' stands twice in one object"
+                )));
+            }
+            let value = access.next_value_seed(inner)?;
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(text: &str) -> String {
+        parse("x", text.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn x5_equal_keys_are_refused_at_any_depth() {
+        assert!(reason(r#"{"a":1,"a":1}"#).contains("key 'a' stands twice"));
+        assert!(reason(r#"{"x":[{"y":{"b":1,"b":2}}]}"#).contains("key 'b' stands twice"));
+        assert!(reason(r#"{"a":1,"\u0061":2}"#).contains("key 'a' stands twice"));
+    }
+
+    #[test]
+    fn x5_a_variant_of_a_known_field_is_refused() {
+        for text in [
+            r#"{"Layers":[]}"#,
+            r#"{"layers":[],"LAYERS":[]}"#,
+            "{\"layer\u{17f}\":[]}",
+        ] {
+            let value = parse("x", text.as_bytes()).unwrap();
+            let error = Object::new("x", &value, &["layers"]).unwrap_err();
+            assert!(
+                error.to_string().contains("a variant of 'layers'"),
+                "{text}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn x5_keys_that_users_choose_may_differ_in_case() {
+        let value = parse("x", br#"{"Labels":{"Maintainer":"a","maintainer":"b"}}"#).unwrap();
+        let object = Object::new("x", &value, &["Labels"]).unwrap();
+        assert_eq!(object.string_map("Labels").unwrap().len(), 2);
+    }
+
+    #[test]
+    fn x6_depth_and_number_of_values_are_bounded() {
+        let levels = MAX_DEPTH as usize;
+        let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        assert!(parse("x", nested(levels).as_bytes()).is_ok());
+        assert!(reason(&nested(levels + 1)).contains("limit of 64 levels"));
+
+        let row = |values: usize| format!("[{}1]", "1,".repeat(values - 1));
+        let most = MAX_VALUES as usize - 1;
+        assert!(parse("x", row(most).as_bytes()).is_ok());
+        assert!(reason(&row(most + 1)).contains("limit of 524288"));
+    }
+
+    #[test]
+    fn null_is_absent_and_other_types_are_refused() {
+        let value = parse("x", br#"{"tags":null,"size":-1,"names":["a",1]}"#).unwrap();
+        let object = Object::new("x", &value, &["tags", "size", "names"]).unwrap();
+        assert_eq!(object.strings("tags").unwrap(), Vec::<String>::new());
+        assert!(object.u64("size").is_err());
+        assert!(object.strings("names").is_err());
+    }
+
+    #[test]
+    fn bytes_after_the_document_are_refused() {
+        assert!(reason("{} {}").contains("trailing characters"));
+    }
+}

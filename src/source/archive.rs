@@ -1,0 +1,379 @@
+//! "A folder of named files", over a directory, a tar or a tar that is compressed as a whole.
+//!
+//! This module owns how a name is found: links inside are followed, nothing outside is ever opened
+//! (F1, F11), and a name that stands twice in a tar is refused once somebody needs it (F8). Payloads
+//! of a plain tar are never read to find names. It must not know what the files are.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::scan::{Member, MemberKind, scan};
+use super::{BlobIdentity, OpenOptions};
+use crate::error::{Error, Result};
+use crate::read_at::{FileBytes, ReadAt, Window, read_to_vec};
+
+/// Links followed for one name; the number that Linux allows. Cycles end here.
+const MAX_LINKS: usize = 40;
+
+/// Compressions that a whole archive is found in, by its first bytes (F10).
+const COMPRESSED: [(&str, &[u8]); 4] = [
+    ("gzip", &[0x1f, 0x8b]),
+    ("zstd", &[0x28, 0xb5, 0x2f, 0xfd]),
+    ("xz", &[0xfd, b'7', b'z', b'X', b'Z', 0]),
+    ("bzip2", b"BZh"),
+];
+
+/// A folder of named files.
+#[derive(Debug)]
+pub struct Archive {
+    path: PathBuf,
+    files: Files,
+}
+
+#[derive(Debug)]
+enum Files {
+    Directory(OwnedFd),
+    Tar(Tar),
+}
+
+#[derive(Debug)]
+struct Tar {
+    bytes: Arc<dyn ReadAt>,
+    /// Of the whole file.
+    identity: BlobIdentity,
+    /// By clean name: components joined by single slashes, none of them `.` or `..`.
+    members: HashMap<Vec<u8>, Slot>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    kind: MemberKind,
+    /// True when the tar has the name more than once, other than for one directory.
+    repeated: bool,
+}
+
+/// A file that was found.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Its bytes, none of them read yet.
+    pub bytes: Arc<dyn ReadAt>,
+    /// Which bytes these are.
+    pub identity: BlobIdentity,
+}
+
+impl Archive {
+    /// Opens the directory or the archive at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be opened, [`Error::NotAnImage`] when it is neither, and what a
+    /// damaged archive gives.
+    pub fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
+        let cannot = |cause: io::Error| Error::io(format!("cannot open '{}'", path.display()), cause);
+        // O_NONBLOCK: a named pipe must not make us wait for its writer.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|e| cannot(e.into()))?);
+        let kind = file.metadata().map_err(cannot)?.file_type();
+        if kind.is_dir() {
+            return Ok(Archive {
+                path: path.to_owned(),
+                files: Files::Directory(file.into()),
+            });
+        }
+        if !kind.is_file() {
+            return Err(not_an_image(path, "neither a file nor a directory"));
+        }
+        Archive::from_file(path, file, options)
+    }
+
+    /// Takes over an open file, which `path` names in errors.
+    ///
+    /// # Errors
+    /// As [`Archive::open`].
+    pub fn from_file(path: &Path, file: File, options: &OpenOptions) -> Result<Self> {
+        let cannot = |cause: io::Error| Error::io(format!("cannot read '{}'", path.display()), cause);
+        let identity = BlobIdentity::of_file(&file).map_err(cannot)?;
+        let bytes: Arc<dyn ReadAt> = Arc::new(FileBytes::new(file).map_err(cannot)?);
+        let (bytes, members) = match compression(&*bytes).map_err(cannot)? {
+            None => {
+                let members = scan(&*bytes).map_err(|e| e.about(&path.display().to_string()))?;
+                let Some(members) = members else {
+                    return Err(not_an_image(path, "neither a directory nor a tar archive"));
+                };
+                (bytes, members)
+            }
+            Some(format) => {
+                let Some(unpack) = &options.unpack else {
+                    return Err(Error::Unsupported {
+                        what: format!("'{}'", path.display()),
+                        reason: format!("an archive compressed with {format}"),
+                    });
+                };
+                unpack.open_compressed(bytes, path, identity)?
+            }
+        };
+        Ok(Archive {
+            path: path.to_owned(),
+            files: Files::Tar(Tar {
+                bytes,
+                identity,
+                members: table(members),
+            }),
+        })
+    }
+
+    /// Where it is, for errors.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// True for a directory, false for a tar.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        matches!(self.files, Files::Directory(_))
+    }
+
+    /// The regular file that `name` leads to, or nothing.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when the way leads outside, runs in circles, or has a name that stands
+    /// twice in the tar; [`Error::Io`].
+    pub fn find(&self, name: &str) -> Result<Option<Found>> {
+        match &self.files {
+            Files::Directory(root) => self.find_beneath(root, name),
+            Files::Tar(tar) => self.find_member(tar, name),
+        }
+    }
+
+    /// All bytes of the file that `name` leads to, if it is there and not longer than `max` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] naming `limit`, and as [`Archive::find`].
+    pub fn read(&self, name: &str, limit: &'static str, max: u64) -> Result<Option<Vec<u8>>> {
+        let Some(found) = self.find(name)? else {
+            return Ok(None);
+        };
+        read_bounded(&self.describe(name), &*found.bytes, limit, max).map(Some)
+    }
+
+    /// A name in here, for errors.
+    #[must_use]
+    pub fn describe(&self, name: &str) -> String {
+        format!("'{}' in '{}'", name.escape_debug(), self.path.display())
+    }
+
+    fn find_beneath(&self, root: &OwnedFd, name: &str) -> Result<Option<Found>> {
+        let what = || self.describe(name);
+        // Names in archives may begin with a slash; here they would leave the directory.
+        let relative = name.trim_start_matches('/');
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let file = match rustix::fs::openat2(root, relative, flags, Mode::empty(), resolve) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            Err(Errno::XDEV) => return Err(malformed(what(), "it leads outside of the directory")),
+            Err(Errno::LOOP) => return Err(malformed(what(), "its links run in circles")),
+            Err(errno) => return Err(Error::io(format!("cannot open {}", what()), errno.into())),
+        };
+        let cannot = |cause: io::Error| Error::io(format!("cannot read {}", what()), cause);
+        if !file.metadata().map_err(cannot)?.is_file() {
+            return Err(malformed(what(), "not a regular file"));
+        }
+        let identity = BlobIdentity::of_file(&file).map_err(cannot)?;
+        let bytes = Arc::new(FileBytes::new(file).map_err(cannot)?);
+        Ok(Some(Found { bytes, identity }))
+    }
+
+    fn find_member(&self, tar: &Tar, name: &str) -> Result<Option<Found>> {
+        let Some((offset, len_bytes)) = tar.resolve(name, &|| self.describe(name))? else {
+            return Ok(None);
+        };
+        let window = Window::new(Arc::clone(&tar.bytes), offset, len_bytes);
+        let bytes =
+            window.map_err(|_| malformed(self.describe(name), "it reaches past the end of the archive"))?;
+        let identity = BlobIdentity {
+            offset,
+            len_bytes,
+            ..tar.identity
+        };
+        Ok(Some(Found {
+            bytes: Arc::new(bytes),
+            identity,
+        }))
+    }
+}
+
+impl Tar {
+    /// Offset and length (bytes) of the file that `name` leads to.
+    fn resolve(&self, name: &str, what: &dyn Fn() -> String) -> Result<Option<(u64, u64)>> {
+        let mut links = 0;
+        let mut done: Vec<u8> = Vec::new();
+        // What is still to be walked, last component first.
+        let mut todo = components(name.as_bytes());
+        while let Some(component) = todo.pop() {
+            if component == b".." {
+                let Some(parent) = parent(&done) else {
+                    return Ok(None);
+                };
+                done.truncate(parent);
+                continue;
+            }
+            let parent = done.len();
+            if !done.is_empty() {
+                done.push(b'/');
+            }
+            done.extend_from_slice(&component);
+            // Directories need not be in the tar (F7).
+            let Some(slot) = self.members.get(&done) else {
+                continue;
+            };
+            if slot.repeated {
+                let name = String::from_utf8_lossy(&done).escape_debug().to_string();
+                return Err(malformed(
+                    what(),
+                    format!("the archive has '{name}' more than once"),
+                ));
+            }
+            let (target, base) = match &slot.kind {
+                MemberKind::Directory => continue,
+                MemberKind::File { offset, len_bytes } if todo.is_empty() => {
+                    return Ok(Some((*offset, *len_bytes)));
+                }
+                MemberKind::File { .. } => return Ok(None),
+                MemberKind::Other => return Err(malformed(what(), "not a regular file")),
+                MemberKind::Symlink(target) if target.starts_with(b"/") => (target, 0),
+                MemberKind::Symlink(target) => (target, parent),
+                MemberKind::Hardlink(target) => (target, 0),
+            };
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(malformed(what(), "its links run in circles"));
+            }
+            done.truncate(base);
+            todo.extend(components(target));
+        }
+        Ok(None)
+    }
+}
+
+/// Reads `bytes`, which `what` names, unless they are more than `max`.
+///
+/// # Errors
+/// [`Error::Limit`] naming `limit`; [`Error::Io`].
+pub(super) fn read_bounded(what: &str, bytes: &dyn ReadAt, limit: &'static str, max: u64) -> Result<Vec<u8>> {
+    if bytes.len() > max {
+        return Err(Error::Limit {
+            what: what.to_owned(),
+            limit,
+            value: bytes.len(),
+            max,
+        });
+    }
+    read_to_vec(bytes).map_err(|cause| Error::io(format!("cannot read {what}"), cause))
+}
+
+fn table(members: Vec<Member>) -> HashMap<Vec<u8>, Slot> {
+    let mut table: HashMap<Vec<u8>, Slot> = HashMap::with_capacity(members.len());
+    for member in members {
+        let slot = Slot {
+            kind: member.kind,
+            repeated: false,
+        };
+        match table.entry(clean(&member.name)) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(slot);
+            }
+            Entry::Occupied(mut earlier) => {
+                let directories =
+                    earlier.get().kind == MemberKind::Directory && slot.kind == MemberKind::Directory;
+                earlier.get_mut().repeated |= !directories;
+            }
+        }
+    }
+    table
+}
+
+/// Components of a name, last first, without empty ones and `.`.
+fn components(name: &[u8]) -> Vec<Vec<u8>> {
+    name.split(|c| *c == b'/')
+        .rev()
+        .filter(|component| !matches!(*component, b"" | b"."))
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+/// The key of a member. `..` is taken back lexically, as other tools do, so that a second
+/// `manifest.json` cannot hide as `x/../manifest.json`.
+fn clean(name: &[u8]) -> Vec<u8> {
+    let mut clean: Vec<Vec<u8>> = Vec::new();
+    for component in components(name).into_iter().rev() {
+        if component == b".." {
+            clean.pop();
+        } else {
+            clean.push(component);
+        }
+    }
+    clean.join(&b'/')
+}
+
+/// Where the parent of a clean path ends; nothing for the root.
+fn parent(path: &[u8]) -> Option<usize> {
+    if path.is_empty() {
+        return None;
+    }
+    Some(path.iter().rposition(|c| *c == b'/').unwrap_or(0))
+}
+
+fn compression(bytes: &dyn ReadAt) -> io::Result<Option<&'static str>> {
+    let mut head = [0; 6];
+    if bytes.len() < head.len() as u64 {
+        return Ok(None);
+    }
+    bytes.read_exact_at(&mut head, 0)?;
+    let found = COMPRESSED.iter().find(|(_, magic)| head.starts_with(magic));
+    Ok(found.map(|(format, _)| *format))
+}
+
+fn malformed(what: String, reason: impl Into<String>) -> Error {
+    Error::Malformed {
+        what,
+        reason: reason.into(),
+    }
+}
+
+pub(super) fn not_an_image(path: &Path, reason: &str) -> Error {
+    Error::NotAnImage {
+        path: path.display().to_string(),
+        reason: reason.to_owned(),
+    }
+}
+
+impl BlobIdentity {
+    /// All of `file`, as it is now.
+    ///
+    /// # Errors
+    /// When the file cannot be asked.
+    pub fn of_file(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(BlobIdentity {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            mtime_ns: metadata
+                .mtime()
+                .saturating_mul(1_000_000_000)
+                .saturating_add(metadata.mtime_nsec()),
+            offset: 0,
+            len_bytes: metadata.size(),
+        })
+    }
+}

@@ -1,0 +1,100 @@
+//! What skopeo writes for `dir:`: a manifest and its blobs, side by side.
+//!
+//! This module owns the names of the files. Source: containers/image, directory/directory_transport.go.
+
+use super::archive::{Archive, not_an_image};
+use super::names::{self, Names};
+use super::tree::Tree;
+use super::{ImageSummary, OpenedImage, Selection, Source};
+use crate::digest::{Algorithm, Digest};
+use crate::error::Result;
+use crate::image::Platform;
+use crate::image::manifest::{Descriptor, MAX_DOCUMENT_BYTES};
+
+const VERSION_PREFIX: &[u8] = b"Directory Transport Version: 1.";
+
+/// Longest `version` file that is looked into; the text is 33 bytes.
+const MAX_VERSION_BYTES: u64 = 1024;
+
+/// A directory of skopeo's.
+#[derive(Debug)]
+pub(super) struct Dir {
+    archive: Archive,
+    /// `manifest.json`, which may be an image index. No descriptor leads to it: this one is made
+    /// from its bytes and carries them.
+    top: Descriptor,
+}
+
+impl Dir {
+    /// Reads `version` and `manifest.json`.
+    pub(super) fn open(archive: Archive) -> Result<Self> {
+        if !has_version(&archive)? {
+            let reason = "it has no 'version' file of the directory transport, version 1";
+            return Err(not_an_image(archive.path(), reason));
+        }
+        let Some(bytes) = archive.read("manifest.json", "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES)? else {
+            return Err(not_an_image(archive.path(), "it has no 'manifest.json'"));
+        };
+        let top = Descriptor {
+            media_type: None,
+            digest: Algorithm::Sha256.digest(&bytes),
+            size: bytes.len() as u64,
+            urls: Vec::new(),
+            annotations: std::collections::BTreeMap::new(),
+            data: Some(bytes),
+            platform: None,
+            artifact_type: None,
+        };
+        Ok(Dir { archive, top })
+    }
+
+    fn summary() -> ImageSummary {
+        ImageSummary {
+            index: 0,
+            names: Vec::new(),
+            platform: None,
+        }
+    }
+}
+
+impl Source for Dir {
+    fn kind(&self) -> &'static str {
+        "dir"
+    }
+
+    fn images(&self) -> Result<Vec<ImageSummary>> {
+        Ok(vec![Dir::summary()])
+    }
+
+    fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage> {
+        let place = self.archive.path().display().to_string();
+        names::select(&place, select, &[(Names::default(), Dir::summary())])?;
+        let tree = Tree {
+            archive: &self.archive,
+            places: blob_places,
+        };
+        let chosen = tree.choose(tree.candidates(&[&self.top])?, platform)?;
+        tree.open(&chosen, Vec::new())
+    }
+}
+
+/// True when there is a `version` file of this format.
+pub(super) fn has_version(archive: &Archive) -> Result<bool> {
+    let Some(found) = archive.find("version")? else {
+        return Ok(false);
+    };
+    if found.bytes.len() > MAX_VERSION_BYTES {
+        return Ok(false);
+    }
+    let text = archive.read("version", "MAX_VERSION_BYTES", MAX_VERSION_BYTES)?;
+    Ok(text.is_some_and(|text| text.starts_with(VERSION_PREFIX)))
+}
+
+/// Digests other than SHA-256 stand with their algorithm before the hash.
+fn blob_places(digest: &Digest) -> Vec<String> {
+    let stem = match digest.algorithm() {
+        Algorithm::Sha256 => digest.hex(),
+        other => format!("{}-{}", other.name(), digest.hex()),
+    };
+    vec![stem.clone(), format!("{stem}.manifest.json")]
+}

@@ -1,0 +1,203 @@
+//! Which images a selector names (F12).
+//!
+//! Pure. This module owns the order in which kinds of name are tried: the first kind that fits
+//! anything decides, and whether it fits too much is for the caller.
+
+use super::{ImageSummary, Selection};
+use crate::error::{Error, Result};
+
+/// The names of one image.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Names {
+    /// `org.opencontainers.image.ref.name`: a tag, a full name or anything else.
+    pub(super) reference: Option<String>,
+    /// Full names: `io.containerd.image.name`, `RepoTags`.
+    pub(super) full: Vec<String>,
+}
+
+impl Names {
+    /// All of them, without a tag that a full name already has.
+    pub(super) fn shown(&self) -> Vec<String> {
+        let mut shown = self.full.clone();
+        if let Some(reference) = &self.reference {
+            let said = |name: &String| name == reference || has_tag(name, reference);
+            if !self.full.iter().any(said) {
+                shown.push(reference.clone());
+            }
+        }
+        shown
+    }
+
+    /// True when both go by one full name.
+    pub(super) fn share(&self, full_names: &[String]) -> bool {
+        let normal: Vec<_> = full_names.iter().map(|name| normalise(name)).collect();
+        self.all().any(|name| normal.contains(&normalise(name)))
+    }
+
+    /// Full names, and the reference where it can be one.
+    fn all(&self) -> impl Iterator<Item = &String> {
+        let reference = self.reference.iter().filter(|name| name.contains([':', '/']));
+        self.full.iter().chain(reference)
+    }
+}
+
+/// Positions in `images` of those that `selection` names; never none.
+///
+/// # Errors
+/// [`Error::NoSuchImage`] listing what there is.
+pub(super) fn select(
+    place: &str,
+    selection: &Selection,
+    images: &[(Names, ImageSummary)],
+) -> Result<Vec<usize>> {
+    let found: Vec<usize> = match selection {
+        Selection::Sole => (0..images.len()).collect(),
+        Selection::Index(index) => images
+            .iter()
+            .position(|(_, summary)| summary.index == *index)
+            .into_iter()
+            .collect(),
+        Selection::Name(name) => by_name(name, images),
+    };
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    Err(Error::NoSuchImage {
+        path: place.to_owned(),
+        selector: selection.to_string(),
+        candidates: images.iter().map(|(_, summary)| summary.to_string()).collect(),
+    })
+}
+
+/// [`Error::Ambiguous`] listing the images at `found`.
+pub(super) fn ambiguous(place: &str, images: &[(Names, ImageSummary)], found: &[usize]) -> Error {
+    Error::Ambiguous {
+        path: place.to_owned(),
+        candidates: found
+            .iter()
+            .filter_map(|at| images.get(*at))
+            .map(|(_, summary)| summary.to_string())
+            .collect(),
+    }
+}
+
+fn by_name(selector: &str, images: &[(Names, ImageSummary)]) -> Vec<usize> {
+    let normal = normalise(selector);
+    let by_path = format!("/{}", with_tag(selector));
+    let fits = |kind: &dyn Fn(&Names) -> bool| -> Vec<usize> {
+        let found = images.iter().enumerate().filter(|(_, (names, _))| kind(names));
+        found.map(|(at, _)| at).collect()
+    };
+    let kinds: [&dyn Fn(&Names) -> bool; 4] = [
+        &|names| names.reference.as_deref() == Some(selector),
+        &|names| names.full.iter().any(|name| name == selector),
+        &|names| names.all().any(|name| normalise(name) == normal),
+        &|names| {
+            names
+                .all()
+                .any(|name| has_tag(name, selector) || with_tag(name).ends_with(&by_path))
+        },
+    ];
+    kinds
+        .iter()
+        .map(|kind| fits(kind))
+        .find(|found| !found.is_empty())
+        .unwrap_or_default()
+}
+
+/// True when `name` is `something:tag`.
+fn has_tag(name: &str, tag: &str) -> bool {
+    name.strip_suffix(tag).is_some_and(|rest| rest.ends_with(':'))
+}
+
+/// A name as engines complete it: `alpine` is `docker.io/library/alpine:latest`. Source:
+/// distribution/reference, normalize.go.
+fn normalise(name: &str) -> String {
+    let is_domain =
+        |part: &str| part.contains(['.', ':']) || part == "localhost" || part.chars().any(char::is_uppercase);
+    let (domain, path) = match name.split_once('/') {
+        Some((domain, path)) if is_domain(domain) => (domain, path),
+        _ => ("docker.io", name),
+    };
+    let domain = if domain == "index.docker.io" {
+        "docker.io"
+    } else {
+        domain
+    };
+    let library = if domain == "docker.io" && !path.contains('/') {
+        "library/"
+    } else {
+        ""
+    };
+    with_tag(&format!("{domain}/{library}{path}"))
+}
+
+/// A name with `latest` where it has neither tag nor digest.
+fn with_tag(name: &str) -> String {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    if last.contains([':', '@']) {
+        return name.to_owned();
+    }
+    format!("{name}:latest")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(index: usize, reference: &str, full: &str) -> (Names, ImageSummary) {
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let names = Names {
+            reference: some(reference),
+            full: some(full).into_iter().collect(),
+        };
+        let summary = ImageSummary {
+            index,
+            names: names.shown(),
+            platform: None,
+        };
+        (names, summary)
+    }
+
+    #[test]
+    fn f12_the_first_kind_of_name_that_fits_decides() {
+        let images = [
+            image(0, "3.19", "docker.io/library/alpine:3.19"),
+            image(1, "latest", "docker.io/library/alpine:latest"),
+            image(2, "", "localhost/demo:v1"),
+            image(3, "quay.io/o/app:v1", ""),
+            image(4, "odd name", ""),
+        ];
+        for (selector, found) in [
+            ("3.19", vec![0]),
+            ("alpine:3.19", vec![0]),
+            ("alpine", vec![1]),
+            ("library/alpine", vec![1]),
+            ("docker.io/alpine:latest", vec![1]),
+            ("index.docker.io/library/alpine", vec![1]),
+            ("latest", vec![1]),
+            ("demo:v1", vec![2]),
+            ("o/app:v1", vec![3]),
+            ("v1", vec![2, 3]),
+            ("odd name", vec![4]),
+            ("9", vec![]),
+            ("pine:latest", vec![]),
+            ("demo", vec![]),
+        ] {
+            assert_eq!(by_name(selector, &images), found, "{selector}");
+        }
+    }
+
+    #[test]
+    fn f12_what_is_not_there_is_answered_with_what_is() {
+        let images = [
+            image(0, "3.19", "docker.io/library/alpine:3.19"),
+            image(1, "", ""),
+        ];
+        let error = select("a.tar", &Selection::Index(7), &images).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "'a.tar' holds no image '@7'; there is:\n  docker.io/library/alpine:3.19 (@0)\n  (@1)"
+        );
+    }
+}

@@ -1,0 +1,247 @@
+//! OCI layouts, as a directory or in a tar.
+//!
+//! This module owns the names in `index.json` and the agreement with a `manifest.json` beside it
+//! (F3). Source: OCI image-spec image-layout.md; names by containerd's and Docker's exporters.
+
+use std::collections::HashSet;
+
+use super::archive::{Archive, not_an_image};
+use super::docker_archive::{self, Item};
+use super::names::{self, Names};
+use super::tree::{Candidate, Tree};
+use super::{ImageSummary, MAX_ARCHIVE_MANIFEST_BYTES, OpenedImage, Selection, Source};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::image::Platform;
+use crate::image::manifest::{self, Descriptor, Document, MAX_DOCUMENT_BYTES};
+use crate::image::media_type::document_kind;
+use crate::image::strict_json::{self, Object};
+
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
+
+/// An OCI layout.
+#[derive(Debug)]
+pub(super) struct OciLayout {
+    archive: Archive,
+    /// All of `index.json`; positions are what `@INDEX` counts.
+    entries: Vec<Descriptor>,
+    /// `manifest.json`, where Docker put one beside.
+    docker: Vec<Item>,
+}
+
+impl OciLayout {
+    /// Reads `oci-layout`, `index.json` and, if there, `manifest.json`.
+    pub(super) fn open(archive: Archive) -> Result<Self> {
+        check_version(&archive)?;
+        let Some(bytes) = archive.read(
+            "index.json",
+            "MAX_ARCHIVE_MANIFEST_BYTES",
+            MAX_ARCHIVE_MANIFEST_BYTES,
+        )?
+        else {
+            return Err(not_an_image(archive.path(), "it has no 'index.json'"));
+        };
+        let what = archive.describe("index.json");
+        let Document::Index(index) = manifest::parse(&what, &bytes, None)? else {
+            return Err(Error::Malformed {
+                what,
+                reason: "a manifest where an image index should be".to_owned(),
+            });
+        };
+        let docker = docker_archive::read_beside_oci(&archive)?;
+        Ok(OciLayout {
+            archive,
+            entries: index.manifests,
+            docker,
+        })
+    }
+
+    /// The images of the list: names, summary, and the descriptor at the summary's index.
+    fn listed(&self) -> Vec<(Names, ImageSummary)> {
+        let images = self
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| !entry.is_attestation());
+        images
+            .map(|(index, entry)| {
+                let names = names_of(entry);
+                let summary = ImageSummary {
+                    index,
+                    names: names.shown(),
+                    platform: entry.platform.clone(),
+                };
+                (names, summary)
+            })
+            .collect()
+    }
+
+    fn entry(&self, summary: &ImageSummary) -> Option<&Descriptor> {
+        self.entries.get(summary.index)
+    }
+
+    /// The selected images: one, or several that are one name for several platforms.
+    fn pick(&self, select: &Selection) -> Result<Vec<(Names, &Descriptor)>> {
+        let place = self.archive.path().display().to_string();
+        let images = self.listed();
+        let mut found = names::select(&place, select, &images)?;
+        if *select == Selection::Sole {
+            let image = |at: &usize| {
+                images
+                    .get(*at)
+                    .and_then(|(_, summary)| self.entry(summary))
+                    .is_some_and(may_be_image)
+            };
+            if found.iter().any(image) {
+                found.retain(image);
+            }
+        }
+        let mut picked: Vec<(Names, &Descriptor)> = Vec::new();
+        for (names, summary) in found.iter().filter_map(|at| images.get(*at)) {
+            let Some(entry) = self.entry(summary) else {
+                continue;
+            };
+            // One image may stand there once for each of its names.
+            match picked
+                .iter_mut()
+                .find(|(_, earlier)| earlier.digest == entry.digest)
+            {
+                Some((merged, _)) => merged.full.extend(names.shown()),
+                None => picked.push((names.clone(), entry)),
+            }
+        }
+        if picked.len() > 1 && !one_name_for_several_platforms(&picked) {
+            return Err(names::ambiguous(&place, &images, &found));
+        }
+        Ok(picked)
+    }
+
+    fn tree(&self) -> Tree<'_> {
+        Tree {
+            archive: &self.archive,
+            places: blob_places,
+        }
+    }
+
+    /// Checks that `manifest.json` means the same images (F3): an item of the same name, or without
+    /// one any item, has the config of a candidate.
+    fn check_agreement(&self, names: &Names, candidates: &[Candidate]) -> Result<()> {
+        if self.docker.is_empty() {
+            return Ok(());
+        }
+        let configs = self.tree().config_digests(candidates)?;
+        let of_this_name = |item: &&Item| names.share(&item.repo_tags);
+        let named: Vec<&Item> = self.docker.iter().filter(of_this_name).collect();
+        let claimed = |items: &mut dyn Iterator<Item = &Item>| -> Result<Vec<Digest>> {
+            items.map(|item| item.config_digest(&self.archive)).collect()
+        };
+        let (claimed, agrees) = if named.is_empty() {
+            let claimed = claimed(&mut self.docker.iter())?;
+            let any = claimed.iter().any(|digest| configs.contains(digest));
+            (claimed, any)
+        } else {
+            let claimed = claimed(&mut named.into_iter())?;
+            let all = claimed.iter().all(|digest| configs.contains(digest));
+            (claimed, all)
+        };
+        // Without a manifest there is nothing to compare; that it is missing is said later.
+        if agrees || configs.is_empty() {
+            return Ok(());
+        }
+        let list = |digests: &[Digest]| {
+            digests
+                .iter()
+                .map(Digest::to_string)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        Err(Error::Mismatch {
+            what: format!("config in {}", self.archive.describe("manifest.json")),
+            expected: list(&configs),
+            found: list(&claimed),
+        })
+    }
+}
+
+impl Source for OciLayout {
+    fn kind(&self) -> &'static str {
+        if self.archive.is_directory() {
+            "oci"
+        } else {
+            "oci-archive"
+        }
+    }
+
+    fn images(&self) -> Result<Vec<ImageSummary>> {
+        Ok(self.listed().into_iter().map(|(_, summary)| summary).collect())
+    }
+
+    fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage> {
+        let picked = self.pick(select)?;
+        let tree = self.tree();
+        let tops: Vec<_> = picked.iter().map(|(_, descriptor)| *descriptor).collect();
+        let names = picked
+            .into_iter()
+            .next()
+            .map(|(names, _)| names)
+            .unwrap_or_default();
+        let candidates = tree.candidates(&tops)?;
+        self.check_agreement(&names, &candidates)?;
+        let chosen = tree.choose(candidates, platform)?;
+        tree.open(&chosen, names.shown())
+    }
+}
+
+fn check_version(archive: &Archive) -> Result<()> {
+    let Some(bytes) = archive.read("oci-layout", "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES)? else {
+        return Err(not_an_image(archive.path(), "it has no 'oci-layout'"));
+    };
+    let what = archive.describe("oci-layout");
+    let value = strict_json::parse(&what, &bytes)?;
+    let object = Object::new(&what, &value, &["imageLayoutVersion"])?;
+    let version = object.required_string("imageLayoutVersion")?;
+    if version.starts_with("1.") {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        what: format!("OCI layout version '{}'", version.escape_debug()),
+        reason: "known is 1.0.0".to_owned(),
+    })
+}
+
+fn names_of(entry: &Descriptor) -> Names {
+    Names {
+        reference: entry.annotations.get(REF_NAME).cloned(),
+        full: entry
+            .annotations
+            .get(CONTAINERD_NAME)
+            .cloned()
+            .into_iter()
+            .collect(),
+    }
+}
+
+/// False for what the list itself says is no image.
+fn may_be_image(entry: &Descriptor) -> bool {
+    let known = entry
+        .media_type
+        .as_deref()
+        .is_none_or(|media_type| document_kind(media_type).is_some());
+    known && entry.artifact_type.is_none()
+}
+
+fn one_name_for_several_platforms(picked: &[(Names, &Descriptor)]) -> bool {
+    let mut platforms = HashSet::new();
+    let Some((first, _)) = picked.first() else {
+        return false;
+    };
+    picked.iter().all(|(names, entry)| {
+        let platform = entry.platform.as_ref();
+        names == first && platform.is_some_and(|platform| platforms.insert(platform))
+    })
+}
+
+fn blob_places(digest: &Digest) -> Vec<String> {
+    vec![format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())]
+}

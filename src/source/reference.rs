@@ -1,0 +1,371 @@
+//! How a user names an image: `[TRANSPORT:]PATH[:REF | @INDEX]`, and a path inside it.
+//!
+//! This module owns that grammar. Colons may stand in file names too, so wherever a text can be
+//! read in two ways, what exists on disk decides, and `--image` settles what remains. It opens
+//! nothing.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// The kinds of place an image can be kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// What `docker save` writes.
+    DockerArchive,
+    /// An OCI layout, as a directory.
+    Oci,
+    /// An OCI layout, as a tar.
+    OciArchive,
+    /// What skopeo writes for `dir:`.
+    Dir,
+    /// The directory of a registry.
+    Registry,
+    /// The directory of a Docker engine.
+    DockerGraph,
+    /// The directory of podman, buildah or CRI-O.
+    ContainersStorage,
+    /// The directory of containerd.
+    Containerd,
+}
+
+impl Transport {
+    const ALL: [Transport; 8] = [
+        Transport::DockerArchive,
+        Transport::Oci,
+        Transport::OciArchive,
+        Transport::Dir,
+        Transport::Registry,
+        Transport::DockerGraph,
+        Transport::ContainersStorage,
+        Transport::Containerd,
+    ];
+
+    /// As it stands before the colon.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Transport::DockerArchive => "docker-archive",
+            Transport::Oci => "oci",
+            Transport::OciArchive => "oci-archive",
+            Transport::Dir => "dir",
+            Transport::Registry => "registry",
+            Transport::DockerGraph => "docker-graph",
+            Transport::ContainersStorage => "containers-storage",
+            Transport::Containerd => "containerd",
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Transports of other tools that lead to no files.
+const REMOTE: [&str; 3] = ["docker", "docker-daemon", "https"];
+
+/// Where to look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// Standard input.
+    Stdin,
+    /// A file or directory.
+    Path(PathBuf),
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Location::Stdin => f.write_str("standard input"),
+            Location::Path(path) => fmt::Display::fmt(&path.display(), f),
+        }
+    }
+}
+
+/// Which of the images there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// The only one.
+    Sole,
+    /// The one of this name.
+    Name(String),
+    /// The one at this position, from 0.
+    Index(usize),
+}
+
+impl fmt::Display for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Selection::Sole => Ok(()),
+            Selection::Name(name) => f.write_str(name),
+            Selection::Index(index) => write!(f, "@{index}"),
+        }
+    }
+}
+
+/// A user's reference to an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// The kind of place, if it was said; otherwise content decides.
+    pub transport: Option<Transport>,
+    /// Where.
+    pub location: Location,
+    /// Which.
+    pub selection: Selection,
+}
+
+impl Reference {
+    /// Reads `text`; `image` is the value of `--image`, with which all of `text` is transport and
+    /// path.
+    ///
+    /// # Errors
+    /// [`Error::Reference`] for what cannot be read so, [`Error::Unsupported`] for a transport that
+    /// is not a place on disk.
+    pub fn parse(text: &OsStr, image: Option<&str>) -> Result<Self> {
+        Reference::parse_where(text, image, &|path| path.symlink_metadata().is_ok())
+    }
+
+    /// As [`Reference::parse`]; `exists` says whether there is something at a path.
+    ///
+    /// # Errors
+    /// As [`Reference::parse`].
+    pub fn parse_where(text: &OsStr, image: Option<&str>, exists: &dyn Fn(&Path) -> bool) -> Result<Self> {
+        let bad = |reason: &str| Error::Reference {
+            text: text.to_string_lossy().into_owned(),
+            reason: reason.to_owned(),
+        };
+        let (transport, rest) = if exists(Path::new(text)) {
+            (None, text.as_bytes())
+        } else {
+            split_transport(text.as_bytes())?
+        };
+        let (location, selector) = match image {
+            Some(image) => (rest, Some(image.as_bytes())),
+            None => split_selector(rest, exists),
+        };
+        if location.is_empty() {
+            return Err(bad("no path in it"));
+        }
+        let selection = match selector.map(std::str::from_utf8) {
+            None => Selection::Sole,
+            Some(Ok("" | "@")) => return Err(bad("an empty name for the image")),
+            Some(Ok(name)) => read_selector(name).ok_or_else(|| bad("the index is no number that fits"))?,
+            Some(Err(_)) => return Err(bad("the image's name is not UTF-8")),
+        };
+        let location = match location {
+            b"-" => Location::Stdin,
+            path => Location::Path(PathBuf::from(OsStr::from_bytes(path))),
+        };
+        Ok(Reference {
+            transport,
+            location,
+            selection,
+        })
+    }
+}
+
+/// Splits `IMAGE:/path` at the last `:/` into the image and the path, which keeps its slash.
+///
+/// The colon of a leading transport is not such a place: `oci:/srv/layout` has no path inside.
+#[must_use]
+pub fn split_path(text: &OsStr) -> (OsString, Option<Vec<u8>>) {
+    let bytes = text.as_bytes();
+    let transport_colon = transport_of(bytes).map(|transport| transport.name().len());
+    let colon = (0..bytes.len())
+        .rev()
+        .find(|at| bytes.get(*at..).is_some_and(|rest| rest.starts_with(b":/")))
+        .filter(|at| *at > 0 && Some(*at) != transport_colon);
+    match colon.map(|at| bytes.split_at(at)) {
+        None => (text.to_owned(), None),
+        Some((image, path)) => {
+            let path = path.strip_prefix(b":").unwrap_or(path);
+            (OsString::from_vec(image.to_vec()), Some(path.to_vec()))
+        }
+    }
+}
+
+/// The transport that `text` begins with.
+fn transport_of(text: &[u8]) -> Option<Transport> {
+    let (name, _) = split_at_byte(text, text.iter().position(|c| *c == b':')?);
+    Transport::ALL
+        .into_iter()
+        .find(|transport| transport.name().as_bytes() == name)
+}
+
+fn split_transport(text: &[u8]) -> Result<(Option<Transport>, &[u8])> {
+    if let Some(transport) = transport_of(text) {
+        let (_, rest) = split_at_byte(text, transport.name().len());
+        return Ok((Some(transport), rest.strip_prefix(b"//").unwrap_or(rest)));
+    }
+    let remote = REMOTE.iter().find(|name| {
+        text.strip_prefix(name.as_bytes())
+            .is_some_and(|rest| rest.starts_with(b"://"))
+    });
+    match remote {
+        None => Ok((None, text)),
+        Some(name) => Err(Error::Unsupported {
+            what: format!("transport '{name}'"),
+            reason: "imgmount reads images from files and directories and asks no daemon or registry"
+                .to_owned(),
+        }),
+    }
+}
+
+/// Splits off `:REF` or `@INDEX`, behind the longest part that exists; where none does, at the last
+/// mark, so that the error names the path that was meant.
+fn split_selector<'a>(text: &'a [u8], exists: &dyn Fn(&Path) -> bool) -> (&'a [u8], Option<&'a [u8]>) {
+    let there = |path: &[u8]| path == b"-" || exists(Path::new(OsStr::from_bytes(path)));
+    if there(text) {
+        return (text, None);
+    }
+    let splits = || {
+        (0..text.len())
+            .rev()
+            .filter_map(|at| match split_at_byte(text, at) {
+                (path, selector) if text.get(at) == Some(&b':') => Some((path, Some(selector))),
+                (path, digits) if text.get(at) == Some(&b'@') && is_number(digits) => {
+                    Some((path, text.get(path.len()..)))
+                }
+                _ => None,
+            })
+            .filter(|(path, _)| !path.is_empty())
+    };
+    let chosen = splits().find(|(path, _)| there(path)).or_else(|| splits().next());
+    chosen.unwrap_or((text, None))
+}
+
+/// `@N` is a position, all else a name; nothing when the position does not fit.
+fn read_selector(text: &str) -> Option<Selection> {
+    match text.strip_prefix('@') {
+        Some(digits) if is_number(digits.as_bytes()) => Some(Selection::Index(digits.parse().ok()?)),
+        _ => Some(Selection::Name(text.to_owned())),
+    }
+}
+
+fn is_number(digits: &[u8]) -> bool {
+    !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
+}
+
+/// What stands before and after the byte at `at`.
+fn split_at_byte(text: &[u8], at: usize) -> (&[u8], &[u8]) {
+    let before = text.get(..at).unwrap_or(text);
+    let after = text.get(at.saturating_add(1)..).unwrap_or_default();
+    (before, after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str, there: &[&str]) -> Result<Reference> {
+        let exists = |path: &Path| there.iter().any(|name| Path::new(name) == path);
+        Reference::parse_where(OsStr::new(text), None, &exists)
+    }
+
+    fn shown(reference: &Reference) -> String {
+        let transport = reference.transport.map_or("-", Transport::name);
+        format!("{transport} | {} | {}", reference.location, reference.selection)
+    }
+
+    #[test]
+    fn the_grammar_of_references() {
+        let there = ["a.tar", "/srv/l:x", "od:d", "od"];
+        for (text, read) in [
+            ("a.tar", "- | a.tar | "),
+            ("a.tar:latest", "- | a.tar | latest"),
+            (
+                "a.tar:docker.io/library/alpine:3",
+                "- | a.tar | docker.io/library/alpine:3",
+            ),
+            ("a.tar@2", "- | a.tar | @2"),
+            ("a.tar:@2", "- | a.tar | @2"),
+            ("a.tar:b@sha256", "- | a.tar | b@sha256"),
+            ("/srv/l:x", "- | /srv/l:x | "),
+            ("/srv/l:x:tag", "- | /srv/l:x | tag"),
+            ("od:d", "- | od:d | "),
+            ("od:e", "- | od | e"),
+            ("gone.tar", "- | gone.tar | "),
+            ("gone:1:2", "- | gone:1 | 2"),
+            ("gone@1", "- | gone | @1"),
+            ("me@home", "- | me@home | "),
+            ("oci:dir", "oci | dir | "),
+            ("oci:/abs/dir:v1", "oci | /abs/dir | v1"),
+            ("oci://rel:v1", "oci | rel | v1"),
+            ("docker-archive:///abs.tar", "docker-archive | /abs.tar | "),
+            ("docker-archive://a.tar:x:1", "docker-archive | a.tar | x:1"),
+            ("oci-archive:a.tar@0", "oci-archive | a.tar | @0"),
+            ("dir:d", "dir | d | "),
+            ("registry:r:n", "registry | r | n"),
+            ("containers-storage:s", "containers-storage | s | "),
+            ("-", "- | standard input | "),
+            ("-@1", "- | standard input | @1"),
+            ("-:tag", "- | standard input | tag"),
+            ("docker-archive:-", "docker-archive | standard input | "),
+            ("./-", "- | ./- | "),
+        ] {
+            assert_eq!(shown(&parse(text, &there).unwrap()), read, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_reference_is_refused() {
+        for text in ["", "oci:", "oci://", "a.tar:", "a.tar@99999999999999999999"] {
+            let error = parse(text, &["a.tar"]);
+            assert!(matches!(error, Err(Error::Reference { .. })), "{text}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_transport_that_leads_to_no_files_is_named() {
+        let error = parse("docker://alpine:3", &[]).unwrap_err();
+        assert!(error.to_string().starts_with("transport 'docker': not supported"));
+    }
+
+    #[test]
+    fn with_an_image_option_all_of_the_text_is_a_path() {
+        let parse =
+            |text: &str, image| Reference::parse_where(OsStr::new(text), Some(image), &|_| false).unwrap();
+        assert_eq!(shown(&parse("oci:/a:b", "x/y:1")), "oci | /a:b | x/y:1");
+        assert_eq!(shown(&parse("a:b@1", "@3")), "- | a:b@1 | @3");
+    }
+
+    #[test]
+    fn a_path_that_is_not_utf8_is_kept() {
+        let text = OsStr::from_bytes(b"\xff.tar:v1");
+        let reference = Reference::parse_where(text, None, &|_| false).unwrap();
+        let path = PathBuf::from(OsStr::from_bytes(b"\xff.tar"));
+        assert_eq!(reference.location, Location::Path(path));
+    }
+
+    #[test]
+    fn a_path_inside_the_image_is_split_at_the_last_colon_slash() {
+        for (text, image, path) in [
+            ("a.tar:/etc/passwd", "a.tar", Some("/etc/passwd")),
+            ("a.tar", "a.tar", None),
+            ("a.tar:tag:/etc", "a.tar:tag", Some("/etc")),
+            ("a.tar:/", "a.tar", Some("/")),
+            ("a:/b:/c", "a:/b", Some("/c")),
+            ("oci:/abs/path", "oci:/abs/path", None),
+            ("oci:///abs/path", "oci:///abs/path", None),
+            ("oci:/abs:/etc/passwd", "oci:/abs", Some("/etc/passwd")),
+            ("docker-archive://a.tar", "docker-archive://a.tar", None),
+            (
+                "docker-archive:///a.tar:t:/x",
+                "docker-archive:///a.tar:t",
+                Some("/x"),
+            ),
+            ("-:/etc", "-", Some("/etc")),
+            ("/abs/oci:/x", "/abs/oci", Some("/x")),
+            (":/x", ":/x", None),
+        ] {
+            let (found_image, found_path) = split_path(OsStr::new(text));
+            assert_eq!(found_image, image, "{text}");
+            assert_eq!(found_path.as_deref(), path.map(str::as_bytes), "{text}");
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! From a descriptor to an opened image, in any place that finds blobs by digest.
+//!
+//! This module owns the walk through image indexes and the reading of blobs: every document is
+//! checked against its descriptor's size and digest before it is parsed. It must not know names.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::archive::{Archive, Found, read_bounded};
+use super::{BlobIdentity, LayerBlob, OpenedImage};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::image::manifest::{self, Descriptor, Document, MAX_DOCUMENT_BYTES, Manifest};
+use crate::image::media_type::{DocumentKind, document_kind};
+use crate::image::platform::choose;
+use crate::image::{ImageConfig, ImageInfo, Platform, pair_layers};
+
+/// Image indexes inside each other. Real ones have two; the visited set ends cycles, this ends
+/// chains (F13).
+const MAX_NESTING: usize = 4;
+
+/// Blobs in an archive.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tree<'a> {
+    pub(super) archive: &'a Archive,
+    /// Where a blob can be, in order.
+    pub(super) places: fn(&Digest) -> Vec<String>,
+}
+
+/// A manifest that a walk came to.
+#[derive(Debug, Clone)]
+pub(super) struct Candidate {
+    pub(super) descriptor: Descriptor,
+    /// False when its blob is not there (F4).
+    present: bool,
+}
+
+impl Tree<'_> {
+    /// The manifests below `tops`, attestations left out.
+    ///
+    /// # Errors
+    /// [`Error::MissingBlob`] when one of `tops` is not there; [`Error::Malformed`] past
+    /// [`MAX_NESTING`]; whatever is wrong with an image index.
+    pub(super) fn candidates(&self, tops: &[&Descriptor]) -> Result<Vec<Candidate>> {
+        let mut walk = Walk::default();
+        for top in tops {
+            // What was selected must be there and be an image; inside, unknown things are passed by.
+            let bytes = self
+                .document("manifest", top)?
+                .ok_or_else(|| missing("manifest", top))?;
+            match manifest::parse(&blob_name("manifest", top), &bytes, top.media_type.as_deref())? {
+                Document::Manifest(_) => walk.found.push(Candidate {
+                    descriptor: (*top).clone(),
+                    present: true,
+                }),
+                Document::Index(index) => {
+                    walk.visited.insert(top.digest);
+                    self.walk(&index.manifests, 1, &mut walk)?;
+                }
+            }
+        }
+        Ok(walk.found)
+    }
+
+    fn walk(&self, descriptors: &[Descriptor], depth: usize, walk: &mut Walk) -> Result<()> {
+        for descriptor in descriptors {
+            if descriptor.is_attestation()
+                || descriptor.artifact_type.is_some()
+                || !walk.visited.insert(descriptor.digest)
+            {
+                continue;
+            }
+            let media_type = descriptor.media_type.as_deref().unwrap_or_default();
+            match document_kind(media_type) {
+                None => {}
+                Some(DocumentKind::Manifest) => walk.found.push(Candidate {
+                    descriptor: descriptor.clone(),
+                    present: descriptor.data.is_some() || self.find(&descriptor.digest)?.is_some(),
+                }),
+                Some(DocumentKind::Index) => {
+                    let Some(bytes) = self.document("image index", descriptor)? else {
+                        continue;
+                    };
+                    let what = blob_name("image index", descriptor);
+                    if depth >= MAX_NESTING {
+                        let reason = format!("nested deeper than the limit of {MAX_NESTING} image indexes");
+                        return Err(Error::Malformed { what, reason });
+                    }
+                    if let Document::Index(index) = manifest::parse(&what, &bytes, Some(media_type))? {
+                        self.walk(&index.manifests, depth + 1, walk)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The candidate for `platform`, or for this host.
+    ///
+    /// # Errors
+    /// [`Error::NoPlatform`] when none fits, [`Error::MissingBlob`] when one fits that is not there,
+    /// [`Error::NotAnImage`] when there are none at all.
+    pub(super) fn choose(
+        &self,
+        candidates: Vec<Candidate>,
+        platform: Option<&Platform>,
+    ) -> Result<Candidate> {
+        let wanted = platform.cloned().unwrap_or_else(Platform::host);
+        let (mut present, absent): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|one| one.present);
+        let platforms = present
+            .iter()
+            .map(|one| self.platform(one))
+            .collect::<Result<Vec<_>>>()?;
+        let best = choose(&wanted, &platforms);
+        let absent_platforms: Vec<_> = absent.iter().map(|one| one.descriptor.platform.clone()).collect();
+        let best_absent = choose(&wanted, &absent_platforms).and_then(|at| absent.get(at));
+        match (best, best_absent) {
+            (Some(at), _) => Ok(present.swap_remove(at)),
+            // Asked for by name, so another one must not stand in.
+            (None, Some(one)) if platform.is_some() || present.len() != 1 => {
+                Err(missing(&format!("manifest for {wanted}"), &one.descriptor))
+            }
+            _ if present.len() == 1 => {
+                if platform.is_some() {
+                    log::warn!("the only image there is not made for {wanted}");
+                }
+                Ok(present.swap_remove(0))
+            }
+            (None, _) if present.is_empty() && absent.is_empty() => Err(super::archive::not_an_image(
+                self.archive.path(),
+                "its image index lists no image manifest",
+            )),
+            (None, _) => Err(Error::NoPlatform {
+                wanted: wanted.to_string(),
+                available: platforms.iter().flatten().map(Platform::to_string).collect(),
+            }),
+        }
+    }
+
+    /// The platform of a candidate: of its descriptor, else of its config (F14).
+    fn platform(&self, candidate: &Candidate) -> Result<Option<Platform>> {
+        if candidate.descriptor.platform.is_some() {
+            return Ok(candidate.descriptor.platform.clone());
+        }
+        let (manifest, _) = self.manifest(&candidate.descriptor)?;
+        if manifest.check_image().is_err() {
+            return Ok(None);
+        }
+        let Some(bytes) = self.document("config", &manifest.config)? else {
+            return Ok(None);
+        };
+        Ok(ImageConfig::parse(&blob_name("config", &manifest.config), &bytes)?.platform)
+    }
+
+    /// Digests of the configs of those candidates that are there.
+    ///
+    /// # Errors
+    /// Whatever is wrong with a manifest.
+    pub(super) fn config_digests(&self, candidates: &[Candidate]) -> Result<Vec<Digest>> {
+        let present = candidates.iter().filter(|one| one.present);
+        present
+            .map(|one| Ok(self.manifest(&one.descriptor)?.0.config.digest))
+            .collect()
+    }
+
+    /// Reads manifest and config of a candidate and finds its layers.
+    ///
+    /// # Errors
+    /// [`Error::MissingBlob`] for a blob that is not there, and what is wrong with the image.
+    pub(super) fn open(&self, candidate: &Candidate, names: Vec<String>) -> Result<OpenedImage> {
+        let descriptor = &candidate.descriptor;
+        let (manifest, raw_manifest) = self.manifest(descriptor)?;
+        manifest.check_image()?;
+        let raw_config = self
+            .document("config", &manifest.config)?
+            .ok_or_else(|| missing("config", &manifest.config))?;
+        let config = ImageConfig::parse(&blob_name("config", &manifest.config), &raw_config)?;
+        let layers = pair_layers(&manifest.layers, &config)?;
+        let blobs = manifest
+            .layers
+            .iter()
+            .zip(&layers)
+            .enumerate()
+            .map(|(number, (stored, descriptor))| {
+                let found = self.layer(number, stored)?;
+                Ok(LayerBlob {
+                    descriptor: descriptor.clone(),
+                    bytes: found.bytes,
+                    identity: found.identity,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(OpenedImage {
+            info: ImageInfo {
+                names,
+                manifest_digest: Some(descriptor.digest),
+                config_digest: manifest.config.digest,
+                platform: config.platform.clone().or_else(|| descriptor.platform.clone()),
+                config,
+                layers,
+                annotations: manifest.annotations,
+                raw_manifest,
+                raw_config,
+            },
+            layers: blobs,
+        })
+    }
+
+    fn manifest(&self, descriptor: &Descriptor) -> Result<(Manifest, Vec<u8>)> {
+        let bytes = self
+            .document("manifest", descriptor)?
+            .ok_or_else(|| missing("manifest", descriptor))?;
+        let what = blob_name("manifest", descriptor);
+        match manifest::parse(&what, &bytes, descriptor.media_type.as_deref())? {
+            Document::Manifest(manifest) => Ok((*manifest, bytes)),
+            Document::Index(_) => Err(Error::Malformed {
+                what,
+                reason: "an image index where a manifest should be".to_owned(),
+            }),
+        }
+    }
+
+    fn layer(&self, number: usize, descriptor: &Descriptor) -> Result<Found> {
+        let what = format!("layer {number}");
+        if let Some(data) = &descriptor.data {
+            descriptor.check(&what, data)?;
+            return Ok(Found {
+                bytes: Arc::new(data.clone()),
+                identity: BlobIdentity::default(),
+            });
+        }
+        self.find(&descriptor.digest)?
+            .ok_or_else(|| missing(&what, descriptor))
+    }
+
+    /// The bytes of a document, checked against its descriptor; nothing when it is not there.
+    fn document(&self, what: &str, descriptor: &Descriptor) -> Result<Option<Vec<u8>>> {
+        let what = blob_name(what, descriptor);
+        let bytes = match &descriptor.data {
+            Some(data) => data.clone(),
+            None => match self.find(&descriptor.digest)? {
+                None => return Ok(None),
+                Some(found) => {
+                    descriptor.check_size(&what, found.bytes.len())?;
+                    read_bounded(&what, &*found.bytes, "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES)?
+                }
+            },
+        };
+        descriptor.check(&what, &bytes)?;
+        Ok(Some(bytes))
+    }
+
+    fn find(&self, digest: &Digest) -> Result<Option<Found>> {
+        for place in (self.places)(digest) {
+            if let Some(found) = self.archive.find(&place)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What a walk through image indexes has seen.
+#[derive(Debug, Default)]
+struct Walk {
+    found: Vec<Candidate>,
+    visited: HashSet<Digest>,
+}
+
+fn blob_name(what: &str, descriptor: &Descriptor) -> String {
+    format!("{what} {}", descriptor.digest)
+}
+
+fn missing(what: &str, descriptor: &Descriptor) -> Error {
+    Error::MissingBlob {
+        what: what.to_owned(),
+        digest: descriptor.digest,
+        urls: descriptor.urls.clone(),
+    }
+}
