@@ -6,7 +6,7 @@
 //! Data flows one way, and a module uses only what stands to its left:
 //!
 //! ```text
-//! error digest path read_at warning | compress | layer | source | image | rootfs | content | load | fuse cli
+//! error digest path read_at warning | compress | layer | image | source | rootfs | content | load | fuse cli
 //! ```
 //!
 //! | module | owns |
@@ -14,8 +14,8 @@
 //! | [`error`], [`digest`], [`path`], [`read_at`], [`warning`] | leaves: what everything speaks |
 //! | [`compress`] | how to re-enter a compressed stream |
 //! | [`layer`] | one tar stream, indexed: entries, checkpoints, span hashes; the index on disk |
-//! | [`source`] | where bytes live: archives, layouts, directories; the reference grammar |
 //! | [`image`] | what the image is: image index, manifest, config, platform choice |
+//! | [`source`] | where bytes live: archives, layouts, directories; the reference grammar |
 //! | [`rootfs`] | the merged tree, pure: no I/O, no clock, no errno, no log |
 //! | [`content`] | bytes of a regular file: extents to verified spans to a copy |
 //! | [`load`] | the engine: an image to indexed layers, a rootfs and its content |

@@ -24,7 +24,8 @@ use crate::read_at::{FileBytes, ReadAt, Window, read_to_vec};
 /// Links followed for one name; the number that Linux allows. Cycles end here.
 const MAX_LINKS: usize = 40;
 
-/// Compressions that a whole archive is found in, by its first bytes (F10).
+/// Compressions that a whole archive is found in, by its first bytes (F10). A zstd file may also
+/// begin with a skippable frame, whose first byte has any low half.
 const COMPRESSED: [(&str, &[u8]); 4] = [
     ("gzip", &[0x1f, 0x8b]),
     ("zstd", &[0x28, 0xb5, 0x2f, 0xfd]),
@@ -339,6 +340,9 @@ fn compression(bytes: &dyn ReadAt) -> io::Result<Option<&'static str>> {
         return Ok(None);
     }
     bytes.read_exact_at(&mut head, 0)?;
+    if matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]) {
+        return Ok(Some("zstd"));
+    }
     let found = COMPRESSED.iter().find(|(_, magic)| head.starts_with(magic));
     Ok(found.map(|(format, _)| *format))
 }

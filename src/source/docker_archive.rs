@@ -164,8 +164,10 @@ impl Item {
                 reason: "the config that 'manifest.json' names is missing".to_owned(),
             });
         };
-        let digest = Algorithm::Sha256.digest(&bytes);
-        match digest_in_name(&self.config) {
+        let expected = digest_in_name(&self.config);
+        let algorithm = expected.map_or(Algorithm::Sha256, |expected| expected.algorithm());
+        let digest = algorithm.digest(&bytes);
+        match expected {
             Some(expected) if expected != digest => Err(Error::Mismatch {
                 what: format!("config {what}"),
                 expected: expected.to_string(),
@@ -233,9 +235,13 @@ fn parse_item(what: &str, value: &Value) -> Result<Item> {
     })
 }
 
-/// `<hex>.json`, `sha256:<hex>` and `blobs/sha256/<hex>` name a digest.
+/// `<hex>.json`, `sha256:<hex>` and `blobs/<algorithm>/<hex>` name a digest.
 fn digest_in_name(name: &str) -> Option<Digest> {
-    let file = name.rsplit('/').next().unwrap_or(name);
+    let (directory, file) = name.rsplit_once('/').unwrap_or(("", name));
+    let algorithm = directory.rsplit('/').next().unwrap_or(directory);
+    if let Ok(digest) = format!("{algorithm}:{file}").parse() {
+        return Some(digest);
+    }
     let file = file.strip_prefix("sha256:").unwrap_or(file);
     Digest::from_sha256_hex(file.strip_suffix(".json").unwrap_or(file))
 }

@@ -44,7 +44,7 @@ impl Names {
 /// Positions in `images` of those that `selection` names; never none.
 ///
 /// # Errors
-/// [`Error::NoSuchImage`] listing what there is.
+/// [`Error::NoSuchImage`] listing what there is, [`Error::NotAnImage`] when that is nothing.
 pub(super) fn select(
     place: &str,
     selection: &Selection,
@@ -61,6 +61,12 @@ pub(super) fn select(
     };
     if !found.is_empty() {
         return Ok(found);
+    }
+    if images.is_empty() {
+        return Err(Error::NotAnImage {
+            path: place.to_owned(),
+            reason: "it lists no image".to_owned(),
+        });
     }
     Err(Error::NoSuchImage {
         path: place.to_owned(),

@@ -107,7 +107,10 @@ impl OciLayout {
                 .iter_mut()
                 .find(|(_, earlier)| earlier.digest == entry.digest)
             {
-                Some((merged, _)) => merged.full.extend(names.shown()),
+                Some((merged, _)) => {
+                    merged.full = merged.shown();
+                    merged.full.extend(names.shown());
+                }
                 None => picked.push((names.clone(), entry)),
             }
         }
