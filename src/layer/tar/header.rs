@@ -253,7 +253,7 @@ mod tests {
             b"   644 \0",
             b"644\0junk",
             b"644     ",
-            b"\0\0000644 ",
+            b"\0\x00000644 ",
             b"00000644",
         ] {
             assert_eq!(number(field), Some(0o644), "{field:?}");
