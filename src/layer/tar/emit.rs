@@ -73,8 +73,8 @@ impl TarParser {
 
     /// Leaves out what has no place in a rootfs (semantics M17).
     fn unknown(&mut self, payload: u64, sink: &mut impl Sink) -> Result<(), Fault> {
-        sink.warning(WarningKind::UnknownType, &self.name);
         self.metadata_bytes = self.weigh(self.name.len())?;
+        sink.warning(WarningKind::UnknownType, &self.name);
         self.extensions.clear();
         self.skip_next(payload, padding(payload));
         Ok(())

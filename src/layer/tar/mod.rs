@@ -35,30 +35,41 @@ use crate::layer::entry::Entry;
 use crate::warning::WarningKind;
 use crate::{Error, Result};
 
+/// Go's `archive/tar` stops at 1 MiB as well; the kernel takes no path above 4 KiB and no extended
+/// attribute above 64 KiB.
+pub const MAX_EXTENSION_BYTES: u64 = 1 << 20;
+
+/// A map of 1 Mi runs takes 24 MiB of memory; sparse files in images have a handful.
+pub const MAX_SPARSE_SEGMENTS: u64 = 1 << 20;
+
+/// Large images hold a million; the number of an entry has 32 bits.
+pub const MAX_ENTRIES: u64 = 16 << 20;
+
+/// Metadata is all that is kept of a stream, and a small compressed layer can hold any amount of it.
+/// Large images have some ten megabytes.
+pub const MAX_METADATA_BYTES: u64 = 1 << 30;
+
 /// The most that one tar stream may make a reader keep. Exceeding one is [`Error::Limit`], which
 /// carries the field's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes in the body of one extension header (PAX or GNU). Go's `archive/tar` stops at 1 MiB as
-    /// well, and the kernel takes no path above 4 KiB and no attribute above 64 KiB.
+    /// Bytes in the body of one extension header, PAX or GNU.
     pub max_extension_bytes: u64,
-    /// Runs in the map of one sparse file: a map of 1 Mi runs takes 24 MiB of memory, and files in
-    /// images have a handful.
+    /// Runs in the map of one sparse file.
     pub max_sparse_segments: u64,
-    /// Members in the stream. Large images hold a million; an entry's number has 32 bits.
+    /// Members in the stream, those that are left out included.
     pub max_entries: u64,
-    /// Bytes of names, link targets, extended attributes and sparse maps in the whole stream: all
-    /// that has to be kept of it, so a small compressed layer cannot fill the memory.
+    /// Bytes of names, link targets, extended attributes and sparse maps in the whole stream.
     pub max_metadata_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            max_extension_bytes: 1 << 20,
-            max_sparse_segments: 1 << 20,
-            max_entries: 16 << 20,
-            max_metadata_bytes: 1 << 30,
+            max_extension_bytes: MAX_EXTENSION_BYTES,
+            max_sparse_segments: MAX_SPARSE_SEGMENTS,
+            max_entries: MAX_ENTRIES,
+            max_metadata_bytes: MAX_METADATA_BYTES,
         }
     }
 }
