@@ -218,4 +218,4 @@ pub(super) fn samples(len_bytes: usize) -> Vec<Sample> {
 }
 
 /// [`samples`] of a few MiB, made once for all tests.
-pub(super) static LARGE: LazyLock<Vec<Sample>> = LazyLock::new(|| samples(3 << 20));
+pub(super) static LARGE: LazyLock<Vec<Sample>> = LazyLock::new(|| samples(2 << 20));
