@@ -148,15 +148,19 @@ impl Input {
     }
 
     /// Decides what follows where a frame may begin. Before the `first` frame there must be one;
-    /// after others anything else is passed over to the end and counted.
+    /// after others anything else is passed over to the end and counted, except the cut off
+    /// beginning of a frame, which is an error.
     pub(super) fn next_frame(&mut self, magic: Magic, first: bool) -> Result<Next> {
         let longest = magic.iter().map(|pattern| pattern.len()).max().unwrap_or(0);
         let head = self.peek(longest)?;
-        let empty = head.is_empty();
+        let len_bytes = head.len();
         match look(head, magic) {
             Look::Begins => Ok(Next::Frame),
-            Look::Cut => Err(self.truncated()),
-            Look::Other if empty && first => Err(self.truncated()),
+            Look::Cut => {
+                self.consume(len_bytes);
+                Err(self.truncated())
+            }
+            Look::Other if len_bytes == 0 && first => Err(self.truncated()),
             Look::Other if first => Err(self.damaged("it does not begin as such data does")),
             Look::Other => {
                 self.pass_over_rest()?;

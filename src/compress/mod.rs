@@ -137,7 +137,7 @@ pub enum Resume {
         /// Up to 32 KiB of the output that came before.
         window: Vec<u8>,
     },
-    /// A block or the index of an xz stream starts there.
+    /// A block inside an xz stream starts there.
     XzBlock {
         /// The integrity check of the stream, as its header numbers it (0 to 15).
         check: u8,

@@ -55,8 +55,7 @@ struct Totals {
 
 impl Totals {
     fn add(&mut self, sizes: Sizes) {
-        // Sizes are below 2^63 and hostile; wrapping keeps the comparison meaningful enough, and
-        // contents have checks of their own.
+        // An index may list any sizes; both sides wrap alike, so true ones always compare equal.
         self.blocks = self.blocks.wrapping_add(1);
         self.unpadded_bytes = self.unpadded_bytes.wrapping_add(sizes.unpadded_bytes);
         self.output_bytes = self.output_bytes.wrapping_add(sizes.output_bytes);
