@@ -97,4 +97,6 @@ warning_kinds! {
     WhiteoutBelowWhiteout = 25, "a whiteout below a whiteout has no effect";
     /// An entry whose path is longer than any file system takes.
     PathTooLong = 26, "left out: the path is longer than 4096 bytes";
+    /// W3, W5: something goes below a directory that is whited out and not made anew.
+    ImpliedAfterWhiteout = 27, "below a directory that the same layer deletes: runtimes refuse it; the lower children are hidden";
 }

@@ -4,13 +4,25 @@
 //! attributes and extents, and owns names, attributes and numbers. This module is the tree as it is
 //! read; [`merge`](mod@merge) makes it.
 
+pub mod merge;
+mod resolve;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::error::Result;
-use crate::layer::entry::{DeviceNumber, FileData, Meta, Xattrs};
+use crate::layer::entry::{DeviceNumber, Entry, EntryKind, FileData, Meta, Xattrs};
 use crate::layer::table::LayerIndex;
 use crate::layer::{EntryId, LayerId};
 use crate::warning::Warning;
+
+pub use merge::{MergeOptions, Semantics, merge};
+pub use walk::Walk;
+
+/// Unit of [`Rootfs::blocks`], in bytes: that of `st_blocks` (stat(3type)).
+const BLOCK_BYTES: u64 = 512;
 
 /// An object of the rootfs; hard links share one. The root is 0, and numbers are the same every time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,90 +85,221 @@ pub enum Follow {
 /// The merged tree.
 #[derive(Debug)]
 pub struct Rootfs {
-    _private: (),
+    tables: Tables,
+    layers: Vec<Arc<LayerIndex>>,
+    warnings: Vec<(LayerId, Warning)>,
 }
 
-#[expect(clippy::todo, clippy::missing_errors_doc, unused_variables, reason = "interface draft")]
+/// The tree as flat tables: about 90 bytes for each name of an ordinary image.
+#[derive(Debug)]
+struct Tables {
+    /// Directories come first, in the order of `directories`.
+    inodes: Vec<Inode>,
+    directories: Vec<Directory>,
+    /// The names of the first directory, sorted by bytes, then those of the second, and so on.
+    dentries: Vec<Dentry>,
+    /// The names of `dentries`, end to end.
+    names: Vec<u8>,
+}
+
+/// A directory's place in the tree.
+#[derive(Debug)]
+struct Directory {
+    /// The first of its dentries; the last is the one before the next directory's first.
+    children: u32,
+    /// The directory that holds it; the root's is the root.
+    parent: InodeId,
+    /// The dentry that names it; the root has none.
+    dentry: u32,
+}
+
+/// A name in a directory.
+#[derive(Debug)]
+struct Dentry {
+    /// Where the name begins; it ends where the next one begins.
+    name: u32,
+    inode: InodeId,
+}
+
+impl Tables {
+    fn directory(&self, id: InodeId) -> Option<&Directory> {
+        self.directories.get(id.0 as usize)
+    }
+
+    /// The dentries of a directory; none for everything else.
+    fn range(&self, directory: InodeId) -> Range<usize> {
+        let at = directory.0 as usize;
+        let end = match self.directories.get(at.saturating_add(1)) {
+            Some(next) => next.children as usize,
+            None => self.dentries.len(),
+        };
+        self.directories.get(at).map_or(0..0, |record| record.children as usize..end)
+    }
+
+    fn name(&self, dentry: usize) -> &[u8] {
+        let end = match self.dentries.get(dentry.saturating_add(1)) {
+            Some(next) => next.name as usize,
+            None => self.names.len(),
+        };
+        let start = self.dentries.get(dentry).map_or(end, |dentry| dentry.name as usize);
+        self.names.get(start..end).unwrap_or_default()
+    }
+}
+
 impl Rootfs {
     /// How many inodes there are; they are numbered from 0.
+    #[must_use]
     pub fn inode_count(&self) -> u32 {
-        todo!()
+        u32::try_from(self.tables.inodes.len()).unwrap_or(u32::MAX)
     }
+
     /// One inode.
+    #[must_use]
     pub fn inode(&self, id: InodeId) -> Option<&Inode> {
-        todo!()
+        self.tables.inodes.get(id.0 as usize)
     }
+
     /// The child of a directory by its name.
+    #[must_use]
     pub fn lookup(&self, directory: InodeId, name: &[u8]) -> Option<InodeId> {
-        todo!()
+        let range = self.tables.range(directory);
+        let (mut low, mut high) = (range.start, range.end);
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.tables.name(middle).cmp(name) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Greater => high = middle,
+                std::cmp::Ordering::Equal => return Some(self.tables.dentries.get(middle)?.inode),
+            }
+        }
+        None
     }
+
     /// The children of a directory, sorted by bytes. Empty for everything else.
+    #[must_use]
     pub fn children(&self, directory: InodeId) -> Children<'_> {
-        todo!()
+        self.children_from(directory, 0)
     }
+
+    /// As [`Rootfs::children`], from the child at `position` (from 0) on: in constant time.
+    #[must_use]
+    pub fn children_from(&self, directory: InodeId, position: usize) -> Children<'_> {
+        let Range { start, end } = self.tables.range(directory);
+        Children { tables: &self.tables, range: start.saturating_add(position).min(end)..end }
+    }
+
     /// The directory that holds a directory; the root's is the root.
+    #[must_use]
     pub fn parent(&self, directory: InodeId) -> InodeId {
-        todo!()
+        self.tables.directory(directory).map_or(ROOT, |record| record.parent)
     }
+
+    /// The path of a directory: `/` for the root (and for what is no directory), else without a
+    /// trailing slash.
+    #[must_use]
+    pub fn path(&self, directory: InodeId) -> Vec<u8> {
+        let mut names = Vec::new();
+        let mut at = directory;
+        while let (Some(record), true) = (self.tables.directory(at), at != ROOT) {
+            names.push(self.tables.name(record.dentry as usize));
+            at = record.parent;
+        }
+        if names.is_empty() {
+            return b"/".to_vec();
+        }
+        names.push(b"");
+        names.reverse();
+        names.join(&b'/')
+    }
+
     /// Where a symbolic link leads; `None` for everything else.
+    #[must_use]
     pub fn target(&self, id: InodeId) -> Option<&[u8]> {
-        todo!()
+        let InodeKind::Symlink(at) = self.inode(id)?.kind else { return None };
+        match self.entry(at)?.kind {
+            EntryKind::Symlink(target) => Some(target),
+            _ => None,
+        }
     }
+
     /// Where a regular file's bytes are; `None` for everything else.
+    #[must_use]
     pub fn file(&self, id: InodeId) -> Option<(LayerId, FileData<'_>)> {
-        todo!()
+        let InodeKind::File(at) = self.inode(id)?.kind else { return None };
+        match self.entry(at)?.kind {
+            EntryKind::File(data) => Some((at.layer, data)),
+            _ => None,
+        }
     }
+
     /// The extended attributes.
+    #[must_use]
     pub fn xattrs(&self, id: InodeId) -> Xattrs<'_> {
-        todo!()
+        let at = self.inode(id).and_then(|inode| inode.xattrs);
+        at.and_then(|at| self.entry(at)).map(|entry| entry.xattrs).unwrap_or_default()
     }
+
     /// Size in bytes as `stat` gives it: a file's logical size, a link's target length, else 0.
+    #[must_use]
     pub fn size(&self, id: InodeId) -> u64 {
-        todo!()
+        match self.file(id) {
+            Some((_, data)) => data.size,
+            None => self.target(id).map_or(0, |target| target.len() as u64),
+        }
     }
-    /// Follows a path from the root, clamped to the root as in a container.
-    pub fn resolve(&self, path: &[u8], follow: Follow) -> Result<InodeId> {
-        todo!()
+
+    /// Blocks of 512 bytes as `stat` gives them: a file's stored bytes, holes left out, rounded up;
+    /// else 0.
+    #[must_use]
+    pub fn blocks(&self, id: InodeId) -> u64 {
+        self.file(id).map_or(0, |(_, data)| data.stored_bytes().div_ceil(BLOCK_BYTES))
     }
-    /// Every name below (and with) a directory, parents first, siblings sorted by bytes, in constant memory.
-    pub fn walk(&self, from: InodeId) -> Walk<'_> {
-        todo!()
-    }
+
     /// The layers that it was merged from.
+    #[must_use]
     pub fn layers(&self) -> &[Arc<LayerIndex>] {
-        todo!()
+        &self.layers
     }
+
     /// What merging (and reading the layers) noticed, layer by layer.
+    #[must_use]
     pub fn warnings(&self) -> &[(LayerId, Warning)] {
-        todo!()
+        &self.warnings
+    }
+
+    /// Memory that the tree itself takes up, in bytes; the layer indexes are not in it.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let Tables { inodes, directories, dentries, names } = &self.tables;
+        size_of_val(inodes.as_slice())
+            + size_of_val(directories.as_slice())
+            + size_of_val(dentries.as_slice())
+            + names.len()
+    }
+
+    fn entry(&self, at: EntryAt) -> Option<Entry<'_>> {
+        self.layers.get(usize::from(at.layer.0))?.entry(at.entry)
     }
 }
 
-/// The children of a directory: see [`Rootfs::children`]. Also gives its length and can start at a position.
-#[derive(Debug)]
+/// The children of a directory: see [`Rootfs::children`].
+#[derive(Debug, Clone)]
 pub struct Children<'a> {
-    _tree: &'a Rootfs,
+    tables: &'a Tables,
+    range: Range<usize>,
 }
 
-#[expect(clippy::todo, reason = "interface draft")]
 impl<'a> Iterator for Children<'a> {
     type Item = (&'a [u8], InodeId);
+
     fn next(&mut self) -> Option<Self::Item> {
-        todo!()
+        let at = self.range.next()?;
+        Some((self.tables.name(at), self.tables.dentries.get(at)?.inode))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.range.size_hint()
     }
 }
 
-/// See [`Rootfs::walk`].
-#[derive(Debug)]
-pub struct Walk<'a> {
-    _tree: &'a Rootfs,
-}
-
-#[expect(clippy::todo, reason = "interface draft")]
-impl Iterator for Walk<'_> {
-    /// The path (bytes, "/" for the root, no trailing slash) and the inode.
-    type Item = (Vec<u8>, InodeId);
-    fn next(&mut self) -> Option<Self::Item> {
-        todo!()
-    }
-}
+impl ExactSizeIterator for Children<'_> {}

@@ -1,0 +1,87 @@
+//! Makes the merged tree: what a container would see of a stack of layers.
+//!
+//! Every layer's [own](own) tree is built first, from all of its entries, and then laid [over] what the
+//! layers below it make up. Applying entries one by one to the merged tree would be wrong: a whiteout or
+//! opaque mark is about lower layers only, wherever in its tar it stands. Where runtimes agree, they are
+//! copied; where they refuse what the specification allows, it is accepted with a warning.
+//!
+//! This module owns whiteouts, opaque marks, replacement, implied parents, hard links and inode
+//! numbers. It does not know where bytes are, or who will ask for them.
+
+mod flat;
+mod links;
+mod over;
+mod own;
+mod tree;
+
+use std::sync::Arc;
+
+use super::{EntryAt, Rootfs};
+use crate::error::{Error, Result};
+use crate::layer::LayerId;
+use crate::layer::table::LayerIndex;
+use crate::warning::{Warning, WarningKind};
+
+/// Which of two readings counts where runtimes and the specification do not agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Semantics {
+    /// What container runtimes show.
+    #[default]
+    Runtime,
+    /// What the OCI image specification says.
+    Oci,
+}
+
+/// How layers are merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MergeOptions {
+    /// Which reading counts.
+    pub semantics: Semantics,
+    /// An entry below a name that is a symbolic link in lower layers goes where that leads, instead of
+    /// replacing the link by a directory.
+    pub follow_dirlinks: bool,
+}
+
+/// Merges layers, the lowest first. The same layers and options give the same tree with the same
+/// numbers every time.
+///
+/// # Errors
+/// [`Error::Limit`] when there are more than 65,535 layers, 2^32 names or 4 GiB of names.
+pub fn merge(layers: Vec<Arc<LayerIndex>>, options: &MergeOptions) -> Result<Rootfs> {
+    let mut merged = over::Merged::new(&layers);
+    let mut warnings = Vec::new();
+    for (at, index) in layers.iter().enumerate() {
+        let layer = layer_id(at)?;
+        let reader = own::Reader::new(layer, options, &merged.tree, &mut merged.objects, index.entry_count());
+        let mut own = reader.read(index)?;
+        let read = index.warnings().chain(std::mem::take(&mut own.warnings));
+        warnings.extend(read.map(|warning| (layer, warning)));
+        let noticed = merged.lay_over(own, layer, options)?;
+        warnings.extend(noticed.into_iter().map(|warning: Warning| (layer, warning)));
+    }
+    let tables = flat::flatten(merged)?;
+    Ok(Rootfs { tables, layers, warnings })
+}
+
+fn layer_id(at: usize) -> Result<LayerId> {
+    u16::try_from(at).map(LayerId).map_err(|_| Error::Limit {
+        what: "merged rootfs".to_owned(),
+        limit: "layers",
+        value: at as u64,
+        max: u64::from(u16::MAX),
+    })
+}
+
+/// Why an entry has no place in the tree.
+enum Fault {
+    /// It is left out, and this is why.
+    LeftOut(WarningKind),
+    /// Nothing can be merged any more.
+    Fatal(Error),
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Fault::Fatal(error)
+    }
+}

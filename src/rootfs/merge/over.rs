@@ -1,0 +1,250 @@
+//! A layer's own tree laid over all layers below it.
+//!
+//! Two passes over the layer's slots. The first only looks at the layers below: which directory each
+//! implied one takes its attributes from. The second changes the merged tree. Were they one, what the
+//! first finds would depend on what the second had done by then.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::own::{Own, is_aufs};
+use super::tree::{
+    Dir, DirId, ObjectId, ObjectKind, Objects, Occupant, Slot, SlotId, Steps, Tree, Way, number,
+};
+use super::{EntryAt, MergeOptions, Semantics};
+use crate::error::Result;
+use crate::layer::LayerId;
+use crate::layer::table::LayerIndex;
+use crate::warning::{Warning, WarningKind};
+
+/// All layers so far, as one tree.
+#[derive(Debug)]
+pub(super) struct Merged<'a> {
+    pub(super) tree: Tree<'a>,
+    pub(super) objects: Objects<'a>,
+    /// The topmost directory entry for the root.
+    pub(super) root: Option<EntryAt>,
+    /// What a directory looked like in one layer's own tree, for each layer that has it.
+    pub(super) seen: HashMap<(DirId, LayerId), ObjectId>,
+}
+
+/// Where implied directories at and below a directory find what they look like.
+#[derive(Debug, Clone, Copy, Default)]
+struct Source {
+    /// The directory of the layers below.
+    directory: Option<DirId>,
+    /// It was found through a symbolic link of this layer, and counts as far as that layer has it.
+    only: Option<LayerId>,
+}
+
+impl<'a> Merged<'a> {
+    pub(super) fn new(layers: &'a [Arc<LayerIndex>]) -> Self {
+        Merged { tree: Tree::new(), objects: Objects::new(layers), root: None, seen: HashMap::new() }
+    }
+
+    /// Makes `own` the topmost layer, and tells what runtimes would have refused or hidden.
+    pub(super) fn lay_over(
+        &mut self,
+        mut own: Own<'a>,
+        layer: LayerId,
+        options: &MergeOptions,
+    ) -> Result<Vec<Warning>> {
+        if let Some(entry) = own.root {
+            self.root = Some(EntryAt { layer, entry });
+        }
+        self.dress(&mut own.tree, layer, options)?;
+        self.apply(&own.tree, layer, options)
+    }
+
+    /// Gives implied directories what lower layers know of them (semantics M1, M2, M4), as containerd
+    /// does: from the layers below, whatever this layer's opaque marks hide.
+    fn dress(&mut self, own: &mut Tree<'a>, layer: LayerId, options: &MergeOptions) -> Result<()> {
+        let mut sources = vec![Source::default(); own.dirs.len()];
+        sources[own.root.at()] = Source { directory: Some(self.tree.root), only: None };
+        let mut steps = Steps::for_entries(number(own.dirs.len())?);
+        for at in own.slot_ids() {
+            let slot = &own[at];
+            let Occupant::Directory(dir) = slot.occupant else { continue };
+            let source = match sources[slot.directory.at()] {
+                Source { directory: Some(above), only } if !hides(slot, options) => {
+                    self.source(above, only, slot.name, &mut steps)
+                }
+                _ => Source::default(),
+            };
+            sources[dir.at()] = source;
+            if own[dir].attributes.is_none() {
+                let attributes = match self.attributes(source) {
+                    Some(attributes) => attributes,
+                    None => self.objects.add_implied(layer)?,
+                };
+                own[dir].attributes = Some(attributes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a child finds what it looks like, given where its parent does.
+    fn source(&self, above: DirId, only: Option<LayerId>, name: &[u8], steps: &mut Steps) -> Source {
+        match self.tree.occupant(above, name) {
+            Occupant::Directory(directory) => Source { directory: Some(directory), only },
+            Occupant::Object(link) => self.source_through(link, above, only, steps).unwrap_or_default(),
+            Occupant::Nothing | Occupant::Link(_) => Source::default(),
+        }
+    }
+
+    /// containerd looks into each lower layer alone: a link counts if what it leads to is in its layer.
+    fn source_through(
+        &self,
+        link: ObjectId,
+        above: DirId,
+        only: Option<LayerId>,
+        steps: &mut Steps,
+    ) -> Option<Source> {
+        let layer = self.objects[link].layer;
+        if only.is_some_and(|only| only != layer) {
+            return None;
+        }
+        let mut way = Way::new(above, &[]);
+        way.follow(self.tree.root, self.objects.target(link)?, steps)?;
+        self.tree.walk(&mut way, &self.objects, steps, |_, _| None)?;
+        Some(Source { directory: Some(way.at), only: Some(layer) })
+    }
+
+    fn attributes(&self, source: Source) -> Option<ObjectId> {
+        match source.only {
+            None => self.tree[source.directory?].attributes,
+            Some(layer) => self.seen.get(&(source.directory?, layer)).copied(),
+        }
+    }
+
+    /// Changes the merged tree, parents first.
+    fn apply(&mut self, own: &Tree<'a>, layer: LayerId, options: &MergeOptions) -> Result<Vec<Warning>> {
+        if own[own.root].opaque {
+            self.tree.replace_root()?;
+        }
+        let mut into = vec![None; own.dirs.len()];
+        into[own.root.at()] = Some(self.tree.root);
+        let index = self.objects.layers.get(usize::from(layer.0)).map(Arc::as_ref);
+        let mut told = Told { index, layer, warnings: Vec::new() };
+        for at in own.slot_ids() {
+            let slot = &own[at];
+            let Some(directory) = into[slot.directory.at()] else { continue };
+            if slot.directory == own.root && is_aufs(slot.name) {
+                continue;
+            }
+            match slot.occupant {
+                Occupant::Directory(dir) if slot.whiteout.is_none() || own[dir].real => {
+                    let there = self.tree.slot(directory, slot.name)?;
+                    told.of_directory(self, own, at, there, options);
+                    into[dir.at()] = Some(self.apply_directory(&own[dir], slot, there, layer, options)?);
+                }
+                Occupant::Object(_) => {
+                    let there = self.tree.slot(directory, slot.name)?;
+                    self.tree[there].occupant = slot.occupant;
+                    told.of_object(slot);
+                }
+                Occupant::Directory(_) => {
+                    self.vacate(directory, slot.name);
+                    told.of_whiteout(slot, WarningKind::WhiteoutBelowWhiteout);
+                }
+                Occupant::Nothing | Occupant::Link(_) if slot.whiteout.is_some() => {
+                    self.vacate(directory, slot.name);
+                }
+                Occupant::Nothing | Occupant::Link(_) => {}
+            }
+        }
+        Ok(told.warnings)
+    }
+
+    /// Lays a directory over what is there, or puts it in its place.
+    fn apply_directory(
+        &mut self,
+        dir: &Dir,
+        slot: &Slot<'a>,
+        there: SlotId,
+        layer: LayerId,
+        options: &MergeOptions,
+    ) -> Result<DirId> {
+        let merged = match self.tree[there].occupant {
+            Occupant::Directory(below) if !dir.opaque && !hides(slot, options) => below,
+            _ => self.tree.make_directory(there)?,
+        };
+        self.tree[merged].attributes = dir.attributes;
+        if let Some(attributes) = dir.attributes {
+            self.seen.insert((merged, layer), attributes);
+        }
+        Ok(merged)
+    }
+
+    fn vacate(&mut self, directory: DirId, name: &[u8]) {
+        if let Some(slot) = self.tree.known(directory, name) {
+            self.tree[slot].occupant = Occupant::Nothing;
+        }
+    }
+}
+
+/// Whether a slot's whiteout hides what lower layers have below a directory of this layer. A directory
+/// made by its own entry after the whiteout is in a runtime as if the whiteout had never been (W3).
+fn hides(slot: &Slot<'_>, options: &MergeOptions) -> bool {
+    let undone = slot.remade && !slot.late && options.semantics == Semantics::Runtime;
+    slot.whiteout.is_some() && !undone
+}
+
+/// What laying a layer over the others has to tell.
+struct Told<'a> {
+    index: Option<&'a LayerIndex>,
+    layer: LayerId,
+    warnings: Vec<Warning>,
+}
+
+impl Told<'_> {
+    /// `there` is still what the layers below have.
+    fn of_directory(
+        &mut self,
+        merged: &Merged<'_>,
+        own: &Tree<'_>,
+        at: SlotId,
+        there: SlotId,
+        options: &MergeOptions,
+    ) {
+        let slot = &own[at];
+        let Occupant::Directory(dir) = slot.occupant else { return };
+        let below = merged.tree[there].occupant;
+        if slot.late {
+            self.of_whiteout(slot, WarningKind::LateWhiteout);
+        } else if slot.whiteout.is_some() && !slot.remade {
+            self.of_whiteout(slot, WarningKind::ImpliedAfterWhiteout);
+        } else if slot.whiteout.is_some() && !hides(slot, options) && !own[dir].opaque {
+            if matches!(below, Occupant::Directory(_)) {
+                self.of_whiteout(slot, WarningKind::DirectoryRemade);
+            }
+        }
+        let replaces_link = match below {
+            Occupant::Object(object) => merged.objects[object].kind == ObjectKind::Symlink,
+            _ => false,
+        };
+        if replaces_link && slot.whiteout.is_none() && self.is_implied(merged, &own[dir]) {
+            let path = own.path(at);
+            self.warnings.push(Warning { kind: WarningKind::DirectoryReplacesLink, path });
+        }
+    }
+
+    fn is_implied(&self, merged: &Merged<'_>, dir: &Dir) -> bool {
+        dir.attributes.is_none_or(|attributes| {
+            let attributes = merged.objects[attributes];
+            attributes.kind == ObjectKind::ImpliedDirectory || attributes.layer != self.layer
+        })
+    }
+
+    fn of_object(&mut self, slot: &Slot<'_>) {
+        if slot.late {
+            self.of_whiteout(slot, WarningKind::LateWhiteout);
+        }
+    }
+
+    /// Names the whiteout as it stands in the tar.
+    fn of_whiteout(&mut self, slot: &Slot<'_>, kind: WarningKind) {
+        let entry = slot.whiteout.and_then(|entry| self.index?.entry(entry));
+        self.warnings.push(Warning { kind, path: entry.map_or_else(Vec::new, |entry| entry.name.to_vec()) });
+    }
+}

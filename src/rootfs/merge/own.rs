@@ -1,0 +1,437 @@
+//! One layer's own tree: what its entries say, read in tar order, before any lower layer is looked at.
+//!
+//! Whiteouts and opaque marks are noted and delete nothing here: they are about lower layers, wherever
+//! in the tar they stand. Lower layers are seen for two things only: a hard link may lead there, and
+//! with `follow_dirlinks` a parent may be one of their symbolic links.
+
+use super::links::Link;
+use super::tree::{DirId, Found, LinkId, ObjectKind, Objects, Occupant, SlotId, Steps, Tree, Way, number};
+use super::{Fault, MergeOptions, Semantics};
+use crate::error::Result;
+use crate::layer::entry::{DeviceNumber, Entry, EntryKind};
+use crate::layer::table::LayerIndex;
+use crate::layer::{EntryId, LayerId};
+use crate::path::{Cleaned, MAX_COMPONENT_BYTES, MAX_LINK_TARGET_BYTES, MAX_PATH_BYTES, clean};
+use crate::warning::{Warning, WarningKind};
+
+/// In front of the name of what is deleted (OCI image-spec, layer.md).
+const WHITEOUT: &[u8] = b".wh.";
+/// Makes its directory opaque (OCI image-spec, layer.md).
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// In front of aufs' own files at the root of a layer.
+const AUFS: &[u8] = b".wh..wh.";
+
+/// A layer's own tree.
+#[derive(Debug)]
+pub(super) struct Own<'a> {
+    pub(super) tree: Tree<'a>,
+    pub(super) links: Vec<Link<'a>>,
+    /// The last directory entry for the root.
+    pub(super) root: Option<EntryId>,
+    pub(super) warnings: Vec<Warning>,
+}
+
+/// Whether a name at the root of a layer is aufs' own, which nobody sees (semantics W15).
+pub(super) fn is_aufs(name: &[u8]) -> bool {
+    name.starts_with(AUFS) && name != OPAQUE
+}
+
+/// What an entry's last component makes of it.
+enum Role<'a> {
+    Entry(&'a [u8]),
+    Whiteout(&'a [u8]),
+    Opaque,
+}
+
+/// The directory of the entry before, which is most often that of the next one, too.
+struct Recent<'a> {
+    name: &'a [u8],
+    directory: DirId,
+    aufs: bool,
+}
+
+/// Where an entry belongs.
+struct Place<'a> {
+    parents: Parents<'a>,
+    base: &'a [u8],
+    /// It is, or lies in, one of aufs' own.
+    aufs: bool,
+}
+
+enum Parents<'a> {
+    Known(DirId),
+    Named { components: Vec<&'a [u8]>, escaped: bool },
+}
+
+/// Reads one layer.
+pub(super) struct Reader<'a, 'm> {
+    pub(super) layer: LayerId,
+    pub(super) options: &'m MergeOptions,
+    /// All layers below.
+    pub(super) lower: &'m Tree<'a>,
+    pub(super) objects: &'m mut Objects<'a>,
+    pub(super) own: Own<'a>,
+    pub(super) steps: Steps,
+    recent: Option<Recent<'a>>,
+    /// The name of the entry that is read.
+    current: &'a [u8],
+}
+
+impl<'a, 'm> Reader<'a, 'm> {
+    pub(super) fn new(
+        layer: LayerId,
+        options: &'m MergeOptions,
+        lower: &'m Tree<'a>,
+        objects: &'m mut Objects<'a>,
+        entries: u32,
+    ) -> Self {
+        let mut tree = Tree::new();
+        let root = tree.root;
+        tree[root].lower = Some(lower.root);
+        let own = Own { tree, links: Vec::new(), root: None, warnings: Vec::new() };
+        let steps = Steps::for_entries(entries);
+        Reader { layer, options, lower, objects, own, steps, recent: None, current: b"" }
+    }
+
+    /// Reads all entries, then binds the hard links that had to wait.
+    pub(super) fn read(mut self, index: &'a LayerIndex) -> Result<Own<'a>> {
+        for (id, entry) in index.entries() {
+            self.current = entry.name;
+            match self.entry(id, &entry) {
+                Ok(()) => {}
+                Err(Fault::LeftOut(kind)) => self.warn(kind),
+                Err(Fault::Fatal(error)) => return Err(error),
+            }
+        }
+        self.bind_links();
+        Ok(self.own)
+    }
+
+    pub(super) fn warn(&mut self, kind: WarningKind) {
+        self.warn_at(kind, self.current);
+    }
+
+    pub(super) fn warn_at(&mut self, kind: WarningKind, name: &[u8]) {
+        self.own.warnings.push(Warning { kind, path: name.to_vec() });
+    }
+
+    fn entry(&mut self, id: EntryId, entry: &Entry<'a>) -> Result<(), Fault> {
+        let Some(place) = self.place(entry.name) else {
+            if entry.kind == EntryKind::Directory {
+                self.own.root = Some(id);
+            }
+            return Ok(());
+        };
+        let role = role(place.base, place.aufs)?;
+        check_lengths(&place, &role, &entry.kind)?;
+        let directory = match place.parents {
+            Parents::Known(directory) => directory,
+            Parents::Named { components, escaped } => {
+                let directory = self.enter(&components)?;
+                // An escaping name is to be warned of each time.
+                if let (false, false, Some((name, _))) = (escaped, components.is_empty(), split(entry.name)) {
+                    self.recent = Some(Recent { name, directory, aufs: place.aufs });
+                }
+                directory
+            }
+        };
+        match role {
+            Role::Opaque => self.opaque(directory),
+            Role::Whiteout(name) => self.whiteout(directory, name, id)?,
+            Role::Entry(name) => self.put(directory, name, id, entry)?,
+        }
+        Ok(())
+    }
+
+    /// Where an entry belongs; `None` for the root.
+    fn place(&mut self, name: &'a [u8]) -> Option<Place<'a>> {
+        if let (Some(recent), Some((parent, base))) = (&self.recent, split(name)) {
+            if recent.name == parent {
+                return Some(Place { parents: Parents::Known(recent.directory), base, aufs: recent.aufs });
+            }
+        }
+        let Cleaned { mut components, escaped } = clean(name);
+        if escaped {
+            self.warn(WarningKind::EscapingName);
+        }
+        let aufs = components.first().is_some_and(|first| is_aufs(first));
+        let base = components.pop()?;
+        Some(Place { parents: Parents::Named { components, escaped }, base, aufs })
+    }
+
+    /// Walks to a directory. What is missing on the way is implied; symbolic links of this layer are
+    /// followed and held inside the root (semantics N2, N3).
+    fn enter(&mut self, parents: &[&'a [u8]]) -> Result<DirId, Fault> {
+        let root = self.own.tree.root;
+        let mut way = Way::new(root, parents);
+        while let Some(name) = way.next_name(&self.own.tree) {
+            let occupant = self.own.tree.occupant(way.at, name);
+            let link = match occupant {
+                Occupant::Directory(dir) => {
+                    way.at = dir;
+                    continue;
+                }
+                Occupant::Object(object) => self.objects.target(object),
+                Occupant::Link(_) => None,
+                Occupant::Nothing => self.lower_link(way.at, name),
+            };
+            if let Some(target) = link {
+                way.follow(root, target, &mut self.steps).ok_or(Fault::LeftOut(WarningKind::TooManyLinks))?;
+                continue;
+            }
+            let slot = self.slot(way.at, name)?;
+            if occupant != Occupant::Nothing {
+                self.warn(WarningKind::DirectoryReplacesFile);
+            }
+            way.at = self.make_directory(slot)?;
+        }
+        Ok(way.at)
+    }
+
+    /// With `follow_dirlinks`: where the lower layers' symbolic link of this name leads, unless this
+    /// layer has deleted it (semantics N1).
+    pub(super) fn lower_link(&self, directory: DirId, name: &[u8]) -> Option<&'a [u8]> {
+        let dir = &self.own.tree[directory];
+        let known = self.own.tree.known(directory, name);
+        if !self.options.follow_dirlinks
+            || dir.opaque
+            || known.is_some_and(|slot| self.own.tree[slot].whiteout.is_some())
+        {
+            return None;
+        }
+        match self.lower.occupant(dir.lower?, name) {
+            Occupant::Object(object) => self.objects.target(object),
+            _ => None,
+        }
+    }
+
+    fn slot(&mut self, directory: DirId, name: &'a [u8]) -> Result<SlotId, Fault> {
+        if name.len() > MAX_COMPONENT_BYTES {
+            return Err(Fault::LeftOut(WarningKind::NameTooLong));
+        }
+        if self.own.tree[directory].path_len + 1 + name.len() > MAX_PATH_BYTES {
+            return Err(Fault::LeftOut(WarningKind::PathTooLong));
+        }
+        Ok(self.own.tree.slot(directory, name)?)
+    }
+
+    /// Puts a new directory into a slot. Whether lower layers show in it after a whiteout is for its own
+    /// entry to say, if that comes first: engines refuse everything else (semantics W3).
+    fn make_directory(&mut self, slot: SlotId) -> Result<DirId, Fault> {
+        self.forget_recent(slot);
+        let made = self.own.tree.make_directory(slot)?;
+        let slot = &mut self.own.tree[slot];
+        slot.remade = false;
+        let (name, directory, deleted) = (slot.name, slot.directory, slot.whiteout.is_some());
+        if self.options.follow_dirlinks && !deleted {
+            let lower = self.own.tree[directory].lower.map(|lower| self.lower.occupant(lower, name));
+            if let Some(Occupant::Directory(lower)) = lower {
+                self.own.tree[made].lower = Some(lower);
+            }
+        }
+        Ok(made)
+    }
+
+    /// The walk to the recent directory may have led through a slot that is about to change.
+    fn forget_recent(&mut self, slot: SlotId) {
+        if self.options.follow_dirlinks || self.own.tree[slot].occupant != Occupant::Nothing {
+            self.recent = None;
+        }
+    }
+
+    fn opaque(&mut self, directory: DirId) {
+        if directory == self.own.tree.root && self.options.semantics == Semantics::Runtime {
+            self.warn(WarningKind::OpaqueRoot);
+        } else {
+            self.own.tree[directory].opaque = true;
+            self.recent = None;
+        }
+    }
+
+    fn whiteout(&mut self, directory: DirId, name: &'a [u8], id: EntryId) -> Result<(), Fault> {
+        let slot = self.slot(directory, name)?;
+        self.forget_recent(slot);
+        let slot = &mut self.own.tree[slot];
+        slot.late |= slot.occupant != Occupant::Nothing;
+        if slot.whiteout.replace(id).is_some() {
+            self.warn(WarningKind::RepeatedWhiteout);
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, directory: DirId, name: &'a [u8], id: EntryId, entry: &Entry<'a>) -> Result<(), Fault> {
+        let slot = self.slot(directory, name)?;
+        if entry.kind == EntryKind::Char(DeviceNumber { major: 0, minor: 0 }) {
+            self.device_whiteout(slot, id);
+            return Ok(());
+        }
+        self.mark_real(directory);
+        match entry.kind {
+            EntryKind::Hardlink(target) => self.put_link(slot, id, entry, target),
+            EntryKind::Directory => self.put_directory(slot, id, entry),
+            _ => {
+                let object = self.objects.add(self.layer, id, entry)?;
+                self.replace(slot, Occupant::Object(object));
+                Ok(())
+            }
+        }
+    }
+
+    /// A character device 0/0 is how overlayfs stores a whiteout, so that is what becomes of one in a
+    /// layer (semantics W17). As any entry, it takes the place of an earlier one of its name.
+    fn device_whiteout(&mut self, slot: SlotId, id: EntryId) {
+        self.forget_recent(slot);
+        let slot = &mut self.own.tree[slot];
+        slot.occupant = Occupant::Nothing;
+        slot.whiteout = Some(id);
+        slot.late = false;
+        slot.remade = false;
+    }
+
+    fn put_directory(&mut self, slot: SlotId, id: EntryId, entry: &Entry<'a>) -> Result<(), Fault> {
+        let made = match self.own.tree[slot].occupant {
+            Occupant::Directory(dir) => dir,
+            _ => {
+                self.warn_if_changed(slot, Some(ObjectKind::Directory));
+                let made = self.make_directory(slot)?;
+                let slot = &mut self.own.tree[slot];
+                slot.remade = slot.whiteout.is_some() && !slot.late;
+                made
+            }
+        };
+        let object = self.objects.add(self.layer, id, entry)?;
+        self.own.tree[made].attributes = Some(object);
+        self.mark_real(made);
+        Ok(())
+    }
+
+    /// Binds a hard link to what its target is at this moment (semantics H6), or lets it wait.
+    fn put_link(
+        &mut self,
+        slot: SlotId,
+        id: EntryId,
+        entry: &Entry<'a>,
+        target: &'a [u8],
+    ) -> Result<(), Fault> {
+        let cleaned = clean(target);
+        if cleaned.escaped {
+            self.warn(WarningKind::EscapingTarget);
+        }
+        let found = match self.find_own(&cleaned.components) {
+            Some(Found::Root) => return Err(Fault::LeftOut(WarningKind::LinkToDirectory)),
+            Some(Found::Slot(found)) if found == slot => {
+                return Err(Fault::LeftOut(WarningKind::LinkCycle));
+            }
+            Some(Found::Slot(found)) => self.own.tree[found].occupant,
+            None => Occupant::Nothing,
+        };
+        match found {
+            Occupant::Directory(_) => Err(Fault::LeftOut(WarningKind::LinkToDirectory)),
+            Occupant::Object(object) => {
+                let shared = &mut self.objects[object];
+                shared.meta = id;
+                if !entry.xattrs.is_empty() {
+                    shared.xattrs = Some(id);
+                }
+                self.replace(slot, Occupant::Object(object));
+                Ok(())
+            }
+            Occupant::Link(_) | Occupant::Nothing => {
+                let link = number(self.own.links.len())?;
+                let waiting = Occupant::Link(LinkId(link));
+                let fallback = match self.own.tree[slot].occupant {
+                    Occupant::Link(LinkId(earlier)) => {
+                        self.own.links.get(earlier as usize).map_or(Occupant::Nothing, |link| link.fallback)
+                    }
+                    other => other,
+                };
+                self.own.links.push(Link { slot, name: entry.name, target, fallback });
+                self.replace(slot, waiting);
+                Ok(())
+            }
+        }
+    }
+
+    /// The slot that a hard link's target names in this layer.
+    pub(super) fn find_own(&mut self, components: &[&'a [u8]]) -> Option<Found> {
+        let mut steps = self.steps;
+        let follow = |directory, name: &[u8]| self.lower_link(directory, name);
+        let found = self.own.tree.find(components, self.objects, &mut steps, follow);
+        self.steps = steps;
+        found
+    }
+
+    /// The last entry of a name wins (semantics N6, N8).
+    fn replace(&mut self, slot: SlotId, occupant: Occupant) {
+        let kind = match occupant {
+            Occupant::Object(object) => Some(self.objects[object].kind),
+            _ => None,
+        };
+        self.warn_if_changed(slot, kind);
+        self.forget_recent(slot);
+        self.own.tree[slot].occupant = occupant;
+    }
+
+    /// `kind` is `None` for a hard link that waits: it will be anything but a directory.
+    fn warn_if_changed(&mut self, slot: SlotId, kind: Option<ObjectKind>) {
+        let changed = match self.own.tree[slot].occupant {
+            Occupant::Directory(_) => kind != Some(ObjectKind::Directory),
+            Occupant::Object(object) => kind.is_some_and(|kind| kind != self.objects[object].kind),
+            Occupant::Link(_) => kind == Some(ObjectKind::Directory),
+            Occupant::Nothing => false,
+        };
+        if changed {
+            self.warn(WarningKind::TypeChanged);
+        }
+    }
+
+    fn mark_real(&mut self, directory: DirId) {
+        let mut at = directory;
+        while !self.own.tree[at].real {
+            self.own.tree[at].real = true;
+            at = self.own.tree.parent(at);
+        }
+    }
+}
+
+/// What the last component says. `aufs` entries are never more than what they are.
+fn role(base: &[u8], aufs: bool) -> Result<Role<'_>, Fault> {
+    match base.strip_prefix(WHITEOUT) {
+        _ if aufs => Ok(Role::Entry(base)),
+        None => Ok(Role::Entry(base)),
+        Some(_) if base == OPAQUE => Ok(Role::Opaque),
+        Some(b"" | b"." | b"..") => Err(Fault::LeftOut(WarningKind::BadWhiteoutName)),
+        Some(name) => Ok(Role::Whiteout(name)),
+    }
+}
+
+/// What no file system takes is left out before anything is made for it (semantics N15).
+fn check_lengths(place: &Place<'_>, role: &Role<'_>, kind: &EntryKind<'_>) -> Result<(), Fault> {
+    let (name, target): (&[u8], &[u8]) = match (role, kind) {
+        (Role::Entry(name), EntryKind::Symlink(target)) => (name, target),
+        (Role::Entry(name) | Role::Whiteout(name), _) => (name, b""),
+        (Role::Opaque, _) => (b"", b""),
+    };
+    let parents: &[&[u8]] = match &place.parents {
+        Parents::Known(_) => &[],
+        Parents::Named { components, .. } => components,
+    };
+    let too_long = |part: &[u8]| part.len() > MAX_COMPONENT_BYTES;
+    if too_long(name) || target.len() > MAX_LINK_TARGET_BYTES || parents.iter().any(|part| too_long(part)) {
+        return Err(Fault::LeftOut(WarningKind::NameTooLong));
+    }
+    if parents.iter().map(|part| part.len() + 1).sum::<usize>() + name.len() > MAX_PATH_BYTES {
+        return Err(Fault::LeftOut(WarningKind::PathTooLong));
+    }
+    Ok(())
+}
+
+/// The parent and the last component as they are written, where they can be told apart without
+/// cleaning: `a/b` and `c`, but nothing for `a`, `a/..` or `a/.`.
+fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = name.iter().rposition(|byte| *byte != b'/')? + 1;
+    let name = name.get(..end)?;
+    let slash = name.iter().rposition(|byte| *byte == b'/')?;
+    let (parent, base) = (name.get(..slash)?, name.get(slash + 1..)?);
+    (!matches!(base, b"." | b"..")).then_some((parent, base))
+}
