@@ -206,6 +206,8 @@ impl Error {
             {
                 subject.clone_into(what);
             }
+            // Limits name the entry; the layer goes in front.
+            Error::Limit { what, .. } if !what.starts_with(subject) => *what = format!("{subject}: {what}"),
             _ => {}
         }
         self

@@ -1,1 +1,443 @@
-//! engine
+//! The engine: from a reference to a source, from an image to indexed layers, a rootfs and its bytes.
+//!
+//! This module owns the order of things and what runs side by side: which layers need a pass and which
+//! are in the store, how many passes at once, and what belongs to one [`Engine`] (the span cache, the
+//! store). It parses nothing, merges nothing and knows no view.
+
+mod archive;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use crate::compress::Compression;
+use crate::content::cache::SpanCache;
+use crate::content::{LayerBytes, ReadAhead};
+use crate::digest::Digest;
+use crate::error::{Error, PathFault, Result};
+use crate::image::claimed_compression;
+use crate::layer::LayerId;
+use crate::layer::index::{Expected, Request, Verify, index_layer};
+use crate::layer::reader::LayerReader;
+use crate::layer::store::{Key, Store, StoredIndex};
+use crate::layer::tar::Limits;
+use crate::path::escape;
+use crate::read_at::ReadAt;
+use crate::rootfs::{InodeId, MergeOptions, Rootfs, merge::merge};
+use crate::source::{LayerBlob, OpenedImage};
+use crate::warning::{Warning, WarningKind};
+
+/// Memory for decoded spans unless told otherwise.
+pub const DEFAULT_CACHE_BYTES: usize = 256 << 20;
+/// A layer's number takes 16 bits; engines stop at 128 layers.
+const MAX_LAYERS: usize = 4096;
+/// The longest magic number there is to recognise a compression by.
+const SNIFF_BYTES: u64 = 16;
+
+/// Is told how the work goes on.
+pub trait Progress: Send + Sync + fmt::Debug {
+    /// Work of `total_bytes` begins; `what` names it.
+    fn begin(&self, what: &str, total_bytes: u64);
+    /// So many bytes more are done.
+    fn advance(&self, bytes: u64);
+    /// The work is over.
+    fn end(&self);
+}
+
+/// How images are opened and read.
+#[derive(Debug)]
+pub struct EngineOptions {
+    /// Whether bytes are checked.
+    pub verify: Verify,
+    /// Memory for decoded spans, in bytes.
+    pub cache_bytes: usize,
+    /// Where layer indexes are kept; `None` keeps nothing on disk.
+    pub store: Option<Store>,
+    /// What a tar may hold.
+    pub limits: Limits,
+    /// Who is told how the work goes on.
+    pub progress: Option<Arc<dyn Progress>>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions {
+            verify: Verify::Full,
+            cache_bytes: DEFAULT_CACHE_BYTES,
+            store: None,
+            limits: Limits::default(),
+            progress: None,
+        }
+    }
+}
+
+/// Which layers of an image make the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LayerRange {
+    /// All of them.
+    #[default]
+    All,
+    /// The state after this layer.
+    Upto(u16),
+    /// This layer alone.
+    Only(u16),
+}
+
+/// How layers become a tree.
+#[derive(Debug, Clone, Default)]
+pub struct TreeOptions {
+    /// Which layers.
+    pub layers: LayerRange,
+    /// How they are merged.
+    pub merge: MergeOptions,
+    /// Refuse an image that merges only with warnings.
+    pub strict: bool,
+}
+
+/// What everything that is open shares.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    options: EngineOptions,
+    cache: Arc<SpanCache>,
+    read_ahead: Option<Arc<ReadAhead>>,
+}
+
+impl Engine {
+    /// An engine with a span cache of its own. Starts a thread for read-ahead.
+    #[must_use]
+    pub fn new(options: EngineOptions) -> Self {
+        let cache = Arc::new(SpanCache::new(options.cache_bytes));
+        // Without the thread everything works, only slower.
+        let read_ahead = ReadAhead::start().map_err(|error| log::warn!("{error}")).ok().map(Arc::new);
+        Engine { inner: Arc::new(Inner { options, cache, read_ahead }) }
+    }
+
+    /// Whether bytes are checked.
+    #[must_use]
+    pub fn verify(&self) -> Verify {
+        self.inner.options.verify
+    }
+
+    /// Indexes the layers of an image that are not in the store, merges them and makes them readable.
+    ///
+    /// # Errors
+    /// As [`index_layer`] for the first layer that fails, [`Error::Strict`], [`Error::Reference`] for a
+    /// layer that is not there, [`Error::Limit`].
+    pub fn load(&self, image: OpenedImage, options: &TreeOptions) -> Result<Tree> {
+        let (first, blobs) = select(image.layers, options.layers)?;
+        let progress = self.inner.options.progress.as_deref();
+        if let Some(progress) = progress {
+            progress.begin("Indexing layers", blobs.iter().map(|blob| blob.bytes.len()).sum());
+        }
+        let indexed = self.index_all(first, &blobs);
+        if let Some(progress) = progress {
+            progress.end();
+        }
+        let (bytes, warnings): (Vec<_>, Vec<_>) = indexed?.into_iter().unzip();
+        let indexes = bytes.iter().map(|layer: &Arc<LayerBytes>| layer.reader().index().clone()).collect();
+        let rootfs = merge(indexes, &options.merge)?;
+        let mut tree = Tree {
+            first,
+            layers: blobs.into_iter().zip(&bytes).map(|(blob, bytes)| LayerInfo::new(blob, bytes)).collect(),
+            warnings: Vec::new(),
+            rootfs,
+            bytes,
+        };
+        tree.collect_warnings(warnings);
+        match tree.warnings.first() {
+            Some((layer, warning)) if options.strict => Err(Error::Strict {
+                count: tree.warnings.len(),
+                first: format!("layer {}: {}: {}", layer.0, escape(&warning.path), warning.kind),
+            }),
+            _ => Ok(tree),
+        }
+    }
+
+    /// Longest first, so that no thread ends up alone with the largest; layers that an image repeats once.
+    fn index_all(&self, first: u16, blobs: &[LayerBlob]) -> Result<Vec<(Arc<LayerBytes>, Option<Warning>)>> {
+        let mut jobs: Vec<(usize, &LayerBlob)> = Vec::new();
+        let mut job_of: HashMap<(Digest, Option<Digest>), usize> = HashMap::new();
+        let places: Vec<usize> = blobs
+            .iter()
+            .enumerate()
+            .map(|(at, blob)| {
+                *job_of.entry((blob.descriptor.diff_id, blob.descriptor.digest)).or_insert_with(|| {
+                    jobs.push((at, blob));
+                    jobs.len() - 1
+                })
+            })
+            .collect();
+        let mut order: Vec<usize> = (0..jobs.len()).collect();
+        order.sort_by_key(|job| jobs.get(*job).map(|(_, blob)| std::cmp::Reverse(blob.bytes.len())));
+
+        let results = Mutex::new(HashMap::new());
+        let next = AtomicUsize::new(0);
+        let failed = AtomicUsize::new(usize::MAX);
+        let workers = thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
+        thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| {
+                    while let Some(job) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let Some((at, blob)) = jobs.get(*job) else { return };
+                        // What would come after a failure is not worth the wait.
+                        if failed.load(Ordering::Relaxed) != usize::MAX {
+                            return;
+                        }
+                        let result = self.open_layer(usize::from(first) + at, blob);
+                        if result.is_err() {
+                            failed.store(*job, Ordering::Relaxed);
+                        }
+                        results.lock().unwrap_or_else(PoisonError::into_inner).insert(*job, result);
+                    }
+                });
+            }
+        });
+        let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut failures: Vec<usize> =
+            results.iter().filter(|(_, result)| result.is_err()).map(|(job, _)| *job).collect();
+        failures.sort_unstable();
+        if let Some(Err(error)) = failures.first().and_then(|job| results.remove(job)) {
+            return Err(error);
+        }
+        let lost = || Error::io("cannot index the layers", std::io::Error::other("a thread panicked"));
+        let done: HashMap<usize, _> =
+            results.into_iter().filter_map(|(job, result)| Some((job, result.ok()?))).collect();
+        places.iter().map(|job| done.get(job).cloned().ok_or_else(lost)).collect()
+    }
+
+    fn open_layer(&self, at: usize, blob: &LayerBlob) -> Result<(Arc<LayerBytes>, Option<Warning>)> {
+        let descriptor = &blob.descriptor;
+        let hex = descriptor.diff_id.hex();
+        let what = format!("layer {at} ({}:{})", descriptor.diff_id.algorithm().name(), &hex[..12]);
+        let compression = sniff(&what, &*blob.bytes)?;
+        let claimed = descriptor.media_type.as_deref().and_then(claimed_compression);
+        let lie = claimed.filter(|claimed| *claimed != compression).map(|_| Warning {
+            kind: WarningKind::CompressionMismatch,
+            path: descriptor.media_type.clone().unwrap_or_default().into_bytes(),
+        });
+        let stored = (compression != Compression::Plain).then(|| match descriptor.digest {
+            Some(digest) => digest.to_string(),
+            None => blob.identity.to_string(),
+        });
+        let expected = Expected {
+            diff_id: Some(descriptor.diff_id),
+            blob_digest: descriptor.digest,
+            blob_bytes: descriptor.size,
+        };
+        let key = Key::layer(&descriptor.diff_id, stored.as_deref());
+        let index = self.index(&what, &blob.bytes, compression, &key, expected)?;
+        Ok((self.layer_bytes(&what, index, blob.bytes.clone()), lie))
+    }
+
+    fn layer_bytes(&self, what: &str, index: StoredIndex, stored: Arc<dyn ReadAt>) -> Arc<LayerBytes> {
+        let reader = LayerReader::new(what, index, stored, self.verify());
+        Arc::new(LayerBytes::new(reader, self.inner.cache.clone(), self.inner.read_ahead.clone()))
+    }
+
+    /// The index from the store, or from a pass and then in the store.
+    fn index(
+        &self,
+        what: &str,
+        bytes: &Arc<dyn ReadAt>,
+        compression: Compression,
+        key: &Key,
+        expected: Expected,
+    ) -> Result<StoredIndex> {
+        let options = &self.inner.options;
+        // A header scan is as fast as a look into the store, and shows what is there now.
+        let scan = options.verify == Verify::Off && compression == Compression::Plain;
+        let store = options.store.as_ref().filter(|_| !scan);
+        if let Some(found) = store.and_then(|store| store.load(key))
+            && fits(&found, bytes.len(), compression, &expected)
+        {
+            if let Some(progress) = &options.progress {
+                progress.advance(bytes.len());
+            }
+            return Ok(found);
+        }
+        let store = store.filter(|_| options.verify == Verify::Full);
+        let draft = store.and_then(|store| store.draft().map_err(|error| log::warn!("{error}")).ok());
+        let scratch = draft.as_ref().map(|draft| draft.scratch()).transpose()?;
+        let indexed = index_layer(Request {
+            bytes: bytes.clone(),
+            what,
+            compression,
+            expected,
+            verify: options.verify,
+            limits: options.limits,
+            scratch,
+            progress: &|bytes| {
+                if let Some(progress) = &options.progress {
+                    progress.advance(bytes);
+                }
+            },
+        })?;
+        if let (Some(store), Some(draft)) = (store, draft) {
+            store.save(key, draft, &indexed).unwrap_or_else(|error| {
+                log::warn!("the next mount will index again: {error}");
+            });
+        }
+        StoredIndex::from_pass(indexed)
+    }
+}
+
+/// Whether a stored index is of these bytes.
+fn fits(found: &StoredIndex, len: u64, compression: Compression, expected: &Expected) -> bool {
+    let facts = found.index.facts();
+    let same_blob = match (facts.blob_digest, expected.blob_digest) {
+        (Some(found), Some(expected)) => found == expected,
+        _ => true,
+    };
+    facts.blob_bytes == len
+        && expected.blob_bytes.is_none_or(|expected| expected == len)
+        && facts.compression == compression
+        && facts.diff_id == expected.diff_id
+        && same_blob
+}
+
+fn sniff(what: &str, bytes: &dyn ReadAt) -> Result<Compression> {
+    let mut head = vec![0; usize::try_from(bytes.len().min(SNIFF_BYTES)).unwrap_or(0)];
+    bytes.read_exact_at(&mut head, 0).map_err(|cause| Error::io(format!("{what}: cannot read"), cause))?;
+    Ok(Compression::sniff(&head))
+}
+
+fn select(mut blobs: Vec<LayerBlob>, range: LayerRange) -> Result<(u16, Vec<LayerBlob>)> {
+    if blobs.len() > MAX_LAYERS {
+        return Err(Error::Limit {
+            what: "the image".to_owned(),
+            limit: "layers",
+            value: blobs.len() as u64,
+            max: MAX_LAYERS as u64,
+        });
+    }
+    let count = blobs.len();
+    let missing = |layer: u16| Error::Reference {
+        text: layer.to_string(),
+        reason: format!("no such layer: the image has {count}, numbered from 0"),
+    };
+    match range {
+        LayerRange::All => Ok((0, blobs)),
+        LayerRange::Upto(last) | LayerRange::Only(last) if usize::from(last) >= count => Err(missing(last)),
+        LayerRange::Upto(last) => {
+            blobs.truncate(usize::from(last) + 1);
+            Ok((0, blobs))
+        }
+        LayerRange::Only(only) => Ok((only, vec![blobs.swap_remove(usize::from(only))])),
+    }
+}
+
+/// What a view may want to tell of a layer.
+#[derive(Debug, Clone)]
+pub struct LayerInfo {
+    /// Digest of its uncompressed tar.
+    pub diff_id: Digest,
+    /// Digest of the blob as stored, where the image names one.
+    pub digest: Option<Digest>,
+    /// The media type that the manifest gives it.
+    pub media_type: Option<String>,
+    /// The command that made it, when the image's history tells.
+    pub created_by: Option<String>,
+    /// How it is really compressed.
+    pub compression: Compression,
+    /// Length of the blob as stored, in bytes.
+    pub blob_bytes: u64,
+    /// Length of the uncompressed tar, in bytes.
+    pub tar_bytes: u64,
+    /// Number of tar entries.
+    pub entries: u32,
+}
+
+impl LayerInfo {
+    fn new(blob: LayerBlob, bytes: &LayerBytes) -> Self {
+        let index = bytes.reader().index();
+        let facts = index.facts();
+        LayerInfo {
+            diff_id: blob.descriptor.diff_id,
+            digest: blob.descriptor.digest,
+            media_type: blob.descriptor.media_type,
+            created_by: blob.descriptor.created_by,
+            compression: facts.compression,
+            blob_bytes: facts.blob_bytes,
+            tar_bytes: facts.tar_bytes,
+            entries: index.entry_count(),
+        }
+    }
+}
+
+/// A loaded image: its merged tree and the bytes of its files.
+#[derive(Debug)]
+pub struct Tree {
+    /// The number, in the image, of the lowest layer here.
+    first: u16,
+    rootfs: Rootfs,
+    layers: Vec<LayerInfo>,
+    bytes: Vec<Arc<LayerBytes>>,
+    warnings: Vec<(LayerId, Warning)>,
+}
+
+impl Tree {
+    /// The merged tree.
+    #[must_use]
+    pub fn rootfs(&self) -> &Rootfs {
+        &self.rootfs
+    }
+
+    /// What is known of a layer that the rootfs names.
+    #[must_use]
+    pub fn layer(&self, id: LayerId) -> Option<&LayerInfo> {
+        self.layers.get(usize::from(id.0))
+    }
+
+    /// The layers that the tree is made of, from the lowest.
+    #[must_use]
+    pub fn layers(&self) -> &[LayerInfo] {
+        &self.layers
+    }
+
+    /// The position in the image of a layer that the rootfs names: they differ when only one layer of the
+    /// image was loaded.
+    #[must_use]
+    pub fn layer_number(&self, id: LayerId) -> u16 {
+        self.first.saturating_add(id.0)
+    }
+
+    /// What was noticed while reading and merging, with the layer's position in the image.
+    #[must_use]
+    pub fn warnings(&self) -> &[(LayerId, Warning)] {
+        &self.warnings
+    }
+
+    /// Fills `buf` from `offset` of a regular file and gives the number of bytes, which is short only at the
+    /// file's end. Holes are zeros. Thread-safe.
+    ///
+    /// # Errors
+    /// [`Error::Path`] for what is no regular file, [`Error::Changed`] when the image's bytes are no longer
+    /// those that were verified, [`Error::Io`] when they cannot be had.
+    pub fn read_at(&self, file: InodeId, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let found = self.rootfs.file(file);
+        let found = found.and_then(|(layer, data)| Some((self.bytes.get(usize::from(layer.0))?, data)));
+        let (bytes, data) = found
+            .ok_or_else(|| Error::Path { path: format!("inode {}", file.0), reason: PathFault::NotAFile })?;
+        bytes.read_file(&data, buf, offset)
+    }
+
+    fn collect_warnings(&mut self, lies: Vec<Option<Warning>>) {
+        let lies = lies
+            .into_iter()
+            .enumerate()
+            .filter_map(|(at, lie)| Some((LayerId(u16::try_from(at).ok()?), lie?)));
+        let mut all: Vec<_> = lies.chain(self.rootfs.warnings().iter().cloned()).collect();
+        all.sort_by_key(|(layer, _)| *layer);
+        for (layer, _) in &mut all {
+            layer.0 = self.first.saturating_add(layer.0);
+        }
+        self.warnings = all;
+    }
+}

@@ -29,6 +29,20 @@ macro_rules! warning_kinds {
                 match code { $($code => Some(WarningKind::$name),)* _ => None }
             }
 
+            /// The kind's name as JSON has it: `directory-remade`.
+            #[must_use]
+            pub fn name(self) -> String {
+                let name = match self { $(WarningKind::$name => stringify!($name),)* };
+                let mut kebab = String::new();
+                for letter in name.chars() {
+                    if letter.is_ascii_uppercase() && !kebab.is_empty() {
+                        kebab.push('-');
+                    }
+                    kebab.push(letter.to_ascii_lowercase());
+                }
+                kebab
+            }
+
             /// The number that stands for it in a layer index.
             #[must_use]
             pub fn code(self) -> u8 {
@@ -99,4 +113,17 @@ warning_kinds! {
     PathTooLong = 26, "left out: the path is longer than 4096 bytes";
     /// W3, W5: something goes below a directory that is whited out and not made anew.
     ImpliedAfterWhiteout = 27, "below a directory that the same layer deletes: runtimes refuse it; the lower children are hidden";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_has_a_name_and_a_number_that_leads_back() {
+        assert_eq!(WarningKind::DirectoryRemade.name(), "directory-remade");
+        for code in 0..=u8::MAX {
+            assert!(WarningKind::from_code(code).is_none_or(|kind| kind.code() == code));
+        }
+    }
 }

@@ -56,9 +56,7 @@ impl Codec for Bzip2 {
     const MAGIC: Magic = MAGIC;
 
     fn new() -> Result<Self, String> {
-        Ok(Bzip2 {
-            decoder: Decompress::new(false),
-        })
+        Ok(Bzip2 { decoder: Decompress::new(false) })
     }
 
     fn next_frame(&mut self) -> Result<(), String> {
@@ -68,10 +66,7 @@ impl Codec for Bzip2 {
 
     fn run(&mut self, input: &[u8], output: &mut [u8]) -> Result<Ran, String> {
         let (total_in, total_out) = (self.decoder.total_in(), self.decoder.total_out());
-        let status = self
-            .decoder
-            .decompress(input, output)
-            .map_err(|error| error.to_string())?;
+        let status = self.decoder.decompress(input, output).map_err(|error| error.to_string())?;
         if status == Status::MemNeeded {
             return Err("no memory for a block".to_owned());
         }

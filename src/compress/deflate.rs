@@ -64,9 +64,7 @@ unsafe impl Send for Inflate {}
 
 impl fmt::Debug for Inflate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inflate")
-            .field("data_type", &self.stream.data_type)
-            .finish_non_exhaustive()
+        f.debug_struct("Inflate").field("data_type", &self.stream.data_type).finish_non_exhaustive()
     }
 }
 
@@ -85,11 +83,7 @@ impl Inflate {
         // SAFETY: the pointer is to a whole stream with an allocator set, no input and no output;
         // version and size are those of the library that is called.
         let code = unsafe { inflateInit2_(&raw mut *stream, RAW_WINDOW_BITS, zlibVersion(), size) };
-        if code == Z_OK {
-            Ok(Inflate { stream })
-        } else {
-            Err(format!("inflateInit2 says {code}"))
-        }
+        if code == Z_OK { Ok(Inflate { stream }) } else { Err(format!("inflateInit2 says {code}")) }
     }
 
     /// Back to the start of a deflate stream.
@@ -105,9 +99,7 @@ impl Inflate {
         // SAFETY: `new` initialised the stream.
         let code = unsafe { inflatePrime(&raw mut *self.stream, i32::from(bits), i32::from(value)) };
         checked("inflatePrime", code)?;
-        let window = window
-            .last_chunk::<WINDOW_BYTES>()
-            .map_or(window, |whole| whole.as_slice());
+        let window = window.last_chunk::<WINDOW_BYTES>().map_or(window, |whole| whole.as_slice());
         let len_bytes = u32::try_from(window.len()).unwrap_or(0);
         // SAFETY: the pointer and length are those of `window`, which is only read during the call.
         let code = unsafe { inflateSetDictionary(&raw mut *self.stream, window.as_ptr(), len_bytes) };
@@ -130,11 +122,7 @@ impl Inflate {
         self.stream.avail_in = given;
         self.stream.next_out = spare.as_mut_ptr().cast();
         self.stream.avail_out = room;
-        let flush = if block_ends == BlockEnds::Stop {
-            Z_BLOCK
-        } else {
-            Z_NO_FLUSH
-        };
+        let flush = if block_ends == BlockEnds::Stop { Z_BLOCK } else { Z_NO_FLUSH };
         // SAFETY: `new` initialised the stream. `given` bytes can be read at `next_in` and `room`
         // bytes written at `next_out`, both for the whole call; zlib-rs takes output as
         // uninitialised memory. Both are set anew before every call.
@@ -188,9 +176,5 @@ fn clamp(len_bytes: usize) -> u32 {
 }
 
 fn checked(call: &str, code: i32) -> Result<(), String> {
-    if code == Z_OK {
-        Ok(())
-    } else {
-        Err(format!("{call} says {code}"))
-    }
+    if code == Z_OK { Ok(()) } else { Err(format!("{call} says {code}")) }
 }

@@ -60,11 +60,7 @@ pub(super) struct Frames<C> {
 impl<C: Codec> Frames<C> {
     pub(super) fn new(input: &Input) -> Result<Self> {
         let codec = C::new().map_err(|reason| input.damaged(reason))?;
-        Ok(Frames {
-            codec,
-            place: Place::Beginning,
-            stage: Stage::new(),
-        })
+        Ok(Frames { codec, place: Place::Beginning, stage: Stage::new() })
     }
 
     pub(super) fn step(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
@@ -83,11 +79,7 @@ impl<C: Codec> Frames<C> {
 
     fn step_frame(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
         let codec = &mut self.codec;
-        if self
-            .stage
-            .run(input, out, quota.limit, |input, output| codec.run(input, output))?
-            .done
-        {
+        if self.stage.run(input, out, quota.limit, |input, output| codec.run(input, output))?.done {
             self.place = Place::Between;
         }
         Ok(Step::Ran)
@@ -108,9 +100,7 @@ impl fmt::Debug for Stage {
 
 impl Stage {
     pub(super) fn new() -> Self {
-        Stage {
-            buffer: vec![0; STAGE_BYTES].into_boxed_slice(),
-        }
+        Stage { buffer: vec![0; STAGE_BYTES].into_boxed_slice() }
     }
 
     /// Calls `decode` once with what input is at hand and room for at most `limit` bytes, which go

@@ -48,11 +48,7 @@ pub(super) struct Gzip {
 impl Gzip {
     pub(super) fn new(input: &Input) -> Result<Self> {
         let inflate = Inflate::new().map_err(|reason| input.damaged(reason))?;
-        Ok(Gzip {
-            place: Place::Beginning,
-            inflate,
-            crc: None,
-        })
+        Ok(Gzip { place: Place::Beginning, inflate, crc: None })
     }
 
     /// Goes on inside a deflate stream, as [`Resume::Deflate`] says.
@@ -63,9 +59,7 @@ impl Gzip {
             1..=7 => (8_u8.saturating_sub(skip_bits), input.byte()? >> skip_bits),
             _ => return Err(input.damaged("a checkpoint skips more than 7 bits")),
         };
-        gzip.inflate
-            .prime(bits, value, window)
-            .map_err(|reason| input.damaged(reason))?;
+        gzip.inflate.prime(bits, value, window).map_err(|reason| input.damaged(reason))?;
         gzip.place = Place::Body;
         Ok(gzip)
     }
@@ -107,20 +101,13 @@ impl Gzip {
             0 => (input.offset(), Resume::Deflate { skip_bits: 0, window }),
             unused => {
                 let skip_bits = 8_u8.saturating_sub(unused);
-                (
-                    input.offset().saturating_sub(1),
-                    Resume::Deflate { skip_bits, window },
-                )
+                (input.offset().saturating_sub(1), Resume::Deflate { skip_bits, window })
             }
         }
     }
 
     fn step_body(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
-        let block_ends = if quota.wants_boundary {
-            BlockEnds::Stop
-        } else {
-            BlockEnds::Pass
-        };
+        let block_ends = if quota.wants_boundary { BlockEnds::Stop } else { BlockEnds::Pass };
         let before = out.len();
         let chunk = input.fill()?;
         let at_end = chunk.is_empty();

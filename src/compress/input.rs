@@ -31,10 +31,7 @@ pub(super) enum Look {
 /// Compares the first bytes of something with `magic`.
 pub(super) fn look(head: &[u8], magic: Magic) -> Look {
     let fits = |pattern: &[(u8, u8)]| {
-        pattern
-            .iter()
-            .zip(head)
-            .all(|(&(lowest, highest), &byte)| (lowest..=highest).contains(&byte))
+        pattern.iter().zip(head).all(|(&(lowest, highest), &byte)| (lowest..=highest).contains(&byte))
     };
     let mut answer = Look::Other;
     for pattern in magic.iter().filter(|pattern| fits(pattern)) {
@@ -72,9 +69,7 @@ pub(super) struct Input {
 
 impl fmt::Debug for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Input")
-            .field("offset", &self.offset)
-            .finish_non_exhaustive()
+        f.debug_struct("Input").field("offset", &self.offset).finish_non_exhaustive()
     }
 }
 
@@ -205,11 +200,7 @@ impl Input {
 
     /// The error for a decoder that got `at_end` and did nothing.
     pub(super) fn stuck(&self, at_end: bool) -> Error {
-        if at_end {
-            self.truncated()
-        } else {
-            self.damaged("the decoder makes no progress")
-        }
+        if at_end { self.truncated() } else { self.damaged("the decoder makes no progress") }
     }
 
     fn pass_over_rest(&mut self) -> Result<()> {
@@ -255,10 +246,7 @@ pub(super) struct Summed<'a> {
 
 impl<'a> Summed<'a> {
     pub(super) fn new(input: &'a mut Input) -> Self {
-        Summed {
-            input,
-            crc: Crc::new(),
-        }
+        Summed { input, crc: Crc::new() }
     }
 
     /// The next byte, consumed.

@@ -116,11 +116,7 @@ impl Checkpoint {
     /// The beginning, where every stream can be entered.
     #[must_use]
     pub fn beginning() -> Self {
-        Checkpoint {
-            output_offset: 0,
-            compressed_offset: 0,
-            state: Resume::Start,
-        }
+        Checkpoint { output_offset: 0, compressed_offset: 0, state: Resume::Start }
     }
 }
 
@@ -245,10 +241,7 @@ impl Decoder {
         while appended < hard {
             let wants_boundary = appended >= soft;
             let target = if wants_boundary { hard } else { soft.min(hard) };
-            let quota = Quota {
-                limit: target.saturating_sub(appended),
-                wants_boundary,
-            };
+            let quota = Quota { limit: target.saturating_sub(appended), wants_boundary };
             let before = out.len();
             self.at_boundary = false;
             let step = self.step(out, quota).inspect_err(|_| self.failed = true)?;
@@ -280,11 +273,7 @@ impl Decoder {
             Format::Xz(xz) => xz.checkpoint(&self.input),
             Format::Plain | Format::Zstd(_) | Format::Bzip2(_) => (self.input.offset(), Resume::Start),
         };
-        Some(Checkpoint {
-            output_offset: self.output_offset,
-            compressed_offset,
-            state,
-        })
+        Some(Checkpoint { output_offset: self.output_offset, compressed_offset, state })
     }
 
     /// Offset of the next output byte in the uncompressed stream.
@@ -307,10 +296,7 @@ impl Decoder {
 
     /// The error for a stream that ends before all that was expected of it.
     fn ended_early(&self) -> Error {
-        self.input.damaged(format!(
-            "the data ends after {} uncompressed bytes",
-            self.output_offset
-        ))
+        self.input.damaged(format!("the data ends after {} uncompressed bytes", self.output_offset))
     }
 
     fn step(&mut self, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {

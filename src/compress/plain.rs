@@ -12,9 +12,5 @@ pub(super) fn step(input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result
     let len_bytes = chunk.len();
     input.consume(len_bytes);
     // Looking ahead: a boundary is only one when something follows.
-    if input.fill()?.is_empty() {
-        Ok(Step::End)
-    } else {
-        Ok(Step::Boundary)
-    }
+    if input.fill()?.is_empty() { Ok(Step::End) } else { Ok(Step::Boundary) }
 }

@@ -63,13 +63,7 @@ impl Seekable {
         len_bytes: u64,
         table: Arc<dyn CheckpointTable>,
     ) -> Self {
-        Seekable {
-            input,
-            compression,
-            len_bytes,
-            table,
-            parked: Mutex::default(),
-        }
+        Seekable { input, compression, len_bytes, table, parked: Mutex::default() }
     }
 
     fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
@@ -124,11 +118,7 @@ impl Seekable {
         }
         let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         parked.push_back(decoder);
-        let surplus = if parked.len() > PARKED_MAX {
-            parked.pop_front()
-        } else {
-            None
-        };
+        let surplus = if parked.len() > PARKED_MAX { parked.pop_front() } else { None };
         // Freeing a large window takes a while; let others in meanwhile.
         drop(parked);
         drop(surplus);

@@ -16,14 +16,8 @@ use super::{Quota, Resume, Step};
 use crate::error::Result;
 
 /// Header magic (2.1.1.1).
-pub(super) const MAGIC: Magic = &[&[
-    (0xfd, 0xfd),
-    (b'7', b'7'),
-    (b'z', b'z'),
-    (b'X', b'X'),
-    (b'Z', b'Z'),
-    (0, 0),
-]];
+pub(super) const MAGIC: Magic =
+    &[&[(0xfd, 0xfd), (b'7', b'7'), (b'z', b'z'), (b'X', b'X'), (b'Z', b'Z'), (0, 0)]];
 
 /// Footer magic (2.1.2.4).
 const FOOTER_MAGIC: [u8; 2] = *b"YZ";
@@ -75,22 +69,13 @@ pub(super) struct Xz {
 
 impl Xz {
     pub(super) fn new() -> Self {
-        Xz {
-            place: Place::Beginning,
-            stage: Stage::new(),
-            check: CheckKind::None,
-            totals: None,
-        }
+        Xz { place: Place::Beginning, stage: Stage::new(), check: CheckKind::None, totals: None }
     }
 
     /// Goes on at a block, as [`Resume::XzBlock`] says.
     pub(super) fn resume(input: &Input, check: u8) -> Result<Self> {
         let check = CheckKind::from_id(check).map_err(|reason| input.damaged(reason))?;
-        Ok(Xz {
-            place: Place::AfterBlock,
-            check,
-            ..Xz::new()
-        })
+        Ok(Xz { place: Place::AfterBlock, check, ..Xz::new() })
     }
 
     pub(super) fn step(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
@@ -129,9 +114,7 @@ impl Xz {
     /// How to come back to the boundary that [`Xz::step`] just reached.
     pub(super) fn checkpoint(&self, input: &Input) -> (u64, Resume) {
         let state = match self.place {
-            Place::BlockHeader | Place::AfterBlock => Resume::XzBlock {
-                check: self.check.id(),
-            },
+            Place::BlockHeader | Place::AfterBlock => Resume::XzBlock { check: self.check.id() },
             _ => Resume::Start,
         };
         (input.offset(), state)
@@ -216,10 +199,7 @@ fn read_index(input: &mut Input) -> Result<(Totals, u64)> {
     for _ in 0..index_number(&mut index)? {
         let unpadded_bytes = index_number(&mut index)?;
         let output_bytes = index_number(&mut index)?;
-        totals.add(Sizes {
-            unpadded_bytes,
-            output_bytes,
-        });
+        totals.add(Sizes { unpadded_bytes, output_bytes });
     }
     while !index.input.offset().wrapping_sub(start).is_multiple_of(4) {
         if index.byte()? != 0 {

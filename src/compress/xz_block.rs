@@ -84,9 +84,7 @@ pub(super) struct Block {
 
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Block")
-            .field("output_bytes", &self.output_bytes)
-            .finish_non_exhaustive()
+        f.debug_struct("Block").field("output_bytes", &self.output_bytes).finish_non_exhaustive()
     }
 }
 
@@ -129,10 +127,7 @@ impl Block {
     /// Decodes contents on.
     pub(super) fn run(&mut self, input: &[u8], output: &mut [u8]) -> Result<Ran, String> {
         let (total_in, total_out) = (self.decoder.total_in(), self.decoder.total_out());
-        let status = self
-            .decoder
-            .process(input, output, Action::Run)
-            .map_err(|error| error.to_string())?;
+        let status = self.decoder.process(input, output, Action::Run).map_err(|error| error.to_string())?;
         self.compressed_bytes = self.decoder.total_in();
         self.output_bytes = self.decoder.total_out();
         let since =
@@ -162,10 +157,7 @@ impl Block {
         }
         let check_bytes = self.check.finish(input)?;
         Ok(Sizes {
-            unpadded_bytes: self
-                .header_bytes
-                .wrapping_add(self.compressed_bytes)
-                .wrapping_add(check_bytes),
+            unpadded_bytes: self.header_bytes.wrapping_add(self.compressed_bytes).wrapping_add(check_bytes),
             output_bytes: self.output_bytes,
         })
     }
@@ -183,12 +175,8 @@ fn parse_header(fields: &mut Fields<'_>) -> Result<Header, String> {
     if flags & RESERVED != 0 {
         return Err(format!("unknown block flags {flags:#04x}"));
     }
-    let compressed_bytes = (flags & HAS_COMPRESSED_SIZE != 0)
-        .then(|| fields.number())
-        .transpose()?;
-    let output_bytes = (flags & HAS_OUTPUT_SIZE != 0)
-        .then(|| fields.number())
-        .transpose()?;
+    let compressed_bytes = (flags & HAS_COMPRESSED_SIZE != 0).then(|| fields.number()).transpose()?;
+    let output_bytes = (flags & HAS_OUTPUT_SIZE != 0).then(|| fields.number()).transpose()?;
     let mut filters = Filters::new();
     let mut dictionary_bytes = None;
     for _ in 0..=(flags & FILTERS_LESS_ONE) {
@@ -207,12 +195,7 @@ fn parse_header(fields: &mut Fields<'_>) -> Result<Header, String> {
         return Err("a block header has padding that is not zero".to_owned());
     }
     let dictionary_bytes = dictionary_bytes.ok_or("a block does not end with LZMA2")?;
-    Ok(Header {
-        filters,
-        dictionary_bytes,
-        compressed_bytes,
-        output_bytes,
-    })
+    Ok(Header { filters, dictionary_bytes, compressed_bytes, output_bytes })
 }
 
 /// Filter numbers are those of section 5.3.
@@ -230,9 +213,7 @@ fn add_filter(filters: &mut Filters, id: u64, properties: &[u8]) -> Result<(), S
         LZMA2 => filters.lzma2_properties(properties),
         _ => return Err(format!("unknown filter {id:#x}")),
     };
-    added
-        .map(|_| ())
-        .map_err(|error| format!("filter {id:#x}: {error}"))
+    added.map(|_| ()).map_err(|error| format!("filter {id:#x}: {error}"))
 }
 
 /// Dictionary size by its code (5.3.1): two or three, times a power of two.
@@ -249,9 +230,7 @@ struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
     fn bytes(&mut self, len_bytes: u64) -> Result<&'a [u8], String> {
-        let split = usize::try_from(len_bytes)
-            .ok()
-            .and_then(|len| self.0.split_at_checked(len));
+        let split = usize::try_from(len_bytes).ok().and_then(|len| self.0.split_at_checked(len));
         let (bytes, rest) = split.ok_or("a block header is too short")?;
         self.0 = rest;
         Ok(bytes)
@@ -313,16 +292,9 @@ impl Check {
             Check::None => (true, 0),
             Check::Crc32(crc) => (input.array()? == crc.sum().to_le_bytes(), 4),
             Check::Crc64(crc) => (input.array()? == crc.to_le_bytes(), 8),
-            Check::Sha256(hash) => (
-                input.array::<32>()?.as_slice() == hash.finalize_reset().as_slice(),
-                32,
-            ),
+            Check::Sha256(hash) => (input.array::<32>()?.as_slice() == hash.finalize_reset().as_slice(), 32),
         };
-        if matches {
-            Ok(len_bytes)
-        } else {
-            Err(input.damaged("a block does not match its integrity check"))
-        }
+        if matches { Ok(len_bytes) } else { Err(input.damaged("a block does not match its integrity check")) }
     }
 }
 
@@ -331,11 +303,7 @@ impl Check {
 static CRC64_TABLES: LazyLock<[[u64; 256]; 8]> = LazyLock::new(|| {
     const POLYNOMIAL: u64 = 0xc96c_5795_d787_0f42;
     let shift = |crc: u64| {
-        if crc & 1 == 0 {
-            crc >> 1
-        } else {
-            (crc >> 1) ^ POLYNOMIAL
-        }
+        if crc & 1 == 0 { crc >> 1 } else { (crc >> 1) ^ POLYNOMIAL }
     };
     let zero_byte = |crc: u64| (0..8).fold(crc, |crc, _| shift(crc));
     array::from_fn(|zeros| array::from_fn(|byte| (0..=zeros).fold(byte as u64, |crc, _| zero_byte(crc))))
@@ -349,10 +317,7 @@ fn crc64(crc: u64, bytes: &[u8]) -> u64 {
     let mut crc = !crc;
     for eight in eights {
         let mixed = (crc ^ u64::from_le_bytes(*eight)).to_le_bytes();
-        crc = mixed
-            .iter()
-            .zip(tables.iter().rev())
-            .fold(0, |sum, (&byte, table)| sum ^ entry(table, byte));
+        crc = mixed.iter().zip(tables.iter().rev()).fold(0, |sum, (&byte, table)| sum ^ entry(table, byte));
     }
     let [single, ..] = tables;
     for byte in rest {

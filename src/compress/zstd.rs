@@ -36,9 +36,7 @@ impl Codec for Zstd {
 
     fn new() -> Result<Self, String> {
         let mut context = DCtx::try_create().ok_or("no memory for a zstd context")?;
-        context
-            .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
-            .map_err(reason)?;
+        context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(reason)?;
         Ok(Zstd { context })
     }
 
@@ -50,15 +48,8 @@ impl Codec for Zstd {
     fn run(&mut self, input: &[u8], output: &mut [u8]) -> Result<Ran, String> {
         let mut from = InBuffer::around(input);
         let mut to = OutBuffer::around(output);
-        let hint = self
-            .context
-            .decompress_stream(&mut to, &mut from)
-            .map_err(reason)?;
-        Ok(Ran {
-            consumed: from.pos(),
-            written: to.pos(),
-            done: hint == 0,
-        })
+        let hint = self.context.decompress_stream(&mut to, &mut from).map_err(reason)?;
+        Ok(Ran { consumed: from.pos(), written: to.pos(), done: hint == 0 })
     }
 }
 

@@ -11,28 +11,11 @@ use super::strict_json::{self, Object, malformed};
 use crate::digest::Digest;
 use crate::error::Result;
 
-const CONFIG_FIELDS: [&str; 8] = [
-    "created",
-    "author",
-    "architecture",
-    "os",
-    "variant",
-    "config",
-    "rootfs",
-    "history",
-];
+const CONFIG_FIELDS: [&str; 8] =
+    ["created", "author", "architecture", "os", "variant", "config", "rootfs", "history"];
 const HISTORY_FIELDS: [&str; 5] = ["created", "author", "created_by", "comment", "empty_layer"];
-const RUNTIME_FIELDS: [&str; 9] = [
-    "User",
-    "ExposedPorts",
-    "Env",
-    "Entrypoint",
-    "Cmd",
-    "Volumes",
-    "WorkingDir",
-    "Labels",
-    "StopSignal",
-];
+const RUNTIME_FIELDS: [&str; 9] =
+    ["User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal"];
 
 /// An image config.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,11 +110,7 @@ fn diff_ids(what: &str, object: &Object<'_>) -> Result<Vec<Digest>> {
         let reason = format!("'rootfs' is of type '{}', not 'layers'", kind.escape_debug());
         return Err(malformed(what, reason));
     }
-    rootfs
-        .strings("diff_ids")?
-        .iter()
-        .map(|text| text.parse())
-        .collect()
+    rootfs.strings("diff_ids")?.iter().map(|text| text.parse()).collect()
 }
 
 #[cfg(test)]
@@ -151,24 +130,16 @@ mod tests {
 
     #[test]
     fn layers_get_their_command_past_steps_that_made_none() {
-        let config = config(
-            2,
-            r#"[{"created_by":"a"},{"created_by":"env","empty_layer":true},{"created_by":"b"}]"#,
-        );
-        assert_eq!(
-            config.layer_commands(),
-            [Some("a".to_owned()), Some("b".to_owned())]
-        );
+        let config =
+            config(2, r#"[{"created_by":"a"},{"created_by":"env","empty_layer":true},{"created_by":"b"}]"#);
+        assert_eq!(config.layer_commands(), [Some("a".to_owned()), Some("b".to_owned())]);
         assert_eq!(config.platform.unwrap().to_string(), "linux/arm64");
         assert_eq!(config.runtime["Env"][0], "A=b");
     }
 
     #[test]
     fn commands_are_never_guessed() {
-        assert_eq!(
-            config(2, r#"[{"created_by":"a"}]"#).layer_commands(),
-            [None, None]
-        );
+        assert_eq!(config(2, r#"[{"created_by":"a"}]"#).layer_commands(), [None, None]);
         assert_eq!(config(1, "null").layer_commands(), [None]);
     }
 
@@ -176,10 +147,7 @@ mod tests {
     fn a_config_without_layer_digests_is_refused() {
         for (text, reason) in [
             ("{}", "'rootfs' is missing"),
-            (
-                r#"{"rootfs":{"type":"layers+base"}}"#,
-                "'rootfs' is of type 'layers+base'",
-            ),
+            (r#"{"rootfs":{"type":"layers+base"}}"#, "'rootfs' is of type 'layers+base'"),
             (r#"{"rootfs":{"diff_ids":["abc"]}}"#, "no ':' in it"),
         ] {
             let error = ImageConfig::parse("config", text.as_bytes()).unwrap_err();

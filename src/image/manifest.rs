@@ -28,16 +28,8 @@ pub const MAX_LAYERS: usize = 4096;
 /// Attestations are marked by this annotation of their descriptor (F15).
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
-const DESCRIPTOR_FIELDS: [&str; 8] = [
-    "mediaType",
-    "digest",
-    "size",
-    "urls",
-    "annotations",
-    "data",
-    "platform",
-    "artifactType",
-];
+const DESCRIPTOR_FIELDS: [&str; 8] =
+    ["mediaType", "digest", "size", "urls", "annotations", "data", "platform", "artifactType"];
 const PLATFORM_FIELDS: [&str; 5] = ["architecture", "os", "os.version", "os.features", "variant"];
 const DOCUMENT_FIELDS: [&str; 9] = [
     "schemaVersion",
@@ -128,11 +120,7 @@ impl Descriptor {
             urls: object.strings("urls")?,
             annotations: object.string_map("annotations")?,
             data,
-            platform: object
-                .get("platform")
-                .map(|value| parse_platform(what, value))
-                .transpose()?
-                .flatten(),
+            platform: object.get("platform").map(|value| parse_platform(what, value)).transpose()?.flatten(),
             artifact_type: object.string("artifactType")?.map(str::to_owned),
         })
     }
@@ -248,10 +236,7 @@ fn check_schema(what: &str, object: &Object<'_>, media_type: Option<&str>) -> Re
         return Err(malformed(what, "'schemaVersion' is not 2"));
     }
     if object.get("fsLayers").is_some() {
-        return Err(malformed(
-            what,
-            "has 'fsLayers', which belongs to another kind of manifest",
-        ));
+        return Err(malformed(what, "has 'fsLayers', which belongs to another kind of manifest"));
     }
     Ok(())
 }
@@ -259,9 +244,7 @@ fn check_schema(what: &str, object: &Object<'_>, media_type: Option<&str>) -> Re
 /// The kind that media type and fields agree on.
 fn document_kind(what: &str, object: &Object<'_>, media_type: Option<&str>) -> Result<DocumentKind> {
     let has_manifests = object.get("manifests").is_some();
-    let manifest_field = ["config", "layers"]
-        .into_iter()
-        .find(|field| object.get(field).is_some());
+    let manifest_field = ["config", "layers"].into_iter().find(|field| object.get(field).is_some());
     let said = match media_type {
         None => None,
         Some(media_type) => Some(
@@ -277,31 +260,20 @@ fn document_kind(what: &str, object: &Object<'_>, media_type: Option<&str>) -> R
         (true, None) if said != Some(DocumentKind::Manifest) => Ok(DocumentKind::Index),
         (false, Some(_)) if said != Some(DocumentKind::Index) => Ok(DocumentKind::Manifest),
         (false, None) => Err(malformed(what, "has neither 'manifests' nor 'layers'")),
-        _ => Err(malformed(
-            what,
-            "its fields are those of another kind than its media type says",
-        )),
+        _ => Err(malformed(what, "its fields are those of another kind than its media type says")),
     }
 }
 
 fn parse_index(what: &str, object: &Object<'_>) -> Result<ImageIndex> {
     let manifests = object.array("manifests")?;
-    let manifests: Vec<_> = manifests
-        .iter()
-        .map(|value| Descriptor::parse(what, value))
-        .collect::<Result<_>>()?;
+    let manifests: Vec<_> =
+        manifests.iter().map(|value| Descriptor::parse(what, value)).collect::<Result<_>>()?;
     let is_cache =
         |descriptor: &Descriptor| descriptor.media_type.as_deref() == Some(media_type::BUILDKIT_CACHE);
     if manifests.iter().any(is_cache) {
-        return Err(unsupported(
-            media_type::BUILDKIT_CACHE,
-            "a BuildKit cache, not an image",
-        ));
+        return Err(unsupported(media_type::BUILDKIT_CACHE, "a BuildKit cache, not an image"));
     }
-    Ok(ImageIndex {
-        manifests,
-        annotations: object.string_map("annotations")?,
-    })
+    Ok(ImageIndex { manifests, annotations: object.string_map("annotations")? })
 }
 
 fn parse_manifest(what: &str, object: &Object<'_>) -> Result<Manifest> {
@@ -309,10 +281,7 @@ fn parse_manifest(what: &str, object: &Object<'_>) -> Result<Manifest> {
     let layers = object.array("layers")?;
     Ok(Manifest {
         config: Descriptor::parse(what, config)?,
-        layers: layers
-            .iter()
-            .map(|value| Descriptor::parse(what, value))
-            .collect::<Result<_>>()?,
+        layers: layers.iter().map(|value| Descriptor::parse(what, value)).collect::<Result<_>>()?,
         annotations: object.string_map("annotations")?,
     })
 }

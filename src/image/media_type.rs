@@ -3,6 +3,7 @@
 //! This module owns the lists. Sources: OCI image-spec media-types.md; distribution
 //! manifest-v2-2.md; BuildKit's cache exporter. What the bytes are is decided by looking at them.
 
+use crate::compress::Compression;
 use crate::error::{Error, Result};
 
 /// An OCI image manifest.
@@ -79,10 +80,7 @@ pub fn check_layer(media_type: &str) -> Result<()> {
     }
     let reason = if media_type.contains("+encrypted") {
         "an encrypted layer"
-    } else if ["erofs", "squashfs", "cim"]
-        .iter()
-        .any(|name| media_type.contains(name))
-    {
+    } else if ["erofs", "squashfs", "cim"].iter().any(|name| media_type.contains(name)) {
         "a layer that is a file system image, not a tar stream"
     } else {
         "an unknown layer type"
@@ -90,10 +88,9 @@ pub fn check_layer(media_type: &str) -> Result<()> {
     Err(unsupported(media_type, reason))
 }
 
-/// The compression that a layer's media type claims: `none`, `gzip` or `zstd`; nothing for types
-/// that are no known layer. The bytes decide; this is for the warning when they differ (Z7).
+/// The compression that a layer's media type claims; nothing for types that are no known layer. The bytes decide; this is for the warning when they differ (Z7).
 #[must_use]
-pub fn claimed_compression(media_type: &str) -> Option<&'static str> {
+pub fn claimed_compression(media_type: &str) -> Option<Compression> {
     let suffix = [
         "application/vnd.oci.image.layer.v1.tar",
         "application/vnd.oci.image.layer.nondistributable.v1.tar",
@@ -104,19 +101,16 @@ pub fn claimed_compression(media_type: &str) -> Option<&'static str> {
     .iter()
     .find_map(|prefix| media_type.strip_prefix(prefix))?;
     match suffix {
-        "" => Some("none"),
-        "+gzip" | ".gzip" => Some("gzip"),
-        "+zstd" | ".zstd" => Some("zstd"),
+        "" => Some(Compression::Plain),
+        "+gzip" | ".gzip" => Some(Compression::Gzip),
+        "+zstd" | ".zstd" => Some(Compression::Zstd),
         _ => None,
     }
 }
 
 /// [`Error::Unsupported`] about a media type, which is escaped.
 pub(crate) fn unsupported(media_type: &str, reason: &str) -> Error {
-    Error::Unsupported {
-        what: format!("'{}'", media_type.escape_debug()),
-        reason: reason.to_owned(),
-    }
+    Error::Unsupported { what: format!("'{}'", media_type.escape_debug()), reason: reason.to_owned() }
 }
 
 #[cfg(test)]
@@ -126,20 +120,14 @@ mod tests {
     #[test]
     fn f18_f21_layer_types_and_the_compression_they_claim() {
         for (media_type, claimed) in [
-            ("application/vnd.oci.image.layer.v1.tar", Some("none")),
-            ("application/vnd.oci.image.layer.v1.tar+gzip", Some("gzip")),
-            ("application/vnd.oci.image.layer.v1.tar+zstd", Some("zstd")),
-            (
-                "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
-                Some("gzip"),
-            ),
-            ("application/vnd.docker.image.rootfs.diff.tar", Some("none")),
-            ("application/vnd.docker.image.rootfs.diff.tar.gzip", Some("gzip")),
-            ("application/vnd.docker.image.rootfs.diff.tar.zstd", Some("zstd")),
-            (
-                "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
-                Some("gzip"),
-            ),
+            ("application/vnd.oci.image.layer.v1.tar", Some(Compression::Plain)),
+            ("application/vnd.oci.image.layer.v1.tar+gzip", Some(Compression::Gzip)),
+            ("application/vnd.oci.image.layer.v1.tar+zstd", Some(Compression::Zstd)),
+            ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", Some(Compression::Gzip)),
+            ("application/vnd.docker.image.rootfs.diff.tar", Some(Compression::Plain)),
+            ("application/vnd.docker.image.rootfs.diff.tar.gzip", Some(Compression::Gzip)),
+            ("application/vnd.docker.image.rootfs.diff.tar.zstd", Some(Compression::Zstd)),
+            ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", Some(Compression::Gzip)),
             ("application/vnd.oci.image.layer.v1.tar+xz", None),
             ("text/plain", None),
         ] {
@@ -150,10 +138,7 @@ mod tests {
     #[test]
     fn f22_f24_layers_that_are_no_tar_are_refused_by_name() {
         for (media_type, word) in [
-            (
-                "application/vnd.oci.image.layer.v1.tar+gzip+encrypted",
-                "encrypted",
-            ),
+            ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "encrypted"),
             ("application/vnd.oci.image.layer.v1.tar+encrypted", "encrypted"),
             ("application/vnd.erofs.layer.v1", "file system image"),
             ("application/vnd.oci.image.layer.v1.squashfs", "file system image"),

@@ -88,10 +88,7 @@ pub fn check_layer_count(layers: usize, config: &ImageConfig) -> Result<()> {
     }
     Err(Error::Malformed {
         what: "manifest".to_owned(),
-        reason: format!(
-            "it has {layers} layers, its config has {} diff_ids",
-            config.diff_ids.len()
-        ),
+        reason: format!("it has {layers} layers, its config has {} diff_ids", config.diff_ids.len()),
     })
 }
 

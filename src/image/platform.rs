@@ -30,11 +30,7 @@ impl Platform {
             os => os,
         };
         let (architecture, variant) = normalise(&architecture.to_lowercase(), &variant.to_lowercase());
-        Platform {
-            os,
-            architecture,
-            variant,
-        }
+        Platform { os, architecture, variant }
     }
 
     /// This machine. Images are Linux images unless another system is asked for.
@@ -50,11 +46,9 @@ impl Platform {
         if self.os != image.os {
             return None;
         }
-        runnable(&self.architecture, &self.variant)
-            .iter()
-            .position(|(architecture, variant)| {
-                *architecture == image.architecture && *variant == image.variant
-            })
+        runnable(&self.architecture, &self.variant).iter().position(|(architecture, variant)| {
+            *architecture == image.architecture && *variant == image.variant
+        })
     }
 
     /// True for the `unknown/unknown` that BuildKit gives to attestations (F15).
@@ -85,9 +79,7 @@ impl FromStr for Platform {
         };
         let word = |part: &str| {
             !part.is_empty()
-                && part
-                    .bytes()
-                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.'))
+                && part.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.'))
         };
         let parts: Vec<&str> = text.split('/').collect();
         if !parts.iter().all(|part| word(part)) {
@@ -214,11 +206,7 @@ mod tests {
             ("linux/amd64", "linux/386 linux/amd64", Some(1)),
             ("linux/amd64", "linux/arm64 linux/386", Some(1)),
             ("linux/amd64", "linux/amd64/v2 windows/amd64", None),
-            (
-                "linux/amd64/v3",
-                "linux/amd64 linux/amd64/v2 linux/amd64/v4",
-                Some(1),
-            ),
+            ("linux/amd64/v3", "linux/amd64 linux/amd64/v2 linux/amd64/v4", Some(1)),
             ("linux/arm64", "linux/arm/v5 linux/arm/v7 linux/arm/v6", Some(1)),
             ("linux/arm64", "linux/arm/v8 linux/arm64/v8", Some(1)),
             ("linux/arm/v7", "linux/arm/v5 linux/arm/v6 linux/arm64", Some(1)),
@@ -228,11 +216,7 @@ mod tests {
             ("linux/386", "linux/amd64", None),
         ] {
             let candidates: Vec<_> = there.split(' ').map(|text| Some(platform(text))).collect();
-            assert_eq!(
-                choose(&platform(wanted), &candidates),
-                chosen,
-                "{wanted} of {there}"
-            );
+            assert_eq!(choose(&platform(wanted), &candidates), chosen, "{wanted} of {there}");
         }
     }
 

@@ -30,10 +30,7 @@ pub const MAX_VALUES: u32 = 512 * 1024;
 /// [`MAX_DEPTH`] or [`MAX_VALUES`].
 pub fn parse(what: &str, bytes: &[u8]) -> Result<Value> {
     let budget = Cell::new(MAX_VALUES);
-    let strict = Strict {
-        depth: MAX_DEPTH,
-        budget: &budget,
-    };
+    let strict = Strict { depth: MAX_DEPTH, budget: &budget };
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     strict
         .deserialize(&mut deserializer)
@@ -55,9 +52,7 @@ impl<'a> Object<'a> {
     /// [`Error::Malformed`] when it is no object, or has a key that is one of `known` in another
     /// case.
     pub fn new(what: &'a str, value: &'a Value, known: &[&str]) -> Result<Self> {
-        let fields = value
-            .as_object()
-            .ok_or_else(|| malformed(what, "not a JSON object".to_owned()))?;
+        let fields = value.as_object().ok_or_else(|| malformed(what, "not a JSON object".to_owned()))?;
         for key in fields.keys() {
             if known.contains(&key.as_str()) {
                 continue;
@@ -145,19 +140,13 @@ impl<'a> Object<'a> {
 
 /// [`Error::Malformed`] about `what`.
 pub(crate) fn malformed(what: &str, reason: impl Into<String>) -> Error {
-    Error::Malformed {
-        what: what.to_owned(),
-        reason: reason.into(),
-    }
+    Error::Malformed { what: what.to_owned(), reason: reason.into() }
 }
 
 /// A key as Go's `encoding/json` compares it: simple case folding, in which the long s (U+017F) is
 /// an s; the Kelvin sign (U+212A) is a k by its lower case.
 fn fold(key: &str) -> String {
-    key.chars()
-        .flat_map(char::to_lowercase)
-        .map(|c| if c == '\u{17f}' { 's' } else { c })
-        .collect()
+    key.chars().flat_map(char::to_lowercase).map(|c| if c == '\u{17f}' { 's' } else { c }).collect()
 }
 
 /// Builds a [`Value`], counting depth and values.
@@ -236,9 +225,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
         while let Some(key) = access.next_key::<String>()? {
             if map.contains_key(&key) {
                 let key = key.escape_debug();
-                return Err(A::Error::custom(format_args!(
-                    "key '{key}' stands twice in one object"
-                )));
+                return Err(A::Error::custom(format_args!("key '{key}' stands twice in one object")));
             }
             let value = access.next_value_seed(inner)?;
             map.insert(key, value);
@@ -264,17 +251,10 @@ mod tests {
 
     #[test]
     fn x5_a_variant_of_a_known_field_is_refused() {
-        for text in [
-            r#"{"Layers":[]}"#,
-            r#"{"layers":[],"LAYERS":[]}"#,
-            "{\"layer\u{17f}\":[]}",
-        ] {
+        for text in [r#"{"Layers":[]}"#, r#"{"layers":[],"LAYERS":[]}"#, "{\"layer\u{17f}\":[]}"] {
             let value = parse("x", text.as_bytes()).unwrap();
             let error = Object::new("x", &value, &["layers"]).unwrap_err();
-            assert!(
-                error.to_string().contains("a variant of 'layers'"),
-                "{text}: {error}"
-            );
+            assert!(error.to_string().contains("a variant of 'layers'"), "{text}: {error}");
         }
     }
 

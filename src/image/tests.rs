@@ -18,10 +18,7 @@ fn manifest(config: &str, layer: &str, more: &str) -> String {
 }
 
 fn index(descriptors: &[String], more: &str) -> String {
-    format!(
-        r#"{{"schemaVersion":2,"manifests":[{}]{more}}}"#,
-        descriptors.join(",")
-    )
+    format!(r#"{{"schemaVersion":2,"manifests":[{}]{more}}}"#, descriptors.join(","))
 }
 
 fn parse_manifest(text: &str) -> Manifest {
@@ -85,10 +82,7 @@ fn x5_equal_and_variant_keys_are_refused_in_every_object() {
         manifest(CONFIG, LAYER, r#","MediaType":"x""#),
         index(&[descriptor(OCI_MANIFEST, r#","Digest":"x""#)], ""),
         index(&[descriptor(OCI_MANIFEST, r#","platform":{"OS":"linux"}"#)], ""),
-        index(
-            &[descriptor(OCI_MANIFEST, r#","annotations":{"a":"1","a":"2"}"#)],
-            "",
-        ),
+        index(&[descriptor(OCI_MANIFEST, r#","annotations":{"a":"1","a":"2"}"#)], ""),
     ] {
         assert!(matches!(refusal(&text, None), Error::Malformed { .. }), "{text}");
     }
@@ -97,10 +91,7 @@ fn x5_equal_and_variant_keys_are_refused_in_every_object() {
 #[test]
 fn f15_attestations_are_known_by_annotation_or_platform() {
     for (more, attestation) in [
-        (
-            r#","annotations":{"vnd.docker.reference.type":"attestation-manifest"}"#,
-            true,
-        ),
+        (r#","annotations":{"vnd.docker.reference.type":"attestation-manifest"}"#, true),
         (r#","platform":{"architecture":"unknown","os":"unknown"}"#, true),
         (r#","platform":{"architecture":"amd64","os":"linux"}"#, false),
         ("", false),
@@ -114,10 +105,7 @@ fn f15_attestations_are_known_by_annotation_or_platform() {
 fn f16_a_build_cache_is_refused_by_name() {
     let cache = descriptor("application/vnd.buildkit.cacheconfig.v0", "");
     let error = refusal(&index(&[descriptor(LAYER, ""), cache], ""), None).to_string();
-    assert!(
-        error.contains("cacheconfig.v0': not supported: a BuildKit cache"),
-        "{error}"
-    );
+    assert!(error.contains("cacheconfig.v0': not supported: a BuildKit cache"), "{error}");
 }
 
 #[test]
@@ -135,10 +123,7 @@ fn f19_embedded_data_must_equal_the_content() {
 
 #[test]
 fn f20_x2_a_digest_is_checked_before_anything_is_done_with_it() {
-    for digest in [
-        "md5:d41d8cd98f00b204e9800998ecf8427e",
-        "sha256:../../../etc/passwd",
-    ] {
+    for digest in ["md5:d41d8cd98f00b204e9800998ecf8427e", "sha256:../../../etc/passwd"] {
         let text = index(&[descriptor(OCI_MANIFEST, "").replace(ABC, digest)], "");
         let error = refusal(&text, None).to_string();
         assert!(error.starts_with(&format!("digest '{digest}'")), "{error}");
@@ -161,10 +146,7 @@ fn f22_f24_a_manifest_names_the_layer_it_cannot_serve() {
 fn f23_schema_1_is_named() {
     for (text, expected) in [
         (r#"{"schemaVersion":1,"fsLayers":[],"history":[]}"#, None),
-        (
-            r#"{"fsLayers":[]}"#,
-            Some("application/vnd.docker.distribution.manifest.v1+prettyjws"),
-        ),
+        (r#"{"fsLayers":[]}"#, Some("application/vnd.docker.distribution.manifest.v1+prettyjws")),
     ] {
         let error = refusal(text, expected).to_string();
         assert!(error.contains("a Docker schema 1 manifest"), "{error}");
@@ -175,10 +157,7 @@ fn f23_schema_1_is_named() {
 fn f14_platforms_of_descriptors_are_normalised() {
     let more = r#","platform":{"architecture":"arm64","os":"linux","variant":"v8"}"#;
     let index = parse_index(&index(&[descriptor(OCI_MANIFEST, more)], ""));
-    assert_eq!(
-        first(&index).platform.as_ref().unwrap().to_string(),
-        "linux/arm64"
-    );
+    assert_eq!(first(&index).platform.as_ref().unwrap().to_string(), "linux/arm64");
 }
 
 #[test]
@@ -192,8 +171,5 @@ fn more_layers_than_the_limit_are_refused() {
     let mut manifest = parse_manifest(&manifest(CONFIG, LAYER, ""));
     let layer = manifest.layers.remove(0);
     manifest.layers = vec![layer; super::manifest::MAX_LAYERS + 1];
-    assert!(matches!(
-        manifest.check_image(),
-        Err(Error::Limit { max: 4096, .. })
-    ));
+    assert!(matches!(manifest.check_image(), Err(Error::Limit { max: 4096, .. })));
 }

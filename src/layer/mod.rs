@@ -15,7 +15,7 @@ pub mod entry;
 pub mod index;
 mod pass;
 pub mod reader;
-mod scan;
+pub mod scan;
 pub mod store;
 pub mod table;
 pub mod tar;

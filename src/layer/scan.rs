@@ -1,12 +1,13 @@
-//! A header scan: what `--verify off` makes of a layer that is not compressed.
+//! A header scan: the entries of a tar that can be read at any offset, without its contents.
 //!
 //! It reads headers, seeks past contents and hashes nothing, so it takes milliseconds whatever the
-//! layer's size. The index it yields has spans without hashes and is never stored.
+//! tar's size. It serves archives that hold layers, and layers that are not compressed under
+//! `--verify off`; the index of those has spans without hashes and is never stored.
 
 use super::index::{Indexed, Request};
 use super::pass::{BuilderSink, SPAN_BYTES};
 use super::table::Facts;
-use super::tar::TarParser;
+use super::tar::{Limits, Sink, TarParser};
 use super::windows::Windows;
 use crate::error::{Error, Result};
 use crate::read_at::ReadAt;
@@ -18,8 +19,7 @@ const SCAN_BYTES: usize = 32 << 10;
 /// Scans the headers of `request.bytes`.
 pub(super) fn scan_headers(request: &Request<'_>) -> Result<Indexed> {
     let mut sink = BuilderSink::default();
-    let mut parser = TarParser::new(request.limits);
-    let scanned = scan(&*request.bytes, &mut parser, &mut sink);
+    let scanned = scan(&*request.bytes, request.limits, &mut sink);
     match scanned.map_err(|error| error.about(request.what)) {
         Err(error @ Error::Limit { .. }) => return Err(error),
         Err(damage) => {
@@ -44,7 +44,13 @@ pub(super) fn scan_headers(request: &Request<'_>) -> Result<Indexed> {
     Ok(Indexed { index: sink.builder.finish(facts), windows: Windows::Memory(Vec::new()), copy: None })
 }
 
-fn scan(bytes: &dyn ReadAt, parser: &mut TarParser, sink: &mut BuilderSink) -> Result<()> {
+/// Tells `sink` of every entry of the tar in `bytes`.
+///
+/// # Errors
+/// [`Error::Tar`] where the tar is damaged or cut off, [`Error::Limit`], [`Error::Io`], and what `sink`
+/// says.
+pub fn scan(bytes: &dyn ReadAt, limits: Limits, sink: &mut impl Sink) -> Result<()> {
+    let mut parser = TarParser::new(limits);
     let mut buffer = vec![0; SCAN_BYTES];
     while parser.offset() < bytes.len() && !parser.at_end() {
         let left = bytes.len() - parser.offset();

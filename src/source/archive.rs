@@ -84,10 +84,7 @@ impl Archive {
         let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|e| cannot(e.into()))?);
         let kind = file.metadata().map_err(cannot)?.file_type();
         if kind.is_dir() {
-            return Ok(Archive {
-                path: path.to_owned(),
-                files: Files::Directory(file.into()),
-            });
+            return Ok(Archive { path: path.to_owned(), files: Files::Directory(file.into()) });
         }
         if !kind.is_file() {
             return Err(not_an_image(path, "neither a file nor a directory"));
@@ -123,11 +120,7 @@ impl Archive {
         };
         Ok(Archive {
             path: path.to_owned(),
-            files: Files::Tar(Tar {
-                bytes,
-                identity,
-                members: table(members),
-            }),
+            files: Files::Tar(Tar { bytes, identity, members: table(members) }),
         })
     }
 
@@ -201,15 +194,8 @@ impl Archive {
         let window = Window::new(Arc::clone(&tar.bytes), offset, len_bytes);
         let bytes =
             window.map_err(|_| malformed(self.describe(name), "it reaches past the end of the archive"))?;
-        let identity = BlobIdentity {
-            offset,
-            len_bytes,
-            ..tar.identity
-        };
-        Ok(Some(Found {
-            bytes: Arc::new(bytes),
-            identity,
-        }))
+        let identity = BlobIdentity { offset, len_bytes, ..tar.identity };
+        Ok(Some(Found { bytes: Arc::new(bytes), identity }))
     }
 }
 
@@ -239,10 +225,7 @@ impl Tar {
             };
             if slot.repeated {
                 let name = String::from_utf8_lossy(&done).escape_debug().to_string();
-                return Err(malformed(
-                    what(),
-                    format!("the archive has '{name}' more than once"),
-                ));
+                return Err(malformed(what(), format!("the archive has '{name}' more than once")));
             }
             let (target, base) = match &slot.kind {
                 MemberKind::Directory => continue,
@@ -272,12 +255,7 @@ impl Tar {
 /// [`Error::Limit`] naming `limit`; [`Error::Io`].
 pub(super) fn read_bounded(what: &str, bytes: &dyn ReadAt, limit: &'static str, max: u64) -> Result<Vec<u8>> {
     if bytes.len() > max {
-        return Err(Error::Limit {
-            what: what.to_owned(),
-            limit,
-            value: bytes.len(),
-            max,
-        });
+        return Err(Error::Limit { what: what.to_owned(), limit, value: bytes.len(), max });
     }
     read_to_vec(bytes).map_err(|cause| Error::io(format!("cannot read {what}"), cause))
 }
@@ -285,10 +263,7 @@ pub(super) fn read_bounded(what: &str, bytes: &dyn ReadAt, limit: &'static str, 
 fn table(members: Vec<Member>) -> HashMap<Vec<u8>, Slot> {
     let mut table: HashMap<Vec<u8>, Slot> = HashMap::with_capacity(members.len());
     for member in members {
-        let slot = Slot {
-            kind: member.kind,
-            repeated: false,
-        };
+        let slot = Slot { kind: member.kind, repeated: false };
         match table.entry(clean(&member.name)) {
             Entry::Vacant(vacant) => {
                 vacant.insert(slot);
@@ -348,17 +323,11 @@ fn compression(bytes: &dyn ReadAt) -> io::Result<Option<&'static str>> {
 }
 
 fn malformed(what: String, reason: impl Into<String>) -> Error {
-    Error::Malformed {
-        what,
-        reason: reason.into(),
-    }
+    Error::Malformed { what, reason: reason.into() }
 }
 
 pub(super) fn not_an_image(path: &Path, reason: &str) -> Error {
-    Error::NotAnImage {
-        path: path.display().to_string(),
-        reason: reason.to_owned(),
-    }
+    Error::NotAnImage { path: path.display().to_string(), reason: reason.to_owned() }
 }
 
 impl BlobIdentity {
@@ -372,10 +341,7 @@ impl BlobIdentity {
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.size(),
-            mtime_ns: metadata
-                .mtime()
-                .saturating_mul(1_000_000_000)
-                .saturating_add(metadata.mtime_nsec()),
+            mtime_ns: metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()),
             offset: 0,
             len_bytes: metadata.size(),
         })

@@ -49,11 +49,7 @@ impl Dir {
     }
 
     fn summary() -> ImageSummary {
-        ImageSummary {
-            index: 0,
-            names: Vec::new(),
-            platform: None,
-        }
+        ImageSummary { index: 0, names: Vec::new(), platform: None }
     }
 }
 
@@ -69,10 +65,7 @@ impl Source for Dir {
     fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage> {
         let place = self.archive.path().display().to_string();
         names::select(&place, select, &[(Names::default(), Dir::summary())])?;
-        let tree = Tree {
-            archive: &self.archive,
-            places: blob_places,
-        };
+        let tree = Tree { archive: &self.archive, places: blob_places };
         let chosen = tree.choose(tree.candidates(&[&self.top])?, platform)?;
         tree.open(&chosen, Vec::new())
     }

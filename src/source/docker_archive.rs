@@ -45,26 +45,15 @@ impl DockerArchive {
         if items.is_empty() {
             return Err(not_an_image(archive.path(), "its 'manifest.json' lists no image"));
         }
-        Ok(DockerArchive {
-            archive,
-            items,
-            raw_manifest,
-        })
+        Ok(DockerArchive { archive, items, raw_manifest })
     }
 
     fn listed(&self) -> Vec<(Names, ImageSummary)> {
         let items = self.items.iter().enumerate();
         items
             .map(|(index, item)| {
-                let names = Names {
-                    reference: None,
-                    full: item.repo_tags.clone(),
-                };
-                let summary = ImageSummary {
-                    index,
-                    names: names.shown(),
-                    platform: None,
-                };
+                let names = Names { reference: None, full: item.repo_tags.clone() };
+                let summary = ImageSummary { index, names: names.shown(), platform: None };
                 (names, summary)
             })
             .collect()
@@ -93,11 +82,7 @@ impl DockerArchive {
                 urls: Vec::new(),
             });
         };
-        Ok(LayerBlob {
-            descriptor,
-            bytes: found.bytes,
-            identity: found.identity,
-        })
+        Ok(LayerBlob { descriptor, bytes: found.bytes, identity: found.identity })
     }
 }
 
@@ -201,11 +186,7 @@ pub(super) fn read_beside_oci(archive: &Archive) -> Result<Vec<Item>> {
 }
 
 fn read_manifest(archive: &Archive) -> Result<Option<Vec<u8>>> {
-    archive.read(
-        "manifest.json",
-        "MAX_ARCHIVE_MANIFEST_BYTES",
-        MAX_ARCHIVE_MANIFEST_BYTES,
-    )
+    archive.read("manifest.json", "MAX_ARCHIVE_MANIFEST_BYTES", MAX_ARCHIVE_MANIFEST_BYTES)
 }
 
 fn parse_items(what: &str, bytes: &[u8]) -> Result<Vec<Item>> {

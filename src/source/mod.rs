@@ -25,7 +25,7 @@ mod tree;
 
 pub use archive::Archive;
 pub use reference::{Location, Reference, Selection, Transport, split_path};
-pub use scan::{MAX_MEMBERS, Member, MemberKind, scan};
+pub use scan::{MAX_MEMBERS, Member, MemberKind, members, scan};
 
 /// Largest `manifest.json` of a docker-archive, and largest top `index.json`: 20 MiB (X6). One image
 /// takes about 100 bytes a layer, so 1 MiB is usual and this is thousands of images. What a hostile
@@ -66,11 +66,7 @@ pub struct ImageSummary {
 
 impl fmt::Display for ImageSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self
-            .names
-            .iter()
-            .map(|name| name.escape_debug().to_string())
-            .collect();
+        let names: Vec<_> = self.names.iter().map(|name| name.escape_debug().to_string()).collect();
         match (names.is_empty(), &self.platform) {
             (true, None) => write!(f, "(@{})", self.index),
             (true, Some(platform)) => write!(f, "{platform} (@{})", self.index),
@@ -116,6 +112,14 @@ pub struct BlobIdentity {
     pub offset: u64,
     /// Length of the part in bytes.
     pub len_bytes: u64,
+}
+
+impl fmt::Display for BlobIdentity {
+    /// All of it, as the text that names an index in the store.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let BlobIdentity { device, inode, size, mtime_ns, offset, len_bytes } = self;
+        write!(f, "device {device} inode {inode} size {size} mtime {mtime_ns} at {offset} length {len_bytes}")
+    }
 }
 
 /// Makes an archive that is compressed as a whole readable at any offset (F10).
@@ -235,12 +239,7 @@ fn spool(input: &mut dyn Read, options: &OpenOptions) -> Result<File> {
             reason: "there is no directory to spool it in".to_owned(),
         });
     };
-    let cannot = |cause| {
-        Error::io(
-            format!("cannot spool standard input in '{}'", dir.display()),
-            cause,
-        )
-    };
+    let cannot = |cause| Error::io(format!("cannot spool standard input in '{}'", dir.display()), cause);
     let mut file = tempfile::tempfile_in(dir).map_err(cannot)?;
     io::copy(input, &mut file).map_err(cannot)?;
     Ok(file)

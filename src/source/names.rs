@@ -52,21 +52,16 @@ pub(super) fn select(
 ) -> Result<Vec<usize>> {
     let found: Vec<usize> = match selection {
         Selection::Sole => (0..images.len()).collect(),
-        Selection::Index(index) => images
-            .iter()
-            .position(|(_, summary)| summary.index == *index)
-            .into_iter()
-            .collect(),
+        Selection::Index(index) => {
+            images.iter().position(|(_, summary)| summary.index == *index).into_iter().collect()
+        }
         Selection::Name(name) => by_name(name, images),
     };
     if !found.is_empty() {
         return Ok(found);
     }
     if images.is_empty() {
-        return Err(Error::NotAnImage {
-            path: place.to_owned(),
-            reason: "it lists no image".to_owned(),
-        });
+        return Err(Error::NotAnImage { path: place.to_owned(), reason: "it lists no image".to_owned() });
     }
     Err(Error::NoSuchImage {
         path: place.to_owned(),
@@ -98,17 +93,9 @@ fn by_name(selector: &str, images: &[(Names, ImageSummary)]) -> Vec<usize> {
         &|names| names.reference.as_deref() == Some(selector),
         &|names| names.full.iter().any(|name| name == selector),
         &|names| names.all().any(|name| normalise(name) == normal),
-        &|names| {
-            names
-                .all()
-                .any(|name| has_tag(name, selector) || with_tag(name).ends_with(&by_path))
-        },
+        &|names| names.all().any(|name| has_tag(name, selector) || with_tag(name).ends_with(&by_path)),
     ];
-    kinds
-        .iter()
-        .map(|kind| fits(kind))
-        .find(|found| !found.is_empty())
-        .unwrap_or_default()
+    kinds.iter().map(|kind| fits(kind)).find(|found| !found.is_empty()).unwrap_or_default()
 }
 
 /// True when `name` is `something:tag`.
@@ -125,16 +112,8 @@ fn normalise(name: &str) -> String {
         Some((domain, path)) if is_domain(domain) => (domain, path),
         _ => ("docker.io", name),
     };
-    let domain = if domain == "index.docker.io" {
-        "docker.io"
-    } else {
-        domain
-    };
-    let library = if domain == "docker.io" && !path.contains('/') {
-        "library/"
-    } else {
-        ""
-    };
+    let domain = if domain == "index.docker.io" { "docker.io" } else { domain };
+    let library = if domain == "docker.io" && !path.contains('/') { "library/" } else { "" };
     with_tag(&format!("{domain}/{library}{path}"))
 }
 
@@ -153,15 +132,8 @@ mod tests {
 
     fn image(index: usize, reference: &str, full: &str) -> (Names, ImageSummary) {
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        let names = Names {
-            reference: some(reference),
-            full: some(full).into_iter().collect(),
-        };
-        let summary = ImageSummary {
-            index,
-            names: names.shown(),
-            platform: None,
-        };
+        let names = Names { reference: some(reference), full: some(full).into_iter().collect() };
+        let summary = ImageSummary { index, names: names.shown(), platform: None };
         (names, summary)
     }
 
@@ -196,10 +168,7 @@ mod tests {
 
     #[test]
     fn f12_what_is_not_there_is_answered_with_what_is() {
-        let images = [
-            image(0, "3.19", "docker.io/library/alpine:3.19"),
-            image(1, "", ""),
-        ];
+        let images = [image(0, "3.19", "docker.io/library/alpine:3.19"), image(1, "", "")];
         let error = select("a.tar", &Selection::Index(7), &images).unwrap_err();
         assert_eq!(
             error.to_string(),

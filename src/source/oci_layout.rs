@@ -34,11 +34,8 @@ impl OciLayout {
     /// Reads `oci-layout`, `index.json` and, if there, `manifest.json`.
     pub(super) fn open(archive: Archive) -> Result<Self> {
         check_version(&archive)?;
-        let Some(bytes) = archive.read(
-            "index.json",
-            "MAX_ARCHIVE_MANIFEST_BYTES",
-            MAX_ARCHIVE_MANIFEST_BYTES,
-        )?
+        let Some(bytes) =
+            archive.read("index.json", "MAX_ARCHIVE_MANIFEST_BYTES", MAX_ARCHIVE_MANIFEST_BYTES)?
         else {
             return Err(not_an_image(archive.path(), "it has no 'index.json'"));
         };
@@ -50,28 +47,16 @@ impl OciLayout {
             });
         };
         let docker = docker_archive::read_beside_oci(&archive)?;
-        Ok(OciLayout {
-            archive,
-            entries: index.manifests,
-            docker,
-        })
+        Ok(OciLayout { archive, entries: index.manifests, docker })
     }
 
     /// The images of the list: names, summary, and the descriptor at the summary's index.
     fn listed(&self) -> Vec<(Names, ImageSummary)> {
-        let images = self
-            .entries
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| !entry.is_attestation());
+        let images = self.entries.iter().enumerate().filter(|(_, entry)| !entry.is_attestation());
         images
             .map(|(index, entry)| {
                 let names = names_of(entry);
-                let summary = ImageSummary {
-                    index,
-                    names: names.shown(),
-                    platform: entry.platform.clone(),
-                };
+                let summary = ImageSummary { index, names: names.shown(), platform: entry.platform.clone() };
                 (names, summary)
             })
             .collect()
@@ -88,10 +73,7 @@ impl OciLayout {
         let mut found = names::select(&place, select, &images)?;
         if *select == Selection::Sole {
             let image = |at: &usize| {
-                images
-                    .get(*at)
-                    .and_then(|(_, summary)| self.entry(summary))
-                    .is_some_and(may_be_image)
+                images.get(*at).and_then(|(_, summary)| self.entry(summary)).is_some_and(may_be_image)
             };
             if found.iter().any(image) {
                 found.retain(image);
@@ -103,10 +85,7 @@ impl OciLayout {
                 continue;
             };
             // One image may stand there once for each of its names.
-            match picked
-                .iter_mut()
-                .find(|(_, earlier)| earlier.digest == entry.digest)
-            {
+            match picked.iter_mut().find(|(_, earlier)| earlier.digest == entry.digest) {
                 Some((merged, _)) => {
                     merged.full = merged.shown();
                     merged.full.extend(names.shown());
@@ -121,10 +100,7 @@ impl OciLayout {
     }
 
     fn tree(&self) -> Tree<'_> {
-        Tree {
-            archive: &self.archive,
-            places: blob_places,
-        }
+        Tree { archive: &self.archive, places: blob_places }
     }
 
     /// Checks that `manifest.json` means the same images (F3): an item of the same name, or without
@@ -152,13 +128,7 @@ impl OciLayout {
         if agrees || configs.is_empty() {
             return Ok(());
         }
-        let list = |digests: &[Digest]| {
-            digests
-                .iter()
-                .map(Digest::to_string)
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
+        let list = |digests: &[Digest]| digests.iter().map(Digest::to_string).collect::<Vec<_>>().join(", ");
         Err(Error::Mismatch {
             what: format!("config in {}", self.archive.describe("manifest.json")),
             expected: list(&configs),
@@ -169,11 +139,7 @@ impl OciLayout {
 
 impl Source for OciLayout {
     fn kind(&self) -> &'static str {
-        if self.archive.is_directory() {
-            "oci"
-        } else {
-            "oci-archive"
-        }
+        if self.archive.is_directory() { "oci" } else { "oci-archive" }
     }
 
     fn images(&self) -> Result<Vec<ImageSummary>> {
@@ -184,11 +150,7 @@ impl Source for OciLayout {
         let picked = self.pick(select)?;
         let tree = self.tree();
         let tops: Vec<_> = picked.iter().map(|(_, descriptor)| *descriptor).collect();
-        let names = picked
-            .into_iter()
-            .next()
-            .map(|(names, _)| names)
-            .unwrap_or_default();
+        let names = picked.into_iter().next().map(|(names, _)| names).unwrap_or_default();
         let candidates = tree.candidates(&tops)?;
         self.check_agreement(&names, &candidates)?;
         let chosen = tree.choose(candidates, platform)?;
@@ -216,21 +178,13 @@ fn check_version(archive: &Archive) -> Result<()> {
 fn names_of(entry: &Descriptor) -> Names {
     Names {
         reference: entry.annotations.get(REF_NAME).cloned(),
-        full: entry
-            .annotations
-            .get(CONTAINERD_NAME)
-            .cloned()
-            .into_iter()
-            .collect(),
+        full: entry.annotations.get(CONTAINERD_NAME).cloned().into_iter().collect(),
     }
 }
 
 /// False for what the list itself says is no image.
 fn may_be_image(entry: &Descriptor) -> bool {
-    let known = entry
-        .media_type
-        .as_deref()
-        .is_none_or(|media_type| document_kind(media_type).is_some());
+    let known = entry.media_type.as_deref().is_none_or(|media_type| document_kind(media_type).is_some());
     known && entry.artifact_type.is_none()
 }
 

@@ -139,11 +139,8 @@ impl Reference {
             text: text.to_string_lossy().into_owned(),
             reason: reason.to_owned(),
         };
-        let (transport, rest) = if exists(Path::new(text)) {
-            (None, text.as_bytes())
-        } else {
-            split_transport(text.as_bytes())?
-        };
+        let (transport, rest) =
+            if exists(Path::new(text)) { (None, text.as_bytes()) } else { split_transport(text.as_bytes())? };
         let (location, selector) = match image {
             Some(image) => (rest, Some(image.as_bytes())),
             None => split_selector(rest, exists),
@@ -161,11 +158,7 @@ impl Reference {
             b"-" => Location::Stdin,
             path => Location::Path(PathBuf::from(OsStr::from_bytes(path))),
         };
-        Ok(Reference {
-            transport,
-            location,
-            selection,
-        })
+        Ok(Reference { transport, location, selection })
     }
 }
 
@@ -192,9 +185,7 @@ pub fn split_path(text: &OsStr) -> (OsString, Option<Vec<u8>>) {
 /// The transport that `text` begins with.
 fn transport_of(text: &[u8]) -> Option<Transport> {
     let (name, _) = split_at_byte(text, text.iter().position(|c| *c == b':')?);
-    Transport::ALL
-        .into_iter()
-        .find(|transport| transport.name().as_bytes() == name)
+    Transport::ALL.into_iter().find(|transport| transport.name().as_bytes() == name)
 }
 
 fn split_transport(text: &[u8]) -> Result<(Option<Transport>, &[u8])> {
@@ -202,10 +193,9 @@ fn split_transport(text: &[u8]) -> Result<(Option<Transport>, &[u8])> {
         let (_, rest) = split_at_byte(text, transport.name().len());
         return Ok((Some(transport), rest.strip_prefix(b"//").unwrap_or(rest)));
     }
-    let remote = REMOTE.iter().find(|name| {
-        text.strip_prefix(name.as_bytes())
-            .is_some_and(|rest| rest.starts_with(b"://"))
-    });
+    let remote = REMOTE
+        .iter()
+        .find(|name| text.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"://")));
     match remote {
         None => Ok((None, text)),
         Some(name) => Err(Error::Unsupported {
@@ -278,10 +268,7 @@ mod tests {
         for (text, read) in [
             ("a.tar", "- | a.tar | "),
             ("a.tar:latest", "- | a.tar | latest"),
-            (
-                "a.tar:docker.io/library/alpine:3",
-                "- | a.tar | docker.io/library/alpine:3",
-            ),
+            ("a.tar:docker.io/library/alpine:3", "- | a.tar | docker.io/library/alpine:3"),
             ("a.tar@2", "- | a.tar | @2"),
             ("a.tar:@2", "- | a.tar | @2"),
             ("a.tar:b@sha256", "- | a.tar | b@sha256"),
@@ -354,11 +341,7 @@ mod tests {
             ("oci:///abs/path", "oci:///abs/path", None),
             ("oci:/abs:/etc/passwd", "oci:/abs", Some("/etc/passwd")),
             ("docker-archive://a.tar", "docker-archive://a.tar", None),
-            (
-                "docker-archive:///a.tar:t:/x",
-                "docker-archive:///a.tar:t",
-                Some("/x"),
-            ),
+            ("docker-archive:///a.tar:t:/x", "docker-archive:///a.tar:t", Some("/x")),
             ("-:/etc", "-", Some("/etc")),
             ("/abs/oci:/x", "/abs/oci", Some("/x")),
             (":/x", ":/x", None),

@@ -1,13 +1,13 @@
 //! The members of an archive: names and places, no payloads.
 //!
-//! This module owns how the outer tar is walked. Layers are read by [`crate::layer::tar`].
-
-use std::io::{self, Read, Seek, SeekFrom};
-
-use tar::EntryType;
+//! This module owns what of an archive's tar matters to a source. The tar is walked by [`crate::layer`].
 
 use crate::error::{Error, Result};
+use crate::layer::entry::{Entry, EntryKind, Stored};
+use crate::layer::table::LayerIndex;
+use crate::layer::tar::{Limits, Sink};
 use crate::read_at::ReadAt;
+use crate::warning::WarningKind;
 
 /// Most members of an archive. Honest ones have a few for each layer; a rootfs that is mistaken for
 /// an archive should not fill the memory before it is refused.
@@ -48,19 +48,31 @@ pub enum MemberKind {
 /// [`Error::Tar`] where the tar is damaged or cut off, [`Error::Limit`] past [`MAX_MEMBERS`]. The
 /// archive is named by the caller.
 pub fn scan(bytes: &dyn ReadAt) -> Result<Option<Vec<Member>>> {
-    let mut archive = tar::Archive::new(Seeker { bytes, offset: 0 });
-    let entries = archive
-        .entries_with_seek()
-        .map_err(|cause| damaged(&[], 0, &cause))?;
-    let mut members: Vec<Member> = Vec::new();
-    let mut last_offset = 0;
-    for entry in entries {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(_) if members.is_empty() => return Ok(None),
-            Err(cause) => return Err(damaged(&[], last_offset, &cause)),
-        };
-        if members.len() == MAX_MEMBERS {
+    let mut found = Members(Vec::new());
+    match crate::layer::scan::scan(bytes, Limits::default(), &mut found) {
+        Err(Error::Tar { .. }) if found.0.is_empty() => Ok(None),
+        Err(error) => Err(error),
+        Ok(()) => Ok(Some(found.0)),
+    }
+}
+
+/// The members of an archive that was indexed as a tar, as one that is compressed as a whole must be.
+///
+/// # Errors
+/// [`Error::Limit`] past [`MAX_MEMBERS`].
+pub fn members(index: &LayerIndex) -> Result<Vec<Member>> {
+    let mut found = Members(Vec::new());
+    for (_, entry) in index.entries() {
+        found.entry(entry)?;
+    }
+    Ok(found.0)
+}
+
+struct Members(Vec<Member>);
+
+impl Sink for Members {
+    fn entry(&mut self, entry: Entry<'_>) -> Result<()> {
+        if self.0.len() == MAX_MEMBERS {
             return Err(Error::Limit {
                 what: String::new(),
                 limit: "MAX_MEMBERS",
@@ -68,62 +80,21 @@ pub fn scan(bytes: &dyn ReadAt) -> Result<Option<Vec<Member>>> {
                 max: MAX_MEMBERS as u64,
             });
         }
-        last_offset = entry.raw_header_position();
-        let name = entry.path_bytes().into_owned();
-        let target = || entry.link_name_bytes().unwrap_or_default().into_owned();
-        let kind = match entry.header().entry_type() {
-            EntryType::Regular | EntryType::Continuous if name.ends_with(b"/") => MemberKind::Directory,
-            EntryType::Regular | EntryType::Continuous => {
-                let (offset, len_bytes) = (entry.raw_file_position(), entry.size());
-                if offset.checked_add(len_bytes).is_none_or(|end| end > bytes.len()) {
-                    return Err(damaged(&name, last_offset, &"the archive ends inside of it"));
+        let kind = match entry.kind {
+            EntryKind::File(data) => match data.stored {
+                Stored::Contiguous(extent) => {
+                    MemberKind::File { offset: extent.offset, len_bytes: extent.len_bytes }
                 }
-                MemberKind::File { offset, len_bytes }
-            }
-            EntryType::Directory => MemberKind::Directory,
-            EntryType::Symlink => MemberKind::Symlink(target()),
-            EntryType::Link => MemberKind::Hardlink(target()),
-            _ => MemberKind::Other,
+                Stored::Sparse(_) => MemberKind::Other,
+            },
+            EntryKind::Directory => MemberKind::Directory,
+            EntryKind::Symlink(target) => MemberKind::Symlink(target.to_vec()),
+            EntryKind::Hardlink(target) => MemberKind::Hardlink(target.to_vec()),
+            EntryKind::Char(_) | EntryKind::Block(_) | EntryKind::Fifo => MemberKind::Other,
         };
-        members.push(Member { name, kind });
+        self.0.push(Member { name: entry.name.to_vec(), kind });
+        Ok(())
     }
-    Ok(Some(members))
-}
 
-fn damaged(name: &[u8], offset: u64, reason: &dyn std::fmt::Display) -> Error {
-    Error::Tar {
-        what: String::new(),
-        entry: name.escape_ascii().to_string(),
-        offset,
-        reason: reason.to_string(),
-    }
-}
-
-/// A [`ReadAt`] that can be sought in, which is how payloads are stepped over unread.
-struct Seeker<'a> {
-    bytes: &'a dyn ReadAt,
-    offset: u64,
-}
-
-impl Read for Seeker<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let left = self.bytes.len().saturating_sub(self.offset);
-        let len = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
-        let buf = buf.get_mut(..len).unwrap_or_default();
-        self.bytes.read_exact_at(buf, self.offset)?;
-        self.offset += len as u64;
-        Ok(len)
-    }
-}
-
-impl Seek for Seeker<'_> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let offset = match to {
-            SeekFrom::Start(offset) => Some(offset),
-            SeekFrom::Current(by) => self.offset.checked_add_signed(by),
-            SeekFrom::End(by) => self.bytes.len().checked_add_signed(by),
-        };
-        self.offset = offset.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.offset)
-    }
+    fn warning(&mut self, _: WarningKind, _: &[u8]) {}
 }

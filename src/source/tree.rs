@@ -45,14 +45,11 @@ impl Tree<'_> {
         let mut walk = Walk::default();
         for top in tops {
             // What was selected must be there and be an image; inside, unknown things are passed by.
-            let bytes = self
-                .document("manifest", top)?
-                .ok_or_else(|| missing("manifest", top))?;
+            let bytes = self.document("manifest", top)?.ok_or_else(|| missing("manifest", top))?;
             match manifest::parse(&blob_name("manifest", top), &bytes, top.media_type.as_deref())? {
-                Document::Manifest(_) => walk.found.push(Candidate {
-                    descriptor: (*top).clone(),
-                    present: true,
-                }),
+                Document::Manifest(_) => {
+                    walk.found.push(Candidate { descriptor: (*top).clone(), present: true })
+                }
                 Document::Index(index) => {
                     walk.visited.insert(top.digest);
                     self.walk(&index.manifests, 1, &mut walk)?;
@@ -107,10 +104,7 @@ impl Tree<'_> {
     ) -> Result<Candidate> {
         let wanted = platform.cloned().unwrap_or_else(Platform::host);
         let (mut present, absent): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|one| one.present);
-        let platforms = present
-            .iter()
-            .map(|one| self.platform(one))
-            .collect::<Result<Vec<_>>>()?;
+        let platforms = present.iter().map(|one| self.platform(one)).collect::<Result<Vec<_>>>()?;
         let best = choose(&wanted, &platforms);
         let absent_platforms: Vec<_> = absent.iter().map(|one| one.descriptor.platform.clone()).collect();
         let best_absent = choose(&wanted, &absent_platforms).and_then(|at| absent.get(at));
@@ -158,9 +152,7 @@ impl Tree<'_> {
     /// Whatever is wrong with a manifest.
     pub(super) fn config_digests(&self, candidates: &[Candidate]) -> Result<Vec<Digest>> {
         let present = candidates.iter().filter(|one| one.present);
-        present
-            .map(|one| Ok(self.manifest(&one.descriptor)?.0.config.digest))
-            .collect()
+        present.map(|one| Ok(self.manifest(&one.descriptor)?.0.config.digest)).collect()
     }
 
     /// Reads manifest and config of a candidate and finds its layers.
@@ -171,9 +163,8 @@ impl Tree<'_> {
         let descriptor = &candidate.descriptor;
         let (manifest, raw_manifest) = self.manifest(descriptor)?;
         manifest.check_image()?;
-        let raw_config = self
-            .document("config", &manifest.config)?
-            .ok_or_else(|| missing("config", &manifest.config))?;
+        let raw_config =
+            self.document("config", &manifest.config)?.ok_or_else(|| missing("config", &manifest.config))?;
         let config = ImageConfig::parse(&blob_name("config", &manifest.config), &raw_config)?;
         let layers = pair_layers(&manifest.layers, &config)?;
         let blobs = manifest
@@ -183,11 +174,7 @@ impl Tree<'_> {
             .enumerate()
             .map(|(number, (stored, descriptor))| {
                 let found = self.layer(number, stored)?;
-                Ok(LayerBlob {
-                    descriptor: descriptor.clone(),
-                    bytes: found.bytes,
-                    identity: found.identity,
-                })
+                Ok(LayerBlob { descriptor: descriptor.clone(), bytes: found.bytes, identity: found.identity })
             })
             .collect::<Result<_>>()?;
         Ok(OpenedImage {
@@ -207,16 +194,13 @@ impl Tree<'_> {
     }
 
     fn manifest(&self, descriptor: &Descriptor) -> Result<(Manifest, Vec<u8>)> {
-        let bytes = self
-            .document("manifest", descriptor)?
-            .ok_or_else(|| missing("manifest", descriptor))?;
+        let bytes = self.document("manifest", descriptor)?.ok_or_else(|| missing("manifest", descriptor))?;
         let what = blob_name("manifest", descriptor);
         match manifest::parse(&what, &bytes, descriptor.media_type.as_deref())? {
             Document::Manifest(manifest) => Ok((*manifest, bytes)),
-            Document::Index(_) => Err(Error::Malformed {
-                what,
-                reason: "an image index where a manifest should be".to_owned(),
-            }),
+            Document::Index(_) => {
+                Err(Error::Malformed { what, reason: "an image index where a manifest should be".to_owned() })
+            }
         }
     }
 
@@ -224,13 +208,9 @@ impl Tree<'_> {
         let what = format!("layer {number}");
         if let Some(data) = &descriptor.data {
             descriptor.check(&what, data)?;
-            return Ok(Found {
-                bytes: Arc::new(data.clone()),
-                identity: BlobIdentity::default(),
-            });
+            return Ok(Found { bytes: Arc::new(data.clone()), identity: BlobIdentity::default() });
         }
-        self.find(&descriptor.digest)?
-            .ok_or_else(|| missing(&what, descriptor))
+        self.find(&descriptor.digest)?.ok_or_else(|| missing(&what, descriptor))
     }
 
     /// The bytes of a document, checked against its descriptor; nothing when it is not there.
@@ -272,9 +252,5 @@ fn blob_name(what: &str, descriptor: &Descriptor) -> String {
 }
 
 fn missing(what: &str, descriptor: &Descriptor) -> Error {
-    Error::MissingBlob {
-        what: what.to_owned(),
-        digest: descriptor.digest,
-        urls: descriptor.urls.clone(),
-    }
+    Error::MissingBlob { what: what.to_owned(), digest: descriptor.digest, urls: descriptor.urls.clone() }
 }

@@ -23,14 +23,7 @@ fn f10_every_format_is_told_by_its_first_bytes() {
 
 #[test]
 fn what_only_resembles_a_format_is_plain() {
-    for head in [
-        &b""[..],
-        b"\x1f",
-        b"\x1f\x8b\x07",
-        b"BZh9 is text",
-        b"\x28\xb5\x2f",
-        b"\x60\x2a\x4d\x18",
-    ] {
+    for head in [&b""[..], b"\x1f", b"\x1f\x8b\x07", b"BZh9 is text", b"\x28\xb5\x2f", b"\x60\x2a\x4d\x18"] {
         assert_eq!(Compression::sniff(head), Compression::Plain, "{head:?}");
     }
 }
@@ -40,23 +33,10 @@ fn every_format_decodes_whole() {
     for sample in LARGE.iter() {
         let mut decoder = decoder(sample.compression, &sample.bytes);
         let mut out = Vec::new();
-        assert_eq!(
-            decoder.decode(&mut out, usize::MAX, usize::MAX).unwrap(),
-            Stop::End
-        );
+        assert_eq!(decoder.decode(&mut out, usize::MAX, usize::MAX).unwrap(), Stop::End);
         assert!(out == sample.data, "{}", sample.name);
-        assert_eq!(
-            decoder.output_offset(),
-            sample.data.len() as u64,
-            "{}",
-            sample.name
-        );
-        assert_eq!(
-            decoder.compressed_offset(),
-            sample.bytes.len() as u64,
-            "{}",
-            sample.name
-        );
+        assert_eq!(decoder.output_offset(), sample.data.len() as u64, "{}", sample.name);
+        assert_eq!(decoder.compressed_offset(), sample.bytes.len() as u64, "{}", sample.name);
         assert_eq!(decoder.trailing_bytes(), 0, "{}", sample.name);
     }
 }
@@ -108,10 +88,7 @@ fn a_resumed_decoder_makes_the_same_checkpoints() {
     let resumed = Decoder::resume(Compression::Gzip, Box::new(rest), from).unwrap();
     let (_, again) = decode_with_checkpoints(resumed, 1);
     let positions = |all: &[Checkpoint]| -> Vec<(u64, u64)> {
-        all.iter()
-            .skip(1)
-            .map(|one| (one.output_offset, one.compressed_offset))
-            .collect()
+        all.iter().skip(1).map(|one| (one.output_offset, one.compressed_offset)).collect()
     };
     assert_eq!(positions(&again), positions(&checkpoints[3..]));
 }
@@ -146,12 +123,7 @@ fn an_end_stays_the_end() {
         let mut decoder = decoder(sample.compression, &sample.bytes);
         let mut out = Vec::new();
         while decoder.decode(&mut out, 100, 100).unwrap() != Stop::End {}
-        assert_eq!(
-            decoder.decode(&mut out, 1, 1).unwrap(),
-            Stop::End,
-            "{}",
-            sample.name
-        );
+        assert_eq!(decoder.decode(&mut out, 1, 1).unwrap(), Stop::End, "{}", sample.name);
         assert!(out == sample.data, "{}", sample.name);
         assert_eq!(decoder.checkpoint(), None, "{}", sample.name);
     }
@@ -177,11 +149,7 @@ fn z3_all_gzip_members_are_read_and_each_start_is_a_checkpoint() {
 
 #[test]
 fn z3_header_fields_are_passed_over() {
-    let header = GzBuilder::new()
-        .extra("extra")
-        .filename("layer.tar")
-        .comment("made by hand")
-        .mtime(7);
+    let header = GzBuilder::new().extra("extra").filename("layer.tar").comment("made by hand").mtime(7);
     let bytes = gzip_with(header, b"data", 6);
     assert_eq!(decode_all(decoder(Compression::Gzip, &bytes)).unwrap(), b"data");
 }
@@ -197,18 +165,11 @@ fn z4_bytes_after_the_last_frame_are_tolerated_counted_and_read() {
     ] {
         bytes.extend(&junk);
         let read = Arc::new(AtomicU64::new(0));
-        let counted = Counted {
-            inner: Cursor::new(bytes.clone()),
-            read: Arc::clone(&read),
-        };
+        let counted = Counted { inner: Cursor::new(bytes.clone()), read: Arc::clone(&read) };
         let mut decoder = Decoder::new(compression, Box::new(counted)).unwrap();
         let mut out = Vec::new();
         assert_eq!(decoder.decode(&mut out, 1, 1000).unwrap(), Stop::End, "{name}");
-        assert_eq!(
-            (out.as_slice(), decoder.trailing_bytes()),
-            (&b"data"[..], junk.len() as u64),
-            "{name}"
-        );
+        assert_eq!((out.as_slice(), decoder.trailing_bytes()), (&b"data"[..], junk.len() as u64), "{name}");
         assert_eq!(read.load(Ordering::Relaxed), bytes.len() as u64, "{name}");
     }
 }
@@ -244,20 +205,14 @@ fn z5_zstd_frames_and_skippable_frames_are_read_in_any_order() {
     let (out, checkpoints) = decode_with_checkpoints(decoder(Compression::Zstd, &frames.concat()), 1);
     assert_eq!(out, b"onetwo");
     let second = frames[..2].concat().len() as u64;
-    assert_eq!(
-        (checkpoints[1].output_offset, checkpoints[1].compressed_offset),
-        (3, second)
-    );
+    assert_eq!((checkpoints[1].output_offset, checkpoints[1].compressed_offset), (3, second));
 }
 
 #[test]
 fn xz_blocks_are_checkpoints_with_and_without_sizes_in_their_headers() {
     let data = mixed(300_000);
     let parts: Vec<&[u8]> = data.chunks(100_000).collect();
-    for (name, bytes) in [
-        ("blocks", xz_blocks(&parts)),
-        ("sized", xz_sized_blocks(&data, 100_000)),
-    ] {
+    for (name, bytes) in [("blocks", xz_blocks(&parts)), ("sized", xz_sized_blocks(&data, 100_000))] {
         let (_, checkpoints) = decode_with_checkpoints(decoder(Compression::Xz, &bytes), 1);
         let offsets: Vec<u64> = checkpoints.iter().map(|one| one.output_offset).collect();
         assert_eq!(offsets, [0, 100_000, 200_000], "{name}");
@@ -273,11 +228,7 @@ fn check_resume(bytes: &[u8], data: &[u8], compression: Compression, checkpoint:
     let input = Cursor::new(bytes[at(checkpoint.compressed_offset)..].to_vec());
     let decoder = Decoder::resume(compression, Box::new(input), checkpoint).unwrap();
     let rest = decode_all(decoder).unwrap();
-    assert!(
-        rest == data[at(checkpoint.output_offset)..],
-        "{compression} at {}",
-        checkpoint.output_offset
-    );
+    assert!(rest == data[at(checkpoint.output_offset)..], "{compression} at {}", checkpoint.output_offset);
 }
 
 struct Counted<R> {

@@ -32,12 +32,7 @@ fn z1_a_stream_cut_anywhere_is_an_error_that_names_the_offset() {
     ] {
         for cut in 0..bytes.len() {
             match decode_all(decoder(compression, &bytes[..cut])) {
-                Err(Error::Decompress {
-                    format,
-                    offset,
-                    reason,
-                    ..
-                }) => {
+                Err(Error::Decompress { format, offset, reason, .. }) => {
                     assert_eq!((format, offset), (compression.name(), cut as u64), "{reason}");
                 }
                 other => panic!("{compression} cut at {cut}: {other:?}"),
@@ -67,11 +62,7 @@ fn a_flipped_bit_never_gives_wrong_bytes() {
             let mut bytes = sample.bytes.clone();
             bytes[index] ^= 1 << (index % 8);
             if let Ok(out) = decode_all(decoder(sample.compression, &bytes)) {
-                assert!(
-                    sample.data.starts_with(&out),
-                    "{} flipped at {index}",
-                    sample.name
-                );
+                assert!(sample.data.starts_with(&out), "{} flipped at {index}", sample.name);
             }
         }
     }
@@ -127,10 +118,7 @@ fn a_gzip_header_is_compared_with_its_checksum() {
     let mut crc = Crc::new();
     crc.update(&header);
     let with_crc = |crc: u32| [&header, &crc.to_le_bytes()[..2], &plain[10..]].concat();
-    assert_eq!(
-        decode_all(decoder(Compression::Gzip, &with_crc(crc.sum()))).unwrap(),
-        b"data"
-    );
+    assert_eq!(decode_all(decoder(Compression::Gzip, &with_crc(crc.sum()))).unwrap(), b"data");
     let wrong = reason(Compression::Gzip, &with_crc(!crc.sum()));
     assert_eq!(wrong, "the header does not match its checksum");
 }
@@ -141,10 +129,7 @@ fn x9_a_zstd_window_over_the_limit_is_refused() {
     let frame = |window: u8| [&[0x28, 0xb5, 0x2f, 0xfd, 0, window][..], &[9, 0, 0, b'x']].concat();
     // The exponent is in the upper five bits, and counts from 10.
     let window_log = |log: u8| frame((log - 10) << 3);
-    assert_eq!(
-        decode_all(decoder(Compression::Zstd, &window_log(27))).unwrap(),
-        b"x"
-    );
+    assert_eq!(decode_all(decoder(Compression::Zstd, &window_log(27))).unwrap(), b"x");
     let refused = reason(Compression::Zstd, &window_log(28));
     assert_eq!(refused, "its window is larger than 128 MiB (2^27 bytes)");
 }
@@ -173,17 +158,11 @@ fn an_xz_index_that_lies_is_refused() {
     let mut bytes = xz(b"data", Check::Crc64);
     // Index: indicator, one record, unpadded size, length, checksum; then 12 bytes of footer.
     let index = bytes.len() - 12 - 8;
-    assert_eq!(
-        (bytes[index..index + 2].to_vec(), bytes[index + 3]),
-        (vec![0, 1], 4)
-    );
+    assert_eq!((bytes[index..index + 2].to_vec(), bytes[index + 3]), (vec![0, 1], 4));
     bytes[index + 3] = 5;
     let crc = super::super::xz::crc32(&bytes[index..index + 4]);
     bytes[index + 4..index + 8].copy_from_slice(&crc.to_le_bytes());
-    assert_eq!(
-        reason(Compression::Xz, &bytes),
-        "the index does not match the blocks"
-    );
+    assert_eq!(reason(Compression::Xz, &bytes), "the index does not match the blocks");
 }
 
 #[test]
@@ -196,42 +175,19 @@ fn another_format_is_refused_by_name() {
 
 #[test]
 fn a_checkpoint_of_another_format_is_refused() {
-    let state = Resume::Deflate {
-        skip_bits: 3,
-        window: Vec::new(),
-    };
-    let checkpoint = Checkpoint {
-        output_offset: 1,
-        compressed_offset: 1,
-        state,
-    };
+    let state = Resume::Deflate { skip_bits: 3, window: Vec::new() };
+    let checkpoint = Checkpoint { output_offset: 1, compressed_offset: 1, state };
     assert!(Decoder::resume(Compression::Zstd, Box::new(io::empty()), &checkpoint).is_err());
 }
 
 #[test]
 fn a_checkpoint_that_makes_no_sense_is_refused() {
     for (compression, state) in [
-        (
-            Compression::Gzip,
-            Resume::Deflate {
-                skip_bits: 8,
-                window: Vec::new(),
-            },
-        ),
-        (
-            Compression::Gzip,
-            Resume::Deflate {
-                skip_bits: 1,
-                window: Vec::new(),
-            },
-        ),
+        (Compression::Gzip, Resume::Deflate { skip_bits: 8, window: Vec::new() }),
+        (Compression::Gzip, Resume::Deflate { skip_bits: 1, window: Vec::new() }),
         (Compression::Xz, Resume::XzBlock { check: 2 }),
     ] {
-        let checkpoint = Checkpoint {
-            output_offset: 1,
-            compressed_offset: 1,
-            state,
-        };
+        let checkpoint = Checkpoint { output_offset: 1, compressed_offset: 1, state };
         let resumed = Decoder::resume(compression, Box::new(io::empty()), &checkpoint);
         assert!(matches!(resumed, Err(Error::Decompress { offset: 1, .. })));
     }
@@ -258,8 +214,5 @@ fn a_reader_that_fails_is_an_io_error() {
     }
     let mut decoder = Decoder::new(Compression::Gzip, Box::new(Broken)).unwrap();
     let error = decoder.decode(&mut Vec::new(), 1, 1).unwrap_err();
-    assert!(
-        error.to_string().starts_with("cannot read gzip data at offset 0"),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("cannot read gzip data at offset 0"), "{error}");
 }

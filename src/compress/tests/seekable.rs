@@ -17,12 +17,7 @@ use crate::read_at::{ReadAt, read_to_vec};
 fn seekable(sample: &Sample, soft: usize) -> Seekable {
     let (_, checkpoints) = decode_with_checkpoints(decoder(sample.compression, &sample.bytes), soft);
     let input = Arc::new(sample.bytes.clone());
-    Seekable::new(
-        input,
-        sample.compression,
-        sample.data.len() as u64,
-        Arc::new(checkpoints),
-    )
+    Seekable::new(input, sample.compression, sample.data.len() as u64, Arc::new(checkpoints))
 }
 
 fn read(from: &Seekable, offset: usize, len_bytes: usize) -> Vec<u8> {
@@ -40,11 +35,7 @@ fn f10_any_part_of_any_stream_equals_the_slice() {
             let offset = step * 786_433 % sample.data.len();
             let len_bytes = (step * 39_119 % 400_000).min(sample.data.len() - offset);
             let expected = &sample.data[offset..offset + len_bytes];
-            assert!(
-                read(&seekable, offset, len_bytes) == expected,
-                "{} at {offset}",
-                sample.name
-            );
+            assert!(read(&seekable, offset, len_bytes) == expected, "{} at {offset}", sample.name);
         }
     }
 }
@@ -52,12 +43,7 @@ fn f10_any_part_of_any_stream_equals_the_slice() {
 #[test]
 fn several_threads_read_at_once() {
     let data = mixed(1 << 20);
-    let sample = Sample {
-        name: "gzip",
-        compression: Compression::Gzip,
-        bytes: gzip(&data, 6),
-        data,
-    };
+    let sample = Sample { name: "gzip", compression: Compression::Gzip, bytes: gzip(&data, 6), data };
     let seekable = seekable(&sample, 64 << 10);
     thread::scope(|scope| {
         for reader in 0..8_usize {
@@ -76,10 +62,7 @@ fn several_threads_read_at_once() {
 fn reading_forward_without_checkpoints_decodes_once_for_each_reader() {
     let data = mixed(1 << 20);
     let bytes = zstd(&data);
-    let input = Arc::new(Counted {
-        bytes: bytes.clone(),
-        read: AtomicU64::new(0),
-    });
+    let input = Arc::new(Counted { bytes: bytes.clone(), read: AtomicU64::new(0) });
     let table = Arc::new(Vec::<Checkpoint>::new());
     let seekable = Seekable::new(input.clone(), Compression::Zstd, data.len() as u64, table);
     for offset in (0..data.len()).step_by(4096) {
@@ -98,17 +81,10 @@ fn reading_forward_without_checkpoints_decodes_once_for_each_reader() {
 #[test]
 fn past_the_end_there_is_nothing_to_read() {
     let data = mixed(5000);
-    let sample = Sample {
-        name: "gzip",
-        compression: Compression::Gzip,
-        bytes: gzip(&data, 6),
-        data,
-    };
+    let sample = Sample { name: "gzip", compression: Compression::Gzip, bytes: gzip(&data, 6), data };
     let seekable = seekable(&sample, 1000);
     for (offset, len_bytes) in [(4999, 2), (5000, 1), (u64::MAX, 1)] {
-        let error = seekable
-            .read_exact_at(&mut vec![0; len_bytes], offset)
-            .unwrap_err();
+        let error = seekable.read_exact_at(&mut vec![0; len_bytes], offset).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
     seekable.read_exact_at(&mut [], 5000).unwrap();
@@ -120,22 +96,14 @@ fn a_stream_shorter_than_promised_is_an_error_and_not_a_short_read() {
     let seekable = Seekable::new(Arc::new(gzip(b"data", 6)), Compression::Gzip, 100, table);
     let error = seekable.read_exact_at(&mut [0; 50], 2).unwrap_err();
     let inner = error.into_inner().unwrap().downcast::<Error>().unwrap();
-    assert!(
-        matches!(*inner, Error::Decompress { format: "gzip", .. }),
-        "{inner}"
-    );
+    assert!(matches!(*inner, Error::Decompress { format: "gzip", .. }), "{inner}");
 }
 
 #[test]
 fn a_damaged_part_is_an_error_and_the_rest_still_reads() {
     let data = mixed(900_000);
     let mut bytes: Vec<u8> = data.chunks(300_000).flat_map(|part| gzip(part, 6)).collect();
-    let sample = Sample {
-        name: "gzip",
-        compression: Compression::Gzip,
-        bytes: bytes.clone(),
-        data,
-    };
+    let sample = Sample { name: "gzip", compression: Compression::Gzip, bytes: bytes.clone(), data };
     let (_, checkpoints) = decode_with_checkpoints(decoder(Compression::Gzip, &bytes), 300_000);
     let second = usize::try_from(checkpoints[1].compressed_offset).unwrap();
     // The second member loses its magic.
@@ -150,12 +118,7 @@ fn a_damaged_part_is_an_error_and_the_rest_still_reads() {
 fn f10_a_seekable_stream_inside_another() {
     let data = mixed(200_000);
     let layer = zstd(&data);
-    let archive = Sample {
-        name: "",
-        compression: Compression::Gzip,
-        bytes: gzip(&layer, 6),
-        data: layer,
-    };
+    let archive = Sample { name: "", compression: Compression::Gzip, bytes: gzip(&layer, 6), data: layer };
     let outer = Arc::new(seekable(&archive, 10_000));
     let table = Arc::new(Vec::<Checkpoint>::new());
     let inner = Seekable::new(outer, Compression::Zstd, data.len() as u64, table);

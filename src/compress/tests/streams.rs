@@ -71,15 +71,8 @@ pub(super) fn xz(data: &[u8], check: Check) -> Vec<u8> {
 /// One stream of one block, the contents filtered as code and as samples.
 pub(super) fn xz_filtered(data: &[u8]) -> Vec<u8> {
     let mut filters = Filters::new();
-    filters
-        .x86()
-        .delta_properties(&[3])
-        .unwrap()
-        .lzma2(&LzmaOptions::new_preset(1).unwrap());
-    encode_xz(
-        Stream::new_stream_encoder(&filters, Check::Crc64).unwrap(),
-        &[data],
-    )
+    filters.x86().delta_properties(&[3]).unwrap().lzma2(&LzmaOptions::new_preset(1).unwrap());
+    encode_xz(Stream::new_stream_encoder(&filters, Check::Crc64).unwrap(), &[data])
 }
 
 /// One stream, a block for every part; their headers tell no sizes.
@@ -171,12 +164,7 @@ pub(super) fn samples(len_bytes: usize) -> Vec<Sample> {
     let data = mixed(len_bytes);
     let thirds: Vec<&[u8]> = data.chunks(len_bytes / 3 + 1).collect();
     let joined = |one: &dyn Fn(&[u8]) -> Vec<u8>| thirds.iter().flat_map(|part| one(part)).collect();
-    let sample = |name, compression, bytes| Sample {
-        name,
-        compression,
-        bytes,
-        data: data.clone(),
-    };
+    let sample = |name, compression, bytes| Sample { name, compression, bytes, data: data.clone() };
     vec![
         sample("plain", Compression::Plain, data.clone()),
         sample("gzip -0", Compression::Gzip, gzip(&data, 0)),
@@ -196,22 +184,10 @@ pub(super) fn samples(len_bytes: usize) -> Vec<Sample> {
         sample("xz sha256", Compression::Xz, xz(&data, Check::Sha256)),
         sample("xz no check", Compression::Xz, xz(&data, Check::None)),
         sample("xz filtered", Compression::Xz, xz_filtered(&data)),
-        sample(
-            "xz streams",
-            Compression::Xz,
-            joined(&|part| xz(part, Check::Crc64)),
-        ),
-        sample(
-            "xz padded",
-            Compression::Xz,
-            joined(&|part| [xz(part, Check::Crc32), vec![0; 8]].concat()),
-        ),
+        sample("xz streams", Compression::Xz, joined(&|part| xz(part, Check::Crc64))),
+        sample("xz padded", Compression::Xz, joined(&|part| [xz(part, Check::Crc32), vec![0; 8]].concat())),
         sample("xz blocks", Compression::Xz, xz_blocks(&thirds)),
-        sample(
-            "xz sized blocks",
-            Compression::Xz,
-            xz_sized_blocks(&data, len_bytes / 5 + 1),
-        ),
+        sample("xz sized blocks", Compression::Xz, xz_sized_blocks(&data, len_bytes / 5 + 1)),
         sample("bzip2", Compression::Bzip2, bzip2(&data)),
         sample("bzip2 streams", Compression::Bzip2, joined(&bzip2)),
     ]

@@ -167,17 +167,10 @@ fn format_of(block: &Block, raw: &::tar::Header) -> Format {
 fn checksum(block: &Block, value: impl Fn(u8) -> i64) -> i64 {
     const FIELD: Range<usize> = 148..156;
     let sum = |range: Range<usize>| -> i64 {
-        block
-            .get(range)
-            .unwrap_or_default()
-            .iter()
-            .map(|byte| value(*byte))
-            .sum()
+        block.get(range).unwrap_or_default().iter().map(|byte| value(*byte)).sum()
     };
     let spaces = i64::from(b' ').saturating_mul(8);
-    sum(0..FIELD.start)
-        .saturating_add(spaces)
-        .saturating_add(sum(FIELD.end..BLOCK_BYTES))
+    sum(0..FIELD.start).saturating_add(spaces).saturating_add(sum(FIELD.end..BLOCK_BYTES))
 }
 
 /// `field` up to its first NUL.
@@ -205,18 +198,14 @@ fn number(field: &[u8]) -> Option<i64> {
 /// GNU and star: two's complement, big-endian, the top bit of the first byte being only a mark.
 fn base_256(first: u8, rest: &[u8]) -> Option<i64> {
     let sign: i64 = if first & 0x40 == 0 { 0 } else { -0x40 };
-    rest.iter()
-        .try_fold(sign.checked_add(i64::from(first & 0x3f))?, |value, byte| {
-            value.checked_mul(256)?.checked_add(i64::from(*byte))
-        })
+    rest.iter().try_fold(sign.checked_add(i64::from(first & 0x3f))?, |value, byte| {
+        value.checked_mul(256)?.checked_add(i64::from(*byte))
+    })
 }
 
 /// Octal digits between any padding of spaces and NULs; an empty field is 0.
 fn octal(field: &[u8]) -> Option<i64> {
-    let start = field
-        .iter()
-        .position(|byte| !matches!(byte, 0 | b' '))
-        .unwrap_or(field.len());
+    let start = field.iter().position(|byte| !matches!(byte, 0 | b' ')).unwrap_or(field.len());
     let text = c_string(field.get(start..).unwrap_or_default()).trim_ascii_end();
     text.iter().try_fold(0_i64, |value, digit| match digit {
         b'0'..=b'7' => value.checked_mul(8)?.checked_add(i64::from(digit & 7)),
@@ -232,10 +221,7 @@ mod tests {
     fn m8_base_256_numbers_are_twos_complement() {
         assert_eq!(number(&[0x80, 0, 0, 0, 0, 0, 1, 0]), Some(256));
         assert_eq!(number(&[0xff; 8]), Some(-1));
-        assert_eq!(
-            number(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe]),
-            Some(-2)
-        );
+        assert_eq!(number(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe]), Some(-2));
         let largest = [0x80, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
         assert_eq!(number(&largest), Some(i64::MAX));
     }
@@ -248,14 +234,9 @@ mod tests {
 
     #[test]
     fn octal_fields_are_padded_in_many_ways() {
-        for field in [
-            &b"0000644\0"[..],
-            b"   644 \0",
-            b"644\0junk",
-            b"644     ",
-            b"\0\x00000644 ",
-            b"00000644",
-        ] {
+        for field in
+            [&b"0000644\0"[..], b"   644 \0", b"644\0junk", b"644     ", b"\0\x00000644 ", b"00000644"]
+        {
             assert_eq!(number(field), Some(0o644), "{field:?}");
         }
         assert_eq!(number(b"\0\0\0\0\0\0\0\0"), Some(0));
@@ -265,13 +246,7 @@ mod tests {
 
     #[test]
     fn text_in_an_octal_field_is_no_number() {
-        for field in [
-            &b"0000648\0"[..],
-            b"-000644\0",
-            b"+000644\0",
-            b"64 4\0\0\0\0",
-            b"0x1f\0\0\0\0",
-        ] {
+        for field in [&b"0000648\0"[..], b"-000644\0", b"+000644\0", b"64 4\0\0\0\0", b"0x1f\0\0\0\0"] {
             assert_eq!(number(field), None, "{field:?}");
         }
     }

@@ -13,9 +13,7 @@ fn layout() -> Files {
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut packed = Vec::new();
-    flate2::read::GzEncoder::new(bytes, flate2::Compression::fast())
-        .read_to_end(&mut packed)
-        .unwrap();
+    flate2::read::GzEncoder::new(bytes, flate2::Compression::fast()).read_to_end(&mut packed).unwrap();
     packed
 }
 
@@ -37,10 +35,7 @@ fn f10_without_a_decoder_the_compression_is_named() {
         let place = Place::of_bytes(head);
         let reference = Reference::parse(place.path.as_os_str(), None).unwrap();
         let error = open(&reference, &OpenOptions::default()).unwrap_err().to_string();
-        assert!(
-            error.ends_with(&format!("an archive compressed with {name}")),
-            "{error}"
-        );
+        assert!(error.ends_with(&format!("an archive compressed with {name}")), "{error}");
     }
 }
 
@@ -56,11 +51,7 @@ fn standard_input_is_spooled_and_read_like_a_file() {
 #[test]
 fn what_is_no_image_is_called_so() {
     let text = Place::of_bytes(b"hello, this is a text and not an image").open();
-    assert!(
-        text.unwrap_err()
-            .to_string()
-            .ends_with("neither a directory nor a tar archive")
-    );
+    assert!(text.unwrap_err().to_string().ends_with("neither a directory nor a tar archive"));
     let mut rootfs = Files::default();
     rootfs.file("etc/passwd", "root");
     for place in [rootfs.as_tar(), rootfs.as_directory()] {
@@ -77,10 +68,7 @@ fn a_transport_that_is_not_served_is_named() {
     for transport in ["registry", "docker-graph", "containers-storage", "containerd"] {
         let reference = Reference::parse(OsStr::new(&format!("{transport}:/x")), None).unwrap();
         let error = open(&reference, &options()).unwrap_err().to_string();
-        assert!(
-            error.starts_with(&format!("transport '{transport}': not supported")),
-            "{error}"
-        );
+        assert!(error.starts_with(&format!("transport '{transport}': not supported")), "{error}");
     }
 }
 
@@ -89,14 +77,8 @@ fn an_archive_that_is_cut_off_is_refused() {
     let mut files = layout();
     files.file("last", vec![0; 4096]);
     let tar = files.tar();
-    let error = Place::of_bytes(&tar[..tar.len() - 3072])
-        .open()
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("entry 'last'") && error.ends_with("the archive ends inside of it"),
-        "{error}"
-    );
+    let error = Place::of_bytes(&tar[..tar.len() - 3072]).open().unwrap_err().to_string();
+    assert!(error.contains("entry 'last'") && error.ends_with("the archive ends inside of it"), "{error}");
 }
 
 #[test]
@@ -126,21 +108,9 @@ fn a_named_pipe_in_a_layout_is_refused_and_not_waited_for() {
     files.remove("index.json");
     let place = files.as_directory();
     let fifo = place.path.join("index.json");
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &fifo,
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::RUSR,
-        0,
-    )
-    .unwrap();
-    assert!(
-        place
-            .open()
-            .unwrap_err()
-            .to_string()
-            .ends_with("not a regular file")
-    );
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+        .unwrap();
+    assert!(place.open().unwrap_err().to_string().ends_with("not a regular file"));
 }
 
 #[test]

@@ -33,9 +33,7 @@ fn f1_repeated_layers_are_links_inside_the_archive() {
     let mut files = Files::default();
     let config = put_config(&mut files, &["A", "B", "A", "B"]);
     files.file("11/layer.tar", "A").file("22/layer.tar", "B");
-    files
-        .symlink("33/layer.tar", "../11/layer.tar")
-        .hardlink("44/layer.tar", "22/layer.tar");
+    files.symlink("33/layer.tar", "../11/layer.tar").hardlink("44/layer.tar", "22/layer.tar");
     let layers = ["11/layer.tar", "22/layer.tar", "33/layer.tar", "44/layer.tar"];
     files.json("manifest.json", &json!([item(&config, json!(["a:1"]), &layers)]));
     let place = files.as_tar();
@@ -51,13 +49,7 @@ fn f1_links_that_run_in_circles_are_refused() {
     let config = put_config(&mut files, &["A"]);
     files.symlink("1.tar", "2.tar").hardlink("2.tar", "1.tar");
     files.json("manifest.json", &json!([item(&config, json!(null), &["1.tar"])]));
-    assert!(
-        files
-            .as_tar()
-            .refusal("")
-            .to_string()
-            .ends_with("its links run in circles")
-    );
+    assert!(files.as_tar().refusal("").to_string().ends_with("its links run in circles"));
 }
 
 #[test]
@@ -72,9 +64,7 @@ fn f1_links_that_leave_the_archive_lead_nowhere() {
 #[test]
 fn f2_an_archive_of_docker_before_1_10_is_named() {
     let mut files = Files::default();
-    files
-        .json("repositories", &json!({"a": {"latest": "11"}}))
-        .file("11/layer.tar", "A");
+    files.json("repositories", &json!({"a": {"latest": "11"}})).file("11/layer.tar", "A");
     let error = files.as_tar().open().unwrap_err().to_string();
     assert!(error.contains("an archive of Docker before 1.10"), "{error}");
 }
@@ -90,10 +80,7 @@ fn f5_several_images_are_listed_unless_one_is_selected() {
     assert_eq!(place.layers("b:2"), ["B"]);
     assert_eq!(place.layers("@1"), ["B"]);
     assert!(matches!(place.refusal("@2"), Error::NoSuchImage { .. }));
-    assert_eq!(
-        place.image("2").unwrap().info.names,
-        ["docker.io/library/b:1", "b:2"]
-    );
+    assert_eq!(place.image("2").unwrap().info.names, ["docker.io/library/b:1", "b:2"]);
     assert!(matches!(place.refusal("1"), Error::Ambiguous { .. }));
 }
 
@@ -141,10 +128,7 @@ fn f7_names_may_be_absolute_and_the_manifest_last() {
     let bytes = files.0.remove(0).1;
     files.file("/nix/layer.tar", "A");
     files.0.push((format!("./{config}"), bytes));
-    files.json(
-        "/manifest.json",
-        &json!([item(&config, json!(null), &["/nix/layer.tar"])]),
-    );
+    files.json("/manifest.json", &json!([item(&config, json!(null), &["/nix/layer.tar"])]));
     assert_eq!(files.as_tar().layers(""), ["A"]);
 }
 
@@ -177,10 +161,7 @@ fn a_missing_layer_is_named() {
     files.remove("a.tar");
     let error = files.as_tar().refusal("a:1").to_string();
     assert!(error.starts_with("layer 0 ('a.tar' in "), "{error}");
-    assert!(
-        error.ends_with(&format!("blob {} is missing", sha256(b"A"))),
-        "{error}"
-    );
+    assert!(error.ends_with(&format!("blob {} is missing", sha256(b"A"))), "{error}");
 }
 
 #[test]
@@ -198,57 +179,28 @@ fn x5_a_manifest_with_a_key_of_another_case_is_refused() {
     let sly = with(item(&config, json!(null), &["a.tar"]), "layers", json!(["b.tar"]));
     files.json("manifest.json", &json!([sly]));
     let error = files.as_tar().refusal("").to_string();
-    assert!(
-        error.ends_with("key 'layers' is a variant of 'Layers'"),
-        "{error}"
-    );
+    assert!(error.ends_with("key 'layers' is a variant of 'Layers'"), "{error}");
 }
 
 #[test]
 fn x6_a_manifest_or_config_past_its_limit_is_refused() {
     let padded = |bytes: u64| " ".repeat(usize::try_from(bytes).unwrap());
     let mut files = Files::default();
-    files.file(
-        "manifest.json",
-        padded(super::super::MAX_ARCHIVE_MANIFEST_BYTES + 1),
-    );
+    files.file("manifest.json", padded(super::super::MAX_ARCHIVE_MANIFEST_BYTES + 1));
     let error = files.as_tar().open().unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::Limit {
-                limit: "MAX_ARCHIVE_MANIFEST_BYTES",
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Limit { limit: "MAX_ARCHIVE_MANIFEST_BYTES", .. }), "{error}");
 
     let mut files = Files::default();
-    files.file(
-        "config.json",
-        padded(crate::image::manifest::MAX_DOCUMENT_BYTES + 1),
-    );
+    files.file("config.json", padded(crate::image::manifest::MAX_DOCUMENT_BYTES + 1));
     files.json("manifest.json", &json!([item("config.json", json!(null), &[])]));
     let error = files.as_tar().refusal("");
-    assert!(
-        matches!(
-            error,
-            Error::Limit {
-                limit: "MAX_DOCUMENT_BYTES",
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Limit { limit: "MAX_DOCUMENT_BYTES", .. }), "{error}");
 }
 
 /// What skopeo writes for `dir:`.
 fn skopeo_directory(manifest: &Value, blobs: &[&[u8]]) -> Files {
     let mut files = Files::default();
-    files
-        .file("version", "Directory Transport Version: 1.1\n")
-        .json("manifest.json", manifest);
+    files.file("version", "Directory Transport Version: 1.1\n").json("manifest.json", manifest);
     for blob in blobs {
         files.file(&sha256(blob).hex(), *blob);
     }
@@ -267,10 +219,7 @@ fn a_skopeo_directory_has_its_blobs_beside_the_manifest() {
     assert_eq!(place.open().unwrap().kind(), "dir");
     let image = place.image("").unwrap();
     assert_eq!(contents(&image), ["A"]);
-    assert_eq!(
-        image.info.manifest_digest,
-        Some(sha256(manifest.to_string().as_bytes()))
-    );
+    assert_eq!(image.info.manifest_digest, Some(sha256(manifest.to_string().as_bytes())));
     assert!(matches!(place.refusal("a:1"), Error::NoSuchImage { .. }));
 }
 
@@ -285,9 +234,6 @@ fn a_skopeo_directory_may_hold_a_list() {
     .to_string();
     let list = json!({"schemaVersion": 2, "manifests": [descriptor(OCI_MANIFEST, manifest.as_bytes())]});
     let mut files = skopeo_directory(&list, &[config.as_bytes(), b"A"]);
-    files.file(
-        &format!("{}.manifest.json", sha256(manifest.as_bytes()).hex()),
-        manifest,
-    );
+    files.file(&format!("{}.manifest.json", sha256(manifest.as_bytes()).hex()), manifest);
     assert_eq!(files.as_directory().layers(""), ["A"]);
 }

@@ -43,10 +43,7 @@ fn f3_two_manifests_that_mean_different_images_are_refused() {
         let other = files.blob(OCI_CONFIG, config("linux/amd64", &["B"]).to_string());
         let item = with(with(item, "Config", json!(blob_name(&other))), "RepoTags", tags);
         files.json("manifest.json", &json!([item]));
-        assert!(
-            matches!(files.as_tar().refusal(""), Error::Mismatch { .. }),
-            "{item}"
-        );
+        assert!(matches!(files.as_tar().refusal(""), Error::Mismatch { .. }), "{item}");
     }
 }
 
@@ -92,9 +89,7 @@ fn f11_unknown_files_types_and_links_inside_a_layout_do_no_harm() {
     let manifest = files.image("linux/amd64", &["A"]);
     let layer = blob_name(&descriptor(LAYER, b"A"));
     files.remove(&layer);
-    files
-        .file("elsewhere/blob", "A")
-        .symlink(&layer, "../../elsewhere/blob");
+    files.file("elsewhere/blob", "A").symlink(&layer, "../../elsewhere/blob");
     files.json("manifest.json", &json!({"of": "someone else"}));
     let unknown = files.blob("application/vnd.example.thing+json", "{}");
     files.layout(&[manifest, unknown]);
@@ -120,14 +115,9 @@ fn f11_a_link_out_of_the_layout_is_refused() {
 #[test]
 fn f11_another_layout_version_is_named() {
     let mut files = Files::default();
-    files
-        .json("oci-layout", &json!({"imageLayoutVersion": "2.0.0"}))
-        .json("index.json", &json!({}));
+    files.json("oci-layout", &json!({"imageLayoutVersion": "2.0.0"})).json("index.json", &json!({}));
     let error = files.as_directory().open().unwrap_err().to_string();
-    assert!(
-        error.starts_with("OCI layout version '2.0.0': not supported"),
-        "{error}"
-    );
+    assert!(error.starts_with("OCI layout version '2.0.0': not supported"), "{error}");
 }
 
 #[test]
@@ -142,10 +132,7 @@ fn f12_images_are_selected_by_name_tag_or_position() {
     assert_eq!(place.layers("odd name"), ["B"]);
     assert_eq!(place.layers("@1"), ["B"]);
     let error = place.refusal("").to_string();
-    assert!(
-        error.ends_with("there is:\n  docker.io/library/alpine:3 (@0)\n  odd name (@1)"),
-        "{error}"
-    );
+    assert!(error.ends_with("there is:\n  docker.io/library/alpine:3 (@0)\n  odd name (@1)"), "{error}");
 }
 
 #[test]
@@ -161,10 +148,7 @@ fn f13_image_indexes_nest_four_deep_and_no_deeper() {
     };
     assert_eq!(nest(4).layers(""), ["A"]);
     let error = nest(5).refusal("").to_string();
-    assert!(
-        error.ends_with("nested deeper than the limit of 4 image indexes"),
-        "{error}"
-    );
+    assert!(error.ends_with("nested deeper than the limit of 4 image indexes"), "{error}");
 }
 
 #[test]
@@ -190,10 +174,7 @@ fn f14_the_platform_decides_among_several() {
         let image = place.image_for("", Some(platform)).unwrap();
         assert_eq!(contents(&image), [layer]);
     }
-    let error = place
-        .image_for("", Some("linux/riscv64"))
-        .unwrap_err()
-        .to_string();
+    let error = place.image_for("", Some("linux/riscv64")).unwrap_err().to_string();
     let there = "no image for platform linux/riscv64; there is:\n  linux/arm64\n  linux/386\n  linux/s390x";
     assert_eq!(error, there);
 }
@@ -230,10 +211,7 @@ fn f14_a_layout_may_list_the_platforms_of_one_name_itself() {
 fn f14_platforms_of_several_names_are_several_images() {
     let mut files = Files::default();
     let manifests = images(&mut files, &["linux/s390x", "linux/riscv64"]);
-    let [a, b] = [
-        named(manifests[0].clone(), "a:1"),
-        named(manifests[1].clone(), "b:1"),
-    ];
+    let [a, b] = [named(manifests[0].clone(), "a:1"), named(manifests[1].clone(), "b:1")];
     files.layout(&[a, b]);
     assert!(matches!(files.as_tar().refusal(""), Error::Ambiguous { .. }));
 }
@@ -259,10 +237,8 @@ fn f15_a_layout_of_nothing_but_attestations_holds_no_image() {
     let (mut outer, mut inner) = (files.clone(), files);
     outer.layout(&[attestation]);
     inner.layout(&[index]);
-    for (files, reason) in [
-        (outer, "it lists no image"),
-        (inner, "its image index lists no image manifest"),
-    ] {
+    for (files, reason) in [(outer, "it lists no image"), (inner, "its image index lists no image manifest")]
+    {
         let error = files.as_tar().refusal("").to_string();
         assert!(error.ends_with(reason), "{error}");
     }
@@ -280,10 +256,7 @@ fn f16_f17_a_cache_or_an_artifact_is_refused_by_name() {
         let manifest = files.blob(OCI_MANIFEST, manifest.to_string());
         files.layout(&[manifest]);
         let error = files.as_tar().refusal("").to_string();
-        assert!(
-            error.starts_with(&format!("'{media_type}': not supported: {word}")),
-            "{error}"
-        );
+        assert!(error.starts_with(&format!("'{media_type}': not supported: {word}")), "{error}");
     }
 }
 
@@ -291,11 +264,7 @@ fn f16_f17_a_cache_or_an_artifact_is_refused_by_name() {
 fn f17_an_artifact_beside_an_image_is_passed_by() {
     let mut files = Files::default();
     let image = files.image("linux/s390x", &["A"]);
-    let artifact = with(
-        files.image("linux/amd64", &["B"]),
-        "artifactType",
-        json!("application/spdx+json"),
-    );
+    let artifact = with(files.image("linux/amd64", &["B"]), "artifactType", json!("application/spdx+json"));
     let index = nested(&mut files, &[artifact.clone(), image]);
     files.layout(&[artifact, index]);
     assert_eq!(files.as_tar().layers(""), ["A"]);
@@ -313,19 +282,12 @@ fn with_layer(files: &mut Files, layer: Value) {
 fn f18_a_foreign_layer_is_used_when_there_and_named_when_not() {
     let media_type = "application/vnd.oci.image.layer.nondistributable.v1.tar";
     let mut files = Files::default();
-    let layer = with(
-        files.blob(media_type, "A"),
-        "urls",
-        json!(["https://example.com/l"]),
-    );
+    let layer = with(files.blob(media_type, "A"), "urls", json!(["https://example.com/l"]));
     with_layer(&mut files, layer.clone());
     assert_eq!(files.as_tar().layers(""), ["A"]);
     files.remove(&blob_name(&layer));
     let error = files.as_tar().refusal("").to_string();
-    assert!(
-        error.ends_with("is missing (a foreign layer, to be had from https://example.com/l)"),
-        "{error}"
-    );
+    assert!(error.ends_with("is missing (a foreign layer, to be had from https://example.com/l)"), "{error}");
 }
 
 #[test]
@@ -386,34 +348,20 @@ fn every_document_is_checked_against_its_descriptor() {
     files.layout(std::slice::from_ref(&index));
     for blob in [&index, &manifest, &config] {
         let mut changed = files.clone();
-        let (_, body) = changed
-            .0
-            .iter_mut()
-            .find(|(name, _)| *name == blob_name(blob))
-            .unwrap();
+        let (_, body) = changed.0.iter_mut().find(|(name, _)| *name == blob_name(blob)).unwrap();
         let Body::File(bytes) = body else {
             panic!("a link");
         };
         bytes.push(b' ');
-        assert!(
-            matches!(changed.as_tar().refusal(""), Error::Mismatch { .. }),
-            "longer"
-        );
+        assert!(matches!(changed.as_tar().refusal(""), Error::Mismatch { .. }), "longer");
         bytes_of(&mut changed, blob).pop();
         bytes_of(&mut changed, blob)[0] = b' ';
-        assert!(
-            matches!(changed.as_tar().refusal(""), Error::Mismatch { .. }),
-            "other"
-        );
+        assert!(matches!(changed.as_tar().refusal(""), Error::Mismatch { .. }), "other");
     }
 }
 
 fn bytes_of<'a>(files: &'a mut Files, blob: &Value) -> &'a mut Vec<u8> {
-    let (_, body) = files
-        .0
-        .iter_mut()
-        .find(|(name, _)| *name == blob_name(blob))
-        .unwrap();
+    let (_, body) = files.0.iter_mut().find(|(name, _)| *name == blob_name(blob)).unwrap();
     match body {
         Body::File(bytes) => bytes,
         _ => panic!("a link"),
@@ -423,11 +371,7 @@ fn bytes_of<'a>(files: &'a mut Files, blob: &Value) -> &'a mut Vec<u8> {
 #[test]
 fn x2_a_digest_is_never_a_path() {
     let mut files = Files::default();
-    let manifest = with(
-        files.image("linux/amd64", &["A"]),
-        "digest",
-        json!("sha256:../../index.json"),
-    );
+    let manifest = with(files.image("linux/amd64", &["A"]), "digest", json!("sha256:../../index.json"));
     files.layout(&[manifest]);
     let error = files.as_directory().open().unwrap_err().to_string();
     assert!(error.starts_with("digest 'sha256:../../index.json'"), "{error}");
@@ -449,14 +393,5 @@ fn x6_a_document_past_its_limit_is_refused() {
     let manifest = files.blob(OCI_MANIFEST, " ".repeat(size));
     files.layout(&[manifest]);
     let error = files.as_tar().refusal("");
-    assert!(
-        matches!(
-            error,
-            Error::Limit {
-                limit: "MAX_DOCUMENT_BYTES",
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Limit { limit: "MAX_DOCUMENT_BYTES", .. }), "{error}");
 }

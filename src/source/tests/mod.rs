@@ -192,10 +192,7 @@ fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
 }
 
 fn blob_name(descriptor: &Value) -> String {
-    format!(
-        "blobs/{}",
-        descriptor["digest"].as_str().unwrap().replace(':', "/")
-    )
+    format!("blobs/{}", descriptor["digest"].as_str().unwrap().replace(':', "/"))
 }
 
 fn with(mut descriptor: Value, field: &str, value: Value) -> Value {
@@ -204,11 +201,7 @@ fn with(mut descriptor: Value, field: &str, value: Value) -> Value {
 }
 
 fn named(descriptor: Value, name: &str) -> Value {
-    with(
-        descriptor,
-        "annotations",
-        json!({"org.opencontainers.image.ref.name": name}),
-    )
+    with(descriptor, "annotations", json!({"org.opencontainers.image.ref.name": name}))
 }
 
 fn made_for(descriptor: Value, platform: &str) -> Value {
@@ -220,10 +213,7 @@ fn made_for(descriptor: Value, platform: &str) -> Value {
 
 fn config(platform: &str, layers: &[&str]) -> Value {
     let (os, architecture) = platform.split_once('/').unwrap();
-    let diff_ids: Vec<_> = layers
-        .iter()
-        .map(|layer| sha256(layer.as_bytes()).to_string())
-        .collect();
+    let diff_ids: Vec<_> = layers.iter().map(|layer| sha256(layer.as_bytes()).to_string()).collect();
     json!({"os": os, "architecture": architecture, "rootfs": {"type": "layers", "diff_ids": diff_ids}})
 }
 
@@ -234,10 +224,7 @@ fn nested(files: &mut Files, manifests: &[Value]) -> Value {
 }
 
 fn options() -> OpenOptions {
-    OpenOptions {
-        spool_dir: Some(std::env::temp_dir()),
-        unpack: Some(Arc::new(Inflate)),
-    }
+    OpenOptions { spool_dir: Some(std::env::temp_dir()), unpack: Some(Arc::new(Inflate)) }
 }
 
 /// Reads compressed archives by inflating them into memory.
@@ -252,21 +239,14 @@ impl Unpack for Inflate {
     ) -> Result<(Arc<dyn ReadAt>, Vec<Member>)> {
         let mut plain = Vec::new();
         let stored = read_to_vec(&*bytes).unwrap();
-        flate2::read::GzDecoder::new(stored.as_slice())
-            .read_to_end(&mut plain)
-            .unwrap();
+        flate2::read::GzDecoder::new(stored.as_slice()).read_to_end(&mut plain).unwrap();
         let members = scan(&plain)?.unwrap();
         Ok((Arc::new(plain), members))
     }
 }
 
 fn list(source: &dyn Source) -> Vec<String> {
-    source
-        .images()
-        .unwrap()
-        .iter()
-        .map(ImageSummary::to_string)
-        .collect()
+    source.images().unwrap().iter().map(ImageSummary::to_string).collect()
 }
 
 fn from_stdin(bytes: &[u8], options: &OpenOptions) -> Result<Box<dyn Source>> {

@@ -5,26 +5,13 @@ use crate::layer::entry::Timestamp;
 
 #[test]
 fn m12_pax_beats_ustar() {
-    let records: [(&str, &[u8]); 5] = [
-        ("path", b"p"),
-        ("uid", b"7"),
-        ("gid", b"8"),
-        ("mtime", b"9.5"),
-        ("comment", b"none"),
-    ];
+    let records: [(&str, &[u8]); 5] =
+        [("path", b"p"), ("uid", b"7"), ("gid", b"8"), ("mtime", b"9.5"), ("comment", b"none")];
     let entry = Stream::new().pax(&records).member(b'0', "u", b"").only();
     assert_eq!(entry.name, b"p");
     assert_eq!(
         entry.meta,
-        Meta {
-            mode: 0o644,
-            uid: 7,
-            gid: 8,
-            mtime: Timestamp {
-                seconds: 9,
-                nanos: 500_000_000
-            }
-        }
+        Meta { mode: 0o644, uid: 7, gid: 8, mtime: Timestamp { seconds: 9, nanos: 500_000_000 } }
     );
 }
 
@@ -32,16 +19,11 @@ fn m12_pax_beats_ustar() {
 fn m12_gnu_long_names_beat_pax_in_either_order() {
     let pax: [(&str, &[u8]); 2] = [("path", b"p"), ("linkpath", b"pl")];
     let gnu = |stream: Stream| {
-        stream
-            .gnu(b'L', "././@LongLink", b"g\0", |_| ())
-            .gnu(b'K', "././@LongLink", b"gl\0junk", |_| ())
+        stream.gnu(b'L', "././@LongLink", b"g\0", |_| ()).gnu(b'K', "././@LongLink", b"gl\0junk", |_| ())
     };
     for stream in [gnu(Stream::new()).pax(&pax), gnu(Stream::new().pax(&pax))] {
         let entry = stream.link(b'2', "u", "ul").only();
-        assert_eq!(
-            (entry.name, entry.kind),
-            (b"g".to_vec(), Kind::Symlink(b"gl".to_vec()))
-        );
+        assert_eq!((entry.name, entry.kind), (b"g".to_vec(), Kind::Symlink(b"gl".to_vec())));
     }
 }
 
@@ -49,14 +31,8 @@ fn m12_gnu_long_names_beat_pax_in_either_order() {
 fn m12_an_empty_value_keeps_what_ustar_says() {
     let empty: [(&str, &[u8]); 4] = [("path", b""), ("linkpath", b""), ("size", b""), ("mtime", b"")];
     let entry = Stream::new().pax(&empty).link(b'1', "u", "ul").only();
-    assert_eq!(
-        (entry.name, entry.kind),
-        (b"u".to_vec(), Kind::Hardlink(b"ul".to_vec()))
-    );
-    let entry = Stream::new()
-        .gnu(b'L', "l", b"\0", |_| ())
-        .member(b'0', "u", b"")
-        .only();
+    assert_eq!((entry.name, entry.kind), (b"u".to_vec(), Kind::Hardlink(b"ul".to_vec())));
+    let entry = Stream::new().gnu(b'L', "l", b"\0", |_| ()).member(b'0', "u", b"").only();
     assert_eq!(entry.name, b"u");
 }
 
@@ -67,10 +43,7 @@ fn m12_a_newer_header_replaces_an_older_as_a_whole() {
         .pax(&[("path", b"new")])
         .member(b'0', "u", b"")
         .only();
-    assert_eq!(
-        (entry.name.as_slice(), entry.meta.uid, entry.xattrs.len()),
-        (&b"new"[..], 0, 0)
-    );
+    assert_eq!((entry.name.as_slice(), entry.meta.uid, entry.xattrs.len()), (&b"new"[..], 0, 0));
 }
 
 #[test]
@@ -104,11 +77,7 @@ fn m13_pax_size_governs_the_payload() {
 #[test]
 fn m13_pax_size_is_not_for_the_extension_headers_in_between() {
     for between in *b"LKx" {
-        let body = if between == b'x' {
-            record("size", b"600")
-        } else {
-            b"long".to_vec()
-        };
+        let body = if between == b'x' { record("size", b"600") } else { b"long".to_vec() };
         let found = Stream::new()
             .pax(&[("size", b"600")])
             .member(between, "between", &body)
@@ -142,10 +111,7 @@ fn m11_global_headers_are_never_applied() {
         .parse()
         .unwrap();
     assert_eq!(found.names(), ["a", "b"]);
-    assert_eq!(
-        (found.entries[0].meta.uid, found.entries[0].header_offset),
-        (0, 1024)
-    );
+    assert_eq!((found.entries[0].meta.uid, found.entries[0].header_offset), (0, 1024));
 }
 
 /// In Go's reader a global header is an entry, so it uses up what was announced before it.
@@ -162,9 +128,7 @@ fn m11_a_global_header_spends_the_extensions_before_it() {
 
 #[test]
 fn m8_pax_owners_may_have_64_bits() {
-    let stream = Stream::new()
-        .pax(&[("uid", b"4294967301"), ("gid", b"-1")])
-        .member(b'0', "a", b"");
+    let stream = Stream::new().pax(&[("uid", b"4294967301"), ("gid", b"-1")]).member(b'0', "a", b"");
     let found = stream.parse().unwrap();
     assert_eq!((found.entries[0].meta.uid, found.entries[0].meta.gid), (5, 0));
     assert_eq!(found.warned(WarningKind::OwnerOverflow), ["a"]);
@@ -182,15 +146,8 @@ fn m9_xattrs_are_raw_bytes_and_the_last_of_a_name_wins() {
         ])
         .member(b'0', "a", b"")
         .only();
-    let pairs: [(&[u8], &[u8]); 3] = [
-        (b"user.b", b"1\n2\0=3"),
-        (b"user.a", b"last"),
-        (b"user.empty", b""),
-    ];
-    assert_eq!(
-        entry.xattrs,
-        pairs.map(|(name, value)| (name.to_vec(), value.to_vec()))
-    );
+    let pairs: [(&[u8], &[u8]); 3] = [(b"user.b", b"1\n2\0=3"), (b"user.a", b"last"), (b"user.empty", b"")];
+    assert_eq!(entry.xattrs, pairs.map(|(name, value)| (name.to_vec(), value.to_vec())));
 }
 
 #[test]
@@ -210,10 +167,7 @@ fn m10_w18_xattrs_of_libarchive_and_of_overlay_are_not_served() {
 #[test]
 fn n13_a_nul_in_a_pax_name_is_an_error() {
     for key in ["path", "linkpath", "GNU.sparse.name"] {
-        let stream = Stream::new()
-            .member(b'0', "first", b"")
-            .pax(&[(key, b"a\0b")])
-            .member(b'0', "a", b"");
+        let stream = Stream::new().member(b'0', "first", b"").pax(&[(key, b"a\0b")]).member(b'0', "a", b"");
         assert_eq!(
             stream.error(),
             "layer: entry 'PaxHeaders/x' at offset 512: malformed PAX record: NUL in a name"
@@ -224,10 +178,7 @@ fn n13_a_nul_in_a_pax_name_is_an_error() {
 #[test]
 fn n15_long_names_come_out_as_they_are() {
     let long = "a/".repeat(3000);
-    let entry = Stream::new()
-        .pax(&[("path", long.as_bytes())])
-        .member(b'0', "a", b"")
-        .only();
+    let entry = Stream::new().pax(&[("path", long.as_bytes())]).member(b'0', "a", b"").only();
     assert_eq!(entry.name, long.as_bytes());
 }
 
@@ -235,25 +186,20 @@ fn n15_long_names_come_out_as_they_are() {
 #[test]
 fn x4_records_are_taken_by_length_not_by_line() {
     let value = [b"1\n".as_slice(), &record("size", b"0")].concat();
-    let stream = Stream::new()
-        .pax(&[("SCHILY.xattr.user.a", &value), ("size", b"600")])
-        .edited(b'0', "a", &[0; 600], |header| header.set_size(0));
-    let entry = stream.only();
-    assert_eq!(
-        (entry.data().size, entry.xattrs[0].1.as_slice()),
-        (600, value.as_slice())
+    let stream = Stream::new().pax(&[("SCHILY.xattr.user.a", &value), ("size", b"600")]).edited(
+        b'0',
+        "a",
+        &[0; 600],
+        |header| header.set_size(0),
     );
+    let entry = stream.only();
+    assert_eq!((entry.data().size, entry.xattrs[0].1.as_slice()), (600, value.as_slice()));
 }
 
 #[test]
 fn x4_the_last_of_duplicate_records_wins() {
     let entry = Stream::new()
-        .pax(&[
-            ("path", b"first"),
-            ("size", b"9999"),
-            ("path", b"last"),
-            ("size", b"1"),
-        ])
+        .pax(&[("path", b"first"), ("size", b"9999"), ("path", b"last"), ("size", b"1")])
         .member(b'0', "u", b"x")
         .only();
     assert_eq!((entry.name.as_slice(), entry.data().size), (&b"last"[..], 1));
@@ -278,10 +224,7 @@ fn x4_malformed_pax_is_an_error() {
         (b"11 pa\0th=a\n", "NUL in its keyword"),
     ];
     for (body, reason) in bodies {
-        let error = Stream::new()
-            .member(b'x', "x", body)
-            .member(b'0', "a", b"")
-            .error();
+        let error = Stream::new().member(b'x', "x", body).member(b'0', "a", b"").error();
         assert_eq!(
             error,
             format!("layer: entry 'x' at offset 0: malformed PAX record: {reason}"),
@@ -301,14 +244,8 @@ fn x10_pax_numbers_that_are_none_are_errors() {
         ("gid", "0x10"),
         ("mtime", "yesterday"),
     ] {
-        let error = Stream::new()
-            .pax(&[(key, value.as_bytes())])
-            .member(b'0', "a", b"")
-            .error();
-        assert!(
-            error.ends_with(&format!("malformed PAX record: its {key} is not one")),
-            "{error}"
-        );
+        let error = Stream::new().pax(&[(key, value.as_bytes())]).member(b'0', "a", b"").error();
+        assert!(error.ends_with(&format!("malformed PAX record: its {key} is not one")), "{error}");
     }
 }
 
@@ -322,33 +259,21 @@ fn x8_bodies_of_extension_headers_are_bounded() {
         );
     }
     let largest = vec![b'n'; 1 << 20];
-    let entry = Stream::new()
-        .gnu(b'L', "l", &largest, |_| ())
-        .member(b'0', "a", b"")
-        .only();
+    let entry = Stream::new().gnu(b'L', "l", &largest, |_| ()).member(b'0', "a", b"").only();
     assert_eq!(entry.name, largest);
 }
 
 #[test]
 fn f24_windows_layers_are_told_once() {
     let windows: [(&str, &[u8]); 1] = [("MSWINDOWS.fileattr", b"32")];
-    let stream = Stream::new()
-        .pax(&windows)
-        .member(b'0', "a", b"")
-        .pax(&windows)
-        .member(b'0', "b", b"");
+    let stream = Stream::new().pax(&windows).member(b'0', "a", b"").pax(&windows).member(b'0', "b", b"");
     assert_eq!(stream.parse().unwrap().warned(WarningKind::WindowsLayer), ["a"]);
 }
 
 /// Forty thousand names that are each compared with all others would take seconds.
 #[test]
 fn x11_many_xattrs_take_no_quadratic_time() {
-    let body: Vec<u8> = (0..40_000)
-        .flat_map(|n| record(&format!("SCHILY.xattr.{n:x}"), b""))
-        .collect();
-    let entry = Stream::new()
-        .member(b'x', "x", &body)
-        .member(b'0', "a", b"")
-        .only();
+    let body: Vec<u8> = (0..40_000).flat_map(|n| record(&format!("SCHILY.xattr.{n:x}"), b"")).collect();
+    let entry = Stream::new().member(b'x', "x", &body).member(b'0', "a", b"").only();
     assert_eq!(entry.xattrs.len(), 40_000);
 }

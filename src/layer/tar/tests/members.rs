@@ -5,37 +5,29 @@ use crate::layer::entry::{DeviceNumber, Timestamp};
 
 #[test]
 fn n12_only_a_nul_typeflag_makes_a_directory_of_a_trailing_slash() {
-    assert_eq!(
-        Stream::new().member(0, "a/", b"").only().kind,
-        Kind::Other(EntryKind::Directory)
-    );
+    assert_eq!(Stream::new().member(0, "a/", b"").only().kind, Kind::Other(EntryKind::Directory));
     assert_eq!(Stream::new().member(b'0', "a/", b"x").only().data().size, 1);
     assert_eq!(Stream::new().member(0, "a", b"x").only().data().size, 1);
 }
 
 #[test]
 fn n13_a_ustar_name_ends_at_its_nul() {
-    let stream = Stream::new().edited(b'0', "", b"", |header| {
-        put(&mut header.as_old_mut().name, b"a/b\0hidden")
-    });
+    let stream =
+        Stream::new().edited(b'0', "", b"", |header| put(&mut header.as_old_mut().name, b"a/b\0hidden"));
     assert_eq!(stream.only().name, b"a/b");
 }
 
 #[test]
 fn n14_names_that_are_no_utf8_are_kept() {
-    let stream = Stream::new().edited(b'0', "", b"", |header| {
-        put(&mut header.as_old_mut().name, b"\xff\xe9")
-    });
+    let stream =
+        Stream::new().edited(b'0', "", b"", |header| put(&mut header.as_old_mut().name, b"\xff\xe9"));
     assert_eq!(stream.only().name, b"\xff\xe9");
 }
 
 #[test]
 fn a_name_may_fill_its_field() {
     let name = "n".repeat(100);
-    assert_eq!(
-        Stream::new().member(b'0', &name, b"").only().name,
-        name.as_bytes()
-    );
+    assert_eq!(Stream::new().member(b'0', &name, b"").only().name, name.as_bytes());
 }
 
 #[test]
@@ -92,11 +84,7 @@ fn m15_a_header_without_magic_is_known_by_its_checksum() {
 #[test]
 fn m15_checksums_of_signed_bytes_are_good_too() {
     let mut header = sealed(::tar::Header::new_ustar(), b'0', "\u{e9}", b"", |_| ());
-    let sum: i64 = header
-        .as_bytes()
-        .iter()
-        .map(|byte| i64::from(byte.cast_signed()))
-        .sum();
+    let sum: i64 = header.as_bytes().iter().map(|byte| i64::from(byte.cast_signed())).sum();
     let of_field: i64 = header.as_old().cksum.iter().map(|byte| i64::from(*byte)).sum();
     let text = format!("{:06o}\0 ", sum - of_field + 8 * 32);
     header.as_old_mut().cksum.copy_from_slice(text.as_bytes());
@@ -105,14 +93,9 @@ fn m15_checksums_of_signed_bytes_are_good_too() {
 
 #[test]
 fn m15_a_block_with_a_wrong_checksum_is_no_header() {
-    let mut stream = Stream::new()
-        .member(b'0', "first", b"")
-        .member(b'0', "second", b"");
+    let mut stream = Stream::new().member(b'0', "first", b"").member(b'0', "second", b"");
     stream.0[512] ^= 1;
-    assert_eq!(
-        stream.error(),
-        "layer: entry '' at offset 512: its header does not match its checksum"
-    );
+    assert_eq!(stream.error(), "layer: entry '' at offset 512: its header does not match its checksum");
 }
 
 #[test]
@@ -128,22 +111,10 @@ fn m7_times_before_the_epoch_or_past_2262_become_0() {
         let stream = Stream::new().edited(b'0', "a", b"", |header| header.as_old_mut().mtime = bytes);
         stream.only().meta.mtime
     };
-    assert_eq!(
-        seconds(*b"14524770400\0"),
-        Timestamp {
-            seconds: 1_700_000_000,
-            nanos: 0
-        }
-    );
+    assert_eq!(seconds(*b"14524770400\0"), Timestamp { seconds: 1_700_000_000, nanos: 0 });
     assert_eq!(seconds([0xff; 12]), Timestamp::default());
-    assert_eq!(
-        seconds([0x80, 0, 0, 0, 0, 0, 0, 2, 0x25, 0xc1, 0x7d, 0x04]).seconds,
-        9_223_372_036
-    );
-    assert_eq!(
-        seconds([0x80, 0, 0, 0, 0, 0, 0, 2, 0x25, 0xc1, 0x7d, 0x05]),
-        Timestamp::default()
-    );
+    assert_eq!(seconds([0x80, 0, 0, 0, 0, 0, 0, 2, 0x25, 0xc1, 0x7d, 0x04]).seconds, 9_223_372_036);
+    assert_eq!(seconds([0x80, 0, 0, 0, 0, 0, 0, 2, 0x25, 0xc1, 0x7d, 0x05]), Timestamp::default());
 }
 
 #[test]
@@ -151,10 +122,7 @@ fn m8_owners_keep_their_low_32_bits_and_minus_one_is_root() {
     let owner = |uid: [u8; 8]| {
         let stream = Stream::new().edited(b'0', "a", b"", |header| header.as_old_mut().uid = uid);
         let found = stream.parse().unwrap();
-        (
-            found.entries[0].meta.uid,
-            found.warned(WarningKind::OwnerOverflow).len(),
-        )
+        (found.entries[0].meta.uid, found.warned(WarningKind::OwnerOverflow).len())
     };
     assert_eq!(owner(*b"0001750\0"), (1000, 0));
     assert_eq!(owner([0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xfe]), (u32::MAX - 1, 0));
@@ -180,11 +148,7 @@ fn m16_devices_have_numbers_and_fifos_are_fifos() {
 
 #[test]
 fn links_keep_their_targets_as_they_stand() {
-    let found = Stream::new()
-        .link(b'2', "s", "../../etc")
-        .link(b'1', "h", "/a//b")
-        .parse()
-        .unwrap();
+    let found = Stream::new().link(b'2', "s", "../../etc").link(b'1', "h", "/a//b").parse().unwrap();
     assert_eq!(found.entries[0].kind, Kind::Symlink(b"../../etc".to_vec()));
     assert_eq!(found.entries[1].kind, Kind::Hardlink(b"/a//b".to_vec()));
 }
@@ -225,45 +189,25 @@ fn m18_a_v7_directory_has_no_payload_either() {
 #[test]
 fn m20_an_empty_file_has_an_empty_extent() {
     let entry = Stream::new().member(b'0', "a", b"").only();
-    assert_eq!(
-        entry.extent(),
-        Extent {
-            offset: 512,
-            len_bytes: 0
-        }
-    );
+    assert_eq!(entry.extent(), Extent { offset: 512, len_bytes: 0 });
 }
 
 #[test]
 fn x10_sizes_that_are_negative_or_past_63_bits_are_refused() {
     let error = |size: [u8; 12]| {
-        Stream::new()
-            .edited(b'0', "a", b"", |header| header.as_old_mut().size = size)
-            .error()
+        Stream::new().edited(b'0', "a", b"", |header| header.as_old_mut().size = size).error()
     };
-    assert_eq!(
-        error([0xff; 12]),
-        "layer: entry 'a' at offset 0: its size is negative"
-    );
+    assert_eq!(error([0xff; 12]), "layer: entry 'a' at offset 0: its size is negative");
     let past = [0x80, 0, 0, 0, 0x80, 0, 0, 0, 0, 0, 0, 0];
-    assert_eq!(
-        error(past),
-        "layer: entry 'a' at offset 0: its size is not a number"
-    );
-    assert_eq!(
-        error(*b"00000000o00\0"),
-        "layer: entry 'a' at offset 0: its size is not a number"
-    );
+    assert_eq!(error(past), "layer: entry 'a' at offset 0: its size is not a number");
+    assert_eq!(error(*b"00000000o00\0"), "layer: entry 'a' at offset 0: its size is not a number");
 }
 
 #[test]
 fn x10_a_payload_that_ends_past_the_largest_offset_is_refused() {
     let largest = [0x80, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
     let stream = Stream::new().edited(b'0', "a", b"", |header| header.as_old_mut().size = largest);
-    assert_eq!(
-        stream.error(),
-        "layer: entry 'a' at offset 0: its payload ends past the largest offset"
-    );
+    assert_eq!(stream.error(), "layer: entry 'a' at offset 0: its payload ends past the largest offset");
 }
 
 #[test]

@@ -38,10 +38,7 @@ impl Stream {
 
     /// A ustar member, changed by `edit` before its checksum is made.
     fn edited(self, typeflag: u8, name: &str, payload: &[u8], edit: impl FnOnce(&mut ::tar::Header)) -> Self {
-        self.raw(
-            &sealed(::tar::Header::new_ustar(), typeflag, name, payload, edit),
-            payload,
-        )
+        self.raw(&sealed(::tar::Header::new_ustar(), typeflag, name, payload, edit), payload)
     }
 
     fn member(self, typeflag: u8, name: &str, payload: &[u8]) -> Self {
@@ -50,25 +47,17 @@ impl Stream {
 
     /// A link header; the size field is 0.
     fn link(self, typeflag: u8, name: &str, target: &str) -> Self {
-        self.edited(typeflag, name, b"", |header| {
-            put(&mut header.as_old_mut().linkname, target.as_bytes())
-        })
+        self.edited(typeflag, name, b"", |header| put(&mut header.as_old_mut().linkname, target.as_bytes()))
     }
 
     /// A member in old GNU format.
     fn gnu(self, typeflag: u8, name: &str, payload: &[u8], edit: impl FnOnce(&mut ::tar::GnuHeader)) -> Self {
         let edit = |header: &mut ::tar::Header| edit(header.as_gnu_mut().unwrap());
-        self.raw(
-            &sealed(::tar::Header::new_gnu(), typeflag, name, payload, edit),
-            payload,
-        )
+        self.raw(&sealed(::tar::Header::new_gnu(), typeflag, name, payload, edit), payload)
     }
 
     fn pax(self, records: &[(&str, &[u8])]) -> Self {
-        let body: Vec<u8> = records
-            .iter()
-            .flat_map(|(key, value)| record(key, value))
-            .collect();
+        let body: Vec<u8> = records.iter().flat_map(|(key, value)| record(key, value)).collect();
         self.member(b'x', "PaxHeaders/x", &body)
     }
 
@@ -140,10 +129,7 @@ struct Found {
 
 impl Found {
     fn names(&self) -> Vec<String> {
-        self.entries
-            .iter()
-            .map(|entry| String::from_utf8_lossy(&entry.name).into_owned())
-            .collect()
+        self.entries.iter().map(|entry| String::from_utf8_lossy(&entry.name).into_owned()).collect()
     }
 
     fn warned(&self, kind: WarningKind) -> Vec<&str> {
@@ -197,9 +183,7 @@ impl Owned {
         match &data.stored {
             Stored::Contiguous(extent) => copy(0, extent),
             Stored::Sparse(segments) => {
-                segments
-                    .iter()
-                    .for_each(|segment| copy(segment.file_offset, &segment.extent));
+                segments.iter().for_each(|segment| copy(segment.file_offset, &segment.extent));
             }
         }
         bytes
@@ -228,18 +212,13 @@ impl Sink for Found {
             name: entry.name.to_vec(),
             kind,
             meta: entry.meta,
-            xattrs: entry
-                .xattrs
-                .iter()
-                .map(|(name, value)| (name.to_vec(), value.to_vec()))
-                .collect(),
+            xattrs: entry.xattrs.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect(),
         });
         Ok(())
     }
 
     fn warning(&mut self, kind: WarningKind, name: &[u8]) {
-        self.warnings
-            .push((kind, String::from_utf8_lossy(name).into_owned()));
+        self.warnings.push((kind, String::from_utf8_lossy(name).into_owned()));
     }
 }
 

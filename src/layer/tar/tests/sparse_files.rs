@@ -146,11 +146,7 @@ fn m14_a_map_that_fills_its_block_is_followed_by_data_at_once() {
     map.push_str(&format!("{:0>507}\n", 3));
     assert_eq!(map.len(), 512);
     let stream = Stream::new()
-        .pax(&[
-            ("GNU.sparse.major", b"1"),
-            ("GNU.sparse.minor", b"0"),
-            ("GNU.sparse.realsize", b"8"),
-        ])
+        .pax(&[("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", b"8")])
         .member(b'0', "a", &[map.as_bytes(), b"abc"].concat());
     assert_eq!(stream.only().bytes(&stream.0), b"\0\0\0\0\0abc");
 }
@@ -159,13 +155,7 @@ fn m14_a_map_that_fills_its_block_is_followed_by_data_at_once() {
 fn m14_a_file_that_is_one_hole_stores_nothing() {
     let stream = in_payload(&[(1_000_000, 0)], "1000000", b"");
     let file = &stream.parse().unwrap().entries[0];
-    assert_eq!(
-        file.data(),
-        &FileData {
-            size: 1_000_000,
-            stored: Stored::Sparse(vec![].into())
-        }
-    );
+    assert_eq!(file.data(), &FileData { size: 1_000_000, stored: Stored::Sparse(vec![].into()) });
 }
 
 #[test]
@@ -180,19 +170,14 @@ fn m14_segments_name_their_place_in_the_tar() {
 
 #[test]
 fn m14_pax_size_and_long_names_hold_for_old_gnu_too() {
-    let mut stream = Stream::new()
-        .pax(&[("size", b"5")])
-        .gnu(b'L', "l", b"long", |_| ());
+    let mut stream = Stream::new().pax(&[("size", b"5")]).gnu(b'L', "l", b"long", |_| ());
     stream.0.extend(old_gnu(&RUNS, 9000, b"abcde").0);
     check(&stream, "long");
 }
 
 fn fault(stream: &Stream) -> String {
     let error = stream.error();
-    error
-        .rsplit_once(": ")
-        .map(|(_, reason)| reason.to_owned())
-        .unwrap_or(error)
+    error.rsplit_once(": ").map(|(_, reason)| reason.to_owned()).unwrap_or(error)
 }
 
 #[test]
@@ -204,16 +189,8 @@ fn x7_maps_that_are_not_of_their_file_are_refused() {
     refused(&[(5000, 3), (1000, 2)], b"abcde", "its sparse map goes backwards");
     refused(&[(1000, 3), (1002, 2)], b"abcde", "its sparse map goes backwards");
     refused(&[(1000, 0), (900, 5)], b"abcde", "its sparse map goes backwards");
-    refused(
-        &[(8998, 3)],
-        b"abc",
-        "its sparse map reaches past the end of the file",
-    );
-    refused(
-        &[(9001, 0)],
-        b"",
-        "its sparse map reaches past the end of the file",
-    );
+    refused(&[(8998, 3)], b"abc", "its sparse map reaches past the end of the file");
+    refused(&[(9001, 0)], b"", "its sparse map reaches past the end of the file");
     refused(&[(0, 3)], b"abcd", "its sparse map names 3 bytes, 4 are stored");
     refused(&[(0, 5)], b"abcd", "its sparse map names 5 bytes, 4 are stored");
 }
@@ -227,15 +204,9 @@ fn x7_a_run_that_ends_past_63_bits_is_refused() {
 
 #[test]
 fn x7_maps_are_bounded() {
-    let limits = Limits {
-        max_sparse_segments: 6,
-        ..Limits::default()
-    };
+    let limits = Limits { max_sparse_segments: 6, ..Limits::default() };
     let runs: Vec<(u64, u64)> = (0..7).map(|n| (n, 1)).collect();
-    let listed: Vec<String> = runs
-        .iter()
-        .map(|(offset, len)| format!("{offset},{len}"))
-        .collect();
+    let listed: Vec<String> = runs.iter().map(|(offset, len)| format!("{offset},{len}")).collect();
     let in_records = Stream::new()
         .pax(&[
             ("GNU.sparse.size", b"9"),
@@ -243,16 +214,9 @@ fn x7_maps_are_bounded() {
             ("GNU.sparse.map", listed.join(",").as_bytes()),
         ])
         .member(b'0', "a", &[0; 7]);
-    for stream in [
-        in_payload(&runs, "9", &[0; 7]),
-        old_gnu(&runs, 9, &[0; 7]),
-        in_records,
-    ] {
+    for stream in [in_payload(&runs, "9", &[0; 7]), old_gnu(&runs, 9, &[0; 7]), in_records] {
         let error = parse_with(&stream.0, limits, [512]).unwrap_err().to_string();
-        assert!(
-            error.ends_with(": 7 exceeds the limit max_sparse_segments (6)"),
-            "{error}"
-        );
+        assert!(error.ends_with(": 7 exceeds the limit max_sparse_segments (6)"), "{error}");
     }
 }
 
@@ -261,11 +225,7 @@ fn x7_maps_are_bounded() {
 fn x7_a_map_that_only_claims_to_be_long_is_refused() {
     let payload = [b"1048577\n".as_slice(), &[b'0'; 504]].concat();
     let stream = Stream::new()
-        .pax(&[
-            ("GNU.sparse.major", b"1"),
-            ("GNU.sparse.minor", b"0"),
-            ("GNU.sparse.realsize", b"9"),
-        ])
+        .pax(&[("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", b"9")])
         .member(b'0', "a", &payload);
     assert_eq!(
         stream.error(),
@@ -277,38 +237,19 @@ fn x7_a_map_that_only_claims_to_be_long_is_refused() {
 fn x7_a_map_longer_than_its_payload_is_refused() {
     for payload in [&b""[..], b"1\n", b"1\n0\n0\n", &[b'0'; 600]] {
         let stream = Stream::new()
-            .pax(&[
-                ("GNU.sparse.major", b"1"),
-                ("GNU.sparse.minor", b"0"),
-                ("GNU.sparse.realsize", b"9"),
-            ])
+            .pax(&[("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", b"9")])
             .member(b'0', "a", payload);
-        assert_eq!(
-            fault(&stream),
-            "its sparse map is longer than its payload",
-            "{payload:?}"
-        );
+        assert_eq!(fault(&stream), "its sparse map is longer than its payload", "{payload:?}");
     }
 }
 
 #[test]
 fn x7_text_maps_hold_numbers_and_newlines_only() {
-    for map in [
-        "x\n",
-        "\n",
-        "1\n-1\n0\n",
-        "1\n0\n\n",
-        "1 \n",
-        "1\n9223372036854775808\n0\n",
-    ] {
+    for map in ["x\n", "\n", "1\n-1\n0\n", "1\n0\n\n", "1 \n", "1\n9223372036854775808\n0\n"] {
         let mut payload = map.as_bytes().to_vec();
         payload.resize(512, 0);
         let stream = Stream::new()
-            .pax(&[
-                ("GNU.sparse.major", b"1"),
-                ("GNU.sparse.minor", b"0"),
-                ("GNU.sparse.realsize", b"9"),
-            ])
+            .pax(&[("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", b"9")])
             .member(b'0', "a", &payload);
         assert!(fault(&stream).starts_with("its sparse map holds "), "{map:?}");
     }
@@ -327,79 +268,32 @@ fn x4_an_old_gnu_map_that_goes_on_after_its_end_is_refused() {
 #[test]
 fn x4_sparse_records_that_are_no_whole_map_are_refused() {
     let cases: [(Records, &str); 9] = [
+        (&[("map", b"0,1,2"), ("numblocks", b"1"), ("size", b"9")], "its sparse map is not one"),
+        (&[("map", b"0,1"), ("numblocks", b"2"), ("size", b"9")], "its sparse map is not as long as it says"),
+        (&[("map", b"0,1"), ("size", b"9")], "its sparse map is not as long as it says"),
+        (&[("map", b"0,1"), ("numblocks", b"1")], "a sparse file without a size"),
+        (&[("major", b"2"), ("minor", b"0"), ("size", b"9")], "a sparse file of an unknown version"),
+        (&[("name", b"a"), ("size", b"9")], "its sparse map is not as long as it says"),
+        (&[("offset", b"0"), ("offset", b"1")], "its sparse map holds an offset without a length"),
+        (&[("numbytes", b"0")], "its sparse map holds a length without an offset"),
         (
-            &[("map", b"0,1,2"), ("numblocks", b"1"), ("size", b"9")],
-            "its sparse map is not one",
-        ),
-        (
-            &[("map", b"0,1"), ("numblocks", b"2"), ("size", b"9")],
-            "its sparse map is not as long as it says",
-        ),
-        (
-            &[("map", b"0,1"), ("size", b"9")],
-            "its sparse map is not as long as it says",
-        ),
-        (
-            &[("map", b"0,1"), ("numblocks", b"1")],
-            "a sparse file without a size",
-        ),
-        (
-            &[("major", b"2"), ("minor", b"0"), ("size", b"9")],
-            "a sparse file of an unknown version",
-        ),
-        (
-            &[("name", b"a"), ("size", b"9")],
-            "its sparse map is not as long as it says",
-        ),
-        (
-            &[("offset", b"0"), ("offset", b"1")],
-            "its sparse map holds an offset without a length",
-        ),
-        (
-            &[("numbytes", b"0")],
-            "its sparse map holds a length without an offset",
-        ),
-        (
-            &[
-                ("offset", b"0"),
-                ("numbytes", b"1"),
-                ("map", b"0,1"),
-                ("numblocks", b"1"),
-                ("size", b"9"),
-            ],
+            &[("offset", b"0"), ("numbytes", b"1"), ("map", b"0,1"), ("numblocks", b"1"), ("size", b"9")],
             "a sparse file with two maps",
         ),
     ];
     for (records, reason) in cases {
-        let keys: Vec<String> = records
-            .iter()
-            .map(|(key, _)| format!("GNU.sparse.{key}"))
-            .collect();
-        let records: Vec<(&str, &[u8])> = keys
-            .iter()
-            .zip(records)
-            .map(|(key, (_, value))| (key.as_str(), *value))
-            .collect();
-        assert_eq!(
-            fault(&Stream::new().pax(&records).member(b'0', "a", b"x")),
-            reason,
-            "{keys:?}"
-        );
+        let keys: Vec<String> = records.iter().map(|(key, _)| format!("GNU.sparse.{key}")).collect();
+        let records: Vec<(&str, &[u8])> =
+            keys.iter().zip(records).map(|(key, (_, value))| (key.as_str(), *value)).collect();
+        assert_eq!(fault(&Stream::new().pax(&records).member(b'0', "a", b"x")), reason, "{keys:?}");
     }
 }
 
 #[test]
 fn x4_only_a_file_can_be_sparse() {
     let stream = Stream::new()
-        .pax(&[
-            ("GNU.sparse.map", b"0,1"),
-            ("GNU.sparse.numblocks", b"1"),
-            ("GNU.sparse.size", b"9"),
-        ])
+        .pax(&[("GNU.sparse.map", b"0,1"), ("GNU.sparse.numblocks", b"1"), ("GNU.sparse.size", b"9")])
         .member(b'5', "d", b"");
     assert_eq!(fault(&stream), "a sparse map for something that is no file");
-    assert_eq!(
-        fault(&Stream::new().member(b'S', "a", b"")),
-        "a sparse file of a format that is not GNU's"
-    );
+    assert_eq!(fault(&Stream::new().member(b'S', "a", b"")), "a sparse file of a format that is not GNU's");
 }

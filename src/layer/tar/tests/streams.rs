@@ -4,9 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn two_files() -> Stream {
-    Stream::new()
-        .member(b'0', "a", b"one")
-        .member(b'0', "b", &[b'x'; 700])
+    Stream::new().member(b'0', "a", b"one").member(b'0', "b", &[b'x'; 700])
 }
 
 #[test]
@@ -31,10 +29,7 @@ fn z1_data_after_one_zero_block_is_an_error() {
 
 #[test]
 fn z1_a_stream_cut_anywhere_but_between_members_is_an_error() {
-    let whole = Stream::new()
-        .pax(&[("path", b"p")])
-        .member(b'0', "a", &[b'x'; 600])
-        .end();
+    let whole = Stream::new().pax(&[("path", b"p")]).member(b'0', "a", &[b'x'; 600]).end();
     // x header, its body, header, payload of 600 with padding, end.
     let reason = |len: usize| match len {
         0 | 2136..=2560 | 3072 | 3584 => None,
@@ -48,25 +43,17 @@ fn z1_a_stream_cut_anywhere_but_between_members_is_an_error() {
     for len in 0..=whole.0.len() {
         let cut = Stream(whole.0[..len].to_vec());
         let error = cut.parse().err().map(|error| error.to_string());
-        let found = error
-            .as_deref()
-            .and_then(|error| error.rsplit_once(": "))
-            .map(|(_, reason)| reason);
+        let found = error.as_deref().and_then(|error| error.rsplit_once(": ")).map(|(_, reason)| reason);
         assert_eq!(found, reason(len), "{len}");
     }
 }
 
 #[test]
 fn z1_a_cut_payload_names_its_entry() {
-    let mut stream = Stream::new()
-        .member(b'0', "first", b"")
-        .member(b'0', "a\x1b[m", b"payload");
+    let mut stream = Stream::new().member(b'0', "first", b"").member(b'0', "a\x1b[m", b"payload");
     stream.0.truncate(1027);
     let error = stream.error();
-    assert_eq!(
-        error,
-        "layer: entry 'a\\x1b[m' at offset 512: the stream ends within its payload"
-    );
+    assert_eq!(error, "layer: entry 'a\\x1b[m' at offset 512: the stream ends within its payload");
 }
 
 #[test]
@@ -87,41 +74,21 @@ fn z6_nothing_and_nothing_but_zeros_are_empty() {
 
 #[test]
 fn x9_members_and_metadata_are_bounded() {
-    let limits = Limits {
-        max_entries: 1,
-        ..Limits::default()
-    };
+    let limits = Limits { max_entries: 1, ..Limits::default() };
     let error = parse_with(&two_files().0, limits, [512]).unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "entry 'b' at offset 1024: 2 exceeds the limit max_entries (1)"
-    );
-    let limits = Limits {
-        max_metadata_bytes: 19,
-        ..Limits::default()
-    };
-    let stream = Stream::new()
-        .link(b'2', "a", "target")
-        .pax(&[("SCHILY.xattr.user.a", b"1")])
-        .member(b'0', "b", b"");
+    assert_eq!(error, "entry 'b' at offset 1024: 2 exceeds the limit max_entries (1)");
+    let limits = Limits { max_metadata_bytes: 19, ..Limits::default() };
+    let stream =
+        Stream::new().link(b'2', "a", "target").pax(&[("SCHILY.xattr.user.a", b"1")]).member(b'0', "b", b"");
     let error = parse_with(&stream.0, limits, [512]).unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "entry 'b' at offset 1536: 21 exceeds the limit max_metadata_bytes (19)"
-    );
+    assert_eq!(error, "entry 'b' at offset 1536: 21 exceeds the limit max_metadata_bytes (19)");
 }
 
 #[test]
 fn x9_members_that_are_left_out_count_too() {
-    let limits = Limits {
-        max_entries: 1,
-        ..Limits::default()
-    };
+    let limits = Limits { max_entries: 1, ..Limits::default() };
     let stream = Stream::new().member(b'V', "a", b"").member(b'V', "b", b"");
-    assert!(matches!(
-        parse_with(&stream.0, limits, [512]),
-        Err(Error::Limit { value: 2, .. })
-    ));
+    assert!(matches!(parse_with(&stream.0, limits, [512]), Err(Error::Limit { value: 2, .. })));
 }
 
 #[test]
@@ -139,16 +106,11 @@ fn an_error_of_the_sink_comes_back_as_it_is() {
     struct Full;
     impl Sink for Full {
         fn entry(&mut self, _: Entry<'_>) -> Result<()> {
-            Err(Error::Unsupported {
-                what: "sink".into(),
-                reason: "full".into(),
-            })
+            Err(Error::Unsupported { what: "sink".into(), reason: "full".into() })
         }
         fn warning(&mut self, _: WarningKind, _: &[u8]) {}
     }
-    let error = TarParser::new(Limits::default())
-        .feed(&two_files().0, &mut Full)
-        .unwrap_err();
+    let error = TarParser::new(Limits::default()).feed(&two_files().0, &mut Full).unwrap_err();
     assert_eq!(error.to_string(), "sink: not supported: full");
 }
 
@@ -192,21 +154,14 @@ fn a_payload_that_was_skipped_in_part_still_has_to_come() {
 
 /// A stream of everything that takes more than one block.
 fn everything() -> Stream {
-    let sparse: [(&str, &[u8]); 3] = [
-        ("GNU.sparse.major", b"1"),
-        ("GNU.sparse.minor", b"0"),
-        ("GNU.sparse.realsize", b"900"),
-    ];
+    let sparse: [(&str, &[u8]); 3] =
+        [("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", b"900")];
     let mut text_map = b"2\n10\n3\n700\n2\n".to_vec();
     text_map.resize(512, 0);
     text_map.extend_from_slice(b"abcde");
     let mut stream = Stream::new()
         .member(b'5', "d/", b"")
-        .pax(&[
-            ("path", b"p"),
-            ("SCHILY.xattr.user.a", &[b'v'; 600]),
-            ("uid", b"-1"),
-        ])
+        .pax(&[("path", b"p"), ("SCHILY.xattr.user.a", &[b'v'; 600]), ("uid", b"-1")])
         .member(b'0', "a", &[b'x'; 600])
         .pax(&sparse)
         .member(b'0', "text", &text_map)

@@ -1,0 +1,52 @@
+//! Archives that are compressed as a whole: indexed like a layer, once, and read through the span cache.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Engine, sniff};
+use crate::content::TarBytes;
+use crate::error::Result;
+use crate::layer::index::Expected;
+use crate::layer::store::Key;
+use crate::read_at::ReadAt;
+use crate::source::{self, BlobIdentity, Member, OpenOptions, Reference, Source, Unpack};
+
+impl Engine {
+    /// Opens the place that `reference` names. An archive that is compressed as a whole is read once for
+    /// that, unless its index is in the store.
+    ///
+    /// # Errors
+    /// As [`source::open`].
+    pub fn open(&self, reference: &Reference) -> Result<Box<dyn Source>> {
+        let spool_dir = match &self.inner.options.store {
+            Some(store) => store.directory().to_owned(),
+            None => std::env::temp_dir(),
+        };
+        let options = OpenOptions { spool_dir: Some(spool_dir), unpack: Some(Arc::new(self.clone())) };
+        source::open(reference, &options)
+    }
+}
+
+impl Unpack for Engine {
+    fn open_compressed(
+        &self,
+        bytes: Arc<dyn ReadAt>,
+        path: &Path,
+        identity: BlobIdentity,
+    ) -> Result<(Arc<dyn ReadAt>, Vec<Member>)> {
+        let what = format!("'{}'", path.display());
+        let compression = sniff(&what, &*bytes)?;
+        let key = Key::archive(&identity.to_string());
+        let progress = self.inner.options.progress.as_deref();
+        if let Some(progress) = progress {
+            progress.begin("Reading the archive", bytes.len());
+        }
+        let index = self.index(&what, &bytes, compression, &key, Expected::default());
+        if let Some(progress) = progress {
+            progress.end();
+        }
+        let tar = self.layer_bytes(&what, index?, bytes);
+        let members = source::members(tar.reader().index())?;
+        Ok((Arc::new(TarBytes(tar)), members))
+    }
+}
