@@ -12,7 +12,7 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, WaitOptions, WaitStatus, setsid, waitpid};
+use rustix::process::{Pid, WaitOptions, setsid, waitpid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 /// Exit code for all that fails.
@@ -71,15 +71,15 @@ fn wait_for(child: Pid, mut reader: PipeReader) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let (_, status) = waitpid(Some(child), WaitOptions::empty())?.context("no background process")?;
-    exit_code(status)
+    exit_code(status.exit_status(), status.terminating_signal())
 }
 
 /// The parent's exit code for a child that ended before it was ready.
-fn exit_code(status: WaitStatus) -> anyhow::Result<ExitCode> {
-    if let Some(signal) = status.terminating_signal() {
+fn exit_code(status: Option<i32>, signal: Option<i32>) -> anyhow::Result<ExitCode> {
+    if let Some(signal) = signal {
         bail!("the background process was killed by signal {signal} before the mount was ready");
     }
-    let code = status.exit_status().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0);
+    let code = status.and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0);
     Ok(ExitCode::from(code.unwrap_or(FAILURE)))
 }
 
@@ -113,27 +113,20 @@ pub(crate) fn log_to(log: &File) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::process::ExitStatusExt;
-    use std::process::ExitStatus;
-
-    /// A status as wait(2) encodes it.
-    fn status(raw: i32) -> WaitStatus {
-        WaitStatus::new(ExitStatus::from_raw(raw).into_raw())
-    }
 
     #[test]
     fn a_failed_child_gives_the_parent_its_exit_code() {
-        assert_eq!(exit_code(status(3 << 8)).unwrap(), ExitCode::from(3));
+        assert_eq!(exit_code(Some(3), None).unwrap(), ExitCode::from(3));
     }
 
     #[test]
     fn a_child_that_ends_well_but_was_never_ready_is_a_failure() {
-        assert_eq!(exit_code(status(0)).unwrap(), ExitCode::from(FAILURE));
+        assert_eq!(exit_code(Some(0), None).unwrap(), ExitCode::from(FAILURE));
     }
 
     #[test]
     fn a_killed_child_is_named_with_its_signal() {
-        let error = exit_code(status(9)).unwrap_err().to_string();
+        let error = exit_code(None, Some(9)).unwrap_err().to_string();
         assert_eq!(error, "the background process was killed by signal 9 before the mount was ready");
     }
 

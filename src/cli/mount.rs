@@ -14,8 +14,8 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -33,9 +33,33 @@ use super::options::{parse_bytes, parse_duration, split_list};
 /// Options of mount(8), fstab(5) and fuse(8) that are for others, or that a tree which never changes fulfils
 /// anyway. Options that begin with `x-` are such, too.
 const IGNORED: [&str; 27] = [
-    "ro", "rw", "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "_netdev", "nofail",
-    "atime", "noatime", "relatime", "norelatime", "strictatime", "nostrictatime", "diratime", "nodiratime",
-    "lazytime", "nolazytime", "sync", "async", "comment", "nonempty", "silent",
+    "ro",
+    "rw",
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "_netdev",
+    "nofail",
+    "atime",
+    "noatime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "diratime",
+    "nodiratime",
+    "lazytime",
+    "nolazytime",
+    "sync",
+    "async",
+    "comment",
+    "nonempty",
+    "silent",
 ];
 
 /// Mount an image
@@ -133,7 +157,8 @@ impl MountArgs {
             let items = split_list(&list);
             let from_mount = items.first().is_some_and(|(name, _)| name == "ro" || name == "rw");
             for (name, value) in items {
-                self.fold(&name, value.as_deref(), from_mount).map_err(|why| anyhow!("mount option {why}"))?;
+                self.fold(&name, value.as_deref(), from_mount)
+                    .map_err(|why| anyhow!("mount option {why}"))?;
             }
         }
         Ok(())
@@ -197,7 +222,8 @@ impl MountArgs {
 
 fn one_of<T: ValueEnum>(value: &str) -> Result<T, String> {
     T::from_str(value, false).map_err(|_| {
-        let names: Vec<_> = T::value_variants().iter().filter_map(|known| known.to_possible_value()).collect();
+        let names: Vec<_> =
+            T::value_variants().iter().filter_map(|known| known.to_possible_value()).collect();
         let names: Vec<_> = names.iter().map(|known| known.get_name()).collect();
         format!("'{value}' is none of {}", names.join(", "))
     })
@@ -326,7 +352,9 @@ fn take_away(mounted: &Mounted) -> imgmount::Result<()> {
 /// What to do about a mount that cannot be made or taken away.
 pub(crate) fn hint(dir: &str, reason: &MountFault) -> Option<String> {
     match reason {
-        MountFault::Dead | MountFault::AlreadyMounted => Some(format!("`imgmount umount {dir}` takes it away")),
+        MountFault::Dead | MountFault::AlreadyMounted => {
+            Some(format!("`imgmount umount {dir}` takes it away"))
+        }
         MountFault::NoDevice => Some("ls, cat, cp, extract and export work without FUSE".to_owned()),
         MountFault::NoHelper => {
             Some("install the package fuse3; ls, cat, cp, extract and export work without it".to_owned())

@@ -71,7 +71,8 @@ fn x14_audiences_are_off_until_asked_for() {
 
 #[test]
 fn values_by_their_long_names() {
-    let list = "platform=linux/arm64,image=a:b,verify=off,cache-size=1M,semantics=oci,idle-timeout=5m,log-file=/l";
+    let list =
+        "platform=linux/arm64,image=a:b,verify=off,cache-size=1M,semantics=oci,idle-timeout=5m,log-file=/l";
     let args = with_options(list).unwrap();
     assert_eq!(args.load.platform.as_deref(), Some("linux/arm64"));
     assert_eq!(args.load.image.as_deref(), Some("a:b"));

@@ -64,7 +64,8 @@ mod tests {
 
     #[test]
     fn sizes_take_a_binary_suffix() {
-        let table = [("0", 0), ("4096", 4096), ("1K", 1024), ("256M", 256 << 20), ("2GiB", 2 << 30), ("1T", 1 << 40)];
+        let table =
+            [("0", 0), ("4096", 4096), ("1K", 1024), ("256M", 256 << 20), ("2GiB", 2 << 30), ("1T", 1 << 40)];
         for (text, expected) in table {
             assert_eq!(parse_bytes(text), Ok(expected), "{text}");
         }
@@ -94,12 +95,8 @@ mod tests {
     #[test]
     fn a_list_splits_at_commas_and_first_equals_signs() {
         let items = split_list(r"ro,platform=linux/arm64,,image=a\,b=c\\d,=x");
-        let expected = [
-            ("ro", None),
-            ("platform", Some("linux/arm64")),
-            ("image", Some(r"a,b=c\d")),
-            ("", Some("x")),
-        ];
+        let expected =
+            [("ro", None), ("platform", Some("linux/arm64")), ("image", Some(r"a,b=c\d")), ("", Some("x"))];
         let expected = expected.map(|(name, value)| (name.to_owned(), value.map(str::to_owned)));
         assert_eq!(items, expected);
     }

@@ -25,7 +25,8 @@ const DIRECTORIES: [&str; 4] = ["/usr/bin", "/bin", "/usr/local/bin", "/sbin"];
 pub(super) fn find() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let directories: Vec<PathBuf> = env::split_paths(&path).chain(DIRECTORIES.map(PathBuf::from)).collect();
-    let candidates = NAMES.iter().flat_map(|name| directories.iter().map(move |directory| directory.join(name)));
+    let candidates =
+        NAMES.iter().flat_map(|name| directories.iter().map(move |directory| directory.join(name)));
     candidates.filter(|candidate| candidate.is_absolute()).find(|candidate| candidate.is_file())
 }
 

@@ -19,7 +19,8 @@ pub(super) fn find(point: &Path) -> Vec<String> {
     let table = mounts::all().unwrap_or_default();
     let Some(mount) = mounts::topmost(&table, point) else { return Vec::new() };
     let below = table.iter().filter(|other| other.point != point && mounts::is_within(&other.point, point));
-    let mut holders: Vec<String> = below.map(|other| format!("a mount at '{}'", other.point.display())).collect();
+    let mut holders: Vec<String> =
+        below.map(|other| format!("a mount at '{}'", other.point.display())).collect();
     let pids: BTreeSet<u32> = process_ids().filter(|pid| holds(*pid, mount)).collect();
     holders.extend(pids.into_iter().map(describe));
     shorten(holders)
@@ -35,7 +36,11 @@ fn shorten(mut holders: Vec<String>) -> Vec<String> {
 }
 
 fn process_ids() -> impl Iterator<Item = u32> {
-    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 fn holds(pid: u32, mount: &MountEntry) -> bool {
@@ -62,9 +67,9 @@ fn leads_into(link: &Path, mount: &MountEntry) -> bool {
 fn maps(process: &Path, mount: &MountEntry) -> bool {
     let maps = fs::read(process.join("maps")).unwrap_or_default();
     String::from_utf8_lossy(&maps).lines().any(|line| {
-        line.find('/').and_then(|start| line.get(start..)).is_some_and(|path| {
-            mounts::is_within(Path::new(path), &mount.point)
-        })
+        line.find('/')
+            .and_then(|start| line.get(start..))
+            .is_some_and(|path| mounts::is_within(Path::new(path), &mount.point))
     })
 }
 

@@ -148,7 +148,7 @@ impl View {
     ) -> Result<(), Errno> {
         let id = attr::inode_id(ino).ok_or(Errno::ESTALE)?;
         let dots = [(&b"."[..], id), (&b".."[..], self.rootfs().parent(id))];
-        for (next, (name, child)) in page(dots, self.rootfs().children(id), offset) {
+        for ((name, child), next) in page(dots, self.rootfs().children(id), offset) {
             if add(child, OsStr::from_bytes(name), next)? {
                 break;
             }
@@ -176,11 +176,11 @@ fn page<'a>(
     dots: [(&'a [u8], InodeId); 2],
     children: impl Iterator<Item = (&'a [u8], InodeId)>,
     offset: u64,
-) -> impl Iterator<Item = (u64, (&'a [u8], InodeId))> {
+) -> impl Iterator<Item = ((&'a [u8], InodeId), u64)> {
     let start = usize::try_from(offset).unwrap_or(usize::MAX);
     let dots = dots.into_iter().skip(start);
     let children = children.skip(start.saturating_sub(2));
-    (offset.saturating_add(1)..).zip(dots.chain(children))
+    dots.chain(children).zip(offset.saturating_add(1)..)
 }
 
 /// Whether a file may be opened the way `access(2)` asks about. Reading is for the owner of the mount

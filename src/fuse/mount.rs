@@ -129,7 +129,8 @@ impl MountOptions {
         // Each thread then opens the device for itself, which the helper's users may not be allowed to.
         config.clone_fd = open_device().is_ok();
         // The kernel keeps everybody out whom it should; only root is for the process to tell apart.
-        config.acl = if self.allow_root && !self.allow_other { SessionACL::RootAndOwner } else { SessionACL::All };
+        config.acl =
+            if self.allow_root && !self.allow_other { SessionACL::RootAndOwner } else { SessionACL::All };
         config
     }
 }
@@ -472,6 +473,8 @@ mod tests {
         let error = unmount(directory.path()).unwrap_err();
         assert!(matches!(error, Error::Mount { reason: MountFault::NotMounted, .. }), "{error}");
         let error = unmount(Path::new("/proc")).unwrap_err();
-        assert!(matches!(&error, Error::Mount { reason: MountFault::OtherMount(kind), .. } if kind == "proc"));
+        assert!(
+            matches!(&error, Error::Mount { reason: MountFault::OtherMount(kind), .. } if kind == "proc")
+        );
     }
 }

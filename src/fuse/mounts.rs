@@ -85,15 +85,13 @@ pub(super) fn is_within(path: &Path, point: &Path) -> bool {
 mod tests {
     use super::*;
 
-    const LINE: &[u8] = b"36 35 98:0 / /mnt/a\\040b\\134c rw,noatime master:1 shared:2 - fuse.imgmount x.tar ro";
+    const LINE: &[u8] =
+        b"36 35 98:0 / /mnt/a\\040b\\134c rw,noatime master:1 shared:2 - fuse.imgmount x.tar ro";
 
     #[test]
     fn a_line_of_the_table_reads_back() {
-        let expected = MountEntry {
-            id: 36,
-            point: PathBuf::from("/mnt/a b\\c"),
-            file_system: "fuse.imgmount".into(),
-        };
+        let expected =
+            MountEntry { id: 36, point: PathBuf::from("/mnt/a b\\c"), file_system: "fuse.imgmount".into() };
         assert_eq!(parse(LINE), Some(expected));
     }
 

@@ -75,8 +75,12 @@ mod tests {
 
     /// Hole 0..10, data 10..20 in two touching segments, hole 20..30, data 30..40, hole to `size`.
     fn sparse(size: u64) -> FileData<'static> {
-        let segment = |file_offset, len_bytes| Segment { file_offset, extent: Extent { offset: 512, len_bytes } };
-        FileData { size, stored: Stored::Sparse(vec![segment(10, 4), segment(14, 6), segment(30, 10)].into()) }
+        let segment =
+            |file_offset, len_bytes| Segment { file_offset, extent: Extent { offset: 512, len_bytes } };
+        FileData {
+            size,
+            stored: Stored::Sparse(vec![segment(10, 4), segment(14, 6), segment(30, 10)].into()),
+        }
     }
 
     fn answers(file: &FileData<'_>, what: Seek, offsets: &[u64]) -> Vec<Result<u64, i32>> {

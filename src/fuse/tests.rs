@@ -11,9 +11,9 @@ fn read_in_pages(room: usize) -> Vec<(Vec<u8>, u32)> {
     loop {
         let dots = [(&b"."[..], InodeId(3)), (&b".."[..], ROOT)];
         let entries: Vec<_> = page(dots, CHILDREN.into_iter(), offset).take(room).collect();
-        let Some((next, _)) = entries.last() else { return all };
+        let Some((_, next)) = entries.last() else { return all };
         offset = *next;
-        all.extend(entries.into_iter().map(|(_, (name, id))| (name.to_vec(), id.0)));
+        all.extend(entries.into_iter().map(|((name, id), _)| (name.to_vec(), id.0)));
     }
 }
 

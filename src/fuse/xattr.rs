@@ -93,7 +93,8 @@ mod tests {
     fn provenance_answers_by_name() {
         let layer = layer(Some("RUN make"));
         let provenance = Provenance { number: 12, layer: Some(&layer) };
-        let text = |name: &[u8]| value(name, Xattrs::default(), &provenance).map(|v| String::from_utf8(v).unwrap());
+        let text =
+            |name: &[u8]| value(name, Xattrs::default(), &provenance).map(|v| String::from_utf8(v).unwrap());
         assert_eq!(text(LAYER).as_deref(), Some("12"));
         assert_eq!(text(DIFF_ID), Some(layer.diff_id.to_string()));
         assert_eq!(text(CREATED_BY).as_deref(), Some("RUN make"));
