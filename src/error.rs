@@ -167,7 +167,52 @@ pub enum Error {
         /// The mount point.
         dir: String,
         /// What went wrong.
-        reason: String,
+        reason: MountFault,
+    },
+}
+
+/// How mounting or unmounting can fail.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum MountFault {
+    /// The mount point is not there.
+    #[error("no such directory")]
+    NotFound,
+    /// The mount point is no directory.
+    #[error("not a directory")]
+    NotADirectory,
+    /// What is mounted there has lost its process.
+    #[error("a dead mount: the process that served it is gone")]
+    Dead,
+    /// An image is mounted there already.
+    #[error("an image is mounted here already")]
+    AlreadyMounted,
+    /// No FUSE in the kernel or in the container.
+    #[error("/dev/fuse is missing: there is no FUSE on this system or in this container")]
+    NoDevice,
+    /// Ordinary users need a helper, and it is not installed.
+    #[error("mounting needs the program fusermount3, which is not installed")]
+    NoHelper,
+    /// The helper refused; its own words.
+    #[error("{0}")]
+    Helper(String),
+    /// Somebody uses the mount; who, as far as could be found out.
+    #[error("in use{}", holders(.0))]
+    Busy(Vec<String>),
+    /// Nothing is mounted there.
+    #[error("not mounted")]
+    NotMounted,
+    /// Something else is mounted there: the name of its file system type.
+    #[error("not an imgmount mount, but {0}")]
+    OtherMount(String),
+    /// The operating system refused.
+    #[error("{call}: {cause}")]
+    Os {
+        /// What was called.
+        call: &'static str,
+        /// Its answer.
+        #[source]
+        cause: io::Error,
     },
 }
 
@@ -224,6 +269,10 @@ fn list(candidates: &[String]) -> String {
         text.push_str(candidate);
     }
     text
+}
+
+fn holders(holders: &[String]) -> String {
+    if holders.is_empty() { String::new() } else { format!(" by {}", holders.join(", ")) }
 }
 
 fn foreign(urls: &[String]) -> String {

@@ -1,1 +1,450 @@
-//! The FUSE view.
+//! The FUSE view: the kernel's questions, answered from a loaded image.
+//!
+//! An adapter and nothing more: decode, ask the tree, reply. The decisions it owns are those of the
+//! conversation with the kernel: capabilities, cache lifetimes, threads and errno. It does not know
+//! where bytes come from or how layers are merged. It is the only user of `fuser`.
+//!
+//! A tree never changes while it is mounted, so the kernel may keep all it was told: names that are
+//! there and names that are not, attributes, directories, link targets, pages. `open` and `opendir`
+//! answer `ENOSYS`, which tells the kernel never to ask again (`FUSE_NO_OPEN_SUPPORT`,
+//! `FUSE_NO_OPENDIR_SUPPORT`; include/uapi/linux/fuse.h).
+//!
+//! Two mounts need the kernel to keep asking. `allow_root` is enforced in the process, so nothing may
+//! be answered from a cache that another user could reach. And a mount that ends when idle must see
+//! that it is used, so names are trusted for half that time only.
+
+mod attr;
+mod fusermount;
+mod holders;
+mod mount;
+mod mounts;
+mod seek;
+mod xattr;
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
+};
+
+pub use self::mount::{MountOptions, Mounted, check_mount_point, mount, unmount};
+use self::seek::Seek;
+use self::xattr::{Answer, Provenance};
+use crate::load::Tree;
+use crate::rootfs::{InodeId, Rootfs};
+
+/// How long the kernel may remember what cannot change: a year.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// What is asked of the kernel, as far as it knows of it.
+const CAPABILITIES: InitFlags = InitFlags::FUSE_ASYNC_READ
+    .union(InitFlags::FUSE_PARALLEL_DIROPS)
+    .union(InitFlags::FUSE_DO_READDIRPLUS)
+    .union(InitFlags::FUSE_CACHE_SYMLINKS)
+    .union(InitFlags::FUSE_NO_OPEN_SUPPORT)
+    .union(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+/// Read-ahead requests that may wait at a time. The kernel's own choice, 12, starves many readers.
+const MAX_BACKGROUND: u16 = 64;
+/// The most that one read may ask for, in bytes; the kernel stays at or below 1 MiB.
+const READ_MAX_BYTES: usize = 16 << 20;
+/// Longest file name in bytes: NAME_MAX in include/uapi/linux/limits.h, and what merging lets through.
+const NAME_MAX_BYTES: u32 = 255;
+/// Block size that `statfs` counts in, in bytes.
+const STATFS_BLOCK_BYTES: u32 = 4096;
+/// Every inode is the first of its number.
+const GENERATION: Generation = Generation(0);
+
+thread_local! {
+    /// What a read is answered from: kept, because a fresh one would be mapped and cleared each time.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// When the kernel last asked for something.
+#[derive(Debug)]
+struct Activity {
+    start: Instant,
+    /// Milliseconds after `start`.
+    last: AtomicU64,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Activity { start: Instant::now(), last: AtomicU64::new(0) }
+    }
+
+    fn touch(&self) {
+        self.last.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn idle(&self) -> Duration {
+        Duration::from_millis(self.now().saturating_sub(self.last.load(Ordering::Relaxed)))
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A tree as the kernel sees it.
+#[derive(Debug)]
+struct View {
+    tree: Arc<Tree>,
+    /// How long names and attributes may be remembered.
+    ttl: Duration,
+    /// Whether every open has to be asked for.
+    ask_to_open: bool,
+    activity: Arc<Activity>,
+    /// Size of all files in blocks, once somebody asked.
+    total_blocks: OnceLock<u64>,
+}
+
+impl View {
+    fn new(tree: Arc<Tree>, options: &MountOptions, activity: Arc<Activity>) -> Self {
+        let ttl = match options.idle_timeout {
+            _ if options.allow_root => Duration::ZERO,
+            Some(timeout) => timeout / 2,
+            None => FOREVER,
+        };
+        View { tree, ttl, ask_to_open: options.allow_root, activity, total_blocks: OnceLock::new() }
+    }
+
+    fn rootfs(&self) -> &Rootfs {
+        self.tree.rootfs()
+    }
+
+    /// Does the work for one request. A panic costs that request an `EIO` and nobody else anything.
+    fn work<T>(&self, doing: &str, work: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        self.activity.touch();
+        let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+            log::error!("{doing}: a fault of imgmount: {}", panic_text(panic.as_ref()));
+            Err(Errno::EIO)
+        });
+        self.activity.touch();
+        result
+    }
+
+    fn attributes(&self, ino: INodeNo) -> Result<fuser::FileAttr, Errno> {
+        attr::inode_id(ino).and_then(|id| attr::attributes(self.rootfs(), id)).ok_or(Errno::ESTALE)
+    }
+
+    /// Calls `add` with inode, name and the offset of the next entry for each entry of a directory
+    /// from `offset` on, until it says that there is no more room. `.` is at 0, `..` at 1.
+    fn list(
+        &self,
+        ino: INodeNo,
+        offset: u64,
+        mut add: impl FnMut(InodeId, &OsStr, u64) -> Result<bool, Errno>,
+    ) -> Result<(), Errno> {
+        let id = attr::inode_id(ino).ok_or(Errno::ESTALE)?;
+        let dots = [(&b"."[..], id), (&b".."[..], self.rootfs().parent(id))];
+        for ((name, child), next) in page(dots, self.rootfs().children(id), offset) {
+            if add(child, OsStr::from_bytes(name), next)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn xattr(&self, ino: INodeNo, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        let id = attr::inode_id(ino).ok_or(Errno::ESTALE)?;
+        let layer = self.rootfs().inode(id).ok_or(Errno::ESTALE)?.layer;
+        let provenance = Provenance { number: layer.0, layer: self.tree.layer(layer) };
+        xattr::value(name, self.rootfs().xattrs(id), &provenance).ok_or(Errno::NO_XATTR)
+    }
+
+    fn total_blocks(&self) -> u64 {
+        *self.total_blocks.get_or_init(|| {
+            let sizes = (0..self.rootfs().inode_count()).map(|id| self.rootfs().size(InodeId(id)));
+            sizes.map(|size| size.div_ceil(STATFS_BLOCK_BYTES.into())).fold(0, u64::saturating_add)
+        })
+    }
+}
+
+/// A directory's entries from `offset` on, each with the offset of the one after it.
+fn page<'a>(
+    dots: [(&'a [u8], InodeId); 2],
+    children: impl Iterator<Item = (&'a [u8], InodeId)>,
+    offset: u64,
+) -> impl Iterator<Item = ((&'a [u8], InodeId), u64)> {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX);
+    let dots = dots.into_iter().skip(start);
+    let children = children.skip(start.saturating_sub(2));
+    dots.chain(children).zip(offset.saturating_add(1)..)
+}
+
+/// Whether a file may be opened the way `access(2)` asks about. Reading is for the owner of the mount
+/// whatever the mode says; running needs an `x` for somebody, as it does for root.
+fn may_access(attributes: &fuser::FileAttr, mask: AccessFlags) -> Result<(), Errno> {
+    if mask.contains(AccessFlags::W_OK) {
+        return Err(Errno::EROFS);
+    }
+    let is_file = attributes.kind == fuser::FileType::RegularFile;
+    if mask.contains(AccessFlags::X_OK) && is_file && attributes.perm & 0o111 == 0 {
+        return Err(Errno::EACCES);
+    }
+    Ok(())
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("panic")
+}
+
+/// Requests that would change the tree. The kernel refuses them itself as long as the mount is
+/// read-only; these answers are for one that was made writable by `mount -o remount,rw`.
+macro_rules! refuse {
+    ($($name:ident($($argument:ty),*) -> $reply:ty;)*) => {
+        $(fn $name(&self, _: &Request, $(_: $argument,)* reply: $reply) {
+            reply.error(Errno::EROFS);
+        })*
+    };
+}
+
+impl Filesystem for View {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let mut wanted = CAPABILITIES & config.capabilities();
+        if self.ask_to_open {
+            wanted -= InitFlags::FUSE_NO_OPEN_SUPPORT | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
+        }
+        // Neither can fail: all that is wanted is offered, and the number is not 0.
+        let _ = config.add_capabilities(wanted);
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = self.work("lookup", || {
+            let parent = attr::inode_id(parent).ok_or(Errno::ESTALE)?;
+            match self.rootfs().lookup(parent, name.as_bytes()) {
+                Some(id) => self.attributes(attr::number(id)),
+                None => Ok(attr::nothing()),
+            }
+        });
+        match found {
+            Ok(attributes) => reply.entry(&self.ttl, &attributes, GENERATION),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.work("getattr", || self.attributes(ino)) {
+            Ok(attributes) => reply.attr(&self.ttl, &attributes),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        let id = attr::inode_id(ino);
+        match self.work("readlink", || id.and_then(|id| self.rootfs().target(id)).ok_or(Errno::EINVAL)) {
+            Ok(target) => reply.data(target),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn open(&self, _: &Request, _: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.activity.touch();
+        match flags.acc_mode() {
+            fuser::OpenAccMode::O_RDONLY if self.ask_to_open => {
+                reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+            }
+            fuser::OpenAccMode::O_RDONLY => reply.error(Errno::ENOSYS),
+            _ => reply.error(Errno::EROFS),
+        }
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let wanted = usize::try_from(size).map_or(READ_MAX_BYTES, |size| size.min(READ_MAX_BYTES));
+        BUFFER.with_borrow_mut(|buffer| {
+            if buffer.len() < wanted {
+                buffer.resize(wanted, 0);
+            }
+            let buffer = buffer.get_mut(..wanted).unwrap_or_default();
+            let result = self.work("read", || {
+                let id = attr::inode_id(ino).ok_or(Errno::ESTALE)?;
+                self.tree.read_at(id, buffer, offset).map_err(|error| attr::errno(&error, "read", ino))
+            });
+            match result.and_then(|filled| buffer.get(..filled).ok_or(Errno::EIO)) {
+                Ok(bytes) => reply.data(bytes),
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let found = self.work("lseek", || {
+            let what = Seek::from_whence(whence).ok_or(Errno::EINVAL)?;
+            let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
+            let id = attr::inode_id(ino).ok_or(Errno::ESTALE)?;
+            let (_, file) = self.rootfs().file(id).ok_or(Errno::EINVAL)?;
+            i64::try_from(seek::seek(&file, offset, what)?).map_err(|_| Errno::EOVERFLOW)
+        });
+        match found {
+            Ok(offset) => reply.offset(offset),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.activity.touch();
+        if self.ask_to_open {
+            reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
+        } else {
+            reply.error(Errno::ENOSYS);
+        }
+    }
+
+    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let done = self.work("readdir", || {
+            self.list(ino, offset, |id, name, next| {
+                let kind = self.rootfs().inode(id).ok_or(Errno::EIO)?.kind;
+                Ok(reply.add(attr::number(id), next, attr::file_type(kind), name))
+            })
+        });
+        match done {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let done = self.work("readdirplus", || {
+            self.list(ino, offset, |id, name, next| {
+                let attributes = attr::attributes(self.rootfs(), id).ok_or(Errno::EIO)?;
+                Ok(reply.add(attributes.ino, next, name, &self.ttl, &attributes, GENERATION))
+            })
+        });
+        match done {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        let files = u64::from(self.rootfs().inode_count());
+        match self.work("statfs", || Ok(self.total_blocks())) {
+            Ok(blocks) => {
+                reply.statfs(blocks, 0, 0, files, 0, STATFS_BLOCK_BYTES, NAME_MAX_BYTES, STATFS_BLOCK_BYTES);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let value = self.work("getxattr", || xattr::answer(self.xattr(ino, name.as_bytes())?, size));
+        reply_xattr(value, reply);
+    }
+
+    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = self.work("listxattr", || {
+            let id = attr::inode_id(ino).ok_or(Errno::ESTALE)?;
+            xattr::answer(xattr::list(self.rootfs().xattrs(id)), size)
+        });
+        reply_xattr(names, reply);
+    }
+
+    fn access(&self, _: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        match self.work("access", || may_access(&self.attributes(ino)?, mask)) {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    // Answered without a word in the log, unlike the defaults: `ENOSYS` makes the kernel do it itself or
+    // take it as done, and there is no ioctl here.
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: PollNotifier,
+        _: PollEvents,
+        _: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    refuse! {
+        setattr(INodeNo, Option<u32>, Option<u32>, Option<u32>, Option<u64>, Option<TimeOrNow>, Option<TimeOrNow>,
+            Option<SystemTime>, Option<FileHandle>, Option<SystemTime>, Option<SystemTime>, Option<SystemTime>,
+            Option<BsdFileFlags>) -> ReplyAttr;
+        mknod(INodeNo, &OsStr, u32, u32, u32) -> ReplyEntry;
+        mkdir(INodeNo, &OsStr, u32, u32) -> ReplyEntry;
+        unlink(INodeNo, &OsStr) -> ReplyEmpty;
+        rmdir(INodeNo, &OsStr) -> ReplyEmpty;
+        symlink(INodeNo, &OsStr, &Path) -> ReplyEntry;
+        rename(INodeNo, &OsStr, INodeNo, &OsStr, RenameFlags) -> ReplyEmpty;
+        link(INodeNo, INodeNo, &OsStr) -> ReplyEntry;
+        create(INodeNo, &OsStr, u32, u32, i32) -> ReplyCreate;
+        write(INodeNo, FileHandle, u64, &[u8], WriteFlags, OpenFlags, Option<LockOwner>) -> ReplyWrite;
+        fallocate(INodeNo, FileHandle, u64, u64, i32) -> ReplyEmpty;
+        setxattr(INodeNo, &OsStr, &[u8], i32, u32) -> ReplyEmpty;
+        removexattr(INodeNo, &OsStr) -> ReplyEmpty;
+    }
+}
+
+fn reply_xattr(answer: Result<Answer, Errno>, reply: ReplyXattr) {
+    match answer {
+        Ok(Answer::Length(length)) => reply.size(length),
+        Ok(Answer::Bytes(bytes)) => reply.data(&bytes),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! Going to the background: the parent stays until the mount is usable, the child goes on.
+//!
+//! The fork comes before any thread, and before anything is loaded. Until it is ready, the child stays
+//! in the parent's process group with the parent's terminal: its progress, warnings and errors are seen,
+//! and Ctrl-C ends both. Being ready is one byte in a pipe. A child that fails has said why itself, so the
+//! parent only takes over its exit code. This module knows nothing of images and mounts.
+
+#![expect(unsafe_code, reason = "fork has no safe wrapper")]
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, WaitOptions, setsid, waitpid};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+
+/// Exit code for all that fails.
+const FAILURE: u8 = 2;
+/// What the child sends when it is ready.
+const READY: [u8; 1] = [1];
+
+/// On which side of the fork this process is.
+pub(crate) enum Side {
+    /// In the foreground, with all done: how to exit.
+    Parent(ExitCode),
+    /// In the background, with all yet to do.
+    Child(Waiting),
+}
+
+/// A parent that waits to hear that the child is ready. Dropped unheard, it says that the child failed.
+pub(crate) struct Waiting {
+    pipe: PipeWriter,
+}
+
+/// Forks. The parent returns only when the child is ready or gone.
+///
+/// # Errors
+/// When this process has threads already, or the system refuses.
+pub(crate) fn fork() -> anyhow::Result<Side> {
+    if thread_count()? != 1 {
+        bail!("cannot go to the background: threads are running already");
+    }
+    let (reader, writer) = io::pipe().context("cannot go to the background")?;
+    // SAFETY: no other thread exists, so the child's copy of memory has no lock held by a thread that it
+    // does not have, and it may do all that the parent may.
+    match unsafe { libc::fork() } {
+        0 => {
+            drop(reader);
+            Ok(Side::Child(Waiting { pipe: writer }))
+        }
+        pid => {
+            // The child's end must be the only one, or its death would go unnoticed.
+            drop(writer);
+            let Some(child) = Pid::from_raw(pid).filter(|_| pid > 0) else {
+                return Err(io::Error::last_os_error()).context("cannot go to the background");
+            };
+            wait_for(child, reader).map(Side::Parent)
+        }
+    }
+}
+
+fn thread_count() -> anyhow::Result<usize> {
+    Ok(fs::read_dir("/proc/self/task").context("cannot count threads")?.count())
+}
+
+fn wait_for(child: Pid, mut reader: PipeReader) -> anyhow::Result<ExitCode> {
+    let mut heard = Vec::new();
+    reader.read_to_end(&mut heard).context("cannot hear from the background process")?;
+    if heard == READY {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (_, status) = waitpid(Some(child), WaitOptions::empty())?.context("no background process")?;
+    exit_code(status.exit_status(), status.terminating_signal())
+}
+
+/// The parent's exit code for a child that ended before it was ready.
+fn exit_code(status: Option<i32>, signal: Option<i32>) -> anyhow::Result<ExitCode> {
+    if let Some(signal) = signal {
+        bail!("the background process was killed by signal {signal} before the mount was ready");
+    }
+    let code = status.and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0);
+    Ok(ExitCode::from(code.unwrap_or(FAILURE)))
+}
+
+impl Waiting {
+    /// Leaves the terminal and tells the parent, which then exits with success.
+    ///
+    /// # Errors
+    /// When the parent is gone, or the terminal cannot be left.
+    pub(crate) fn ready(mut self, log: Option<File>) -> io::Result<()> {
+        // Fails only in a leader of a process group, which a forked child is not.
+        let _ = setsid();
+        std::env::set_current_dir("/")?;
+        leave_terminal(log)?;
+        self.pipe.write_all(&READY)
+    }
+}
+
+fn leave_terminal(log: Option<File>) -> io::Result<()> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    dup2_stderr(log.as_ref().unwrap_or(&null))?;
+    Ok(())
+}
+
+/// Sends standard error to a log file, in the foreground.
+pub(crate) fn log_to(log: &File) -> io::Result<()> {
+    Ok(dup2_stderr(log)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_child_gives_the_parent_its_exit_code() {
+        assert_eq!(exit_code(Some(3), None).unwrap(), ExitCode::from(3));
+    }
+
+    #[test]
+    fn a_child_that_ends_well_but_was_never_ready_is_a_failure() {
+        assert_eq!(exit_code(Some(0), None).unwrap(), ExitCode::from(FAILURE));
+    }
+
+    #[test]
+    fn a_killed_child_is_named_with_its_signal() {
+        let error = exit_code(None, Some(9)).unwrap_err().to_string();
+        assert_eq!(error, "the background process was killed by signal 9 before the mount was ready");
+    }
+
+    #[test]
+    fn a_process_with_threads_does_not_fork() {
+        let (stop, wait) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || wait.recv());
+        assert!(fork().is_err());
+        drop(stop);
+        assert!(other.join().unwrap().is_err());
+    }
+}

@@ -1,0 +1,369 @@
+//! `imgmount IMAGE DIR`: options, going to the background, and ending well.
+//!
+//! Owned here: what each mount option means, and what makes a mount end. How an image is loaded is the
+//! caller's business, and how the kernel is talked to is [`imgmount::fuse`]'s.
+//!
+//! Options come from three sides: the command line, an fstab line, and `mount -t fuse.imgmount`, which runs
+//! `imgmount IMAGE DIR -o rw,dev,suid` whatever it was asked for, through mount.fuse3 and a shell. mount(8)
+//! puts `rw` or `ro` first, always, and mount.fuse3 adds `dev` and `suid` unless it was given `nodev` and
+//! `nosuid`; what was asked for explicitly looks no different. Hence in a list that begins with `rw` or `ro`,
+//! `suid` and `dev` do not count (security X13). `rw` itself is accepted and changes nothing.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use clap::ValueEnum;
+use imgmount::error::{Error, MountFault};
+use imgmount::fuse::{self, MountOptions, Mounted};
+use imgmount::load::Tree;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::daemon::{self, Side, Waiting};
+use super::options::{parse_bytes, parse_duration, split_list};
+
+/// Options of mount(8), fstab(5) and fuse(8) that are for others, or that a tree which never changes fulfils
+/// anyway. Options that begin with `x-` are such, too.
+const IGNORED: [&str; 27] = [
+    "ro",
+    "rw",
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "_netdev",
+    "nofail",
+    "atime",
+    "noatime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "diratime",
+    "nodiratime",
+    "lazytime",
+    "nolazytime",
+    "sync",
+    "async",
+    "comment",
+    "nonempty",
+    "silent",
+];
+
+/// Mount an image
+///
+/// The image's merged root file system appears under DIR, read-only. The command returns once DIR is usable
+/// and goes on in the background until DIR is unmounted.
+#[derive(Debug, clap::Args)]
+pub(crate) struct MountArgs {
+    /// What to mount, and how to read it
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+    /// Where to mount it: a directory
+    pub(crate) dir: PathBuf,
+    /// Stay in the foreground
+    #[arg(short = 'f', long)]
+    pub(crate) foreground: bool,
+    /// Unmount when nobody has used it for so long, as 30s, 5m or 1h
+    #[arg(long, value_name = "DUR", value_parser = parse_duration)]
+    pub(crate) idle_timeout: Option<Duration>,
+    /// Where messages go once the mount is in the background; they are appended
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log_file: Option<PathBuf>,
+    /// Options of mount(8) and fuse(8), and the long options here by their names, separated by commas
+    ///
+    /// Understood are allow_other, allow_root, default_permissions, suid, nosuid, dev, nodev, exec and noexec;
+    /// what only concerns mount(8) is ignored. The mount is always read-only, and nosuid and nodev unless this
+    /// says otherwise. In a list that begins with ro or rw, suid and dev do not count: mount(8) passes them
+    /// unasked.
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub(crate) options: Vec<String>,
+    /// What `-o` says to the kernel.
+    #[arg(skip)]
+    pub(crate) kernel: MountOptions,
+}
+
+/// Which image, and how to read it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LoadArgs {
+    /// The image: [TRANSPORT:]PATH[:REF | @INDEX]
+    #[arg(value_name = "IMAGE")]
+    pub(crate) reference: OsString,
+    /// Select an image by its name, where PATH has colons or the name has slashes
+    #[arg(long, value_name = "REF")]
+    pub(crate) image: Option<String>,
+    /// Select the image for os/arch[/variant]
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<String>,
+    /// Whether bytes are checked against the image's digests
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) verify: Verify,
+    /// Memory for file contents, as 256M or 1G
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "256M")]
+    pub(crate) cache_size: u64,
+    /// Keep nothing on disk
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+    /// Where container runtimes and the specification differ, whom to follow
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) semantics: Semantics,
+    /// Refuse images that merge only with warnings
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Follow symbolic links to directories while merging
+    #[arg(long)]
+    pub(crate) follow_dirlinks: bool,
+}
+
+/// Whether bytes are checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Verify {
+    /// Every byte, before it is served
+    #[default]
+    Full,
+    /// None
+    Off,
+}
+
+/// Whose rules merge the layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Semantics {
+    /// As container runtimes do
+    #[default]
+    Runtime,
+    /// As the OCI specification says
+    Oci,
+}
+
+impl MountArgs {
+    /// Works what `-o` says into the other fields. What it says wins.
+    ///
+    /// # Errors
+    /// For an option that does not exist or a value that does not fit, by its name.
+    pub(crate) fn fold_options(&mut self) -> anyhow::Result<()> {
+        for list in std::mem::take(&mut self.options) {
+            let items = split_list(&list);
+            let from_mount = items.first().is_some_and(|(name, _)| name == "ro" || name == "rw");
+            for (name, value) in items {
+                self.fold(&name, value.as_deref(), from_mount)
+                    .map_err(|why| anyhow!("mount option {why}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fold(&mut self, name: &str, value: Option<&str>, from_mount: bool) -> Result<(), String> {
+        if IGNORED.contains(&name) || name.starts_with("x-") || name.starts_with("X-") {
+            return Ok(());
+        }
+        match value {
+            None => self.fold_flag(name, from_mount),
+            Some(value) => self.fold_value(name, value).map_err(|why| format!("'{name}': {why}")),
+        }
+    }
+
+    fn fold_flag(&mut self, name: &str, from_mount: bool) -> Result<(), String> {
+        match name {
+            "suid" => self.kernel.suid |= !from_mount,
+            "nosuid" => self.kernel.suid = false,
+            "dev" => self.kernel.dev |= !from_mount,
+            "nodev" => self.kernel.dev = false,
+            "exec" => self.kernel.noexec = false,
+            "noexec" => self.kernel.noexec = true,
+            "allow_other" => self.kernel.allow_other = true,
+            "allow_root" => self.kernel.allow_root = true,
+            "default_permissions" => self.kernel.default_permissions = true,
+            "foreground" => self.foreground = true,
+            "no-cache" => self.load.no_cache = true,
+            "strict" => self.load.strict = true,
+            "follow-dirlinks" => self.load.follow_dirlinks = true,
+            "image" | "platform" | "verify" | "cache-size" | "semantics" | "idle-timeout" | "log-file" => {
+                return Err(format!("'{name}' needs a value"));
+            }
+            _ => return Err(format!("'{name}' is not known")),
+        }
+        Ok(())
+    }
+
+    fn fold_value(&mut self, name: &str, value: &str) -> Result<(), String> {
+        match name {
+            "image" => self.load.image = Some(value.to_owned()),
+            "platform" => self.load.platform = Some(value.to_owned()),
+            "verify" => self.load.verify = one_of(value)?,
+            "cache-size" => self.load.cache_size = parse_bytes(value)?,
+            "semantics" => self.load.semantics = one_of(value)?,
+            "idle-timeout" => self.idle_timeout = Some(parse_duration(value)?),
+            "log-file" => self.log_file = Some(value.into()),
+            _ => return Err("not known, or takes no value".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn mount_options(&self) -> MountOptions {
+        MountOptions {
+            fsname: self.load.reference.to_string_lossy().into_owned(),
+            idle_timeout: self.idle_timeout,
+            ..self.kernel.clone()
+        }
+    }
+}
+
+fn one_of<T: ValueEnum>(value: &str) -> Result<T, String> {
+    T::from_str(value, false).map_err(|_| {
+        let names: Vec<_> =
+            T::value_variants().iter().filter_map(|known| known.to_possible_value()).collect();
+        let names: Vec<_> = names.iter().map(|known| known.get_name()).collect();
+        format!("'{value}' is none of {}", names.join(", "))
+    })
+}
+
+/// Mounts, and returns when the mount is usable (in the background) or has ended (in the foreground, and in
+/// the process that serves it).
+///
+/// `load` runs in the process that serves, after everything that can be checked cheaply was. It must not keep
+/// relative paths: the process leaves its working directory.
+///
+/// # Errors
+/// Whatever keeps the image from being mounted; where this process is the background one, it has been
+/// printed by the time the parent returns.
+pub(crate) fn run(
+    mut args: MountArgs,
+    load: impl FnOnce(&LoadArgs) -> anyhow::Result<Arc<Tree>>,
+) -> anyhow::Result<ExitCode> {
+    args.fold_options()?;
+    let dir = fuse::check_mount_point(&args.dir)?;
+    let log = args.log_file.as_ref().map(open_log).transpose()?;
+    let parent = match args.foreground {
+        true => None,
+        false => match daemon::fork()? {
+            Side::Parent(code) => return Ok(code),
+            Side::Child(parent) => Some(parent),
+        },
+    };
+    let tree = load(&args.load)?;
+    // Before the mount exists, so that no signal can leave a dead one behind.
+    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
+    let mounted = Arc::new(fuse::mount(tree, &dir, &args.mount_options())?);
+    announce(parent, log)?;
+    serve(&mounted, signals, args.idle_timeout)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open_log(path: &PathBuf) -> anyhow::Result<File> {
+    // It names files of the image, which need not be everybody's to know.
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    file.with_context(|| format!("cannot open log file '{}'", path.display()))
+}
+
+fn announce(parent: Option<Waiting>, log: Option<File>) -> anyhow::Result<()> {
+    match (parent, log) {
+        (Some(parent), log) => parent.ready(log).context("nobody waits for this mount any more"),
+        (None, Some(log)) => daemon::log_to(&log).context("cannot write to the log file"),
+        (None, None) => Ok(()),
+    }
+}
+
+/// What ends a mount.
+#[derive(Debug)]
+enum Event {
+    /// It was unmounted.
+    Ended,
+    /// This process is asked to end.
+    Signal(i32),
+    /// Nobody used it for long enough.
+    Idle,
+}
+
+/// Waits for the end.
+fn serve(mounted: &Arc<Mounted>, mut signals: Signals, idle_timeout: Option<Duration>) -> anyhow::Result<()> {
+    let (sender, events) = mpsc::channel();
+    let signalled = sender.clone();
+    start("signals", move || {
+        for signal in signals.forever() {
+            let _ = signalled.send(Event::Signal(signal));
+        }
+    })?;
+    let waiting = Arc::clone(mounted);
+    start("wait", move || {
+        waiting.wait();
+        let _ = sender.send(Event::Ended);
+    })?;
+    loop {
+        match next_event(&events, mounted, idle_timeout) {
+            Event::Ended => return Ok(()),
+            Event::Signal(signal) => {
+                log::info!("signal {signal}: unmounting '{}'", mounted.point().display());
+                return Ok(take_away(mounted)?);
+            }
+            Event::Idle if mounted.unmount().is_ok() => return Ok(()),
+            // Somebody sits in it without asking for anything.
+            Event::Idle => {}
+        }
+    }
+}
+
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+    thread::Builder::new().name(name.to_owned()).spawn(work).context("cannot start a thread")?;
+    Ok(())
+}
+
+fn next_event(events: &Receiver<Event>, mounted: &Mounted, idle_timeout: Option<Duration>) -> Event {
+    let Some(timeout) = idle_timeout else { return events.recv().unwrap_or(Event::Ended) };
+    let mut left = timeout.saturating_sub(mounted.idle());
+    if left.is_zero() {
+        // It was idle before and could not be unmounted: look again after a while.
+        left = timeout;
+    }
+    loop {
+        match events.recv_timeout(left) {
+            Ok(event) => return event,
+            Err(RecvTimeoutError::Disconnected) => return Event::Ended,
+            Err(RecvTimeoutError::Timeout) => left = timeout.saturating_sub(mounted.idle()),
+        }
+        if left.is_zero() {
+            return Event::Idle;
+        }
+    }
+}
+
+/// Ends a mount that this process must not outlive: who still uses it is said, and loses it.
+fn take_away(mounted: &Mounted) -> imgmount::Result<()> {
+    match mounted.unmount() {
+        Err(error @ Error::Mount { reason: MountFault::Busy(_), .. }) => {
+            log::warn!("{error}; detached all the same");
+            mounted.unmount_lazily()
+        }
+        done => done,
+    }
+}
+
+/// What to do about a mount that cannot be made or taken away.
+pub(crate) fn hint(dir: &str, reason: &MountFault) -> Option<String> {
+    match reason {
+        MountFault::Dead | MountFault::AlreadyMounted => {
+            Some(format!("`imgmount umount {dir}` takes it away"))
+        }
+        MountFault::NoDevice => Some("ls, cat, cp, extract and export work without FUSE".to_owned()),
+        MountFault::NoHelper => {
+            Some("install the package fuse3; ls, cat, cp, extract and export work without it".to_owned())
+        }
+        MountFault::Busy(_) => Some(format!("`umount -l {dir}` takes it away from those who use it")),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[path = "mount_tests.rs"]
+mod tests;

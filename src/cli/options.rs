@@ -1,0 +1,103 @@
+//! Values that options take, as text: sizes, durations, and the lists of `-o`.
+//!
+//! Pure: text in, values or a sentence about the text out.
+
+use std::time::Duration;
+
+/// A number of bytes with an optional K, M, G or T (powers of 1024), as `256M`.
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
+    let bad = || format!("'{text}' is not a size; expected something like 256M");
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let factor: u64 = match text.strip_prefix(digits).unwrap_or_default() {
+        "" | "B" => 1,
+        "K" | "k" | "KiB" => 1 << 10,
+        "M" | "m" | "MiB" => 1 << 20,
+        "G" | "g" | "GiB" => 1 << 30,
+        "T" | "t" | "TiB" => 1 << 40,
+        _ => return Err(bad()),
+    };
+    let number: u64 = digits.parse().map_err(|_| bad())?;
+    number.checked_mul(factor).ok_or_else(|| format!("'{text}' is too large"))
+}
+
+/// A duration in seconds, or with s, m or h, as `5m`. Never zero.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("'{text}' is not a duration; expected something like 30s, 5m or 1h");
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let factor: u64 = match text.strip_prefix(digits).unwrap_or_default() {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        _ => return Err(bad()),
+    };
+    let seconds = digits.parse::<u64>().map_err(|_| bad())?.checked_mul(factor).ok_or_else(bad)?;
+    if seconds == 0 { Err(bad()) } else { Ok(Duration::from_secs(seconds)) }
+}
+
+/// Splits a list of `-o` at its commas and each item at its first `=`. A backslash takes away a comma's
+/// meaning and its own, as in fuse(8).
+pub(crate) fn split_list(list: &str) -> Vec<(String, Option<String>)> {
+    let mut items = vec![String::new()];
+    let mut characters = list.chars();
+    while let Some(character) = characters.next() {
+        match (character, items.last_mut()) {
+            (',', _) => items.push(String::new()),
+            ('\\', Some(item)) => item.extend(characters.next()),
+            (other, Some(item)) => item.push(other),
+            (_, None) => {}
+        }
+    }
+    items.retain(|item| !item.is_empty());
+    items.into_iter().map(|item| split_item(&item)).collect()
+}
+
+fn split_item(item: &str) -> (String, Option<String>) {
+    match item.split_once('=') {
+        Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+        None => (item.to_owned(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_take_a_binary_suffix() {
+        let table =
+            [("0", 0), ("4096", 4096), ("1K", 1024), ("256M", 256 << 20), ("2GiB", 2 << 30), ("1T", 1 << 40)];
+        for (text, expected) in table {
+            assert_eq!(parse_bytes(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused() {
+        for text in ["", "M", "-1", "1.5G", "1X", "M1", "16777216T", "99999999999999999999"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_take_a_unit() {
+        for (text, seconds) in [("10s", 10), ("5m", 300), ("1h", 3600), ("90", 90)] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused() {
+        for text in ["", "0", "0s", "s", "-1", "1d", "1.5h", "9999999999999999999h"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_list_splits_at_commas_and_first_equals_signs() {
+        let items = split_list(r"ro,platform=linux/arm64,,image=a\,b=c\\d,=x");
+        let expected =
+            [("ro", None), ("platform", Some("linux/arm64")), ("image", Some(r"a,b=c\d")), ("", Some("x"))];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.map(str::to_owned)));
+        assert_eq!(items, expected);
+    }
+}

@@ -1,0 +1,17 @@
+//! `imgmount umount DIR`.
+
+use std::path::PathBuf;
+
+/// Unmount an image
+///
+/// Works for mounts whose process is gone, too. A mount in use stays; who uses it is said.
+#[derive(Debug, clap::Args)]
+pub(crate) struct UmountArgs {
+    /// Where the image is mounted
+    dir: PathBuf,
+}
+
+/// Unmounts.
+pub(crate) fn run(args: &UmountArgs) -> anyhow::Result<()> {
+    Ok(imgmount::fuse::unmount(&args.dir)?)
+}

@@ -1,0 +1,212 @@
+//! What `stat` shows of an inode, and which errno stands for which error.
+//!
+//! The decisions in here: inode numbers (an [`InodeId`] and one, because FUSE's root is 1), blocks, device
+//! numbers in the kernel's encoding, and errno. Faults of the data are `EIO` and are logged; everything
+//! that is an answer (nothing there, read-only) is not.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{Errno, FileAttr, FileType, INodeNo};
+
+use crate::error::{Error, PathFault};
+use crate::layer::entry::{DeviceNumber, FileData, Stored, Timestamp};
+use crate::rootfs::{Inode, InodeId, InodeKind, Rootfs};
+
+/// `st_blksize` in bytes: a page, the unit in which the kernel caches.
+const BLOCK_SIZE_BYTES: u32 = 4096;
+/// Unit of `st_blocks` in bytes, whatever the block size; stat(2).
+const STAT_BLOCK_BYTES: u64 = 512;
+
+/// The number that the kernel knows an inode by.
+pub(super) fn number(id: InodeId) -> INodeNo {
+    INodeNo(u64::from(id.0) + 1)
+}
+
+/// The inode that the kernel means. `None` for a number that was never given out.
+pub(super) fn inode_id(number: INodeNo) -> Option<InodeId> {
+    u32::try_from(number.0.checked_sub(1)?).ok().map(InodeId)
+}
+
+/// What `stat` shows; `None` when there is no such inode.
+pub(super) fn attributes(rootfs: &Rootfs, id: InodeId) -> Option<FileAttr> {
+    let inode = rootfs.inode(id)?;
+    let stored_bytes = rootfs.file(id).map_or(0, |(_, file)| stored_bytes(&file));
+    Some(stat(id, inode, rootfs.size(id), stored_bytes))
+}
+
+/// What takes the place of attributes in an answer that says: there is no such name, and you may
+/// remember that.
+pub(super) fn nothing() -> FileAttr {
+    let inode = Inode {
+        kind: InodeKind::Directory,
+        meta: Default::default(),
+        nlink: 0,
+        layer: crate::layer::LayerId(0),
+        xattrs: None,
+    };
+    FileAttr { ino: INodeNo(0), ..stat(InodeId(0), &inode, 0, 0) }
+}
+
+/// A file's type in the kernel's terms.
+pub(super) fn file_type(kind: InodeKind) -> FileType {
+    match kind {
+        InodeKind::File(_) => FileType::RegularFile,
+        InodeKind::Directory => FileType::Directory,
+        InodeKind::Symlink(_) => FileType::Symlink,
+        InodeKind::Char(_) => FileType::CharDevice,
+        InodeKind::Block(_) => FileType::BlockDevice,
+        InodeKind::Fifo => FileType::NamedPipe,
+    }
+}
+
+/// The errno for an error; faults of the data are logged, with what was being done to which inode.
+pub(super) fn errno(error: &Error, doing: &str, ino: INodeNo) -> Errno {
+    match error {
+        Error::Path { reason, .. } => match reason {
+            PathFault::NotFound => Errno::ENOENT,
+            PathFault::NotADirectory => Errno::ENOTDIR,
+            PathFault::IsADirectory => Errno::EISDIR,
+            PathFault::NotAFile => Errno::EINVAL,
+            PathFault::SymlinkLoop => Errno::ELOOP,
+        },
+        fault => {
+            log::error!("{doing} of inode {}: {fault}", ino.0);
+            Errno::EIO
+        }
+    }
+}
+
+fn stat(id: InodeId, inode: &Inode, size: u64, stored_bytes: u64) -> FileAttr {
+    // There is one time in a tar: semantics M7.
+    let time = system_time(inode.meta.mtime);
+    FileAttr {
+        ino: number(id),
+        size,
+        blocks: stored_bytes.div_ceil(STAT_BLOCK_BYTES),
+        atime: time,
+        mtime: time,
+        ctime: time,
+        crtime: time,
+        kind: file_type(inode.kind),
+        perm: inode.meta.mode,
+        nlink: inode.nlink,
+        uid: inode.meta.uid,
+        gid: inode.meta.gid,
+        rdev: match inode.kind {
+            InodeKind::Char(device) | InodeKind::Block(device) => encode_device(device),
+            _ => 0,
+        },
+        blksize: BLOCK_SIZE_BYTES,
+        flags: 0,
+    }
+}
+
+/// Bytes that `du` should count: holes take no room (semantics M14).
+fn stored_bytes(file: &FileData<'_>) -> u64 {
+    match file.stored {
+        Stored::Contiguous(_) => file.size,
+        Stored::Sparse(_) => file.stored_bytes(),
+    }
+}
+
+/// A device number as FUSE carries it: 12 bits of major and 20 bits of minor, Linux `new_encode_dev`
+/// (include/linux/kdev_t.h). What does not fit is cut, as mknod(2) would.
+fn encode_device(device: DeviceNumber) -> u32 {
+    let (major, minor) = (device.major & 0xfff, device.minor & 0xf_ffff);
+    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
+}
+
+/// The epoch for a time that the system cannot express.
+fn system_time(time: Timestamp) -> SystemTime {
+    UNIX_EPOCH.checked_add(Duration::new(time.seconds, time.nanos.min(999_999_999))).unwrap_or(UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::entry::{Extent, Meta, Segment};
+    use crate::layer::{EntryId, LayerId};
+    use crate::rootfs::EntryAt;
+
+    fn inode(kind: InodeKind) -> Inode {
+        let meta = Meta { mode: 0o4755, uid: 1000, gid: 100, mtime: Timestamp { seconds: 5, nanos: 6 } };
+        Inode { kind, meta, nlink: 3, layer: LayerId(0), xattrs: None }
+    }
+
+    fn a_file() -> InodeKind {
+        InodeKind::File(EntryAt { layer: LayerId(0), entry: EntryId(0) })
+    }
+
+    #[test]
+    fn stat_shows_what_the_image_says() {
+        let shown = stat(InodeId(7), &inode(a_file()), 1025, 1025);
+        assert_eq!((shown.ino.0, shown.kind, shown.perm), (8, FileType::RegularFile, 0o4755));
+        assert_eq!((shown.uid, shown.gid, shown.nlink), (1000, 100, 3));
+        assert_eq!((shown.size, shown.blocks, shown.blksize), (1025, 3, 4096));
+    }
+
+    #[test]
+    fn m7_all_times_are_the_one_of_the_tar() {
+        let shown = stat(InodeId(0), &inode(InodeKind::Directory), 0, 0);
+        let time = UNIX_EPOCH + Duration::new(5, 6);
+        assert_eq!([shown.mtime, shown.ctime, shown.atime], [time; 3]);
+    }
+
+    #[test]
+    fn m7_a_time_past_all_clocks_is_the_epoch() {
+        assert_eq!(system_time(Timestamp { seconds: u64::MAX, nanos: u32::MAX }), UNIX_EPOCH);
+    }
+
+    #[test]
+    fn m14_holes_take_no_blocks() {
+        let segment = Segment { file_offset: 0, extent: Extent { offset: 0, len_bytes: 600 } };
+        let sparse = FileData { size: 1 << 40, stored: Stored::Sparse(vec![segment].into()) };
+        assert_eq!(stored_bytes(&sparse), 600);
+    }
+
+    #[test]
+    fn m16_device_numbers_have_the_kernels_encoding() {
+        let shown = |major, minor| encode_device(DeviceNumber { major, minor });
+        assert_eq!(shown(1, 3), 0x103);
+        assert_eq!(shown(8, 257), 0x0010_0801);
+        assert_eq!(shown(0xfff, 0xf_ffff), u32::MAX);
+    }
+
+    #[test]
+    fn an_inode_number_leads_back_to_its_inode() {
+        for id in [0, 1, u32::MAX] {
+            assert_eq!(inode_id(number(InodeId(id))), Some(InodeId(id)));
+        }
+        assert_eq!(inode_id(INodeNo(0)), None);
+        assert_eq!(inode_id(INodeNo(u64::MAX)), None);
+    }
+
+    #[test]
+    fn a_missing_name_has_inode_number_0() {
+        assert_eq!(nothing().ino.0, 0);
+    }
+
+    #[test]
+    fn faults_of_paths_have_their_own_errno() {
+        let table = [
+            (PathFault::NotFound, libc::ENOENT),
+            (PathFault::NotADirectory, libc::ENOTDIR),
+            (PathFault::IsADirectory, libc::EISDIR),
+            (PathFault::NotAFile, libc::EINVAL),
+            (PathFault::SymlinkLoop, libc::ELOOP),
+        ];
+        for (reason, expected) in table {
+            let error = Error::Path { path: "/x".into(), reason };
+            assert_eq!(errno(&error, "read", INodeNo(1)).code(), expected, "{reason}");
+        }
+    }
+
+    #[test]
+    fn x17_faults_of_the_data_are_eio() {
+        let changed = Error::Changed { what: "layer 0".into(), offset: 512 };
+        let refused = Error::io("cannot read 'a.tar'", std::io::Error::from_raw_os_error(libc::EACCES));
+        for fault in [changed, refused] {
+            assert_eq!(errno(&fault, "read", INodeNo(2)).code(), libc::EIO, "{fault}");
+        }
+    }
+}

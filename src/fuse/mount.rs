@@ -1,0 +1,480 @@
+//! Mounting, unmounting, and how long a mount lives.
+//!
+//! `fuser` can mount by itself and is not asked to: it turns commas in the file system's name into mount
+//! options, unmounts whatever lies at the path once its own mount is gone, and forgets why the helper
+//! refused. So the mount is made here, in the two ways there are, and `fuser` gets the descriptor. Who may
+//! mount (root, also that of a user namespace) calls `mount(2)`, where the name is an argument of its own;
+//! everybody else runs the setuid helper `fusermount3`, with the name escaped as it asks for.
+//!
+//! A mount ends when it is unmounted, by us or by anybody: the kernel then closes the conversation, the
+//! threads end, and [`Mounted::wait`] returns.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fuser::{Config, Session, SessionACL};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::process::{getgid, getuid};
+use rustix::thread::{CapabilitySet, capabilities};
+
+use super::{Activity, View, fusermount, holders, mounts};
+use crate::error::{Error, MountFault, Result};
+use crate::load::Tree;
+
+const DEVICE: &str = "/dev/fuse";
+/// Our type as the mount table shows it: FUSE and a subtype.
+const FILE_SYSTEM: &str = "fuse.imgmount";
+const SUBTYPE: &str = "imgmount";
+/// Longest name in the mount table in bytes. `mount(2)` takes a page for it; tools cut lines earlier.
+const FSNAME_MAX_BYTES: usize = 1024;
+/// Two threads at least, so that a slow read does not hold up a lookup.
+const THREADS_MIN: usize = 2;
+/// More threads than this wait for each other.
+const THREADS_MAX: usize = 16;
+/// How long a clean unmount may take to reach the threads. It takes milliseconds, unless another mount
+/// namespace has a copy of the mount; then they go on for it.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// How to mount. The default: read-only, no set-user-id, no devices, for the mounting user alone.
+#[derive(Debug, Clone, Default)]
+pub struct MountOptions {
+    /// What the mount table shows as the source: the image.
+    pub fsname: String,
+    /// Lets every user in. The kernel then checks modes and owners.
+    pub allow_other: bool,
+    /// Lets root in beside the mounting user. The kernel then checks modes and owners, and caches little.
+    pub allow_root: bool,
+    /// Has the kernel check modes and owners for the mounting user too.
+    pub default_permissions: bool,
+    /// Honours set-user-id and set-group-id bits.
+    pub suid: bool,
+    /// Makes devices usable.
+    pub dev: bool,
+    /// Lets nothing be run.
+    pub noexec: bool,
+    /// How many requests are worked on at a time; the default is one for each processor, 2 to 16.
+    pub threads: Option<usize>,
+    /// The caller means to unmount when [`Mounted::idle`] has reached this: use must become visible
+    /// within this time.
+    pub idle_timeout: Option<Duration>,
+}
+
+impl MountOptions {
+    /// Permission checks come with every wider audience (security X14).
+    fn checks_permissions(&self) -> bool {
+        self.default_permissions || self.allow_other || self.allow_root
+    }
+
+    /// FUSE knows one wider audience; narrowing it to root is done in the process.
+    fn lets_others_in(&self) -> bool {
+        self.allow_other || self.allow_root
+    }
+
+    fn flags(&self) -> MountFlags {
+        let mut flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+        flags.set(MountFlags::NOSUID, !self.suid);
+        flags.set(MountFlags::NODEV, !self.dev);
+        flags.set(MountFlags::NOEXEC, self.noexec);
+        flags
+    }
+
+    /// The data of `mount(2)`; Documentation/filesystems/fuse.rst. No text from outside gets in here.
+    fn kernel_options(&self, device: i32) -> String {
+        let (user, group) = (getuid().as_raw(), getgid().as_raw());
+        let fixed = format!("fd={device},rootmode=40000,user_id={user},group_id={group}");
+        [fixed].into_iter().chain(self.audience().map(str::to_owned)).collect::<Vec<_>>().join(",")
+    }
+
+    /// The argument of `fusermount3 -o`.
+    fn helper_options(&self) -> String {
+        let suid = if self.suid { "suid" } else { "nosuid" };
+        let dev = if self.dev { "dev" } else { "nodev" };
+        let name = escape(&self.source());
+        let fixed = format!("ro,{suid},{dev},fsname={name},subtype={SUBTYPE}");
+        let noexec = self.noexec.then_some("noexec");
+        let more = noexec.into_iter().chain(self.audience()).map(str::to_owned);
+        [fixed].into_iter().chain(more).collect::<Vec<_>>().join(",")
+    }
+
+    fn audience(&self) -> impl Iterator<Item = &'static str> {
+        let permissions = self.checks_permissions().then_some("default_permissions");
+        permissions.into_iter().chain(self.lets_others_in().then_some("allow_other"))
+    }
+
+    /// The name for the mount table: of bounded length, without what a terminal would obey.
+    fn source(&self) -> String {
+        if self.fsname.is_empty() {
+            return SUBTYPE.to_owned();
+        }
+        let fits = |(at, c): &(usize, char)| at + c.len_utf8() <= FSNAME_MAX_BYTES;
+        let characters = self.fsname.char_indices().take_while(fits).map(|(_, c)| c);
+        characters.map(|c| if c.is_control() { '?' } else { c }).collect()
+    }
+
+    fn thread_count(&self) -> usize {
+        let processors = || thread::available_parallelism().map_or(THREADS_MIN, usize::from);
+        self.threads.map_or_else(|| processors().clamp(THREADS_MIN, THREADS_MAX), |threads| threads.max(1))
+    }
+
+    fn session_config(&self) -> Config {
+        let mut config = Config::default();
+        config.n_threads = Some(self.thread_count());
+        // Each thread then opens the device for itself, which the helper's users may not be allowed to.
+        config.clone_fd = open_device().is_ok();
+        // The kernel keeps everybody out whom it should; only root is for the process to tell apart.
+        config.acl =
+            if self.allow_root && !self.allow_other { SessionACL::RootAndOwner } else { SessionACL::All };
+        config
+    }
+}
+
+/// A comma would begin another option, and a backslash an escape: libfuse, util/fusermount.c.
+fn escape(name: &str) -> String {
+    name.replace('\\', "\\\\").replace(',', "\\,")
+}
+
+/// A mounted tree. Dropping it unmounts, and detaches what is still in use.
+#[derive(Debug)]
+pub struct Mounted {
+    point: PathBuf,
+    /// The mount's number, to know it again in the mount table.
+    id: Option<u64>,
+    activity: Arc<Activity>,
+    end: Arc<End>,
+}
+
+/// Whether the conversation with the kernel is over.
+#[derive(Debug, Default)]
+struct End {
+    reached: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl End {
+    fn reach(&self) {
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) {
+        let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*reached {
+            reached = self.changed.wait(reached).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn wait_until(&self, deadline: Instant) -> bool {
+        let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*reached {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            (reached, _) = self.changed.wait_timeout(reached, left).unwrap_or_else(PoisonError::into_inner);
+        }
+        *reached
+    }
+}
+
+/// Checks, before anything expensive is done, that `dir` can be mounted on; returns it without links.
+///
+/// # Errors
+/// [`Error::Mount`] that says what is in the way: the directory, what is mounted there, no FUSE.
+pub fn check_mount_point(dir: &Path) -> Result<PathBuf> {
+    let fault = |reason| Error::Mount { dir: dir.display().to_string(), reason };
+    let point = dir.canonicalize().map_err(|cause| fault(directory_fault(cause)))?;
+    let metadata = fs::metadata(&point).map_err(|cause| fault(directory_fault(cause)))?;
+    if !metadata.is_dir() {
+        return Err(fault(MountFault::NotADirectory));
+    }
+    if mounts::topmost(&mounts::all()?, &point).is_some_and(|mount| mount.file_system == FILE_SYSTEM) {
+        return Err(fault(MountFault::AlreadyMounted));
+    }
+    if !Path::new(DEVICE).exists() {
+        return Err(fault(MountFault::NoDevice));
+    }
+    if !may_mount() && fusermount::find().is_none() {
+        return Err(fault(MountFault::NoHelper));
+    }
+    Ok(point)
+}
+
+fn directory_fault(cause: io::Error) -> MountFault {
+    match cause.raw_os_error() {
+        Some(libc::ENOTCONN) => MountFault::Dead,
+        Some(libc::ENOENT) => MountFault::NotFound,
+        Some(libc::ENOTDIR) => MountFault::NotADirectory,
+        _ => MountFault::Os { call: "cannot look at it", cause },
+    }
+}
+
+fn may_mount() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
+/// Mounts a tree on a directory, as [`check_mount_point`] returned it. When this returns, the tree has
+/// answered its first request.
+///
+/// # Errors
+/// [`Error::Mount`] when the kernel or the helper refuses; nothing is left mounted then.
+pub fn mount(tree: Arc<Tree>, dir: &Path, options: &MountOptions) -> Result<Mounted> {
+    let fault = |reason| Error::Mount { dir: dir.display().to_string(), reason };
+    let device = attach(dir, options).map_err(fault)?;
+    let id = mounts::topmost(&mounts::all().unwrap_or_default(), dir).map(|mount| mount.id);
+    let activity = Arc::new(Activity::new());
+    let mounted = Mounted { point: dir.to_owned(), id, activity: Arc::clone(&activity), end: Arc::default() };
+    // From here on dropping `mounted` cleans up.
+    let view = View::new(tree, options, activity);
+    serve(view, device, options, &mounted.end).map_err(|cause| {
+        mounted.end.reach();
+        fault(MountFault::Os { call: "FUSE", cause })
+    })?;
+    fs::metadata(dir).map_err(|cause| fault(MountFault::Os { call: "first request", cause }))?;
+    Ok(mounted)
+}
+
+fn attach(point: &Path, options: &MountOptions) -> Result<OwnedFd, MountFault> {
+    let device = match open_device() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(MountFault::NoDevice),
+        // Not being allowed to open it is no obstacle: the helper is.
+        Err(_) => return fusermount::mount(point, &options.helper_options()),
+        Ok(device) => device,
+    };
+    let data = CString::new(options.kernel_options(device.as_raw_fd())).unwrap_or_default();
+    match rustix::mount::mount(options.source(), point, FILE_SYSTEM, options.flags(), data.as_c_str()) {
+        Ok(()) => Ok(device.into()),
+        Err(Errno::PERM) => {
+            drop(device);
+            fusermount::mount(point, &options.helper_options())
+        }
+        Err(errno) => Err(MountFault::Os { call: "mount", cause: errno.into() }),
+    }
+}
+
+fn open_device() -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(DEVICE)
+}
+
+/// Shakes hands with the kernel and starts the threads that answer it.
+fn serve(view: View, device: OwnedFd, options: &MountOptions, end: &Arc<End>) -> io::Result<()> {
+    let config = options.session_config();
+    let session = Session::from_fd(view, device, config.acl, config)?;
+    let end = Arc::clone(end);
+    thread::Builder::new().name("fuse".into()).spawn(move || {
+        if let Err(error) = session.run() {
+            log::error!("the conversation with the kernel broke off: {error}");
+        }
+        end.reach();
+    })?;
+    Ok(())
+}
+
+impl Mounted {
+    /// Where it is mounted.
+    #[must_use]
+    pub fn point(&self) -> &Path {
+        &self.point
+    }
+
+    /// Waits until it is no longer mounted anywhere, by whomever.
+    pub fn wait(&self) {
+        self.end.wait();
+    }
+
+    /// Time since the kernel last asked for something.
+    #[must_use]
+    pub fn idle(&self) -> Duration {
+        self.activity.idle()
+    }
+
+    /// Unmounts. Does nothing when somebody did already.
+    ///
+    /// # Errors
+    /// [`MountFault::Busy`] with who uses it, or what the system says.
+    pub fn unmount(&self) -> Result<()> {
+        if !self.is_there() {
+            return Ok(());
+        }
+        detach(&self.point, UnmountFlags::empty())?;
+        self.end.wait_until(Instant::now() + GOODBYE);
+        Ok(())
+    }
+
+    /// Takes it out of the directory tree though it is in use. Who has files open keeps them as long as
+    /// this process lives.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn unmount_lazily(&self) -> Result<()> {
+        if self.is_there() { detach(&self.point, UnmountFlags::DETACH) } else { Ok(()) }
+    }
+
+    /// Whether what shows at the mount point is still this mount: after somebody unmounted it, the
+    /// path may lead to another.
+    fn is_there(&self) -> bool {
+        let table = mounts::all().unwrap_or_default();
+        mounts::topmost(&table, &self.point).map(|mount| mount.id) == self.id
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = self.unmount().or_else(|_| self.unmount_lazily()) {
+            log::error!("{error}");
+        }
+    }
+}
+
+/// Unmounts what an imgmount process, alive or not, has mounted on a directory.
+///
+/// # Errors
+/// [`Error::Mount`]: not mounted, something else mounted there, or in use, with who uses it.
+pub fn unmount(dir: &Path) -> Result<()> {
+    let point = canonicalize_mounted(dir)?;
+    let fault = |reason| Error::Mount { dir: dir.display().to_string(), reason };
+    match mounts::topmost(&mounts::all()?, &point) {
+        None => Err(fault(MountFault::NotMounted)),
+        Some(mount) if mount.file_system != FILE_SYSTEM => {
+            Err(fault(MountFault::OtherMount(mount.file_system.clone())))
+        }
+        Some(_) => detach(&point, UnmountFlags::empty()),
+    }
+}
+
+/// A mount point's path without links. The mount itself may be dead or closed to this user, so its own name
+/// is not followed where that fails.
+fn canonicalize_mounted(dir: &Path) -> Result<PathBuf> {
+    let failed = |cause| Error::Mount { dir: dir.display().to_string(), reason: directory_fault(cause) };
+    let cause = match dir.canonicalize() {
+        Ok(point) => return Ok(point),
+        Err(cause) => cause,
+    };
+    let absolute = std::path::absolute(dir).map_err(failed)?;
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) if cause.kind() != io::ErrorKind::NotFound => {
+            Ok(parent.canonicalize().map_err(failed)?.join(name))
+        }
+        _ => Err(failed(cause)),
+    }
+}
+
+fn detach(point: &Path, flags: UnmountFlags) -> Result<()> {
+    let fault = |reason| Error::Mount { dir: point.display().to_string(), reason };
+    let busy = || fault(MountFault::Busy(holders::find(point)));
+    match rustix::mount::unmount(point, flags | UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(()),
+        Err(Errno::BUSY) => Err(busy()),
+        Err(Errno::PERM) => fusermount::unmount(point, flags.contains(UnmountFlags::DETACH))
+            .map_err(|reason| reason.map_or_else(busy, fault)),
+        // It was a mount point when the caller looked.
+        Err(Errno::INVAL) => Err(fault(MountFault::NotMounted)),
+        Err(errno) => Err(fault(MountFault::Os { call: "umount", cause: errno.into() })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(fsname: &str) -> MountOptions {
+        MountOptions { fsname: fsname.into(), ..MountOptions::default() }
+    }
+
+    #[test]
+    fn x13_a_mount_is_read_only_without_setuid_and_devices() {
+        let expected = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+        assert_eq!(named("a").flags(), expected);
+        assert!(named("a").helper_options().starts_with("ro,nosuid,nodev,"));
+    }
+
+    #[test]
+    fn x13_setuid_and_devices_are_to_be_had_one_by_one() {
+        let suid = MountOptions { suid: true, ..named("a") };
+        assert_eq!(suid.flags(), MountFlags::RDONLY | MountFlags::NODEV);
+        assert!(suid.helper_options().starts_with("ro,suid,nodev,"));
+        let dev = MountOptions { dev: true, noexec: true, ..named("a") };
+        assert_eq!(dev.flags(), MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NOEXEC);
+    }
+
+    #[test]
+    fn x14_a_wider_audience_brings_permission_checks() {
+        let others = MountOptions { allow_other: true, ..named("a") };
+        let root = MountOptions { allow_root: true, ..named("a") };
+        for options in [others, root] {
+            assert!(options.kernel_options(3).ends_with(",default_permissions,allow_other"), "{options:?}");
+            assert!(options.helper_options().ends_with(",default_permissions,allow_other"), "{options:?}");
+        }
+        assert!(!named("a").kernel_options(3).contains("allow_other"));
+        assert!(!named("a").kernel_options(3).contains("default_permissions"));
+    }
+
+    #[test]
+    fn an_image_name_cannot_become_an_option() {
+        let options = named("a,suid,dev\\,b.tar").helper_options();
+        assert_eq!(options, r"ro,nosuid,nodev,fsname=a\,suid\,dev\\\,b.tar,subtype=imgmount");
+        assert!(!named("a,allow_other").kernel_options(3).contains("allow_other"));
+    }
+
+    #[test]
+    fn x19_an_image_name_cannot_steer_a_terminal() {
+        assert_eq!(named("a\x1b[2J\n.tar").source(), "a?[2J?.tar");
+    }
+
+    #[test]
+    fn an_image_name_in_the_mount_table_is_bounded_and_never_empty() {
+        assert_eq!(named("").source(), "imgmount");
+        assert_eq!(named(&"é".repeat(600)).source(), "é".repeat(512));
+    }
+
+    #[test]
+    fn a_single_thread_is_enough_when_asked_for() {
+        assert_eq!(MountOptions { threads: Some(0), ..named("a") }.thread_count(), 1);
+        assert!((THREADS_MIN..=THREADS_MAX).contains(&named("a").thread_count()));
+    }
+
+    #[test]
+    fn allow_root_is_enforced_here_and_allow_other_by_the_kernel() {
+        let root = MountOptions { allow_root: true, ..named("a") };
+        assert_eq!(root.session_config().acl, SessionACL::RootAndOwner);
+        let both = MountOptions { allow_other: true, ..root };
+        assert_eq!(both.session_config().acl, SessionACL::All);
+    }
+
+    #[test]
+    fn a_mount_point_that_is_missing_or_a_file_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, b"").unwrap();
+        let reason = |path: &Path| match check_mount_point(path).unwrap_err() {
+            Error::Mount { reason, .. } => reason,
+            other => panic!("{other}"),
+        };
+        assert!(matches!(reason(&directory.path().join("none")), MountFault::NotFound));
+        assert!(matches!(reason(&file), MountFault::NotADirectory));
+        assert!(matches!(reason(&file.join("below")), MountFault::NotADirectory));
+    }
+
+    #[test]
+    fn a_dead_mount_is_told_from_a_missing_directory() {
+        let dead = io::Error::from_raw_os_error(libc::ENOTCONN);
+        assert!(matches!(directory_fault(dead), MountFault::Dead));
+    }
+
+    #[test]
+    fn only_our_own_mounts_are_unmounted() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = unmount(directory.path()).unwrap_err();
+        assert!(matches!(error, Error::Mount { reason: MountFault::NotMounted, .. }), "{error}");
+        let error = unmount(Path::new("/proc")).unwrap_err();
+        assert!(
+            matches!(&error, Error::Mount { reason: MountFault::OtherMount(kind), .. } if kind == "proc")
+        );
+    }
+}
