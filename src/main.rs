@@ -1,3 +1,9 @@
-//! The `imgmount` program.
+//! The `imgmount` program: see `cli`.
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main(std::env::args_os())
+}

@@ -1,6 +1,174 @@
-//! The command line: the only printers. One file a command.
+//! The command line: arguments in, text out, one file a command.
+//!
+//! This module owns exit codes, the shape of error messages and hints. Nothing but this folder prints.
 
-pub(crate) mod daemon;
-pub(crate) mod mount;
-pub(crate) mod options;
-pub(crate) mod umount;
+mod args;
+mod cat;
+mod daemon;
+mod inspect;
+mod ls;
+mod mount;
+mod options;
+mod output;
+mod progress;
+mod umount;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{ArgAction, Parser, Subcommand};
+
+use imgmount::error::Error;
+
+/// Failure or wrong usage.
+const FAILURE: u8 = 2;
+
+/// Mount container images as read-only trees, and read them without mounting
+#[derive(Debug, Parser)]
+#[command(name = "imgmount", version, disable_help_subcommand = true)]
+#[command(override_usage = "imgmount IMAGE DIR [OPTIONS]\n       imgmount COMMAND ...")]
+#[command(after_help = IMAGE_HELP)]
+pub(crate) struct Cli {
+    /// Say more: what is done, and merge warnings; twice for everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const IMAGE_HELP: &str = "\
+An IMAGE is [TRANSPORT:]PATH[:REF | @INDEX]: a docker-archive, an OCI layout as a directory or an archive,
+a skopeo dir:, each as it is or compressed as a whole, or - for standard input.
+TRANSPORT is docker-archive, oci, oci-archive or dir; without it the content decides.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Mount(Box<mount::MountArgs>),
+    Umount(umount::UmountArgs),
+    Ls(ls::LsArgs),
+    Cat(cat::CatArgs),
+    Inspect(inspect::InspectArgs),
+}
+
+/// Runs the program: parses `arguments` (the first is the program's name), sets up logging, does what is
+/// asked and gives the exit code: 0 done, 1 a negative answer, 2 failure or wrong usage.
+pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(with_command(arguments.into_iter().collect())) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    init_log(cli.verbose, cli.quiet);
+    let result = match cli.command {
+        Command::Mount(args) => mount::run(*args),
+        Command::Umount(args) => umount::run(&args),
+        Command::Ls(args) => ls::run(&args),
+        Command::Cat(args) => cat::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+    };
+    result.unwrap_or_else(|error| fail(&error))
+}
+
+/// `imgmount IMAGE DIR` is short for `imgmount mount IMAGE DIR`.
+fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    use clap::CommandFactory as _;
+    let first = arguments.iter().skip(1).find(|argument| !argument.as_encoded_bytes().starts_with(b"-"));
+    let command = Cli::command();
+    let named = |name: &OsString| command.get_subcommands().any(|command| command.get_name() == name);
+    // A lone `-` is standard input, so it begins `imgmount - DIR`.
+    let stdin = arguments.iter().skip(1).any(|argument| argument == "-");
+    if first.is_some_and(|first| !named(first)) || (first.is_none() && stdin) {
+        arguments.insert(1, OsString::from("mount"));
+    }
+    arguments
+}
+
+/// Help and version go to standard output and are a success; wrong usage is told as every error is.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // Nobody is left to be told when even this cannot be written.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.render().to_string();
+    complain(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
+    ExitCode::from(FAILURE)
+}
+
+fn init_log(verbose: u8, quiet: bool) {
+    let level = match (quiet, verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "info",
+        (false, _) => "debug",
+    };
+    let environment =
+        env_logger::Env::new().filter_or("IMGMOUNT_LOG", level).write_style("IMGMOUNT_LOG_STYLE");
+    env_logger::Builder::from_env(environment)
+        .format(|out, record| {
+            let level = record.level().as_str().to_ascii_lowercase();
+            writeln!(out, "imgmount: {level}: {}", record.args())
+        })
+        .init();
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    if is_broken_pipe(error) {
+        return ExitCode::SUCCESS;
+    }
+    complain(&chain(error));
+    if let Some(hint) = hint(error) {
+        note(&hint);
+    }
+    ExitCode::from(FAILURE)
+}
+
+/// Whoever read our output has seen enough.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// The error and its causes, leaving out those that the one before already tells.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+/// The next step, where there is one.
+fn hint(error: &anyhow::Error) -> Option<String> {
+    let hint = match error.downcast_ref::<Error>()? {
+        Error::Mount { dir, reason } => return mount::hint(dir, reason),
+        Error::Ambiguous { .. } => "select one as PATH:NAME or PATH@INDEX, or with --image",
+        Error::NoSuchImage { .. } => "names are matched whole, or by tag where that is unique",
+        Error::NoPlatform { .. } => "select one with --platform",
+        Error::Mismatch { .. } | Error::Decompress { .. } | Error::Tar { .. } => {
+            "the image is damaged or was changed; --verify off shows what can be had of it"
+        }
+        Error::MissingBlob { .. } => "the image was saved without it, or for another platform",
+        Error::Strict { .. } => "`imgmount inspect` lists all warnings; without --strict they are accepted",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+#[expect(clippy::print_stderr, reason = "this is where errors are told")]
+fn complain(text: &str) {
+    eprintln!("imgmount: {text}");
+}
+
+#[expect(clippy::print_stderr, reason = "this is where hints are told")]
+fn note(hint: &str) {
+    eprintln!("hint: {hint}");
+}

@@ -23,10 +23,11 @@ use anyhow::{Context, anyhow};
 use clap::ValueEnum;
 use imgmount::error::{Error, MountFault};
 use imgmount::fuse::{self, MountOptions, Mounted};
-use imgmount::load::Tree;
+use imgmount::load::LayerRange;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::args::ImageArgs;
 use super::daemon::{self, Side, Waiting};
 use super::options::{parse_bytes, parse_duration, split_list};
 
@@ -68,9 +69,9 @@ const IGNORED: [&str; 27] = [
 /// and goes on in the background until DIR is unmounted.
 #[derive(Debug, clap::Args)]
 pub(crate) struct MountArgs {
-    /// What to mount, and how to read it
-    #[command(flatten)]
-    pub(crate) load: LoadArgs,
+    /// The image: [TRANSPORT:]PATH[:REF | @INDEX]
+    #[arg(value_name = "IMAGE")]
+    pub(crate) reference: OsString,
     /// Where to mount it: a directory
     pub(crate) dir: PathBuf,
     /// Stay in the foreground
@@ -90,61 +91,11 @@ pub(crate) struct MountArgs {
     /// unasked.
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub(crate) options: Vec<String>,
+    #[command(flatten)]
+    pub(crate) image: ImageArgs,
     /// What `-o` says to the kernel.
     #[arg(skip)]
     pub(crate) kernel: MountOptions,
-}
-
-/// Which image, and how to read it.
-#[derive(Debug, clap::Args)]
-pub(crate) struct LoadArgs {
-    /// The image: [TRANSPORT:]PATH[:REF | @INDEX]
-    #[arg(value_name = "IMAGE")]
-    pub(crate) reference: OsString,
-    /// Select an image by its name, where PATH has colons or the name has slashes
-    #[arg(long, value_name = "REF")]
-    pub(crate) image: Option<String>,
-    /// Select the image for os/arch[/variant]
-    #[arg(long, value_name = "PLATFORM")]
-    pub(crate) platform: Option<String>,
-    /// Whether bytes are checked against the image's digests
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) verify: Verify,
-    /// Memory for file contents, as 256M or 1G
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "256M")]
-    pub(crate) cache_size: u64,
-    /// Keep nothing on disk
-    #[arg(long)]
-    pub(crate) no_cache: bool,
-    /// Where container runtimes and the specification differ, whom to follow
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) semantics: Semantics,
-    /// Refuse images that merge only with warnings
-    #[arg(long)]
-    pub(crate) strict: bool,
-    /// Follow symbolic links to directories while merging
-    #[arg(long)]
-    pub(crate) follow_dirlinks: bool,
-}
-
-/// Whether bytes are checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum Verify {
-    /// Every byte, before it is served
-    #[default]
-    Full,
-    /// None
-    Off,
-}
-
-/// Whose rules merge the layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum Semantics {
-    /// As container runtimes do
-    #[default]
-    Runtime,
-    /// As the OCI specification says
-    Oci,
 }
 
 impl MountArgs {
@@ -186,9 +137,9 @@ impl MountArgs {
             "allow_root" => self.kernel.allow_root = true,
             "default_permissions" => self.kernel.default_permissions = true,
             "foreground" => self.foreground = true,
-            "no-cache" => self.load.no_cache = true,
-            "strict" => self.load.strict = true,
-            "follow-dirlinks" => self.load.follow_dirlinks = true,
+            "no-cache" => self.image.no_cache = true,
+            "strict" => self.image.strict = true,
+            "follow-dirlinks" => self.image.follow_dirlinks = true,
             "image" | "platform" | "verify" | "cache-size" | "semantics" | "idle-timeout" | "log-file" => {
                 return Err(format!("'{name}' needs a value"));
             }
@@ -199,11 +150,11 @@ impl MountArgs {
 
     fn fold_value(&mut self, name: &str, value: &str) -> Result<(), String> {
         match name {
-            "image" => self.load.image = Some(value.to_owned()),
-            "platform" => self.load.platform = Some(value.to_owned()),
-            "verify" => self.load.verify = one_of(value)?,
-            "cache-size" => self.load.cache_size = parse_bytes(value)?,
-            "semantics" => self.load.semantics = one_of(value)?,
+            "image" => self.image.image = Some(value.to_owned()),
+            "platform" => self.image.platform = Some(value.to_owned()),
+            "verify" => self.image.verify = one_of(value)?,
+            "cache-size" => self.image.cache_size = parse_bytes(value)?,
+            "semantics" => self.image.semantics = one_of(value)?,
             "idle-timeout" => self.idle_timeout = Some(parse_duration(value)?),
             "log-file" => self.log_file = Some(value.into()),
             _ => return Err("not known, or takes no value".to_owned()),
@@ -213,7 +164,7 @@ impl MountArgs {
 
     fn mount_options(&self) -> MountOptions {
         MountOptions {
-            fsname: self.load.reference.to_string_lossy().into_owned(),
+            fsname: self.reference.to_string_lossy().into_owned(),
             idle_timeout: self.idle_timeout,
             ..self.kernel.clone()
         }
@@ -238,10 +189,7 @@ fn one_of<T: ValueEnum>(value: &str) -> Result<T, String> {
 /// # Errors
 /// Whatever keeps the image from being mounted; where this process is the background one, it has been
 /// printed by the time the parent returns.
-pub(crate) fn run(
-    mut args: MountArgs,
-    load: impl FnOnce(&LoadArgs) -> anyhow::Result<Arc<Tree>>,
-) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(mut args: MountArgs) -> anyhow::Result<ExitCode> {
     args.fold_options()?;
     let dir = fuse::check_mount_point(&args.dir)?;
     let log = args.log_file.as_ref().map(open_log).transpose()?;
@@ -252,7 +200,7 @@ pub(crate) fn run(
             Side::Child(parent) => Some(parent),
         },
     };
-    let tree = load(&args.load)?;
+    let tree = Arc::new(args.image.load(&args.reference, LayerRange::All)?);
     // Before the mount exists, so that no signal can leave a dead one behind.
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
     let mounted = Arc::new(fuse::mount(tree, &dir, &args.mount_options())?);

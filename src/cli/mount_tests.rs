@@ -25,8 +25,8 @@ fn flags(list: &str) -> (bool, bool, bool) {
 fn without_options_everything_is_off() {
     let args = parse(&["a.tar", "/mnt"]);
     assert!(!args.foreground && args.idle_timeout.is_none() && args.log_file.is_none());
-    assert_eq!((args.load.verify, args.load.semantics), (Verify::Full, Semantics::Runtime));
-    assert_eq!(args.load.cache_size, 256 << 20);
+    assert_eq!((args.image.verify, args.image.semantics), (Verify::Full, Semantics::Runtime));
+    assert_eq!(args.image.cache_size, 256 << 20);
     let options = args.mount_options();
     assert_eq!(options.fsname, "a.tar");
     assert!(!options.allow_other && !options.allow_root && !options.suid && !options.dev);
@@ -74,10 +74,10 @@ fn values_by_their_long_names() {
     let list =
         "platform=linux/arm64,image=a:b,verify=off,cache-size=1M,semantics=oci,idle-timeout=5m,log-file=/l";
     let args = with_options(list).unwrap();
-    assert_eq!(args.load.platform.as_deref(), Some("linux/arm64"));
-    assert_eq!(args.load.image.as_deref(), Some("a:b"));
-    assert_eq!((args.load.verify, args.load.semantics), (Verify::Off, Semantics::Oci));
-    assert_eq!(args.load.cache_size, 1 << 20);
+    assert_eq!(args.image.platform.as_deref(), Some("linux/arm64"));
+    assert_eq!(args.image.image.as_deref(), Some("a:b"));
+    assert_eq!((args.image.verify, args.image.semantics), (Verify::Off, Semantics::Oci));
+    assert_eq!(args.image.cache_size, 1 << 20);
     assert_eq!(args.idle_timeout, Some(Duration::from_secs(300)));
     assert_eq!(args.log_file, Some(PathBuf::from("/l")));
 }
@@ -85,7 +85,7 @@ fn values_by_their_long_names() {
 #[test]
 fn flags_by_their_long_names() {
     let args = with_options("foreground,no-cache,strict,follow-dirlinks").unwrap();
-    assert!(args.foreground && args.load.no_cache && args.load.strict && args.load.follow_dirlinks);
+    assert!(args.foreground && args.image.no_cache && args.image.strict && args.image.follow_dirlinks);
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn several_lists_add_up() {
     let mut args = parse(&["a.tar", "/mnt", "-o", "rw,suid", "-o", "dev,platform=a/b"]);
     args.fold_options().unwrap();
     assert!(args.kernel.dev && !args.kernel.suid);
-    assert_eq!(args.load.platform.as_deref(), Some("a/b"));
+    assert_eq!(args.image.platform.as_deref(), Some("a/b"));
 }
 
 #[test]

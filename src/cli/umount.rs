@@ -1,6 +1,7 @@
 //! `imgmount umount DIR`.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 /// Unmount an image
 ///
@@ -12,6 +13,7 @@ pub(crate) struct UmountArgs {
 }
 
 /// Unmounts.
-pub(crate) fn run(args: &UmountArgs) -> anyhow::Result<()> {
-    Ok(imgmount::fuse::unmount(&args.dir)?)
+pub(crate) fn run(args: &UmountArgs) -> anyhow::Result<ExitCode> {
+    imgmount::fuse::unmount(&args.dir)?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,179 @@
+//! Options that every command that opens an image takes, and how they become an engine.
+//!
+//! This module owns their names and defaults, and is the only reader of the environment.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+
+use super::options::parse_bytes;
+use super::progress::Bars;
+use imgmount::image::Platform;
+use imgmount::layer::index::Verify;
+use imgmount::layer::store::Store;
+use imgmount::load::{Engine, EngineOptions, LayerRange, Progress, Tree, TreeOptions};
+use imgmount::rootfs::{MergeOptions, Semantics};
+use imgmount::source::OpenedImage;
+use imgmount::source::reference::Reference;
+
+/// How an image is opened and merged.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ImageArgs {
+    /// Select an image by name or @INDEX, where PATH has colons or the name has slashes
+    #[arg(long, value_name = "REF")]
+    pub(crate) image: Option<String>,
+    /// Select the image for OS/ARCH[/VARIANT] instead of this machine's
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<String>,
+    /// What is checked against the image's digests
+    #[arg(long, value_name = "WHAT", default_value = "full")]
+    pub(crate) verify: VerifyMode,
+    /// Memory for decompressed data, with K, M or G
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "256M")]
+    pub(crate) cache_size: u64,
+    /// Keep nothing on disk
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+    /// Merge layers as runtimes do, or to the letter of the OCI specification
+    #[arg(long, value_name = "WHOSE", default_value = "runtime")]
+    pub(crate) semantics: SemanticsMode,
+    /// Refuse an image that merges only with warnings
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Let entries go through symbolic links of lower layers, as umoci does
+    #[arg(long)]
+    pub(crate) follow_dirlinks: bool,
+}
+
+/// `--verify`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VerifyMode {
+    /// Every digest, size and span
+    #[default]
+    Full,
+    /// Nothing; a damaged image shows what can be had of it
+    Off,
+}
+
+/// `--semantics`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SemanticsMode {
+    /// What a container would see
+    #[default]
+    Runtime,
+    /// What the specification says
+    Oci,
+}
+
+/// Which layers make the tree.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct LayerArgs {
+    /// That layer alone, counted from 0
+    #[arg(long, value_name = "N", conflicts_with = "upto")]
+    pub(crate) layer: Option<u16>,
+    /// The state after layer N, counted from 0
+    #[arg(long, value_name = "N")]
+    pub(crate) upto: Option<u16>,
+}
+
+impl LayerArgs {
+    /// The layers that were asked for.
+    pub(crate) fn range(&self) -> LayerRange {
+        match (self.layer, self.upto) {
+            (Some(layer), _) => LayerRange::Only(layer),
+            (None, Some(upto)) => LayerRange::Upto(upto),
+            (None, None) => LayerRange::All,
+        }
+    }
+}
+
+/// An image that was found, not yet read, and the engine to read it with.
+pub(crate) struct Opened {
+    pub(crate) engine: Engine,
+    /// What kind of place it was found in.
+    pub(crate) format: &'static str,
+    pub(crate) image: OpenedImage,
+}
+
+impl ImageArgs {
+    /// Finds the image that `text` names.
+    pub(crate) fn open(&self, text: &OsStr) -> Result<Opened> {
+        let reference = Reference::parse(text, self.image.as_deref())?;
+        let platform = self.platform.as_deref().map(str::parse::<Platform>).transpose()?;
+        if self.verify == VerifyMode::Off {
+            log::warn!("--verify off: nothing is checked against the image's digests");
+        }
+        let engine = Engine::new(EngineOptions {
+            verify: match self.verify {
+                VerifyMode::Full => Verify::Full,
+                VerifyMode::Off => Verify::Off,
+            },
+            cache_bytes: usize::try_from(self.cache_size).unwrap_or(usize::MAX),
+            store: self.store(),
+            progress: Some(Arc::new(Bars::default()) as Arc<dyn Progress>),
+            ..EngineOptions::default()
+        });
+        let source = engine.open(&reference)?;
+        let image = source.image(&reference.selection, platform.as_ref())?;
+        Ok(Opened { engine, format: source.kind(), image })
+    }
+
+    /// Finds, indexes and merges the image that `text` names.
+    pub(crate) fn load(&self, text: &OsStr, layers: LayerRange) -> Result<Tree> {
+        let Opened { engine, image, .. } = self.open(text)?;
+        let tree = engine.load(image, &self.tree_options(layers))?;
+        report_warnings(&tree);
+        Ok(tree)
+    }
+
+    /// How layers are merged.
+    pub(crate) fn tree_options(&self, layers: LayerRange) -> TreeOptions {
+        let semantics = match self.semantics {
+            SemanticsMode::Runtime => Semantics::Runtime,
+            SemanticsMode::Oci => Semantics::Oci,
+        };
+        TreeOptions {
+            layers,
+            merge: MergeOptions { semantics, follow_dirlinks: self.follow_dirlinks },
+            strict: self.strict,
+        }
+    }
+
+    /// The index store. A cache that cannot be used costs time, not the answer.
+    fn store(&self) -> Option<Store> {
+        if self.no_cache {
+            return None;
+        }
+        let directory = cache_directory().map_err(|error| log::warn!("{error:#}")).ok()?;
+        Store::open(&directory).map_err(|error| log::warn!("nothing will be kept on disk: {error}")).ok()
+    }
+}
+
+/// Merge warnings are many on some images and change nothing: a count, and the list with `-v`.
+pub(crate) fn report_warnings(tree: &Tree) {
+    for (layer, warning) in tree.warnings() {
+        log::info!("layer {}: {}: {}", layer.0, imgmount::path::escape(&warning.path), warning.kind);
+    }
+    if !tree.warnings().is_empty() {
+        log::info!("{} warning(s) while merging", tree.warnings().len());
+    }
+}
+
+/// `IMGMOUNT_CACHE_DIR`, or `imgmount` in the user's cache directory (XDG Base Directory Specification).
+pub(crate) fn cache_directory() -> Result<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(directory) = set("IMGMOUNT_CACHE_DIR") {
+        return std::path::absolute(directory).context("IMGMOUNT_CACHE_DIR");
+    }
+    // The specification has relative values ignored.
+    if let Some(directory) = set("XDG_CACHE_HOME").filter(|directory| directory.is_absolute()) {
+        return Ok(directory.join("imgmount"));
+    }
+    match set("HOME") {
+        Some(home) => Ok(home.join(".cache/imgmount")),
+        None => bail!("no place for the cache: HOME, XDG_CACHE_HOME and IMGMOUNT_CACHE_DIR are unset"),
+    }
+}

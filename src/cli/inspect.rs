@@ -1,0 +1,159 @@
+//! `imgmount inspect`: what an image is, layer by layer, and what is odd about it.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::args::{ImageArgs, Opened};
+use super::output::{json_line, stdout};
+use imgmount::image::ImageInfo;
+use imgmount::load::{LayerRange, Tree};
+use imgmount::path::escape;
+
+/// Show what an image is: format, digests, platform, config, layers, warnings
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The image
+    image_name: OsString,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    image: ImageArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    format: &'static str,
+    names: &'a [String],
+    manifest_digest: Option<String>,
+    config_digest: String,
+    platform: Option<String>,
+    created: Option<&'a str>,
+    config: &'a Value,
+    layers: Vec<LayerReport<'a>>,
+    warnings: Vec<WarningReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct LayerReport<'a> {
+    layer: u16,
+    diff_id: String,
+    digest: Option<String>,
+    media_type: Option<&'a str>,
+    compression: &'static str,
+    size: u64,
+    tar_size: u64,
+    entries: u32,
+    created_by: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize)]
+struct WarningReport {
+    layer: u16,
+    path: String,
+    kind: String,
+    message: String,
+}
+
+pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
+    let Opened { engine, format, image } = args.image.open(&args.image_name)?;
+    let info = image.info.clone();
+    let tree = engine.load(image, &args.image.tree_options(LayerRange::All))?;
+    let report = report(format, &info, &tree);
+    let mut out = stdout();
+    if args.json {
+        json_line(&mut out, &report)?;
+    } else {
+        print(&report, &mut out)?;
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report<'a>(format: &'static str, info: &'a ImageInfo, tree: &'a Tree) -> Report<'a> {
+    let layers = (0..).zip(tree.layers()).map(|(at, layer)| LayerReport {
+        layer: at,
+        diff_id: layer.diff_id.to_string(),
+        digest: layer.digest.map(|digest| digest.to_string()),
+        media_type: layer.media_type.as_deref(),
+        compression: layer.compression.name(),
+        size: layer.blob_bytes,
+        tar_size: layer.tar_bytes,
+        entries: layer.entries,
+        created_by: layer.created_by.as_deref(),
+    });
+    let warnings = tree.warnings().iter().map(|(layer, warning)| WarningReport {
+        layer: layer.0,
+        path: String::from_utf8_lossy(&warning.path).into_owned(),
+        kind: warning.kind.name(),
+        message: warning.kind.to_string(),
+    });
+    Report {
+        format,
+        names: &info.names,
+        manifest_digest: info.manifest_digest.map(|digest| digest.to_string()),
+        config_digest: info.config_digest.to_string(),
+        platform: info.platform.as_ref().map(ToString::to_string),
+        created: info.config.created.as_deref(),
+        config: &info.config.runtime,
+        layers: layers.collect(),
+        warnings: warnings.collect(),
+    }
+}
+
+fn print(report: &Report<'_>, out: &mut impl Write) -> io::Result<()> {
+    let mut field = |name: &str, value: &str| writeln!(out, "{name:<10}{}", escape(value.as_bytes()));
+    field("Format:", report.format)?;
+    for name in report.names {
+        field("Name:", name)?;
+    }
+    if let Some(digest) = &report.manifest_digest {
+        field("Manifest:", digest)?;
+    }
+    field("Config:", &report.config_digest)?;
+    field("Platform:", report.platform.as_deref().unwrap_or("unknown"))?;
+    field("Created:", report.created.unwrap_or("unknown"))?;
+    print_config(report.config, out)?;
+    writeln!(out, "\nLayers:")?;
+    for layer in &report.layers {
+        let LayerReport { layer: at, diff_id, compression, size, tar_size, entries, .. } = layer;
+        writeln!(out, "{at:>4}  {diff_id}  {compression}, {size} of {tar_size} bytes, {entries} entries")?;
+        if let Some(digest) = &layer.digest {
+            writeln!(out, "      blob {digest}")?;
+        }
+        writeln!(out, "      {}", escape(layer.created_by.unwrap_or("unknown command").as_bytes()))?;
+    }
+    if report.warnings.is_empty() {
+        return writeln!(out, "\nNo warnings.");
+    }
+    writeln!(out, "\n{} warning(s):", report.warnings.len())?;
+    for warning in &report.warnings {
+        let path = escape(warning.path.as_bytes());
+        writeln!(out, "  layer {}: {path}: {} ({})", warning.layer, warning.message, warning.kind)?;
+    }
+    Ok(())
+}
+
+/// What a runtime would start, a line for each thing that is set.
+fn print_config(config: &Value, out: &mut impl Write) -> io::Result<()> {
+    let Some(config) = config.as_object() else { return Ok(()) };
+    for (name, value) in config {
+        let empty = match value {
+            Value::Null => true,
+            Value::String(text) => text.is_empty(),
+            Value::Array(items) => items.is_empty(),
+            Value::Object(fields) => fields.is_empty(),
+            Value::Bool(_) | Value::Number(_) => false,
+        };
+        if !empty {
+            writeln!(out, "  {}: {}", escape(name.as_bytes()), escape(value.to_string().as_bytes()))?;
+        }
+    }
+    Ok(())
+}

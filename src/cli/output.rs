@@ -1,0 +1,184 @@
+//! What commands print: escaped text, JSON lines, and the entry that docs/json.md describes.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufWriter, StdoutLock, Write};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::Serialize;
+
+use imgmount::layer::entry::{DeviceNumber, Timestamp};
+use imgmount::load::Tree;
+use imgmount::rootfs::{InodeId, InodeKind};
+
+/// Standard output, buffered. Must be flushed.
+pub(crate) fn stdout() -> BufWriter<StdoutLock<'static>> {
+    BufWriter::with_capacity(64 << 10, io::stdout().lock())
+}
+
+/// One JSON value on a line of its own.
+pub(crate) fn json_line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    out.write_all(b"\n")
+}
+
+/// An entry of a tree, as cli.md fixes it.
+#[derive(Debug, Serialize)]
+pub(crate) struct JsonEntry {
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_b64: Option<String>,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    mode: String,
+    uid: u32,
+    gid: u32,
+    size: u64,
+    mtime: String,
+    nlink: u32,
+    target: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target_b64: Option<String>,
+    rdev: Option<String>,
+    xattrs: BTreeMap<String, String>,
+    layer: u16,
+    diff_id: Option<String>,
+}
+
+impl JsonEntry {
+    /// The entry for an inode under the path it was found by. `None` for an inode that is not there.
+    pub(crate) fn new(tree: &Tree, path: &[u8], id: InodeId) -> Option<Self> {
+        let rootfs = tree.rootfs();
+        let inode = rootfs.inode(id)?;
+        let target = rootfs.target(id);
+        let xattrs = rootfs.xattrs(id);
+        let xattrs = xattrs
+            .iter()
+            .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), BASE64.encode(value)))
+            .collect();
+        Some(JsonEntry {
+            path: String::from_utf8_lossy(path).into_owned(),
+            path_b64: base64_unless_utf8(path),
+            kind: type_name(inode.kind),
+            mode: format!("{:04o}", inode.meta.mode),
+            uid: inode.meta.uid,
+            gid: inode.meta.gid,
+            size: rootfs.size(id),
+            mtime: rfc3339(inode.meta.mtime),
+            nlink: inode.nlink,
+            target: target.map(|target| String::from_utf8_lossy(target).into_owned()),
+            target_b64: target.and_then(base64_unless_utf8),
+            rdev: device(inode.kind).map(|device| format!("{}:{}", device.major, device.minor)),
+            xattrs,
+            layer: tree.layer_number(inode.layer),
+            diff_id: tree.layer(inode.layer).map(|layer| layer.diff_id.to_string()),
+        })
+    }
+}
+
+fn base64_unless_utf8(bytes: &[u8]) -> Option<String> {
+    std::str::from_utf8(bytes).is_err().then(|| BASE64.encode(bytes))
+}
+
+/// The word for a type in JSON.
+pub(crate) fn type_name(kind: InodeKind) -> &'static str {
+    match kind {
+        InodeKind::File(_) => "file",
+        InodeKind::Directory => "dir",
+        InodeKind::Symlink(_) => "symlink",
+        InodeKind::Char(_) => "char",
+        InodeKind::Block(_) => "block",
+        InodeKind::Fifo => "fifo",
+    }
+}
+
+/// The device number of a device.
+pub(crate) fn device(kind: InodeKind) -> Option<DeviceNumber> {
+    match kind {
+        InodeKind::Char(device) | InodeKind::Block(device) => Some(device),
+        _ => None,
+    }
+}
+
+/// The ten characters that `ls -l` begins a line with.
+pub(crate) fn mode_string(kind: InodeKind, mode: u16) -> String {
+    let first = match kind {
+        InodeKind::File(_) => '-',
+        InodeKind::Directory => 'd',
+        InodeKind::Symlink(_) => 'l',
+        InodeKind::Char(_) => 'c',
+        InodeKind::Block(_) => 'b',
+        InodeKind::Fifo => 'p',
+    };
+    let mut text = String::from(first);
+    for (shift, special, set, unset) in [(6, 0o4000, 's', 'S'), (3, 0o2000, 's', 'S'), (0, 0o1000, 't', 'T')]
+    {
+        let bits = mode >> shift;
+        text.push(if bits & 4 != 0 { 'r' } else { '-' });
+        text.push(if bits & 2 != 0 { 'w' } else { '-' });
+        text.push(match (mode & special != 0, bits & 1 != 0) {
+            (true, true) => set,
+            (true, false) => unset,
+            (false, true) => 'x',
+            (false, false) => '-',
+        });
+    }
+    text
+}
+
+/// Year, month, day, hour, minute, second in UTC.
+fn civil(time: Timestamp) -> (u64, u64, u64, u64, u64, u64) {
+    // Days to a date in the proleptic Gregorian calendar, counted in eras of 400 years from 1 March 0000.
+    let (days, second) = (time.seconds / 86_400, time.seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_index = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
+    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    (year, month, day, second / 3600, second / 60 % 60, second % 60)
+}
+
+/// `2026-01-02T03:04:05.000000006Z`.
+pub(crate) fn rfc3339(time: Timestamp) -> String {
+    let (year, month, day, hour, minute, second) = civil(time);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", time.nanos)
+}
+
+/// `2026-01-02 03:04`, in UTC so that the same image gives the same text everywhere.
+pub(crate) fn long_iso(time: Timestamp) -> String {
+    let (year, month, day, hour, minute, _) = civil(time);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp { seconds, nanos: 6 }
+    }
+
+    #[test]
+    fn times_print_as_utc_dates() {
+        assert_eq!(rfc3339(at(0)), "1970-01-01T00:00:00.000000006Z");
+        assert_eq!(rfc3339(at(1_767_323_045)), "2026-01-02T03:04:05.000000006Z");
+        assert_eq!(rfc3339(at(951_827_696)), "2000-02-29T12:34:56.000000006Z");
+        assert_eq!(long_iso(at(4_102_444_799)), "2099-12-31 23:59");
+    }
+
+    #[test]
+    fn modes_print_as_ls_prints_them() {
+        for (mode, text) in [
+            (0o755, "drwxr-xr-x"),
+            (0o1777, "drwxrwxrwt"),
+            (0o1770, "drwxrwx--T"),
+            (0o4755, "drwsr-xr-x"),
+            (0o2644, "drw-r-Sr--"),
+        ] {
+            assert_eq!(mode_string(InodeKind::Directory, mode), text);
+        }
+    }
+}
