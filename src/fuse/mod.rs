@@ -159,7 +159,7 @@ impl View {
     fn xattr(&self, ino: INodeNo, name: &[u8]) -> Result<Vec<u8>, Errno> {
         let id = attr::inode_id(ino).ok_or(Errno::ESTALE)?;
         let layer = self.rootfs().inode(id).ok_or(Errno::ESTALE)?.layer;
-        let provenance = Provenance { number: layer.0, layer: self.tree.layer(layer) };
+        let provenance = Provenance { number: self.tree.layer_number(layer), layer: self.tree.layer(layer) };
         xattr::value(name, self.rootfs().xattrs(id), &provenance).ok_or(Errno::NO_XATTR)
     }
 

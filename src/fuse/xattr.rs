@@ -75,6 +75,7 @@ pub(super) fn answer(bytes: Vec<u8>, room: u32) -> Result<Answer, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compress::Compression;
     use crate::digest::Algorithm;
 
     fn packed(xattrs: &[(&[u8], &[u8])]) -> Vec<u8> {
@@ -86,7 +87,16 @@ mod tests {
     }
 
     fn layer(created_by: Option<&str>) -> LayerInfo {
-        LayerInfo { diff_id: Algorithm::Sha256.digest(b"layer"), created_by: created_by.map(str::to_owned) }
+        LayerInfo {
+            diff_id: Algorithm::Sha256.digest(b"layer"),
+            digest: None,
+            media_type: None,
+            created_by: created_by.map(str::to_owned),
+            compression: Compression::Plain,
+            blob_bytes: 0,
+            tar_bytes: 0,
+            entries: 0,
+        }
     }
 
     #[test]

@@ -47,6 +47,10 @@ pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
     let hashed = verify == Verify::Full;
     let blob_bytes = bytes.len();
     let (windows, copy) = match scratch {
+        // A plain layer is seekable as it is.
+        Some(Scratch { windows, .. }) if compression == Compression::Plain => {
+            (WindowWriter::file(windows), None)
+        }
         Some(Scratch { windows, copy }) => (WindowWriter::file(windows), Some(copy)),
         None => (WindowWriter::memory(), None),
     };

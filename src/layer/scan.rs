@@ -14,7 +14,7 @@ use crate::read_at::ReadAt;
 use crate::warning::WarningKind;
 
 /// Bytes that are read at a time: most files are smaller, and seeking costs more than reading these.
-const SCAN_BYTES: usize = 32 << 10;
+pub const SCAN_BYTES: usize = 32 << 10;
 
 /// Scans the headers of `request.bytes`.
 pub(super) fn scan_headers(request: &Request<'_>) -> Result<Indexed> {

@@ -173,6 +173,17 @@ fn a_single_zstd_frame_is_read_from_its_copy_and_without_it() {
 }
 
 #[test]
+fn what_can_be_entered_anywhere_gets_no_copy() {
+    let tar = sample_tar();
+    let (_home, store) = store();
+    for compression in [Compression::Plain, Compression::Gzip] {
+        let blob = compressed(compression, &tar);
+        let found = index(&blob, compression, expected(&tar, &blob), Verify::Full, Some(&store)).unwrap();
+        assert!(found.copy.is_none(), "{compression}");
+    }
+}
+
+#[test]
 fn x16_an_index_that_is_cut_flipped_or_foreign_is_not_loaded() {
     let tar = sample_tar();
     let (_home, store) = store();

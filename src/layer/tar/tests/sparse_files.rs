@@ -229,7 +229,7 @@ fn x7_a_map_that_only_claims_to_be_long_is_refused() {
         .member(b'0', "a", &payload);
     assert_eq!(
         stream.error(),
-        "entry 'a' at offset 1024: 1048577 exceeds the limit max_sparse_segments (1048576)"
+        "layer: entry \'a\' at offset 1024: 1048577 exceeds the limit max_sparse_segments (1048576)"
     );
 }
 
