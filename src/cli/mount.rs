@@ -371,5 +371,4 @@ pub(crate) fn hint(dir: &str, reason: &MountFault) -> Option<String> {
 }
 
 #[cfg(test)]
-#[path = "mount_tests.rs"]
 mod tests;
