@@ -224,7 +224,7 @@ fn announce(parent: Option<Waiting>, log: Option<File>) -> anyhow::Result<()> {
 }
 
 /// What ends a mount.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum Event {
     /// It was unmounted.
     Ended,
@@ -249,8 +249,9 @@ fn serve(mounted: &Arc<Mounted>, mut signals: Signals, idle_timeout: Option<Dura
         let _ = sender.send(Event::Ended);
     })?;
     loop {
-        match next_event(&events, mounted, idle_timeout) {
-            Event::Ended => return Ok(()),
+        match next_event(&events, idle_timeout, || mounted.idle()) {
+            // Where the conversation broke off without an unmount, a dead mount would stay.
+            Event::Ended => return Ok(take_away(mounted)?),
             Event::Signal(signal) => {
                 log::info!("signal {signal}: unmounting '{}'", mounted.point().display());
                 return Ok(take_away(mounted)?);
@@ -267,23 +268,26 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<()>
     Ok(())
 }
 
-fn next_event(events: &Receiver<Event>, mounted: &Mounted, idle_timeout: Option<Duration>) -> Event {
+/// What happens next. When the mount is idle already, as it is when somebody sits in it quietly, it gets
+/// another whole `idle_timeout`.
+fn next_event(
+    events: &Receiver<Event>,
+    idle_timeout: Option<Duration>,
+    idle: impl Fn() -> Duration,
+) -> Event {
     let Some(timeout) = idle_timeout else { return events.recv().unwrap_or(Event::Ended) };
-    let mut left = timeout.saturating_sub(mounted.idle());
+    let mut left = timeout.saturating_sub(idle());
     if left.is_zero() {
-        // It was idle before and could not be unmounted: look again after a while.
         left = timeout;
     }
-    loop {
+    while !left.is_zero() {
         match events.recv_timeout(left) {
             Ok(event) => return event,
             Err(RecvTimeoutError::Disconnected) => return Event::Ended,
-            Err(RecvTimeoutError::Timeout) => left = timeout.saturating_sub(mounted.idle()),
-        }
-        if left.is_zero() {
-            return Event::Idle;
+            Err(RecvTimeoutError::Timeout) => left = timeout.saturating_sub(idle()),
         }
     }
+    Event::Idle
 }
 
 /// Ends a mount that this process must not outlive: who still uses it is said, and loses it.
@@ -307,11 +311,12 @@ pub(crate) fn hint(dir: &str, reason: &MountFault) -> Option<String> {
         MountFault::NoHelper => {
             Some("install the package fuse3; ls, cat, cp, extract and export work without it".to_owned())
         }
-        MountFault::Busy(_) => Some(format!("`umount -l {dir}` takes it away from those who use it")),
+        MountFault::Busy(_) => Some(format!(
+            "`umount -l {dir}`, or `fusermount3 -uz {dir}`, takes it away from those who use it"
+        )),
         _ => None,
     }
 }
 
 #[cfg(test)]
-#[path = "mount_tests.rs"]
 mod tests;

@@ -195,7 +195,9 @@ pub fn check_mount_point(dir: &Path) -> Result<PathBuf> {
         return Err(fault(MountFault::NotADirectory));
     }
     if mounts::topmost(&mounts::all()?, &point).is_some_and(|mount| mount.file_system == FILE_SYSTEM) {
-        return Err(fault(MountFault::AlreadyMounted));
+        // The kernel answers for a dead mount from its caches, but never this.
+        let dead = matches!(rustix::fs::statvfs(&point), Err(Errno::NOTCONN));
+        return Err(fault(if dead { MountFault::Dead } else { MountFault::AlreadyMounted }));
     }
     if !Path::new(DEVICE).exists() {
         return Err(fault(MountFault::NoDevice));

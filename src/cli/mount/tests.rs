@@ -129,3 +129,35 @@ fn faults_with_a_way_out_have_a_hint() {
     assert!(hint("/mnt", &MountFault::NoDevice).unwrap().contains("without FUSE"));
     assert_eq!(hint("/mnt", &MountFault::NotFound), None);
 }
+
+#[test]
+fn an_idle_mount_is_told_once_the_time_is_up() {
+    let (_sender, events) = mpsc::channel();
+    let start = std::time::Instant::now();
+    let timeout = Duration::from_millis(60);
+    assert_eq!(next_event(&events, Some(timeout), || start.elapsed()), Event::Idle);
+    assert!(start.elapsed() >= timeout);
+}
+
+#[test]
+fn a_used_mount_is_not_idle() {
+    let (sender, events) = mpsc::channel();
+    let asked = std::cell::Cell::new(0);
+    let idle = || {
+        asked.set(asked.get() + 1);
+        if asked.get() == 3 {
+            sender.send(Event::Ended).unwrap();
+        }
+        Duration::ZERO
+    };
+    assert_eq!(next_event(&events, Some(Duration::from_millis(10)), idle), Event::Ended);
+    assert_eq!(asked.get(), 3);
+}
+
+#[test]
+fn a_signal_goes_before_idleness() {
+    let (sender, events) = mpsc::channel();
+    sender.send(Event::Signal(SIGTERM)).unwrap();
+    let idle = || Duration::from_secs(100);
+    assert_eq!(next_event(&events, Some(Duration::from_secs(1)), idle), Event::Signal(SIGTERM));
+}
