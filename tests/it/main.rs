@@ -11,8 +11,7 @@
 //! | `faults` | what must not go wrong when something does |
 //! | `interop` | images by podman, skopeo, umoci and docker |
 //! | `cli` | commands, formats, exit codes |
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-#![allow(clippy::print_stderr, reason = "tests tell what they skip")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod cli;
 mod faults;
