@@ -94,6 +94,23 @@ fn an_ordinary_user_mounts_reads_and_unmounts() {
 }
 
 #[test]
+fn the_mount_table_names_the_program_and_the_image() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let image = sample(&imgmount);
+    let mounted = imgmount.mount(&image, &[]);
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = table.lines().find(|line| line.split(' ').nth(4) == mounted.path().to_str()).unwrap();
+    // After the dash: type and source. Source: proc_pid_mountinfo(5).
+    let (_, of_the_file_system) = line.split_once(" - ").unwrap();
+    let mut fields = of_the_file_system.split(' ');
+    assert_eq!(fields.next(), Some("fuse.imgmount"));
+    assert!(fields.next().unwrap().contains("image.tar"), "{line}");
+}
+
+#[test]
 fn a_mount_point_must_be_a_directory() {
     let imgmount = Imgmount::new();
     let image = sample(&imgmount);

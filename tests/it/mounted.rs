@@ -121,10 +121,12 @@ impl Imgmount {
     pub(crate) fn mount<S: AsRef<OsStr>>(&self, image: S, options: &[&str]) -> Mounted {
         let point = self.mount_point();
         let mut command = self.command(&[OsStr::new("mount"), image.as_ref(), point.as_os_str()]);
-        let run = run(command.args(options));
-        assert_eq!(run.code, 0, "mounting {:?} {options:?} failed: {}", image.as_ref(), run.stderr);
-        assert!(is_mounted(&point), "the parent returned before {} was usable", point.display());
-        Mounted { point, server: None, run }
+        // Made before anything is asserted: its drop cleans up after a failure too.
+        let mounted = Mounted { run: run(command.args(options)), point, server: None };
+        let Run { code, stderr, .. } = &mounted.run;
+        assert_eq!(*code, 0, "mounting {:?} {options:?} failed: {stderr}", image.as_ref());
+        assert!(is_mounted(&mounted.point), "{} is not usable yet", mounted.point.display());
+        mounted
     }
 
     /// Mounts `image` by a server that stays in the foreground, and so can be killed.
@@ -134,11 +136,15 @@ impl Imgmount {
         let mut command =
             self.command(&[OsStr::new("mount"), OsStr::new("-f"), image.as_ref(), point.as_os_str()]);
         let log = File::create(self.dir().join("server.log")).expect("a log");
-        let mut server = command.args(options).stderr(log).spawn().expect("starting the program");
-        let mounted = wait_until(|| is_mounted(&point) || server.try_wait().expect("a child").is_some());
-        assert!(mounted && is_mounted(&point), "mounting {:?} in the foreground failed", image.as_ref());
+        let server = command.args(options).stderr(log).spawn().expect("starting the program");
         let run = Run { stdout: Vec::new(), stderr: String::new(), code: 0 };
-        Mounted { point, server: Some(server), run }
+        let mut mounted = Mounted { point, server: Some(server), run };
+        let ended = |mounted: &mut Mounted| {
+            mounted.server.as_mut().is_none_or(|server| server.try_wait().expect("a child").is_some())
+        };
+        wait_until(|| is_mounted(&mounted.point) || ended(&mut mounted));
+        assert!(is_mounted(&mounted.point), "mounting {:?} in the foreground failed", image.as_ref());
+        mounted
     }
 }
 
@@ -259,11 +265,11 @@ fn wait_for(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// Whether a file system of type `fuse.imgmount` is mounted on `point`, dead or alive.
+/// Whether a FUSE file system is mounted on `point`, dead or alive.
 pub(crate) fn is_mounted(point: &Path) -> bool {
     let point = point.to_str().expect("a mount point in UTF-8");
     let table = fs::read_to_string("/proc/self/mountinfo").expect("the mount table");
-    table.lines().any(|line| line.split(' ').nth(4) == Some(point) && line.contains(" - fuse.imgmount "))
+    table.lines().any(|line| line.split(' ').nth(4) == Some(point) && line.contains(" - fuse"))
 }
 
 fn unmount(point: &Path, lazily: bool) -> bool {
