@@ -1,1 +1,24 @@
-//! Integration tests, one binary.
+//! Integration tests, one binary: the real program on images made in code and by other tools.
+//!
+//! | module | tests |
+//! |---|---|
+//! | `fixture` | makes images (no tests) |
+//! | `tree` | reads and compares whole trees |
+//! | `mounted` | runs, mounts and unmounts the program (no tests) |
+//! | `matrix` | every compression with every way of writing names |
+//! | `sources` | every form of image that the command line reaches |
+//! | `semantics` | rows of the merge rules through a real mount |
+//! | `faults` | what must not go wrong when something does |
+//! | `interop` | images by podman, skopeo, umoci and docker |
+//! | `cli` | commands, formats, exit codes |
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod cli;
+mod faults;
+mod fixture;
+mod interop;
+mod matrix;
+mod mounted;
+mod semantics;
+mod sources;
+mod tree;

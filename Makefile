@@ -1,0 +1,53 @@
+# imgmount: build, try, test, install. `make demo` is the place to begin.
+
+CARGO   ?= cargo
+PREFIX  ?= /usr/local
+DESTDIR ?=
+
+bindir  = $(DESTDIR)$(PREFIX)/bin
+datadir = $(DESTDIR)$(PREFIX)/share
+program = target/release/imgmount
+
+completions = \
+	$(datadir)/bash-completion/completions/imgmount \
+	$(datadir)/zsh/site-functions/_imgmount \
+	$(datadir)/fish/vendor_completions.d/imgmount.fish
+
+.PHONY: build demo test lint install uninstall clean
+
+build:
+	$(CARGO) build --release --locked
+
+# A tour on an image that is made on the spot.
+demo:
+	scripts/deps.sh demo
+	$(CARGO) build --release --locked --bins --example sample_image
+	scripts/demo.sh target/release
+
+# All that has to hold before a change is good. Tests that need a missing tool say SKIPPED, and fail
+# where CI is set.
+test:
+	scripts/deps.sh test
+	$(MAKE) lint
+	$(CARGO) build --locked --bins --example sample_image
+	scripts/demo.sh target/debug
+	$(CARGO) test --locked
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+# Installs what `make build` made, so that root need not run cargo.
+install:
+	@test -x $(program) || { echo "run 'make build' first" >&2; exit 1; }
+	install -D -m 755 $(program) $(bindir)/imgmount
+	install -d $(dir $(completions))
+	$(program) completions bash > $(word 1,$(completions))
+	$(program) completions zsh > $(word 2,$(completions))
+	$(program) completions fish > $(word 3,$(completions))
+
+uninstall:
+	rm -f $(bindir)/imgmount $(completions)
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,434 @@
+//! The command line as a script sees it: output formats, exit codes, mount options.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::fixture::{
+    Compression, Image, dir, docker_legacy, file, oci, sample_large, sample_tree, tar, whiteout,
+};
+use crate::mounted::{Imgmount, Need, have, is_mounted, run, wait, wait_until};
+use crate::tree::Snapshot;
+
+fn sample(imgmount: &Imgmount) -> PathBuf {
+    imgmount.write("image.tar", &tar(&oci(&[Image::sample("", Compression::Gzip(6))])))
+}
+
+/// Two layers: `a` and `secret` come with the first; the second changes `a` and deletes `secret`.
+fn history(imgmount: &Imgmount) -> PathBuf {
+    let image = Image::named("a:1")
+        .layer("COPY first", &[file("a", b"1"), file("secret", b"hunter2"), dir("d")])
+        .layer("RUN second", &[file("a", b"22"), whiteout("secret"), file("d/b", b"3")]);
+    imgmount.write("history.tar", &tar(&docker_legacy(&[image])))
+}
+
+fn inside(image: &Path, path: &str) -> OsString {
+    let mut reference = image.as_os_str().to_owned();
+    reference.push(":");
+    reference.push(path);
+    reference
+}
+
+/// NDJSON: one object a line.
+fn objects(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn mount_is_the_default_command_and_umount_ends_it() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let image = sample(&imgmount);
+    let point = imgmount.mount_point();
+    let said = run(imgmount.command(&[&image]).arg(&point)).expect(0);
+    assert!(said.stdout.is_empty());
+    assert!(is_mounted(&point));
+    Snapshot::described(&sample_tree()).assert_shown_by(&Snapshot::of(&point), "the short form");
+    run(imgmount.command(&["umount"]).arg(&point)).expect(0);
+    assert!(!is_mounted(&point));
+}
+
+#[test]
+fn the_server_holds_neither_its_parents_output_nor_its_directory() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let image = sample(&imgmount);
+    let point = imgmount.mount_point();
+    let mut command = imgmount.command(&[&image]);
+    let mut parent = command.arg(&point).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut stdout, mut stderr) = (parent.stdout.take().unwrap(), parent.stderr.take().unwrap());
+    let reader = std::thread::spawn(move || {
+        stdout.read_to_end(&mut Vec::new()).unwrap();
+        stderr.read_to_end(&mut Vec::new()).unwrap();
+    });
+    assert!(wait(&mut parent).unwrap().success());
+    let ended = wait_until(|| reader.is_finished());
+    run(imgmount.command(&["umount"]).arg(&point)).expect(0);
+    assert!(ended, "a pipe that reads the parent's output never ends");
+}
+
+#[test]
+fn an_ordinary_user_mounts_reads_and_unmounts() {
+    if !have(&[Need::FuseForUsers]) {
+        return;
+    }
+    let imgmount = Imgmount::as_ordinary_user();
+    let image = imgmount.write("image.tar", &tar(&oci(&[Image::sample("", Compression::Gzip(6))])));
+    let point = imgmount.mount_point();
+    run(imgmount.command(&[&image]).arg(&point)).expect(0);
+    assert!(is_mounted(&point));
+    // A file that only its owner, root, may read by its mode: the one who mounts may, too.
+    let mut cat = imgmount.shell(&format!("cat '{}/etc/passwd' && ls -ln '{0}/etc'", point.display()));
+    let out = run(&mut cat).expect(0);
+    assert!(out.text().starts_with("root:x:0:0\n"), "{}", out.text());
+    run(imgmount.command(&["umount"]).arg(&point)).expect(0);
+    assert!(!is_mounted(&point));
+}
+
+#[test]
+fn the_mount_table_names_the_program_and_the_image() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let image = sample(&imgmount);
+    let mounted = imgmount.mount(&image, &[]);
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = table.lines().find(|line| line.split(' ').nth(4) == mounted.path().to_str()).unwrap();
+    // After the dash: type and source. Source: proc_pid_mountinfo(5).
+    let (_, of_the_file_system) = line.split_once(" - ").unwrap();
+    let mut fields = of_the_file_system.split(' ');
+    assert_eq!(fields.next(), Some("fuse.imgmount"));
+    assert!(fields.next().unwrap().contains("image.tar"), "{line}");
+}
+
+#[test]
+fn a_mount_point_must_be_a_directory() {
+    let imgmount = Imgmount::new();
+    let image = sample(&imgmount);
+    let absent = imgmount.dir().join("absent");
+    run(imgmount.command(&["mount"]).arg(&image).arg(&absent)).expect(2).says("absent");
+    let plain = imgmount.write("plain", b"");
+    run(imgmount.command(&["mount"]).arg(&image).arg(&plain)).expect(2).says("plain");
+}
+
+#[test]
+fn unmounting_what_is_not_mounted_fails() {
+    let imgmount = Imgmount::new();
+    let point = imgmount.mount_point();
+    run(imgmount.command(&["umount"]).arg(&point)).expect(2).says(point.to_str().unwrap());
+}
+
+#[test]
+fn provenance_is_readable_and_not_listed() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let image = history(&imgmount);
+    let mounted = imgmount.mount(image, &[]);
+    let attribute = |path: &str, name: &str| {
+        let mut value = vec![0; 4096];
+        let name = format!("user.imgmount.{name}");
+        let len = rustix::fs::lgetxattr(mounted.path().join(path), name, &mut value[..]).unwrap();
+        value.truncate(len);
+        String::from_utf8(value).unwrap()
+    };
+    assert_eq!(attribute("a", "layer"), "1");
+    assert_eq!(attribute("a", "created_by"), "RUN second");
+    assert_eq!(attribute("d", "layer"), "0");
+    assert_eq!(attribute("d", "created_by"), "COPY first");
+    assert!(attribute("a", "diff_id").starts_with("sha256:"));
+    let mut names = [0; 4096];
+    assert_eq!(rustix::fs::llistxattr(mounted.path().join("a"), &mut names[..]).unwrap(), 0);
+}
+
+#[test]
+fn view_all_shows_rootfs_layers_states_and_documents() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let image = history(&imgmount);
+    let mounted = imgmount.mount(image, &["--view", "all"]);
+    let read = |path: &str| fs::read(mounted.path().join(path)).unwrap();
+    let names = |path: &str| {
+        let mut names: Vec<_> = fs::read_dir(mounted.path().join(path))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(""), ["image", "layers", "rootfs", "states"]);
+    assert_eq!(names("rootfs"), ["a", "d"]);
+    assert_eq!(names("states"), ["00", "01"]);
+    assert_eq!(names("image"), ["config.json", "manifest.json"]);
+    assert_eq!(read("states/00/secret"), b"hunter2");
+    let layers = names("layers");
+    assert_eq!(layers.len(), 2);
+    assert_eq!(names(&format!("layers/{}", layers[1])), [".wh.secret", "a", "d"]);
+    assert_eq!(read(&format!("layers/{}/secret", layers[0])), b"hunter2");
+    let config: Value = serde_json::from_slice(&read("image/config.json")).unwrap();
+    assert_eq!(config["architecture"], "amd64");
+}
+
+#[test]
+fn ls_sorts_by_bytes_and_goes_into_directories() {
+    let imgmount = Imgmount::new();
+    let image = sample(&imgmount);
+    let out = run(imgmount.command(&["ls"]).arg(&image)).expect(0);
+    assert_eq!(out.lines(), ["bin", "dev", "etc", "lib", "opt", "tmp", "usr", "var"]);
+    let out = run(imgmount.command(&["ls", "-R"]).arg(inside(&image, "/usr"))).expect(0);
+    assert_eq!(out.lines(), ["/usr/lib", "/usr/lib/large", "/usr/lib/small"]);
+    run(imgmount.command(&["ls"]).arg(inside(&image, "/nowhere"))).expect(2).says("/nowhere");
+}
+
+#[test]
+fn ls_long_is_as_ls_itself_prints_it() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let image = sample(&imgmount);
+    let columns = |text: &str| -> Vec<Vec<String>> {
+        let rows = text.lines().filter(|line| !line.starts_with("total "));
+        rows.map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+    };
+    let ours = run(imgmount.command(&["ls", "-l"]).arg(inside(&image, "/etc")).env("TZ", "UTC")).expect(0);
+    let mounted = imgmount.mount(&image, &[]);
+    let mut ls = std::process::Command::new("ls");
+    ls.args(["-ln", "--time-style=long-iso"])
+        .arg(mounted.path().join("etc"))
+        .env("TZ", "UTC")
+        .env("LC_ALL", "C");
+    let theirs = run(&mut ls).expect(0);
+    assert_eq!(columns(ours.text()), columns(theirs.text()));
+}
+
+#[test]
+fn ls_json_has_every_field() {
+    let imgmount = Imgmount::new();
+    let image = sample(&imgmount);
+    let out = run(imgmount.command(&["ls", "-R", "--json"]).arg(inside(&image, "/opt"))).expect(0);
+    let entries = objects(out.text());
+    let entry = |path: &str| entries.iter().find(|entry| entry["path"] == path).unwrap();
+    let time = entry("/opt/time");
+    assert_eq!(time["type"], "file");
+    assert_eq!(time["mode"], "0644");
+    assert_eq!(time["size"], 1);
+    assert_eq!(time["mtime"], "2009-02-13T23:31:30.123456789Z");
+    assert_eq!(time["nlink"], 1);
+    assert_eq!(time["target"], Value::Null);
+    assert_eq!(time["layer"], 0);
+    assert_eq!(entry("/opt/owner")["gid"], 3_000_000_000_u32);
+    assert_eq!(entry("/opt/attributes")["xattrs"]["user.binary"], "AAr/");
+    assert!(entries.iter().any(|entry| entry["path_b64"] == "L29wdC9jYWbp"), "a name that is not UTF-8");
+}
+
+#[test]
+fn cat_follows_links_and_gives_exact_bytes() {
+    let imgmount = Imgmount::new();
+    let image = sample(&imgmount);
+    let out = run(imgmount.command(&["cat"]).arg(inside(&image, "/etc/absolute"))).expect(0);
+    assert!(out.stdout == sample_large());
+    let both =
+        run(imgmount.command(&["cat"]).args([inside(&image, "/bin/tool"), inside(&image, "/etc/passwd")]));
+    assert_eq!(both.expect(0).text(), "#!/bin/sh\nroot:x:0:0\nuser:x:1000:1000\n");
+    run(imgmount.command(&["cat"]).arg(inside(&image, "/etc"))).expect(2).says("/etc");
+}
+
+#[test]
+fn cat_reads_one_layer_and_earlier_states() {
+    let imgmount = Imgmount::new();
+    let image = history(&imgmount);
+    let secret = inside(&image, "/secret");
+    run(imgmount.command(&["cat"]).arg(&secret)).expect(2);
+    for option in ["--layer", "--upto"] {
+        let out = run(imgmount.command(&["cat", option, "0"]).arg(&secret)).expect(0);
+        assert_eq!(out.text(), "hunter2", "{option}");
+    }
+    run(imgmount.command(&["cat", "--layer", "2"]).arg(&secret)).expect(2);
+}
+
+#[test]
+fn cp_copies_a_file_or_writes_a_tar() {
+    let imgmount = Imgmount::new();
+    let image = sample(&imgmount);
+    let copy = imgmount.dir().join("copy");
+    run(imgmount.command(&["cp"]).arg(inside(&image, "/usr/lib/large")).arg(&copy)).expect(0);
+    assert!(fs::read(copy).unwrap() == sample_large());
+    let out = run(imgmount.command(&["cp"]).arg(inside(&image, "/etc/passwd")).arg("-")).expect(0);
+    let mut archive = tar::Archive::new(&out.stdout[..]);
+    let names: Vec<_> = archive.entries().unwrap().map(|e| e.unwrap().path().unwrap().into_owned()).collect();
+    assert_eq!(names, [PathBuf::from("passwd")]);
+}
+
+#[test]
+fn extract_makes_the_tree_that_a_mount_shows() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let image = sample(&imgmount);
+    let into = imgmount.dir().join("extracted");
+    run(imgmount.command(&["extract", "-a"]).arg(&image).arg(&into)).expect(0);
+    let links = crate::tree::Field::DirectoryLinks;
+    let expected = Snapshot::described(&sample_tree()).without(links);
+    expected.assert_shown_by(&Snapshot::of(&into).without(links), "the extracted tree");
+}
+
+#[test]
+fn export_writes_the_same_bytes_every_time_and_loads_as_a_layer() {
+    let imgmount = Imgmount::new();
+    let image = sample(&imgmount);
+    let first = run(imgmount.command(&["export"]).arg(&image)).expect(0).stdout;
+    run(imgmount.command(&["export", "-o", "second.tar"]).arg(&image)).expect(0);
+    assert!(first == fs::read(imgmount.dir().join("second.tar")).unwrap());
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let flat = Image::named("flat:1").layer_of_tar("import", first, Compression::Gzip(6));
+    let flat = imgmount.write("flat.tar", &tar(&docker_legacy(&[flat])));
+    let mounted = imgmount.mount(flat, &[]);
+    Snapshot::described(&sample_tree()).assert_shown_by(&Snapshot::of(mounted.path()), "the exported tree");
+}
+
+#[test]
+fn inspect_names_format_platform_and_layers() {
+    let imgmount = Imgmount::new();
+    let image = sample(&imgmount);
+    let out = run(imgmount.command(&["inspect", "--json"]).arg(&image)).expect(0);
+    let [answer] = &objects(out.text())[..] else { panic!("one object: {}", out.text()) };
+    let expected = Image::sample("", Compression::Gzip(6));
+    let diff_ids: Vec<_> =
+        answer["layers"].as_array().unwrap().iter().map(|layer| &layer["diff_id"]).collect();
+    assert_eq!(
+        diff_ids,
+        expected
+            .layers
+            .iter()
+            .map(|layer| Value::from(layer.diff_id()))
+            .collect::<Vec<_>>()
+            .iter()
+            .collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn history_tells_which_layers_touched_a_path() {
+    let imgmount = Imgmount::new();
+    let image = history(&imgmount);
+    let out = run(imgmount.command(&["history"]).arg(&image)).expect(0);
+    assert!(out.text().contains("COPY first") && out.text().contains("RUN second"), "{}", out.text());
+    let out = run(imgmount.command(&["history", "--json"]).arg(inside(&image, "/secret"))).expect(0);
+    let layers: Vec<_> = objects(out.text()).iter().map(|step| step["layer"].clone()).collect();
+    assert_eq!(layers, [0, 1]);
+}
+
+#[test]
+fn deleted_lists_what_later_layers_hid() {
+    let imgmount = Imgmount::new();
+    let image = history(&imgmount);
+    let out = run(imgmount.command(&["deleted", "--json"]).arg(&image)).expect(0);
+    let paths: Vec<_> = objects(out.text()).iter().map(|entry| entry["path"].clone()).collect();
+    assert_eq!(paths, ["/a", "/secret"]);
+}
+
+#[test]
+fn diff_lists_paths_and_says_by_its_code_whether_there_are_any() {
+    let imgmount = Imgmount::new();
+    let write = |name: &str, items: &[crate::fixture::Item]| {
+        imgmount.write(name, &tar(&docker_legacy(&[Image::named("a:1").layer("ADD", items)])))
+    };
+    let a = write("a.tar", &[file("same", b"1"), file("changed", b"1"), file("gone", b"1"), dir("d")]);
+    let b = write(
+        "b.tar",
+        &[file("same", b"1").mtime(5, 5), file("changed", b"2").mode(0o600), dir("d"), file("d/new", b"1")],
+    );
+    let out = run(imgmount.command(&["diff"]).arg(&a).arg(&b)).expect(1);
+    assert_eq!(out.text(), "M /changed  content,mode\nA /d/new\nD /gone\n");
+    let out = run(imgmount.command(&["diff", "--only", "m", "--mtime"]).arg(&a).arg(&b)).expect(1);
+    assert_eq!(out.text(), "M /changed  content,mode\nM /same  mtime\n");
+    assert_eq!(run(imgmount.command(&["diff"]).arg(&a).arg(&a)).expect(0).text(), "");
+}
+
+#[test]
+fn verify_answers_by_its_code() {
+    let imgmount = Imgmount::new();
+    let items = oci(&[Image::sample("", Compression::Gzip(6))]);
+    let good = imgmount.write("good.tar", &tar(&items));
+    run(imgmount.command(&["verify"]).arg(good)).expect(0);
+    let mut bad = tar(&items);
+    let blob = Image::sample("", Compression::Gzip(6)).layers[0].blob.clone();
+    let at = bad.windows(64).position(|window| window == &blob[1000..1064]).unwrap();
+    bad[at] ^= 1;
+    let bad = imgmount.write("bad.tar", &bad);
+    run(imgmount.command(&["verify"]).arg(bad)).expect(1);
+}
+
+#[test]
+fn cache_path_ls_and_clear() {
+    let imgmount = Imgmount::new();
+    let image = sample(&imgmount);
+    run(imgmount.command(&["ls"]).arg(image)).expect(0);
+    assert_eq!(
+        imgmount.run(&["cache", "path"]).expect(0).text().trim_end(),
+        imgmount.cache().to_str().unwrap()
+    );
+    assert!(!imgmount.run(&["cache", "ls"]).expect(0).lines().is_empty());
+    imgmount.run(&["cache", "clear"]).expect(0);
+    assert_eq!(imgmount.run(&["cache", "ls"]).expect(0).text(), "");
+}
+
+#[test]
+fn wrong_usage_is_2_and_help_is_0() {
+    let imgmount = Imgmount::new();
+    imgmount.run::<&str>(&[]).expect(2);
+    imgmount.run(&["--no-such-option"]).expect(2);
+    imgmount.run(&["--help"]).expect(0);
+    imgmount.run(&["--version"]).expect(0);
+    assert!(imgmount.run(&["completions", "bash"]).expect(0).text().contains("imgmount"));
+}
+
+#[test]
+fn a_broken_pipe_is_no_failure() {
+    let imgmount = Imgmount::new();
+    let image = sample(&imgmount);
+    let mut child = imgmount
+        .command(&["cat"])
+        .arg(inside(&image, "/usr/lib/large"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert_eq!(wait(&mut child).unwrap().code(), Some(0));
+}
+
+#[test]
+fn x19_names_are_escaped_on_their_way_to_a_terminal() {
+    let imgmount = Imgmount::new();
+    let image = Image::named("a:1").layer("ADD", &[file("red\x1b[31m\nname", b"")]);
+    let image = imgmount.write("image.tar", &tar(&docker_legacy(&[image])));
+    let out = run(imgmount.command(&["ls"]).arg(image)).expect(0);
+    assert!(!out.text().contains('\x1b'), "{:?}", out.text());
+    assert_eq!(out.lines().len(), 1);
+}
+
+#[test]
+fn quiet_says_nothing_and_errors_begin_with_the_programs_name() {
+    let imgmount = Imgmount::new();
+    let out = imgmount.run(&["ls", "absent.tar"]).expect(2);
+    assert!(out.stderr.starts_with("imgmount: "), "{}", out.stderr);
+    assert!(out.stdout.is_empty());
+    let image = sample(&imgmount);
+    assert_eq!(run(imgmount.command(&["-q", "ls"]).arg(image)).expect(0).stderr, "");
+}

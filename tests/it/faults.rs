@@ -1,0 +1,451 @@
+//! What must not go wrong when something does: damage, crashes, full and foreign caches.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use crate::fixture::{
+    Compression, Image, Kind, docker_legacy, file, oci, patterned, sample_tree, sha256_hex, tar, write_dir,
+};
+use crate::mounted::{Imgmount, Need, have, is_mounted, is_root, run, wait};
+use crate::tree::Snapshot;
+
+/// Larger than what is read ahead or kept in memory by a test's cache.
+const LARGE: usize = 24 << 20;
+
+fn sample_archive() -> Vec<u8> {
+    tar(&oci(&[Image::sample("", Compression::Gzip(6))]))
+}
+
+#[track_caller]
+fn shows_sample(imgmount: &Imgmount, image: &Path, about: &str) -> String {
+    let mounted = imgmount.mount(image, &[]);
+    Snapshot::described(&sample_tree()).assert_shown_by(&Snapshot::of(mounted.path()), about);
+    mounted.run.stderr.clone()
+}
+
+/// Every file in the cache directory.
+fn cache_files(imgmount: &Imgmount) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut open = vec![imgmount.cache()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { open.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// The stored layer indexes: what is left after a mount of a gzip image has ended.
+fn index_files(imgmount: &Imgmount, image: &Path) -> Vec<PathBuf> {
+    drop(imgmount.mount(image, &[]));
+    let files = cache_files(imgmount);
+    assert!(!files.is_empty(), "no index was stored");
+    files
+}
+
+#[test]
+fn x17_a_source_that_is_cut_while_mounted_gives_eio_and_never_other_bytes() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    for compression in [Compression::Plain, Compression::Gzip(6), Compression::ZstdFrames] {
+        let content = patterned(LARGE, 3);
+        let image = Image::named("a:1").layer_as("COPY", &[file("large", &content)], "", compression);
+        let imgmount = Imgmount::new();
+        let path = imgmount.write("image.tar", &tar(&oci(&[image])));
+        let mounted = imgmount.mount(&path, &["--cache-size", "1M"]);
+        let len = fs::metadata(&path).unwrap().len();
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(len / 2).unwrap();
+
+        let served = File::open(mounted.path().join("large")).unwrap();
+        let mut errors = 0;
+        for offset in (0..LARGE).step_by(64 << 10) {
+            let mut buffer = vec![0; 64 << 10];
+            match served.read_exact_at(&mut buffer, offset as u64) {
+                Ok(()) => {
+                    assert!(buffer == content[offset..offset + buffer.len()], "other bytes at {offset}")
+                }
+                Err(e) => {
+                    assert_eq!(e.raw_os_error(), Some(libc::EIO), "{compression:?} at {offset}");
+                    errors += 1;
+                }
+            }
+        }
+        assert!(errors > 0, "{compression:?}: the second half cannot be read");
+    }
+}
+
+#[test]
+fn x17_a_source_that_is_overwritten_while_mounted_gives_eio_and_never_other_bytes() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let content = patterned(LARGE, 4);
+    let imgmount = Imgmount::new();
+    let image = Image::named("a:1").layer("COPY", &[file("large", &content)]);
+    let path = imgmount.write("image.tar", &tar(&oci(&[image])));
+    let mounted = imgmount.mount(&path, &["--cache-size", "1M"]);
+    let written = OpenOptions::new().write(true).open(&path).unwrap();
+    written.write_all_at(&[0xAA; 4096], fs::metadata(&path).unwrap().len() / 2).unwrap();
+
+    let served = File::open(mounted.path().join("large")).unwrap();
+    let mut errors = 0;
+    for offset in (0..LARGE).step_by(64 << 10) {
+        let mut buffer = vec![0; 64 << 10];
+        match served.read_exact_at(&mut buffer, offset as u64) {
+            Ok(()) => assert!(buffer == content[offset..offset + buffer.len()], "other bytes at {offset}"),
+            Err(e) => {
+                assert_eq!(e.raw_os_error(), Some(libc::EIO), "at {offset}");
+                errors += 1;
+            }
+        }
+    }
+    assert!(errors > 0, "the overwritten span was served");
+    assert!(errors < LARGE / (64 << 10), "one bad span costs no other");
+}
+
+/// A layout with one byte of its second layer's blob flipped, and that blob's true digest.
+fn flipped(imgmount: &Imgmount) -> (PathBuf, String) {
+    let image = Image::sample("", Compression::Plain);
+    let hex = sha256_hex(&image.layers[1].blob);
+    let mut items = oci(std::slice::from_ref(&image));
+    let blob = items.iter_mut().find(|item| item.name.ends_with(hex.as_bytes())).unwrap();
+    let Kind::File(bytes) = &mut blob.kind else { panic!("a blob is a file") };
+    // Content of etc/passwd, past the whiteout's header and its own.
+    bytes[1024] ^= 1;
+    let layout = imgmount.dir().join("flipped");
+    write_dir(&items, &layout);
+    (layout, hex)
+}
+
+#[test]
+fn a_flipped_byte_is_refused_naming_layer_expected_and_found() {
+    let imgmount = Imgmount::new();
+    let (layout, expected) = flipped(&imgmount);
+    let found = sha256_hex(&fs::read(layout.join("blobs/sha256").join(&expected)).unwrap());
+    let point = imgmount.mount_point();
+    let refused = run(imgmount.command(&["mount"]).arg(&layout).arg(&point)).expect(2);
+    refused.says("layer 1").says(&expected).says(&found);
+    assert!(!is_mounted(&point));
+    // What was refused must not be remembered as good.
+    run(imgmount.command(&["ls"]).arg(&layout)).expect(2);
+}
+
+#[test]
+fn a_flipped_byte_mounts_with_verify_off_and_a_warning() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let (layout, _) = flipped(&imgmount);
+    let mounted = imgmount.mount(&layout, &["--verify", "off"]);
+    let passwd = fs::read(mounted.path().join("etc/passwd")).unwrap();
+    assert_eq!(passwd, b"soot:x:0:0\nuser:x:1000:1000\n", "the byte as it is in the blob: 'r' ^ 1");
+    assert!(mounted.run.stderr.contains("verif"), "{}", mounted.run.stderr);
+}
+
+#[test]
+fn a_damaged_gzip_stream_is_refused() {
+    let imgmount = Imgmount::new();
+    let mut archive = sample_archive();
+    let whole = Compression::Gzip(6).compress(&archive);
+    let path = imgmount.write("cut.tar.gz", &whole[..whole.len() / 2]);
+    run(imgmount.command(&["ls"]).arg(path)).expect(2).says("cut.tar.gz");
+    archive.truncate(archive.len() / 2);
+    let path = imgmount.write("cut.tar", &archive);
+    run(imgmount.command(&["ls"]).arg(path)).expect(2).says("cut.tar");
+}
+
+#[test]
+fn x16_indexes_that_are_damaged_cut_or_foreign_are_rebuilt() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let image = imgmount.write("image.tar", &sample_archive());
+    type Damage = fn(&[u8]) -> Vec<u8>;
+    let damages: [(&str, Damage); 6] = [
+        ("a byte flipped at the front", |bytes| flip(bytes, 9)),
+        ("a byte flipped in the middle", |bytes| flip(bytes, bytes.len() / 2)),
+        ("a byte flipped at the end", |bytes| flip(bytes, bytes.len() - 1)),
+        ("cut in half", |bytes| bytes[..bytes.len() / 2].to_vec()),
+        ("empty", |_| Vec::new()),
+        ("foreign", |_| b"not an index at all".to_vec()),
+    ];
+    for (name, damage) in damages {
+        for path in index_files(&imgmount, &image) {
+            let bytes = fs::read(&path).unwrap();
+            fs::write(&path, damage(&bytes)).unwrap();
+        }
+        shows_sample(&imgmount, &image, name);
+    }
+}
+
+fn flip(bytes: &[u8], at: usize) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    if let Some(byte) = bytes.get_mut(at) {
+        *byte ^= 0xFF;
+    }
+    bytes
+}
+
+#[test]
+fn x16_the_index_of_another_layer_under_this_ones_name_is_not_believed() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let image = imgmount.write("image.tar", &sample_archive());
+    let files = index_files(&imgmount, &image);
+    let contents: Vec<_> = files.iter().map(|path| fs::read(path).unwrap()).collect();
+    for (number, path) in files.iter().enumerate() {
+        fs::write(path, &contents[(number + 1) % contents.len()]).unwrap();
+    }
+    shows_sample(&imgmount, &image, "indexes that changed places");
+}
+
+#[test]
+fn x16_the_cache_is_for_its_owner_alone() {
+    let imgmount = Imgmount::new();
+    let image = imgmount.write("image.tar", &sample_archive());
+    run(imgmount.command(&["ls"]).arg(image)).expect(0);
+    let mode = fs::metadata(imgmount.cache()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+#[test]
+fn no_cache_leaves_nothing_on_disk() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let image = imgmount.write("image.tar", &sample_archive());
+    let mounted = imgmount.mount(image, &["--no-cache"]);
+    Snapshot::described(&sample_tree()).assert_shown_by(&Snapshot::of(mounted.path()), "without a cache");
+    assert_eq!(cache_files(&imgmount), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_cache_that_is_full_costs_a_warning_and_no_more() {
+    if !have(&[Need::Fuse, Need::Root]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let image = imgmount.write("image.tar", &sample_archive());
+    fs::create_dir(imgmount.cache()).unwrap();
+    let tiny = TinyTmpfs::on(imgmount.cache());
+    let said = shows_sample(&imgmount, &image, "with a full cache");
+    assert!(said.contains("cache"), "{said}");
+    drop(tiny);
+}
+
+/// A file system of one page, which has no room for any file's content.
+struct TinyTmpfs(PathBuf);
+
+impl TinyTmpfs {
+    fn on(dir: PathBuf) -> Self {
+        use rustix::mount::{MountFlags, mount};
+        mount("tmpfs", &dir, "tmpfs", MountFlags::empty(), Some(c"size=4096,mode=0700")).unwrap();
+        File::create(dir.join("filler")).unwrap().write_all(&[0; 4096]).unwrap();
+        TinyTmpfs(dir)
+    }
+}
+
+impl Drop for TinyTmpfs {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_costs_a_warning_and_no_more() {
+    if !have(&[Need::FuseForUsers]) {
+        return;
+    }
+    let imgmount = Imgmount::as_ordinary_user();
+    let image = imgmount.write("image.tar", &sample_archive());
+    // For root nothing is read-only by its mode; a file in the directory's place serves both.
+    fs::create_dir(imgmount.cache()).unwrap();
+    fs::set_permissions(imgmount.cache(), fs::Permissions::from_mode(0o500)).unwrap();
+    let said = shows_sample(&imgmount, &image, "with a read-only cache");
+    assert!(said.contains("cache"), "{said}");
+}
+
+#[test]
+fn a_file_in_the_caches_place_costs_a_warning_and_no_more() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let image = imgmount.write("image.tar", &sample_archive());
+    imgmount.write("cache", b"in the way");
+    let said = shows_sample(&imgmount, &image, "with a file in the cache's place");
+    assert!(said.contains("cache"), "{said}");
+}
+
+#[test]
+fn a_kill_while_indexing_leaves_no_index_that_is_believed() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let content = patterned(LARGE, 5);
+    let image = Image::named("a:1").layer_as("COPY", &[file("large", &content)], "", Compression::Gzip(6));
+    let path = imgmount.write("image.tar", &tar(&oci(&[image])));
+    for millis in [5, 20, 60, 120, 250] {
+        let mut child =
+            imgmount.command(&["ls"]).arg(&path).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        thread::sleep(Duration::from_millis(millis));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mounted = imgmount.mount(&path, &[]);
+        let served = fs::read(mounted.path().join("large")).unwrap();
+        assert!(served == content, "other bytes after a kill at {millis} ms");
+        drop(mounted);
+        imgmount.run(&["cache", "clear"]).expect(0);
+    }
+}
+
+#[test]
+fn processes_that_index_one_layer_at_once_do_not_disturb_each_other() {
+    let imgmount = Imgmount::new();
+    let path = imgmount.write("image.tar", &sample_archive());
+    let mut children: Vec<_> = (0..4)
+        .map(|_| {
+            imgmount
+                .command(&["cat"])
+                .arg(path_in(&path, "/etc/passwd"))
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for child in &mut children {
+        assert!(wait(child).expect("an end").success());
+        let mut out = String::new();
+        io::Read::read_to_string(child.stdout.as_mut().unwrap(), &mut out).unwrap();
+        assert_eq!(out, "root:x:0:0\nuser:x:1000:1000\n");
+    }
+    let leftovers = cache_files(&imgmount);
+    assert!(leftovers.iter().all(|path| !path.to_string_lossy().contains("tmp")), "{leftovers:?}");
+}
+
+fn path_in(image: &Path, path: &str) -> std::ffi::OsString {
+    let mut reference = image.as_os_str().to_owned();
+    reference.push(":");
+    reference.push(path);
+    reference
+}
+
+#[test]
+fn a_dead_mount_is_named_and_can_be_unmounted() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let path = imgmount.write("image.tar", &tar(&docker_legacy(&[Image::sample("", Compression::Plain)])));
+    let mut mounted = imgmount.mount_in_foreground(&path, &[]);
+    mounted.kill_server();
+    let dead = fs::read_dir(mounted.path()).unwrap_err();
+    assert_eq!(dead.raw_os_error(), Some(libc::ENOTCONN));
+    let again = run(imgmount.command(&["mount"]).arg(&path).arg(mounted.path())).expect(2);
+    again.says(mounted.path().to_str().unwrap()).says("imgmount umount");
+    run(imgmount.command(&["umount"]).arg(mounted.path())).expect(0);
+    assert!(!is_mounted(mounted.path()));
+}
+
+#[test]
+fn a_dead_mount_of_an_ordinary_user_can_be_unmounted_by_that_user() {
+    if !have(&[Need::FuseForUsers]) {
+        return;
+    }
+    let imgmount = Imgmount::as_ordinary_user();
+    let path = imgmount.write("image.tar", &sample_archive());
+    let mut mounted = imgmount.mount_in_foreground(&path, &[]);
+    mounted.kill_server();
+    run(imgmount.command(&["umount"]).arg(mounted.path())).expect(0);
+    assert!(!is_mounted(mounted.path()));
+}
+
+#[test]
+fn sigterm_unmounts() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let path = imgmount.write("image.tar", &sample_archive());
+    let mut mounted = imgmount.mount_in_foreground(&path, &[]);
+    let status = mounted.terminate_server();
+    assert!(status.success(), "{status}");
+    assert!(!is_mounted(mounted.path()));
+}
+
+#[test]
+fn sigterm_unmounts_even_what_is_in_use() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let path = imgmount.write("image.tar", &sample_archive());
+    let mut mounted = imgmount.mount_in_foreground(&path, &[]);
+    let in_use = File::open(mounted.path().join("etc")).unwrap();
+    mounted.terminate_server();
+    assert!(!is_mounted(mounted.path()));
+    drop(in_use);
+}
+
+#[test]
+fn writing_is_refused_as_on_any_read_only_file_system() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let path = imgmount.write("image.tar", &sample_archive());
+    let mounted = imgmount.mount(path, &[]);
+    let at = |name: &str| mounted.path().join(name);
+    let refused = [
+        fs::write(at("new"), b"1").unwrap_err(),
+        OpenOptions::new().write(true).open(at("etc/passwd")).unwrap_err(),
+        fs::create_dir(at("dir")).unwrap_err(),
+        fs::remove_file(at("etc/passwd")).unwrap_err(),
+        fs::rename(at("etc/passwd"), at("moved")).unwrap_err(),
+        fs::set_permissions(at("etc/passwd"), fs::Permissions::from_mode(0o600)).unwrap_err(),
+    ];
+    for error in refused {
+        assert_eq!(error.raw_os_error(), Some(libc::EROFS), "{error}");
+    }
+}
+
+#[test]
+fn x13_mounts_are_read_only_without_setuid_and_devices() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let path = imgmount.write("image.tar", &sample_archive());
+    let mounted = imgmount.mount(&path, &["-o", "rw,exec,_netdev,x-systemd.automount,noauto,user"]);
+    let options = mount_options(mounted.path());
+    for option in ["ro", "nosuid", "nodev"] {
+        assert!(options.split(',').any(|found| found == option), "{option}: {options}");
+    }
+    drop(mounted);
+    if is_root() {
+        let mounted = imgmount.mount(&path, &["-o", "suid,dev"]);
+        let options = mount_options(mounted.path());
+        assert!(!options.contains("nosuid") && !options.contains("nodev"), "{options}");
+    }
+}
+
+/// The options of one mount, as the kernel shows them.
+fn mount_options(point: &Path) -> String {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = table.lines().find(|line| line.split(' ').nth(4) == point.to_str()).unwrap();
+    line.split(' ').nth(5).unwrap().to_owned()
+}

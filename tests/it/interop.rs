@@ -1,0 +1,318 @@
+//! Images written by podman, skopeo, umoci and docker, and trees that those tools make of images.
+//!
+//! Each engine works in directories of its own, below the test's temporary one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::fixture::{
+    Compression, Image, Item, dir, docker_legacy, file, hardlink, oci, sample_tree, symlink, tar, write_dir,
+};
+use crate::mounted::{Imgmount, Need, find_program, have, run, wait, wait_until};
+use crate::tree::{Field, Snapshot};
+
+/// `cap_net_raw+ep` as the kernel stores it: struct vfs_cap_data, revision 2. The one attribute that
+/// every engine keeps.
+const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// What engines put into a container or an image that they build.
+const ADDED: [&str; 9] =
+    ["dev", "proc", "sys", "run", ".dockerenv", "etc/hosts", "etc/hostname", "etc/resolv.conf", "etc/mtab"];
+
+/// What an image is built on.
+fn base() -> Vec<Item> {
+    vec![
+        dir("bin"),
+        file("bin/ping", b"#!/bin/sh\n").mode(0o4755).xattr("security.capability", CAPABILITY),
+        hardlink("bin/ping6", "bin/ping").mode(0o4755).xattr("security.capability", CAPABILITY),
+        dir("etc"),
+        file("etc/deleted", b"1"),
+        file("etc/kept", b"2").owner(1000, 1000).mode(0o600),
+        symlink("etc/link", "kept"),
+        dir("srv"),
+        dir("srv/data"),
+        file("srv/data/old", b"3"),
+        file(b"srv/caf\xe9", b"4"),
+        dir("tmp").mode(0o1777),
+    ]
+}
+
+/// Runs a tool and panics with what it said unless it succeeds.
+#[track_caller]
+fn succeed(command: &mut Command) -> String {
+    let done = run(command);
+    assert_eq!(done.code, 0, "{command:?}: {}{}", String::from_utf8_lossy(&done.stdout), done.stderr);
+    String::from_utf8_lossy(&done.stdout).trim().to_owned()
+}
+
+/// What can be compared between a mount and a directory or a container of an engine's making.
+fn comparable(tree: Snapshot) -> Snapshot {
+    tree.without_paths(&ADDED).without(Field::Root).without(Field::DirectoryLinks)
+}
+
+/// Unpacks a tar that an engine exported.
+fn unpack(archive: &Path, into: &Path) -> Snapshot {
+    fs::create_dir(into).unwrap();
+    let mut command = Command::new("tar");
+    command
+        .args(["--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf"])
+        .arg(archive)
+        .arg("-C")
+        .arg(into);
+    succeed(&mut command);
+    Snapshot::of(into)
+}
+
+#[track_caller]
+fn mounts_as(expected: &Snapshot, imgmount: &Imgmount, image: &str, fields: &[Field]) {
+    let mounted = imgmount.mount(image, &[]);
+    let drop_fields =
+        |tree: Snapshot| fields.iter().fold(comparable(tree), |tree, field| tree.without(*field));
+    let found = drop_fields(Snapshot::of(mounted.path()));
+    assert!(found.len() > 5, "{image}: hardly anything is there");
+    drop_fields(expected.clone()).assert_shown_by(&found, image);
+}
+
+/// An engine's store in directories of a test's own.
+struct Podman {
+    dir: PathBuf,
+}
+
+impl Podman {
+    fn new(imgmount: &Imgmount) -> Self {
+        Podman { dir: imgmount.dir().join("podman") }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("podman");
+        for (option, name) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
+            command.arg(option).arg(self.dir.join(name));
+        }
+        // The one driver that works wherever root can write, nested in a container too.
+        command.args(["--storage-driver", "vfs"]).args(args).current_dir(&self.dir);
+        command
+    }
+
+    /// Builds an image of several layers that add, change and delete, and names it `demo:1`.
+    fn build(&self) {
+        let context = self.dir.join("context");
+        fs::create_dir_all(&context).unwrap();
+        fs::write(context.join("base.tar"), tar(&base())).unwrap();
+        fs::write(context.join("new"), b"new").unwrap();
+        fs::copy(find_program("busybox").unwrap(), context.join("busybox")).unwrap();
+        let steps = "FROM scratch\nADD base.tar /\nCOPY busybox /bin/busybox\n\
+            RUN [\"/bin/busybox\", \"rm\", \"/etc/deleted\", \"/bin/ping6\"]\n\
+            RUN [\"/bin/busybox\", \"rm\", \"-r\", \"/srv/data\"]\nCOPY new /srv/data/\n\
+            RUN [\"/bin/busybox\", \"chmod\", \"0640\", \"/etc/kept\"]\n";
+        fs::write(context.join("Containerfile"), steps).unwrap();
+        let build = ["build", "-q", "--isolation", "chroot", "--network", "host", "--layers", "-t", "demo:1"];
+        succeed(self.command(&build).arg("context"));
+    }
+
+    /// A container's tree, made of `image` and never started.
+    fn export(&self, image: &str) -> Snapshot {
+        succeed(&mut self.command(&["create", "--name", "exported", image, "/bin/none"]));
+        succeed(&mut self.command(&["export", "-o", "export.tar", "exported"]));
+        unpack(&self.dir.join("export.tar"), &self.dir.join("exported"))
+    }
+}
+
+#[test]
+fn podman_builds_saves_and_exports() {
+    let tools = ["podman", "busybox", "umoci", "skopeo", "tar"].map(Need::Program);
+    if !have(&[&[Need::Fuse, Need::Root], &tools[..]].concat()) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let podman = Podman::new(&imgmount);
+    fs::create_dir_all(&podman.dir).unwrap();
+    podman.build();
+    for format in ["docker-archive", "oci-archive"] {
+        let file = format!("../{format}.tar");
+        succeed(&mut podman.command(&["save", "-q", "--format", format, "-o", &file, "localhost/demo:1"]));
+    }
+
+    // A container's directories have the time of its making.
+    let exported = podman.export("localhost/demo:1");
+    mounts_as(&exported, &imgmount, "docker-archive.tar", &[Field::DirectoryTimes, Field::Nanoseconds]);
+    mounts_as(&exported, &imgmount, "oci-archive.tar", &[Field::DirectoryTimes, Field::Nanoseconds]);
+
+    let mut copy = skopeo(&imgmount);
+    succeed(copy.args(["oci-archive:oci-archive.tar", "oci:layout:1"]));
+    let unpacked = umoci_unpack(&imgmount, "layout:1", "bundle");
+    mounts_as(&unpacked, &imgmount, "oci-archive.tar", &[Field::DirectoryTimes]);
+}
+
+#[test]
+fn podman_loads_the_sample_and_shows_the_same_tree() {
+    if !have(&[Need::Fuse, Need::Root, Need::Program("podman"), Need::Program("tar")]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let podman = Podman::new(&imgmount);
+    fs::create_dir_all(&podman.dir).unwrap();
+    imgmount.write("sample.tar", &tar(&docker_legacy(&[Image::sample("", Compression::Plain)])));
+    succeed(&mut podman.command(&["load", "-q", "-i", "../sample.tar"]));
+    let exported = podman.export("example.com/sample:1");
+    mounts_as(&exported, &imgmount, "sample.tar", &[Field::DirectoryTimes, Field::Nanoseconds]);
+}
+
+fn skopeo(imgmount: &Imgmount) -> Command {
+    let mut command = Command::new("skopeo");
+    command.args(["--insecure-policy", "copy", "-q"]).current_dir(imgmount.dir());
+    command
+}
+
+#[test]
+fn skopeo_copies_to_every_form() {
+    if !have(&[Need::Fuse, Need::Program("skopeo")]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    imgmount.write("sample.tar", &tar(&docker_legacy(&[Image::sample("./", Compression::Plain)])));
+    let copies: [(&str, &[&str]); 5] = [
+        ("oci:layout:1", &[]),
+        ("oci:zstd-layout:1", &["--dest-compress-format", "zstd"]),
+        ("oci-archive:oci.tar:1", &[]),
+        ("docker-archive:docker.tar:example.com/copy:1", &[]),
+        ("dir:directory", &[]),
+    ];
+    let expected = Snapshot::described(&sample_tree());
+    for (destination, options) in copies {
+        if let Some(directory) = destination.strip_prefix("dir:") {
+            fs::create_dir(imgmount.dir().join(directory)).unwrap();
+        }
+        succeed(skopeo(&imgmount).args(options).arg("docker-archive:sample.tar").arg(destination));
+        let mounted = imgmount.mount(destination, &[]);
+        expected.assert_shown_by(&Snapshot::of(mounted.path()), destination);
+    }
+}
+
+/// The tree that umoci makes of `image`, in a new directory `bundle`.
+fn umoci_unpack(imgmount: &Imgmount, image: &str, bundle: &str) -> Snapshot {
+    let mut command = Command::new("umoci");
+    command.args(["unpack", "--image", image, bundle]).current_dir(imgmount.dir());
+    succeed(&mut command);
+    Snapshot::of(&imgmount.dir().join(bundle).join("rootfs"))
+}
+
+#[test]
+fn umoci_unpacks_the_sample_to_the_same_tree() {
+    if !have(&[Need::Fuse, Need::Root, Need::Program("umoci")]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    for compression in [Compression::Plain, Compression::Gzip(6)] {
+        let name = format!("{compression:?}").replace(['(', ')'], "-");
+        write_dir(&oci(&[Image::sample("./", compression)]), &imgmount.dir().join(&name));
+        let unpacked = umoci_unpack(&imgmount, &format!("{name}:1"), &format!("bundle-{name}"));
+        mounts_as(&unpacked, &imgmount, &name, &[Field::DirectoryTimes]);
+    }
+}
+
+#[test]
+fn umoci_inserts_and_whites_out() {
+    if !have(&[Need::Fuse, Need::Root, Need::Program("umoci")]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let umoci = |args: &[&str]| succeed(Command::new("umoci").args(args).current_dir(imgmount.dir()));
+    write_dir(&oci(&[Image::named("base:1").layer("ADD", &base())]), &imgmount.dir().join("layout"));
+    let new = imgmount.dir().join("new");
+    fs::create_dir(&new).unwrap();
+    fs::write(new.join("file"), b"inserted").unwrap();
+    umoci(&["insert", "--image", "layout:1", "--whiteout", "/etc/deleted"]);
+    umoci(&["insert", "--image", "layout:1", "--opaque", "new", "/srv/data"]);
+    umoci(&["insert", "--image", "layout:1", "--tag", "2", "new/file", "/etc/inserted"]);
+
+    let unpacked = umoci_unpack(&imgmount, "layout:2", "bundle");
+    mounts_as(&unpacked, &imgmount, "layout:2", &[Field::DirectoryTimes]);
+    let mounted = imgmount.mount("layout:2", &[]);
+    assert_eq!(fs::read(mounted.path().join("etc/inserted")).unwrap(), b"inserted");
+    assert!(!mounted.path().join("srv/data/old").exists());
+}
+
+/// A docker daemon with a socket and data of its own, ended on drop.
+struct Docker {
+    dir: PathBuf,
+    daemon: Child,
+}
+
+impl Docker {
+    fn start(imgmount: &Imgmount) -> Self {
+        let dir = imgmount.dir().join("docker");
+        fs::create_dir_all(dir.join("context")).unwrap();
+        let option = |name: &str, file: &str| format!("--{name}={}", dir.join(file).display());
+        let mut command = Command::new(find_program("dockerd").unwrap());
+        command.args([option("data-root", "data"), option("exec-root", "exec"), option("pidfile", "pid")]);
+        command.arg(format!("--host=unix://{}", dir.join("socket").display()));
+        command.args(["--iptables=false", "--bridge=none", "--storage-driver=vfs"]);
+        let log = fs::File::create(dir.join("log")).unwrap();
+        let daemon = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let mut docker = Docker { dir, daemon };
+        let answers = |docker: &Docker| run(&mut docker.command(&["version"])).code == 0;
+        let up = wait_until(|| answers(&docker) || docker.daemon.try_wait().unwrap().is_some());
+        let log = fs::read_to_string(docker.dir.join("log")).unwrap();
+        assert!(up && answers(&docker), "dockerd did not start: {log}");
+        docker
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        // The classic builder: the other one is a plug-in that distributions package apart.
+        command.env("DOCKER_HOST", format!("unix://{}", self.dir.join("socket").display()));
+        command.env("DOCKER_BUILDKIT", "0").env("DOCKER_CONFIG", &self.dir).args(args).current_dir(&self.dir);
+        command
+    }
+
+    fn export(&self, image: &str) -> Snapshot {
+        let container = succeed(&mut self.command(&["create", image, "/bin/none"]));
+        let archive = format!("{container}.tar");
+        succeed(&mut self.command(&["export", "-o", &archive, &container]));
+        unpack(&self.dir.join(archive), &self.dir.join(container))
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.daemon);
+        let told = rustix::process::kill_process(pid, rustix::process::Signal::TERM).is_ok();
+        if !told || wait(&mut self.daemon).is_none() {
+            // A panic is no place for another; the daemon is as dead as it can be made.
+            let _ = self.daemon.kill();
+        }
+    }
+}
+
+#[test]
+fn docker_imports_builds_saves_and_exports() {
+    let tools = ["dockerd", "docker", "tar"].map(Need::Program);
+    if !have(&[&[Need::Fuse, Need::Root], &tools[..]].concat()) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let docker = Docker::start(&imgmount);
+    // Attributes that docker does not export, and fractions of seconds that it cuts.
+    let fields = [Field::DirectoryTimes, Field::Nanoseconds, Field::UserXattrs];
+
+    fs::write(docker.dir.join("base.tar"), tar(&base())).unwrap();
+    succeed(&mut docker.command(&["import", "base.tar", "base:1"]));
+    let context = docker.dir.join("context");
+    fs::write(context.join("new"), b"new").unwrap();
+    let steps = "FROM base:1\nCOPY new /srv/data/new\nCOPY new /etc/kept\nENV A=1\nADD more.tar /srv/\n";
+    fs::write(context.join("more.tar"), tar(&[dir("more").mode(0o700), file("more/f", b"5")])).unwrap();
+    fs::write(context.join("Dockerfile"), steps).unwrap();
+    succeed(&mut docker.command(&["build", "-q", "-t", "built:1", "context"]));
+    succeed(&mut docker.command(&["save", "-o", "../built.tar", "built:1"]));
+    mounts_as(&docker.export("built:1"), &imgmount, "built.tar", &fields);
+
+    imgmount.write("sample.tar", &tar(&docker_legacy(&[Image::sample("", Compression::Plain)])));
+    succeed(&mut docker.command(&["load", "-q", "-i", "../sample.tar"]));
+    mounts_as(&docker.export("example.com/sample:1"), &imgmount, "sample.tar", &fields);
+    succeed(&mut docker.command(&["save", "-o", "../resaved.tar", "example.com/sample:1"]));
+    Snapshot::described(&sample_tree()).assert_shown_by(
+        &Snapshot::of(imgmount.mount("resaved.tar", &[]).path()),
+        "loaded and saved by docker",
+    );
+}

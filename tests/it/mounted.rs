@@ -1,0 +1,337 @@
+//! The real program: run, mounted, and unmounted again whatever happens.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, thread};
+
+use tempfile::TempDir;
+
+/// A command that takes longer has hung.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks at something that is awaited.
+const POLL: Duration = Duration::from_millis(10);
+/// User and group `nobody` on every distribution.
+const NOBODY: u32 = 65_534;
+
+/// The program with a cache directory of its own, and a directory for a test's files.
+pub(crate) struct Imgmount {
+    dir: TempDir,
+    as_nobody: bool,
+}
+
+/// What a command said and how it ended.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+    /// -1 when a signal ended it.
+    pub(crate) code: i32,
+}
+
+/// A mounted image, unmounted on drop.
+pub(crate) struct Mounted {
+    point: PathBuf,
+    /// The server, where it stays in the foreground.
+    server: Option<Child>,
+    pub(crate) run: Run,
+}
+
+impl Imgmount {
+    pub(crate) fn new() -> Self {
+        Imgmount { dir: tempfile::tempdir().expect("a temporary directory"), as_nobody: false }
+    }
+
+    /// The same, run by an ordinary user: `nobody`, where this is root.
+    pub(crate) fn as_ordinary_user() -> Self {
+        let mut new = Imgmount::new();
+        if is_root() {
+            chown(new.dir.path(), Some(NOBODY), Some(NOBODY)).expect("giving a directory away");
+            // A checkout may lie below a private home directory.
+            fs::copy(env!("CARGO_BIN_EXE_imgmount"), new.dir.path().join("imgmount"))
+                .expect("copying the program");
+            new.as_nobody = true;
+        }
+        new
+    }
+
+    /// A directory for a test's own files; the cache and the mount points are in it too.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What the program is told to use as its cache.
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.dir().join("cache")
+    }
+
+    /// Writes `bytes` as a file that the program may read, and returns its path.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.dir().join(name);
+        fs::write(&path, bytes).expect("writing an image");
+        path
+    }
+
+    /// The command, ready for more options.
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
+        let mut command = if self.as_nobody {
+            self.user_command(self.dir().join("imgmount"))
+        } else {
+            Command::new(env!("CARGO_BIN_EXE_imgmount"))
+        };
+        command.args(args).env("IMGMOUNT_CACHE_DIR", self.cache()).env_remove("IMGMOUNT_LOG");
+        command.current_dir(self.dir()).stdin(Stdio::null());
+        command
+    }
+
+    /// A shell script, run by the user who runs the program.
+    pub(crate) fn shell(&self, script: &str) -> Command {
+        let mut command = if self.as_nobody { self.user_command("sh") } else { Command::new("sh") };
+        command.args(["-c", script]);
+        command
+    }
+
+    fn user_command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("setpriv");
+        command.arg(format!("--reuid={NOBODY}")).arg(format!("--regid={NOBODY}")).arg("--clear-groups");
+        command.arg(program).current_dir(self.dir());
+        command
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Run {
+        run(&mut self.command(args))
+    }
+
+    /// A new empty directory to mount on.
+    pub(crate) fn mount_point(&self) -> PathBuf {
+        let point = tempfile::Builder::new().prefix("mnt").tempdir_in(self.dir()).expect("a mount point");
+        if self.as_nobody {
+            chown(point.path(), Some(NOBODY), Some(NOBODY)).expect("giving a directory away");
+        }
+        point.keep()
+    }
+
+    /// Mounts `image` with `options`; panics with what the program said when it cannot.
+    #[track_caller]
+    pub(crate) fn mount<S: AsRef<OsStr>>(&self, image: S, options: &[&str]) -> Mounted {
+        let point = self.mount_point();
+        let mut command = self.command(&[OsStr::new("mount"), image.as_ref(), point.as_os_str()]);
+        // Made before anything is asserted: its drop cleans up after a failure too.
+        let mounted = Mounted { run: run(command.args(options)), point, server: None };
+        let Run { code, stderr, .. } = &mounted.run;
+        assert_eq!(*code, 0, "mounting {:?} {options:?} failed: {stderr}", image.as_ref());
+        assert!(is_mounted(&mounted.point), "{} is not usable yet", mounted.point.display());
+        mounted
+    }
+
+    /// Mounts `image` by a server that stays in the foreground, and so can be killed.
+    #[track_caller]
+    pub(crate) fn mount_in_foreground<S: AsRef<OsStr>>(&self, image: S, options: &[&str]) -> Mounted {
+        let point = self.mount_point();
+        let mut command =
+            self.command(&[OsStr::new("mount"), OsStr::new("-f"), image.as_ref(), point.as_os_str()]);
+        let log = File::create(self.dir().join("server.log")).expect("a log");
+        let server = command.args(options).stderr(log).spawn().expect("starting the program");
+        let run = Run { stdout: Vec::new(), stderr: String::new(), code: 0 };
+        let mut mounted = Mounted { point, server: Some(server), run };
+        let ended = |mounted: &mut Mounted| {
+            mounted.server.as_mut().is_none_or(|server| server.try_wait().expect("a child").is_some())
+        };
+        wait_until(|| is_mounted(&mounted.point) || ended(&mut mounted));
+        assert!(is_mounted(&mounted.point), "mounting {:?} in the foreground failed", image.as_ref());
+        mounted
+    }
+}
+
+impl Mounted {
+    pub(crate) fn path(&self) -> &Path {
+        &self.point
+    }
+
+    /// Kills the server as a crash would; the mount stays, dead.
+    pub(crate) fn kill_server(&mut self) {
+        let server = self.server.as_mut().expect("a server in the foreground");
+        server.kill().expect("killing the server");
+        server.wait().expect("the server's end");
+    }
+
+    /// Sends SIGTERM to the server and waits for its end.
+    pub(crate) fn terminate_server(&mut self) -> ExitStatus {
+        let server = self.server.as_mut().expect("a server in the foreground");
+        let pid = rustix::process::Pid::from_child(server);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalling the server");
+        wait(server).expect("the server to end on SIGTERM")
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let detached_late = !wait_briefly(|| !is_mounted(&self.point) || unmount(&self.point, false));
+        if detached_late {
+            unmount(&self.point, true);
+        }
+        if let Some(server) = &mut self.server
+            && wait(server).is_none()
+        {
+            // It would outlive the test otherwise; nothing is left to be done about a failure.
+            let _ = server.kill();
+        }
+    }
+}
+
+impl Run {
+    /// Standard output as text.
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.stdout).expect("output in UTF-8")
+    }
+
+    /// Standard output as lines.
+    pub(crate) fn lines(&self) -> Vec<&str> {
+        self.text().lines().collect()
+    }
+
+    /// Panics with what the program said unless it ended with `code`.
+    #[track_caller]
+    pub(crate) fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "stderr: {}", self.stderr);
+        self
+    }
+
+    /// Panics unless standard error has `part` in it.
+    #[track_caller]
+    pub(crate) fn says(self, part: &str) -> Self {
+        assert!(self.stderr.contains(part), "stderr should say {part:?}: {}", self.stderr);
+        self
+    }
+}
+
+/// Runs a command to its end. Output goes through files: a server that wrongly keeps its parent's
+/// output open shall not make this wait for it.
+pub(crate) fn run(command: &mut Command) -> Run {
+    let (stdout, stderr) = (tempfile::NamedTempFile::new(), tempfile::NamedTempFile::new());
+    let (stdout, stderr) = (stdout.expect("a file for output"), stderr.expect("a file for output"));
+    command.stdout(stdout.reopen().expect("a file for output"));
+    command.stderr(stderr.reopen().expect("a file for output"));
+    let mut child = command.spawn().unwrap_or_else(|e| panic!("starting {command:?}: {e}"));
+    let status = wait(&mut child).unwrap_or_else(|| {
+        child.kill().expect("killing what hangs");
+        panic!("{command:?} did not end within {PATIENCE:?}: {}", lossy(stderr.path()))
+    });
+    Run {
+        stdout: fs::read(stdout.path()).expect("reading output"),
+        stderr: lossy(stderr.path()),
+        code: status.code().unwrap_or(-1),
+    }
+}
+
+fn lossy(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).expect("reading output")).into_owned()
+}
+
+/// The status, or none when it does not end in time.
+pub(crate) fn wait(child: &mut Child) -> Option<ExitStatus> {
+    let mut status = None;
+    wait_until(|| {
+        status = child.try_wait().expect("a child of this process");
+        status.is_some()
+    });
+    status
+}
+
+/// True once `done` is; false when that takes too long.
+pub(crate) fn wait_until(done: impl FnMut() -> bool) -> bool {
+    wait_for(PATIENCE, done)
+}
+
+fn wait_briefly(done: impl FnMut() -> bool) -> bool {
+    wait_for(Duration::from_secs(2), done)
+}
+
+fn wait_for(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        if done() {
+            return true;
+        }
+        if start.elapsed() > patience {
+            return false;
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// Whether a FUSE file system is mounted on `point`, dead or alive.
+pub(crate) fn is_mounted(point: &Path) -> bool {
+    let point = point.to_str().expect("a mount point in UTF-8");
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("the mount table");
+    table.lines().any(|line| line.split(' ').nth(4) == Some(point) && line.contains(" - fuse"))
+}
+
+fn unmount(point: &Path, lazily: bool) -> bool {
+    if is_root() {
+        use rustix::mount::UnmountFlags;
+        let flags = if lazily { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+        return rustix::mount::unmount(point, flags).is_ok();
+    }
+    let option = if lazily { "-uz" } else { "-u" };
+    let status = Command::new("fusermount3").arg(option).arg(point).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// What a test may need of the machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Need {
+    /// `/dev/fuse`, and fusermount3 unless this is root.
+    Fuse,
+    /// `/dev/fuse` and fusermount3 for users that are not root.
+    FuseForUsers,
+    /// To run as root.
+    Root,
+    /// A program in PATH, or in sbin.
+    Program(&'static str),
+}
+
+/// True when all `needs` are there. Else says aloud that the calling test is skipped; where `CI`
+/// is set nothing may be skipped, and it panics.
+pub(crate) fn have(needs: &[Need]) -> bool {
+    let missing: Vec<String> = needs.iter().filter_map(|need| need.missing()).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let thread = thread::current();
+    let message = format!("SKIPPED {}: needs {}", thread.name().unwrap_or("?"), missing.join(", "));
+    assert!(env::var_os("CI").is_none(), "{message}");
+    // Not eprintln!, which the test runner would keep to itself.
+    writeln!(std::io::stderr(), "{message}").expect("writing to standard error");
+    false
+}
+
+impl Need {
+    fn missing(self) -> Option<String> {
+        let fuse_mode = || fs::metadata("/dev/fuse").map_or(0, |meta| meta.permissions().mode());
+        let fusermount = || find_program("fusermount3").is_some();
+        match self {
+            Need::Fuse if is_root() => (fuse_mode() == 0).then(|| "/dev/fuse".to_owned()),
+            Need::Fuse | Need::FuseForUsers => (fuse_mode() & 0o006 != 0o006 || !fusermount())
+                .then(|| "fusermount3 and a /dev/fuse that all may open (mode 0666)".to_owned()),
+            Need::Root => (!is_root()).then(|| "root".to_owned()),
+            Need::Program(name) => find_program(name).is_none().then(|| name.to_owned()),
+        }
+    }
+}
+
+/// Where a program is: in PATH, or where those for root are.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path).chain(sbin).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
