@@ -3,6 +3,7 @@
 use clap::{Args, Command, FromArgMatches};
 
 use super::*;
+use crate::cli::args::{SemanticsMode, VerifyMode};
 
 fn parse(arguments: &[&str]) -> MountArgs {
     let command = MountArgs::augment_args(Command::new("mount").no_binary_name(true));
@@ -25,7 +26,7 @@ fn flags(list: &str) -> (bool, bool, bool) {
 fn without_options_everything_is_off() {
     let args = parse(&["a.tar", "/mnt"]);
     assert!(!args.foreground && args.idle_timeout.is_none() && args.log_file.is_none());
-    assert_eq!((args.image.verify, args.image.semantics), (Verify::Full, Semantics::Runtime));
+    assert_eq!((args.image.verify, args.image.semantics), (VerifyMode::Full, SemanticsMode::Runtime));
     assert_eq!(args.image.cache_size, 256 << 20);
     let options = args.mount_options();
     assert_eq!(options.fsname, "a.tar");
@@ -76,7 +77,7 @@ fn values_by_their_long_names() {
     let args = with_options(list).unwrap();
     assert_eq!(args.image.platform.as_deref(), Some("linux/arm64"));
     assert_eq!(args.image.image.as_deref(), Some("a:b"));
-    assert_eq!((args.image.verify, args.image.semantics), (Verify::Off, Semantics::Oci));
+    assert_eq!((args.image.verify, args.image.semantics), (VerifyMode::Off, SemanticsMode::Oci));
     assert_eq!(args.image.cache_size, 1 << 20);
     assert_eq!(args.idle_timeout, Some(Duration::from_secs(300)));
     assert_eq!(args.log_file, Some(PathBuf::from("/l")));

@@ -78,7 +78,10 @@ fn an_archive_that_is_cut_off_is_refused() {
     files.file("last", vec![0; 4096]);
     let tar = files.tar();
     let error = Place::of_bytes(&tar[..tar.len() - 3072]).open().unwrap_err().to_string();
-    assert!(error.contains("entry 'last'") && error.ends_with("the stream ends within its payload"), "{error}");
+    assert!(
+        error.contains("entry 'last'") && error.ends_with("the stream ends within its payload"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -99,7 +102,7 @@ fn names_are_found_without_reading_payloads() {
     let counted = Counted(files.tar(), AtomicU64::new(0));
     assert_eq!(scan(&counted).unwrap().unwrap().len(), 2);
     // What stands around the two headers, and not the megabyte between them.
-    assert!(counted.1.load(Ordering::Relaxed) <= 2 * SCAN_BYTES as u64);
+    assert!(counted.1.load(Ordering::Relaxed) <= 2 * crate::layer::scan::SCAN_BYTES as u64);
 }
 
 #[test]
