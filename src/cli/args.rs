@@ -2,11 +2,13 @@
 //!
 //! This module owns their names and defaults, and is the only reader of the environment.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
 use super::options::parse_bytes;
@@ -150,6 +152,30 @@ impl ImageArgs {
         let directory = cache_directory().map_err(|error| log::warn!("{error:#}")).ok()?;
         Store::open(&directory).map_err(|error| log::warn!("nothing will be kept on disk: {error}")).ok()
     }
+}
+
+/// Stands in front of `-:/path` and `-@INDEX` on their way through clap, which takes what begins with a
+/// hyphen for an option. No argument of a program can hold it.
+const NOT_AN_OPTION: &str = "\0";
+
+/// Marks an argument that names standard input, unless it is a bare `-`, which clap knows.
+pub(crate) fn mark_standard_input(argument: OsString) -> OsString {
+    match argument.as_bytes() {
+        [b'-', b':' | b'@', ..] => {
+            let mut marked = OsString::from(NOT_AN_OPTION);
+            marked.push(argument);
+            marked
+        }
+        _ => argument,
+    }
+}
+
+/// Reads an argument that names an image.
+pub(crate) fn image_value() -> impl TypedValueParser<Value = OsString> {
+    OsStringValueParser::new().map(|value| {
+        let plain = value.as_bytes().strip_prefix(NOT_AN_OPTION.as_bytes());
+        plain.map_or(value.clone(), |plain| OsStr::from_bytes(plain).to_owned())
+    })
 }
 
 /// Merge warnings are many on some images and change nothing: a count, and the list with `-v`.

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use super::args::{ImageArgs, LayerArgs};
+use super::args::{ImageArgs, LayerArgs, image_value};
 use super::output::stdout;
 use imgmount::error::{Error, PathFault};
 use imgmount::load::Tree;
@@ -25,7 +25,7 @@ const BLOCK_BYTES: usize = 1 << 20;
 #[derive(Debug, Args)]
 pub(crate) struct CatArgs {
     /// Files as IMAGE:/path; after the first, /path alone is one of the same image
-    #[arg(required = true, value_name = "IMAGE:/path")]
+    #[arg(required = true, value_name = "IMAGE:/path", value_parser = image_value())]
     paths: Vec<OsString>,
     #[command(flatten)]
     layers: LayerArgs,

@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::args::{ImageArgs, Opened};
+use super::args::{ImageArgs, Opened, image_value};
 use super::output::{json_line, stdout};
 use imgmount::image::ImageInfo;
 use imgmount::load::{LayerRange, Tree};
@@ -19,6 +19,7 @@ use imgmount::path::escape;
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// The image
+    #[arg(value_name = "IMAGE", value_parser = image_value())]
     image_name: OsString,
     /// One JSON object
     #[arg(long)]

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use super::args::{ImageArgs, LayerArgs};
+use super::args::{ImageArgs, LayerArgs, image_value};
 use super::cat::image_and_path;
 use super::output::{JsonEntry, device, json_line, long_iso, mode_string, stdout};
 use imgmount::load::Tree;
@@ -20,7 +20,7 @@ use imgmount::rootfs::{Follow, InodeId, InodeKind};
 #[derive(Debug, Args)]
 pub(crate) struct LsArgs {
     /// The image, or a directory or file in it as IMAGE:/path
-    #[arg(value_name = "IMAGE[:/path]")]
+    #[arg(value_name = "IMAGE[:/path]", value_parser = image_value())]
     image_path: OsString,
     /// Long format, as `ls -ln --time-style=long-iso` prints it
     #[arg(short)]

@@ -41,8 +41,8 @@ pub(crate) struct Cli {
 }
 
 const IMAGE_HELP: &str = "\
-An IMAGE is [TRANSPORT:]PATH[:REF | @INDEX]: a docker-archive, an OCI layout as a directory or an archive,
-a skopeo dir:, each as it is or compressed as a whole, or - for standard input.
+An IMAGE is [TRANSPORT:]PATH[:REF | @INDEX]: a docker-archive, an OCI layout (a directory or \
+an archive), a skopeo dir:, each as it is or compressed as a whole, or - for standard input. \
 TRANSPORT is docker-archive, oci, oci-archive or dir; without it the content decides.";
 
 #[derive(Debug, Subcommand)]
@@ -57,7 +57,9 @@ enum Command {
 /// Runs the program: parses `arguments` (the first is the program's name), sets up logging, does what is
 /// asked and gives the exit code: 0 done, 1 a negative answer, 2 failure or wrong usage.
 pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(with_command(arguments.into_iter().collect())) {
+    let cli = match Cli::try_parse_from(with_command(
+        arguments.into_iter().map(args::mark_standard_input).collect(),
+    )) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -75,12 +77,11 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// `imgmount IMAGE DIR` is short for `imgmount mount IMAGE DIR`.
 fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
     use clap::CommandFactory as _;
-    let first = arguments.iter().skip(1).find(|argument| !argument.as_encoded_bytes().starts_with(b"-"));
+    let is_option = |argument: &OsString| argument != "-" && argument.as_encoded_bytes().starts_with(b"-");
+    let first = arguments.iter().skip(1).find(|argument| !is_option(argument));
     let command = Cli::command();
     let named = |name: &OsString| command.get_subcommands().any(|command| command.get_name() == name);
-    // A lone `-` is standard input, so it begins `imgmount - DIR`.
-    let stdin = arguments.iter().skip(1).any(|argument| argument == "-");
-    if first.is_some_and(|first| !named(first)) || (first.is_none() && stdin) {
+    if first.is_some_and(|first| !named(first)) {
         arguments.insert(1, OsString::from("mount"));
     }
     arguments
@@ -94,7 +95,11 @@ fn usage(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let text = error.render().to_string();
-    complain(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
+    match text.strip_prefix("error: ") {
+        Some(text) => complain(text.trim_end()),
+        // Nothing was asked for: the help itself.
+        None => note(text.trim_end()),
+    }
     ExitCode::from(FAILURE)
 }
 
@@ -121,7 +126,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     }
     complain(&chain(error));
     if let Some(hint) = hint(error) {
-        note(&hint);
+        note(&format!("hint: {hint}"));
     }
     ExitCode::from(FAILURE)
 }
@@ -163,12 +168,11 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     Some(hint.to_owned())
 }
 
-#[expect(clippy::print_stderr, reason = "this is where errors are told")]
 fn complain(text: &str) {
-    eprintln!("imgmount: {text}");
+    note(&format!("imgmount: {text}"));
 }
 
-#[expect(clippy::print_stderr, reason = "this is where hints are told")]
-fn note(hint: &str) {
-    eprintln!("hint: {hint}");
+/// Standard error may be closed; then there is nobody to tell.
+fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -27,7 +27,7 @@ use imgmount::load::LayerRange;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::args::ImageArgs;
+use super::args::{ImageArgs, image_value};
 use super::daemon::{self, Side, Waiting};
 use super::options::{parse_bytes, parse_duration, split_list};
 
@@ -70,7 +70,7 @@ const IGNORED: [&str; 27] = [
 #[derive(Debug, clap::Args)]
 pub(crate) struct MountArgs {
     /// The image: [TRANSPORT:]PATH[:REF | @INDEX]
-    #[arg(value_name = "IMAGE")]
+    #[arg(value_name = "IMAGE", value_parser = image_value())]
     pub(crate) reference: OsString,
     /// Where to mount it: a directory
     pub(crate) dir: PathBuf,
