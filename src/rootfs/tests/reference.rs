@@ -70,9 +70,11 @@ impl Said {
     fn cut(&mut self, path: &Path) -> Said {
         let below = |other: &Path| other.starts_with(path);
         let strictly = |other: &Path| other.starts_with(path) && other != path;
-        let mut cut = Said::default();
-        cut.own = self.own.clone().into_iter().filter(|(at, _)| below(at)).collect();
-        cut.deleted = self.deleted.clone().into_iter().filter(|(at, _)| strictly(at)).collect();
+        let mut cut = Said {
+            own: self.own.clone().into_iter().filter(|(at, _)| below(at)).collect(),
+            deleted: self.deleted.clone().into_iter().filter(|(at, _)| strictly(at)).collect(),
+            ..Said::default()
+        };
         for (from, to) in [
             (&mut self.opaque, &mut cut.opaque),
             (&mut self.real, &mut cut.real),
