@@ -214,10 +214,12 @@ impl Told<'_> {
             self.of_whiteout(slot, WarningKind::LateWhiteout);
         } else if slot.whiteout.is_some() && !slot.remade {
             self.of_whiteout(slot, WarningKind::ImpliedAfterWhiteout);
-        } else if slot.whiteout.is_some() && !hides(slot, options) && !own[dir].opaque {
-            if matches!(below, Occupant::Directory(_)) {
-                self.of_whiteout(slot, WarningKind::DirectoryRemade);
-            }
+        } else if slot.whiteout.is_some()
+            && !hides(slot, options)
+            && !own[dir].opaque
+            && matches!(below, Occupant::Directory(_))
+        {
+            self.of_whiteout(slot, WarningKind::DirectoryRemade);
         }
         let replaces_link = match below {
             Occupant::Object(object) => merged.objects[object].kind == ObjectKind::Symlink,

@@ -145,10 +145,10 @@ impl<'a, 'm> Reader<'a, 'm> {
 
     /// Where an entry belongs; `None` for the root.
     fn place(&mut self, name: &'a [u8]) -> Option<Place<'a>> {
-        if let (Some(recent), Some((parent, base))) = (&self.recent, split(name)) {
-            if recent.name == parent {
-                return Some(Place { parents: Parents::Known(recent.directory), base, aufs: recent.aufs });
-            }
+        if let (Some(recent), Some((parent, base))) = (&self.recent, split(name))
+            && recent.name == parent
+        {
+            return Some(Place { parents: Parents::Known(recent.directory), base, aufs: recent.aufs });
         }
         let Cleaned { mut components, escaped } = clean(name);
         if escaped {
