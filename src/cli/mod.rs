@@ -4,6 +4,7 @@
 
 mod args;
 mod cat;
+mod completions;
 mod daemon;
 mod inspect;
 mod ls;
@@ -52,6 +53,7 @@ enum Command {
     Ls(ls::LsArgs),
     Cat(cat::CatArgs),
     Inspect(inspect::InspectArgs),
+    Completions(completions::CompletionsArgs),
 }
 
 /// Runs the program: parses `arguments` (the first is the program's name), sets up logging, does what is
@@ -70,6 +72,7 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Ls(args) => ls::run(&args),
         Command::Cat(args) => cat::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Completions(args) => completions::run(&args),
     };
     result.unwrap_or_else(|error| fail(&error))
 }

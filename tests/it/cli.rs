@@ -18,14 +18,6 @@ fn sample(imgmount: &Imgmount) -> PathBuf {
     imgmount.write("image.tar", &tar(&oci(&[Image::sample("", Compression::Gzip(6))])))
 }
 
-/// Two layers: `a` and `secret` come with the first; the second changes `a` and deletes `secret`.
-fn history(imgmount: &Imgmount) -> PathBuf {
-    let image = Image::named("a:1")
-        .layer("COPY first", &[file("a", b"1"), file("secret", b"hunter2"), dir("d")])
-        .layer("RUN second", &[file("a", b"22"), whiteout("secret"), file("d/b", b"3")]);
-    imgmount.write("history.tar", &tar(&docker_legacy(&[image])))
-}
-
 fn inside(image: &Path, path: &str) -> OsString {
     let mut reference = image.as_os_str().to_owned();
     reference.push(":");
@@ -36,6 +28,14 @@ fn inside(image: &Path, path: &str) -> OsString {
 /// NDJSON: one object a line.
 fn objects(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Two layers: `a` and `secret` come with the first; the second changes `a` and deletes `secret`.
+fn history(imgmount: &Imgmount) -> PathBuf {
+    let image = Image::named("a:1")
+        .layer("COPY first", &[file("a", b"1"), file("secret", b"hunter2"), dir("d")])
+        .layer("RUN second", &[file("a", b"22"), whiteout("secret"), file("d/b", b"3")]);
+    imgmount.write("history.tar", &tar(&docker_legacy(&[image])))
 }
 
 #[test]
@@ -152,36 +152,6 @@ fn provenance_is_readable_and_not_listed() {
 }
 
 #[test]
-fn view_all_shows_rootfs_layers_states_and_documents() {
-    if !have(&[Need::Fuse]) {
-        return;
-    }
-    let imgmount = Imgmount::new();
-    let image = history(&imgmount);
-    let mounted = imgmount.mount(image, &["--view", "all"]);
-    let read = |path: &str| fs::read(mounted.path().join(path)).unwrap();
-    let names = |path: &str| {
-        let mut names: Vec<_> = fs::read_dir(mounted.path().join(path))
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    };
-    assert_eq!(names(""), ["image", "layers", "rootfs", "states"]);
-    assert_eq!(names("rootfs"), ["a", "d"]);
-    assert_eq!(names("states"), ["00", "01"]);
-    assert_eq!(names("image"), ["config.json", "manifest.json"]);
-    assert_eq!(read("states/00/secret"), b"hunter2");
-    let layers = names("layers");
-    assert_eq!(layers.len(), 2);
-    assert_eq!(names(&format!("layers/{}", layers[1])), [".wh.secret", "a", "d"]);
-    assert_eq!(read(&format!("layers/{}/secret", layers[0])), b"hunter2");
-    let config: Value = serde_json::from_slice(&read("image/config.json")).unwrap();
-    assert_eq!(config["architecture"], "amd64");
-}
-
-#[test]
 fn ls_sorts_by_bytes_and_goes_into_directories() {
     let imgmount = Imgmount::new();
     let image = sample(&imgmount);
@@ -260,49 +230,6 @@ fn cat_reads_one_layer_and_earlier_states() {
 }
 
 #[test]
-fn cp_copies_a_file_or_writes_a_tar() {
-    let imgmount = Imgmount::new();
-    let image = sample(&imgmount);
-    let copy = imgmount.dir().join("copy");
-    run(imgmount.command(&["cp"]).arg(inside(&image, "/usr/lib/large")).arg(&copy)).expect(0);
-    assert!(fs::read(copy).unwrap() == sample_large());
-    let out = run(imgmount.command(&["cp"]).arg(inside(&image, "/etc/passwd")).arg("-")).expect(0);
-    let mut archive = tar::Archive::new(&out.stdout[..]);
-    let names: Vec<_> = archive.entries().unwrap().map(|e| e.unwrap().path().unwrap().into_owned()).collect();
-    assert_eq!(names, [PathBuf::from("passwd")]);
-}
-
-#[test]
-fn extract_makes_the_tree_that_a_mount_shows() {
-    if !have(&[Need::Root]) {
-        return;
-    }
-    let imgmount = Imgmount::new();
-    let image = sample(&imgmount);
-    let into = imgmount.dir().join("extracted");
-    run(imgmount.command(&["extract", "-a"]).arg(&image).arg(&into)).expect(0);
-    let links = crate::tree::Field::DirectoryLinks;
-    let expected = Snapshot::described(&sample_tree()).without(links);
-    expected.assert_shown_by(&Snapshot::of(&into).without(links), "the extracted tree");
-}
-
-#[test]
-fn export_writes_the_same_bytes_every_time_and_loads_as_a_layer() {
-    let imgmount = Imgmount::new();
-    let image = sample(&imgmount);
-    let first = run(imgmount.command(&["export"]).arg(&image)).expect(0).stdout;
-    run(imgmount.command(&["export", "-o", "second.tar"]).arg(&image)).expect(0);
-    assert!(first == fs::read(imgmount.dir().join("second.tar")).unwrap());
-    if !have(&[Need::Fuse]) {
-        return;
-    }
-    let flat = Image::named("flat:1").layer_of_tar("import", first, Compression::Gzip(6));
-    let flat = imgmount.write("flat.tar", &tar(&docker_legacy(&[flat])));
-    let mounted = imgmount.mount(flat, &[]);
-    Snapshot::described(&sample_tree()).assert_shown_by(&Snapshot::of(mounted.path()), "the exported tree");
-}
-
-#[test]
 fn inspect_names_format_platform_and_layers() {
     let imgmount = Imgmount::new();
     let image = sample(&imgmount);
@@ -321,72 +248,6 @@ fn inspect_names_format_platform_and_layers() {
             .iter()
             .collect::<Vec<_>>()
     );
-}
-
-#[test]
-fn history_tells_which_layers_touched_a_path() {
-    let imgmount = Imgmount::new();
-    let image = history(&imgmount);
-    let out = run(imgmount.command(&["history"]).arg(&image)).expect(0);
-    assert!(out.text().contains("COPY first") && out.text().contains("RUN second"), "{}", out.text());
-    let out = run(imgmount.command(&["history", "--json"]).arg(inside(&image, "/secret"))).expect(0);
-    let layers: Vec<_> = objects(out.text()).iter().map(|step| step["layer"].clone()).collect();
-    assert_eq!(layers, [0, 1]);
-}
-
-#[test]
-fn deleted_lists_what_later_layers_hid() {
-    let imgmount = Imgmount::new();
-    let image = history(&imgmount);
-    let out = run(imgmount.command(&["deleted", "--json"]).arg(&image)).expect(0);
-    let paths: Vec<_> = objects(out.text()).iter().map(|entry| entry["path"].clone()).collect();
-    assert_eq!(paths, ["/a", "/secret"]);
-}
-
-#[test]
-fn diff_lists_paths_and_says_by_its_code_whether_there_are_any() {
-    let imgmount = Imgmount::new();
-    let write = |name: &str, items: &[crate::fixture::Item]| {
-        imgmount.write(name, &tar(&docker_legacy(&[Image::named("a:1").layer("ADD", items)])))
-    };
-    let a = write("a.tar", &[file("same", b"1"), file("changed", b"1"), file("gone", b"1"), dir("d")]);
-    let b = write(
-        "b.tar",
-        &[file("same", b"1").mtime(5, 5), file("changed", b"2").mode(0o600), dir("d"), file("d/new", b"1")],
-    );
-    let out = run(imgmount.command(&["diff"]).arg(&a).arg(&b)).expect(1);
-    assert_eq!(out.text(), "M /changed  content,mode\nA /d/new\nD /gone\n");
-    let out = run(imgmount.command(&["diff", "--only", "m", "--mtime"]).arg(&a).arg(&b)).expect(1);
-    assert_eq!(out.text(), "M /changed  content,mode\nM /same  mtime\n");
-    assert_eq!(run(imgmount.command(&["diff"]).arg(&a).arg(&a)).expect(0).text(), "");
-}
-
-#[test]
-fn verify_answers_by_its_code() {
-    let imgmount = Imgmount::new();
-    let items = oci(&[Image::sample("", Compression::Gzip(6))]);
-    let good = imgmount.write("good.tar", &tar(&items));
-    run(imgmount.command(&["verify"]).arg(good)).expect(0);
-    let mut bad = tar(&items);
-    let blob = Image::sample("", Compression::Gzip(6)).layers[0].blob.clone();
-    let at = bad.windows(64).position(|window| window == &blob[1000..1064]).unwrap();
-    bad[at] ^= 1;
-    let bad = imgmount.write("bad.tar", &bad);
-    run(imgmount.command(&["verify"]).arg(bad)).expect(1);
-}
-
-#[test]
-fn cache_path_ls_and_clear() {
-    let imgmount = Imgmount::new();
-    let image = sample(&imgmount);
-    run(imgmount.command(&["ls"]).arg(image)).expect(0);
-    assert_eq!(
-        imgmount.run(&["cache", "path"]).expect(0).text().trim_end(),
-        imgmount.cache().to_str().unwrap()
-    );
-    assert!(!imgmount.run(&["cache", "ls"]).expect(0).lines().is_empty());
-    imgmount.run(&["cache", "clear"]).expect(0);
-    assert_eq!(imgmount.run(&["cache", "ls"]).expect(0).text(), "");
 }
 
 #[test]

@@ -309,7 +309,7 @@ fn a_kill_while_indexing_leaves_no_index_that_is_believed() {
         let served = fs::read(mounted.path().join("large")).unwrap();
         assert!(served == content, "other bytes after a kill at {millis} ms");
         drop(mounted);
-        imgmount.run(&["cache", "clear"]).expect(0);
+        fs::remove_dir_all(imgmount.cache()).unwrap();
     }
 }
 
@@ -334,7 +334,7 @@ fn processes_that_index_one_layer_at_once_do_not_disturb_each_other() {
         assert_eq!(out, "root:x:0:0\nuser:x:1000:1000\n");
     }
     let leftovers = cache_files(&imgmount);
-    assert!(leftovers.iter().all(|path| !path.to_string_lossy().contains("tmp")), "{leftovers:?}");
+    assert!(leftovers.iter().all(|path| path.extension().is_some_and(|end| end == "idx")), "{leftovers:?}");
 }
 
 fn path_in(image: &Path, path: &str) -> std::ffi::OsString {
