@@ -1,1 +1,91 @@
+//! Random stacks of layers against the [`reference`](super::reference) merge.
+//!
+//! Few names, so that entries meet: every whiteout has a chance of a target, every link of a cycle.
 
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::*;
+
+fn component() -> impl Strategy<Value = &'static str> {
+    select(vec!["a", "b", "c"])
+}
+
+fn path() -> impl Strategy<Value = String> {
+    prop_oneof![
+        12 => prop::collection::vec(component(), 1..4).prop_map(|parts| parts.join("/")),
+        1 => component().prop_map(|name| format!(".wh..wh.plnk/{name}")),
+        1 => (component(), component()).prop_map(|(a, b)| format!("./{a}/../{b}")),
+    ]
+}
+
+fn whiteout() -> impl Strategy<Value = Item> {
+    let base = select(vec![".wh.a", ".wh.b", ".wh.c", ".wh..wh..opq", ".wh..wh..opq", ".wh.."]);
+    (prop::collection::vec(component(), 0..3), base).prop_map(|(mut parts, base)| {
+        parts.push(base);
+        mark(parts.join("/"))
+    })
+}
+
+fn link_target() -> impl Strategy<Value = &'static str> {
+    select(vec!["a", "b", "c", "../a", "/b", "a/b", "/c/a", "..", "/", "b/../c", "../../c/b"])
+}
+
+fn any_item() -> impl Strategy<Value = Item> {
+    let owner = 0u32..3;
+    let mode = select(vec![0o700, 0o750, 0o777]);
+    prop_oneof![
+        4 => (path(), any::<u16>()).prop_map(|(path, content)| file(path, content.into())),
+        3 => path().prop_map(dir),
+        2 => (path(), link_target()).prop_map(|(path, target)| symlink(path, target)),
+        3 => (path(), path()).prop_map(|(path, target)| hardlink(path, target)),
+        1 => path().prop_map(|path| item(path, ItemKind::Char(0, 0), 0o600)),
+        1 => path().prop_map(|path| item(path, ItemKind::Fifo, 0o600)),
+        4 => whiteout(),
+    ]
+    .prop_flat_map(move |item| (Just(item), owner.clone(), mode.clone()))
+    .prop_map(|(item, owner, mode)| {
+        let mode = if matches!(item.kind, ItemKind::Symlink(_)) { 0o777 } else { mode };
+        item.owner(owner, owner).mode(mode)
+    })
+}
+
+fn any_stack() -> impl Strategy<Value = Vec<Vec<Item>>> {
+    prop::collection::vec(prop::collection::vec(any_item(), 0..9), 1..4)
+}
+
+fn any_options() -> impl Strategy<Value = MergeOptions> {
+    (select(vec![Semantics::Runtime, Semantics::Oci]), any::<bool>())
+        .prop_map(|(semantics, follow_dirlinks)| MergeOptions { semantics, follow_dirlinks })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_stack_merges_as_the_reference_does(stack in any_stack(), options in any_options()) {
+        let tree = merged_with(&stack, options);
+        prop_assert_eq!(listing(&tree), reference::listing(&stack, options));
+    }
+
+    #[test]
+    fn the_same_stack_has_the_same_numbers_every_time(stack in any_stack(), options in any_options()) {
+        let numbers = |tree: &Rootfs| tree.walk(ROOT).collect::<Vec<_>>();
+        let (one, other) = (merged_with(&stack, options), merged_with(&stack, options));
+        prop_assert_eq!(numbers(&one), numbers(&other));
+        prop_assert_eq!(warned(&one), warned(&other));
+    }
+
+    #[test]
+    fn every_number_is_used_and_every_directory_knows_its_path(stack in any_stack(), options in any_options()) {
+        let tree = merged_with(&stack, options);
+        let mut used = vec![false; tree.inode_count() as usize];
+        for (path, id) in tree.walk(ROOT) {
+            used[id.0 as usize] = true;
+            if tree.inode(id).unwrap().kind == InodeKind::Directory {
+                prop_assert_eq!(tree.path(id), path);
+            }
+        }
+        prop_assert!(used.iter().all(|used| *used));
+    }
+}
