@@ -1,6 +1,6 @@
 //! Makes the merged tree: what a container would see of a stack of layers.
 //!
-//! Every layer's [own](own) tree is built first, from all of its entries, and then laid [over] what the
+//! Every layer's own tree is built first, from all of its entries, and then laid over what the
 //! layers below it make up. Applying entries one by one to the merged tree would be wrong: a whiteout or
 //! opaque mark is about lower layers only, wherever in its tar it stands. Where runtimes agree, they are
 //! copied; where they refuse what the specification allows, it is accepted with a warning.

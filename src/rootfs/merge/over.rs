@@ -52,6 +52,7 @@ impl<'a> Merged<'a> {
         if let Some(entry) = own.root {
             self.root = Some(EntryAt { layer, entry });
         }
+        self.tree.expect(own.tree.slots.len());
         self.dress(&mut own.tree, layer, options)?;
         self.apply(&own.tree, layer, options)
     }

@@ -86,6 +86,7 @@ impl<'a, 'm> Reader<'a, 'm> {
         entries: u32,
     ) -> Self {
         let mut tree = Tree::new();
+        tree.expect(entries as usize);
         let root = tree.root;
         tree[root].lower = Some(lower.root);
         let own = Own { tree, links: Vec::new(), root: None, warnings: Vec::new() };
@@ -128,9 +129,10 @@ impl<'a, 'm> Reader<'a, 'm> {
             Parents::Known(directory) => directory,
             Parents::Named { components, escaped } => {
                 let directory = self.enter(&components)?;
-                // An escaping name is to be warned of each time.
-                if let (false, false, Some((name, _))) = (escaped, components.is_empty(), split(entry.name)) {
-                    self.recent = Some(Recent { name, directory, aufs: place.aufs });
+                // Each escaping name is to be warned of, and lower links are not looked up again.
+                if !escaped && !components.is_empty() && !self.options.follow_dirlinks {
+                    self.recent =
+                        split(entry.name).map(|(name, _)| Recent { name, directory, aufs: place.aufs });
                 }
                 directory
             }
@@ -234,7 +236,7 @@ impl<'a, 'm> Reader<'a, 'm> {
 
     /// The walk to the recent directory may have led through a slot that is about to change.
     fn forget_recent(&mut self, slot: SlotId) {
-        if self.options.follow_dirlinks || self.own.tree[slot].occupant != Occupant::Nothing {
+        if self.own.tree[slot].occupant != Occupant::Nothing {
             self.recent = None;
         }
     }
@@ -244,13 +246,11 @@ impl<'a, 'm> Reader<'a, 'm> {
             self.warn(WarningKind::OpaqueRoot);
         } else {
             self.own.tree[directory].opaque = true;
-            self.recent = None;
         }
     }
 
     fn whiteout(&mut self, directory: DirId, name: &'a [u8], id: EntryId) -> Result<(), Fault> {
         let slot = self.slot(directory, name)?;
-        self.forget_recent(slot);
         let slot = &mut self.own.tree[slot];
         slot.late |= slot.occupant != Occupant::Nothing;
         if slot.whiteout.replace(id).is_some() {
@@ -284,8 +284,6 @@ impl<'a, 'm> Reader<'a, 'm> {
         let slot = &mut self.own.tree[slot];
         slot.occupant = Occupant::Nothing;
         slot.whiteout = Some(id);
-        slot.late = false;
-        slot.remade = false;
     }
 
     fn put_directory(&mut self, slot: SlotId, id: EntryId, entry: &Entry<'a>) -> Result<(), Fault> {

@@ -6,7 +6,7 @@
 //! follow the slot of the directory itself: one pass over all slots in order goes parents first,
 //! without recursion.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
@@ -100,16 +100,31 @@ impl<'a> Tree<'a> {
         Tree { slots: Vec::new(), dirs: vec![dir], root, table: HashMap::new() }
     }
 
+    /// Makes room for `names` in all: growing bit by bit hashes every name several times.
+    pub(super) fn expect(&mut self, names: usize) {
+        let more = names.saturating_sub(self.slots.len());
+        self.slots.reserve(more);
+        self.table.reserve(more);
+    }
+
     /// The slot of a name, made if it is not there.
     pub(super) fn slot(&mut self, directory: DirId, name: &'a [u8]) -> Result<SlotId> {
-        if let Some(slot) = self.table.get(&(directory, name)) {
-            return Ok(*slot);
+        match self.table.entry((directory, name)) {
+            hash_map::Entry::Occupied(known) => Ok(*known.get()),
+            hash_map::Entry::Vacant(free) => {
+                let slot = SlotId(number(self.slots.len())?);
+                let occupant = Occupant::Nothing;
+                self.slots.push(Slot {
+                    name,
+                    directory,
+                    occupant,
+                    whiteout: None,
+                    late: false,
+                    remade: false,
+                });
+                Ok(*free.insert(slot))
+            }
         }
-        let slot = SlotId(number(self.slots.len())?);
-        let occupant = Occupant::Nothing;
-        self.slots.push(Slot { name, directory, occupant, whiteout: None, late: false, remade: false });
-        self.table.insert((directory, name), slot);
-        Ok(slot)
     }
 
     /// The slot of a name, if it was ever used.

@@ -43,6 +43,14 @@ fn m2_a_target_of_another_layer_gives_nothing() {
 }
 
 #[test]
+fn m2_a_way_through_links_of_two_layers_gives_nothing() {
+    let base = vec![dir("t"), symlink("l", "t")];
+    let middle = vec![dir("u").mode(0o700), symlink("t/m", "/u")];
+    let tree = merged(&[base, middle, vec![file("l/m/f", 1)]]);
+    assert_eq!(line(&tree, at(&tree, "/l/m")), "dir 755 0:0 2");
+}
+
+#[test]
 fn m2_what_the_same_layer_does_to_the_target_does_not_count() {
     let lower = vec![dir("t").mode(0o711), symlink("l", "t")];
     let tree = merged(&[lower, vec![dir("t").mode(0o500), file("l/f", 1)]]);

@@ -53,6 +53,14 @@ fn n1_follow_dirlinks_does_not_follow_what_the_layer_deleted_or_replaced() {
 }
 
 #[test]
+fn n1_follow_dirlinks_does_not_follow_links_in_a_deleted_directory() {
+    let base = vec![dir("t"), symlink("d/l", "/t")];
+    let tree = merged_following(&[base, vec![mark(".wh.d"), file("d/l/f", 1)]]);
+    let expected = ["/d dir 755 0:0 3", "/d/l dir 755 0:0 2", "/d/l/f file 644 0:0 1 #1", "/t dir 755 0:0 2"];
+    assert_tree(&tree, &expected);
+}
+
+#[test]
 fn n2_a_parent_that_is_a_symlink_of_the_same_layer_is_followed() {
     let tree = merged(&[vec![dir("usr/lib"), symlink("lib", "usr/lib"), file("lib/foo", 1)]]);
     let expected = [

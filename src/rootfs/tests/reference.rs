@@ -254,7 +254,7 @@ impl Reference {
     fn put(&mut self, parent: &Path, path: Path, item: &Item) {
         if matches!(item.kind, ItemKind::Char(0, 0)) {
             self.said.cut(&path);
-            self.said.deleted.insert(path, Deletion::default());
+            self.said.deleted.entry(path).or_default();
             return;
         }
         let real = (0..=parent.len()).map(|len| parent[..len].to_vec());

@@ -92,6 +92,20 @@ fn w5_a_whiteout_after_a_directory_keeps_it_and_hides_lower() {
 }
 
 #[test]
+fn w5_a_whiteout_after_a_directory_made_anew_counts() {
+    let tree = merged(&[d_with_old(), vec![mark(".wh.d"), dir("d"), mark(".wh.d")]]);
+    assert_tree(&tree, &["/d dir 755 0:0 2"]);
+    assert_warned(&tree, &[(RepeatedWhiteout, ".wh.d"), (LateWhiteout, ".wh.d")]);
+}
+
+#[test]
+fn w5_making_a_directory_anew_does_not_undo_a_late_whiteout() {
+    let tree = merged(&[d_with_old(), vec![file("d", 2), mark(".wh.d"), dir("d")]]);
+    assert_tree(&tree, &["/d dir 755 0:0 2"]);
+    assert_warned(&tree, &[(TypeChanged, "d"), (LateWhiteout, ".wh.d")]);
+}
+
+#[test]
 fn w6_a_repeated_whiteout_is_one_whiteout() {
     let tree = merged(&[vec![file("x", 1)], vec![mark(".wh.x"), mark(".wh.x")]]);
     assert_tree(&tree, &[]);
