@@ -161,8 +161,12 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         Error::Ambiguous { .. } => "select one as PATH:NAME or PATH@INDEX, or with --image",
         Error::NoSuchImage { .. } => "names are matched whole, or by tag where that is unique",
         Error::NoPlatform { .. } => "select one with --platform",
-        Error::Mismatch { .. } | Error::Decompress { .. } | Error::Tar { .. } => {
-            "the image is damaged or was changed; --verify off shows what can be had of it"
+        Error::Mismatch { what, .. } | Error::Decompress { what, .. } | Error::Tar { what, .. } => {
+            if what.starts_with("layer ") {
+                "the image is damaged or was changed; --verify off shows what can be had of it"
+            } else {
+                "the image is cut off, damaged, or was changed since it was made"
+            }
         }
         Error::MissingBlob { .. } => "the image was saved without it, or for another platform",
         Error::Strict { .. } => "`imgmount inspect` lists all warnings; without --strict they are accepted",

@@ -168,7 +168,10 @@ impl Reference {
 #[must_use]
 pub fn split_path(text: &OsStr) -> (OsString, Option<Vec<u8>>) {
     let bytes = text.as_bytes();
-    let transport_colon = transport_of(bytes).map(|transport| transport.name().len());
+    let transport_colon = match transport_of(bytes) {
+        Some(transport) => Some(transport.name().len()),
+        None => remote_of(bytes).map(str::len),
+    };
     let colon = (0..bytes.len())
         .rev()
         .find(|at| bytes.get(*at..).is_some_and(|rest| rest.starts_with(b":/")))
@@ -188,15 +191,19 @@ fn transport_of(text: &[u8]) -> Option<Transport> {
     Transport::ALL.into_iter().find(|transport| transport.name().as_bytes() == name)
 }
 
+/// The transport of another tool that `text` begins with.
+fn remote_of(text: &[u8]) -> Option<&'static str> {
+    REMOTE
+        .into_iter()
+        .find(|name| text.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"://")))
+}
+
 fn split_transport(text: &[u8]) -> Result<(Option<Transport>, &[u8])> {
     if let Some(transport) = transport_of(text) {
         let (_, rest) = split_at_byte(text, transport.name().len());
         return Ok((Some(transport), rest.strip_prefix(b"//").unwrap_or(rest)));
     }
-    let remote = REMOTE
-        .iter()
-        .find(|name| text.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"://")));
-    match remote {
+    match remote_of(text) {
         None => Ok((None, text)),
         Some(name) => Err(Error::Unsupported {
             what: format!("transport '{name}'"),
@@ -345,6 +352,7 @@ mod tests {
             ("-:/etc", "-", Some("/etc")),
             ("/abs/oci:/x", "/abs/oci", Some("/x")),
             (":/x", ":/x", None),
+            ("docker://alpine", "docker://alpine", None),
         ] {
             let (found_image, found_path) = split_path(OsStr::new(text));
             assert_eq!(found_image, image, "{text}");

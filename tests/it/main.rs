@@ -9,6 +9,7 @@
 //! | `sources` | every form of image that the command line reaches |
 //! | `semantics` | rows of the merge rules through a real mount |
 //! | `faults` | what must not go wrong when something does |
+//! | `mutations` | damaged images give an answer or an error |
 //! | `interop` | images by podman, skopeo, umoci and docker |
 //! | `cli` | commands, formats, exit codes |
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -19,6 +20,7 @@ mod fixture;
 mod interop;
 mod matrix;
 mod mounted;
+mod mutations;
 mod semantics;
 mod sources;
 mod tree;

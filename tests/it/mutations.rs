@@ -1,0 +1,132 @@
+//! Hostile images by the thousand: the sample, damaged at random, must give an answer or an error.
+//!
+//! Digests would catch nearly all damage, so they are not checked here: what reads headers, documents and
+//! compressed streams meets the damage itself. The seed is fixed; a failure prints the mutation's number.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use imgmount::layer::index::Verify;
+use imgmount::load::{Engine, EngineOptions, Tree, TreeOptions};
+use imgmount::rootfs::{InodeKind, ROOT};
+use imgmount::source::Reference;
+
+use crate::fixture::{Compression, Image, docker_legacy, docker_modern, oci, tar};
+
+/// Mutations of each form.
+const MUTATIONS: u64 = 400;
+/// What none of these small images may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A small generator with a known sequence (Vigna, "SplitMix64").
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.next() % (end as u64).max(1)).unwrap()
+    }
+}
+
+/// Flips bits, writes digits over header fields, cuts, repeats and removes blocks.
+fn mutate(image: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut bytes = image.to_vec();
+    for _ in 0..=random.below(4) {
+        let at = random.below(bytes.len());
+        let block = at / 512 * 512;
+        match random.below(6) {
+            0 => bytes[at] ^= 1 << random.below(8),
+            1 => bytes[at] = b"0178 /.\0\xff"[random.below(9)],
+            2 => bytes.truncate(at.max(1)),
+            3 => drop(bytes.drain(block..(block + 512).min(bytes.len()))),
+            4 => {
+                let copy = bytes[block..(block + 512).min(bytes.len())].to_vec();
+                bytes.splice(block..block, copy);
+            }
+            _ => {
+                let to = random.below(bytes.len());
+                let len = 64.min(bytes.len() - at).min(bytes.len() - to);
+                bytes.copy_within(at..at + len, to);
+            }
+        }
+    }
+    bytes
+}
+
+/// Opens, merges, walks, reads every file, and counts those that could be read.
+fn look_at_all(path: &OsStr) -> imgmount::Result<usize> {
+    let engine = Engine::new(EngineOptions { verify: Verify::Off, ..EngineOptions::default() });
+    let reference = Reference::parse(path, None)?;
+    let image = engine.open(&reference)?.image(&reference.selection, None)?;
+    let tree = engine.load(image, &TreeOptions::default())?;
+    Ok(tree.rootfs().walk(ROOT).filter(|(_, id)| read(&tree, *id)).count())
+}
+
+fn read(tree: &Tree, id: imgmount::rootfs::InodeId) -> bool {
+    let mut block = vec![0; 64 << 10];
+    let file = tree.rootfs().inode(id).is_some_and(|inode| matches!(inode.kind, InodeKind::File(_)));
+    let end = tree.rootfs().size(id);
+    // The first and the last block: a size may be hostile, too.
+    file && [0, end.saturating_sub(block.len() as u64)]
+        .into_iter()
+        .all(|offset| tree.read_at(id, &mut block, offset).is_ok())
+}
+
+/// Gives how many could be opened all the same: with none, only the outermost check was tried.
+fn survives(form: &str, image: &[u8]) -> u64 {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("image");
+    let mut opened = 0;
+    for number in 0..MUTATIONS {
+        fs::write(&path, mutate(image, &mut Random(number))).unwrap();
+        let start = Instant::now();
+        let outcome = catch_unwind(AssertUnwindSafe(|| look_at_all(path.as_os_str())));
+        let outcome = outcome.unwrap_or_else(|_| panic!("{form}: mutation {number} panics"));
+        opened += u64::from(outcome.is_ok());
+        assert!(start.elapsed() < PATIENCE, "{form}: mutation {number} takes {:?}", start.elapsed());
+    }
+    opened
+}
+
+fn sample(compression: Compression) -> Image {
+    Image::sample("./", compression)
+}
+
+#[test]
+fn a_docker_archive_of_plain_layers_survives() {
+    assert!(
+        (1..MUTATIONS)
+            .contains(&survives("docker-archive", &tar(&docker_legacy(&[sample(Compression::Plain)]))))
+    );
+}
+
+#[test]
+fn an_archive_of_gzip_layers_survives() {
+    assert!((1..MUTATIONS).contains(&survives("gzip layers", &tar(&oci(&[sample(Compression::Gzip(6))])))));
+}
+
+#[test]
+fn an_archive_of_zstd_layers_survives() {
+    assert!(
+        (1..MUTATIONS)
+            .contains(&survives("zstd layers", &tar(&docker_modern(&[sample(Compression::ZstdFrames)]))))
+    );
+}
+
+#[test]
+fn an_archive_that_is_compressed_as_a_whole_survives() {
+    for compression in [Compression::Gzip(6), Compression::Xz, Compression::Bzip2, Compression::Zstd] {
+        let whole = compression.compress(&tar(&docker_legacy(&[sample(Compression::Plain)])));
+        // Most formats lose everything behind the damage, and with it the manifest.
+        assert!(survives(&format!("{compression:?} as a whole"), &whole) < MUTATIONS);
+    }
+}
