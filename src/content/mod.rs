@@ -136,3 +136,6 @@ impl ReadAt for TarBytes {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+use std::borrow::Cow;
+
+use super::*;
+use crate::compress::Compression;
+use crate::layer::entry::{Extent, Segment};
+use crate::layer::index::{Expected, Request, Verify, index_layer};
+use crate::layer::store::StoredIndex;
+use crate::layer::tar::Limits;
+
+/// 5 MiB in which every 8 bytes tell where they are.
+fn content() -> Vec<u8> {
+    (0..5_u64 << 17).flat_map(u64::to_le_bytes).collect()
+}
+
+/// A layer of one file, and where its bytes lie in the tar.
+fn layer(content: &[u8], cache_bytes: usize, ahead: bool) -> (Arc<LayerBytes>, Extent) {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(content.len() as u64);
+    builder.append_data(&mut header, "file", content).unwrap();
+    let tar = builder.into_inner().unwrap();
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+    io::Write::write_all(&mut encoder, &tar).unwrap();
+    let blob: Arc<dyn ReadAt> = Arc::new(encoder.finish().unwrap());
+    let indexed = index_layer(Request {
+        bytes: blob.clone(),
+        what: "layer 0",
+        compression: Compression::Gzip,
+        expected: Expected::default(),
+        verify: Verify::Full,
+        limits: Limits::default(),
+        scratch: None,
+        progress: &|_| {},
+    });
+    let index = StoredIndex::from_pass(indexed.unwrap()).unwrap();
+    let reader = LayerReader::new("layer 0", index, blob, Verify::Full);
+    let read_ahead = ahead.then(|| Arc::new(ReadAhead::start().unwrap()));
+    let bytes = LayerBytes::new(reader, Arc::new(SpanCache::new(cache_bytes)), read_ahead);
+    (Arc::new(bytes), Extent { offset: 512, len_bytes: content.len() as u64 })
+}
+
+fn read(layer: &Arc<LayerBytes>, file: &FileData<'_>, offset: u64, len: usize) -> Vec<u8> {
+    let mut buf = vec![0xAA; len];
+    let filled = layer.read_file(file, &mut buf, offset).unwrap();
+    buf.truncate(filled);
+    buf
+}
+
+#[test]
+fn any_part_of_a_file_is_the_slice_of_its_content() {
+    let content = content();
+    // A cache of less than a span: everything is decoded again and again.
+    for (cache_bytes, ahead) in [(1, false), (64 << 20, true)] {
+        let (layer, extent) = layer(&content, cache_bytes, ahead);
+        let file = FileData { size: extent.len_bytes, stored: Stored::Contiguous(extent) };
+        for offset in [0, 1, 511, 1 << 20, (1 << 20) - 1, (3 << 20) + 7, (5 << 20) - 1, 5 << 20, 6 << 20] {
+            for len in [0, 1, 4096, 3 << 20] {
+                let start = offset.min(content.len());
+                let end = (offset + len).min(content.len());
+                assert!(read(&layer, &file, offset as u64, len) == content[start..end], "{offset}, {len}");
+            }
+        }
+    }
+}
+
+#[test]
+fn m14_holes_are_zeros_wherever_a_read_begins() {
+    let content = content();
+    let (layer, extent) = layer(&content, 64 << 20, false);
+    let segment = |file_offset, from: u64, len_bytes| Segment {
+        file_offset,
+        extent: Extent { offset: extent.offset + from, len_bytes },
+    };
+    // A hole, data, a hole, data up against data, a hole.
+    let segments = [segment(100, 0, 50), segment(300, 50, 10), segment(310, 60, 40)];
+    let file = FileData { size: 500, stored: Stored::Sparse(Cow::Borrowed(&segments)) };
+    let mut expected = vec![0; 500];
+    expected[100..150].copy_from_slice(&content[..50]);
+    expected[300..350].copy_from_slice(&content[50..100]);
+    for offset in 0..500 {
+        for len in [1, 49, 160, 500] {
+            let end = (offset + len).min(500);
+            assert_eq!(read(&layer, &file, offset as u64, len), expected[offset..end], "{offset}, {len}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_claims_more_than_its_layer_holds_is_an_error() {
+    let (layer, extent) = layer(b"short", 1 << 20, false);
+    let stored = Stored::Contiguous(Extent { offset: extent.offset, len_bytes: 1 << 40 });
+    let file = FileData { size: 1 << 40, stored };
+    let error = layer.read_file(&file, &mut [0; 10], 1 << 30).unwrap_err();
+    assert!(error.to_string().contains("cannot read at offset"), "{error}");
+}
+
+#[test]
+fn a_sequential_reader_finds_the_next_span_decoded() {
+    let content = content();
+    let (layer, extent) = layer(&content, 64 << 20, true);
+    let file = FileData { size: extent.len_bytes, stored: Stored::Contiguous(extent) };
+    read(&layer, &file, 0, 1);
+    let second = layer.reader.index().span(1).unwrap().extent.offset;
+    read(&layer, &file, second, 1);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !layer.cache.has((layer.number, 2)) {
+        assert!(std::time::Instant::now() < deadline, "span 2 is not read ahead");
+        std::thread::yield_now();
+    }
+}
