@@ -10,6 +10,8 @@
 //! | `semantics` | rows of the merge rules through a real mount |
 //! | `faults` | what must not go wrong when something does |
 //! | `mutations` | damaged images give an answer or an error |
+//! | `overlay` | the kernel's overlay of the same layers shows the same tree |
+//! | `random` | numbers for tests that try many cases (no tests) |
 //! | `interop` | images by podman, skopeo, umoci and docker |
 //! | `cli` | commands, formats, exit codes |
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -21,6 +23,8 @@ mod interop;
 mod matrix;
 mod mounted;
 mod mutations;
+mod overlay;
+mod random;
 mod semantics;
 mod sources;
 mod tree;

@@ -14,28 +14,12 @@ use imgmount::rootfs::{InodeKind, ROOT};
 use imgmount::source::Reference;
 
 use crate::fixture::{Compression, Image, docker_legacy, docker_modern, oci, tar};
+use crate::random::Random;
 
 /// Mutations of each form.
 const MUTATIONS: u64 = 400;
 /// What none of these small images may take.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A small generator with a known sequence (Vigna, "SplitMix64").
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % (end as u64).max(1)).unwrap()
-    }
-}
 
 /// Flips bits, writes digits over header fields, cuts, repeats and removes blocks.
 fn mutate(image: &[u8], random: &mut Random) -> Vec<u8> {
