@@ -142,7 +142,9 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// The error and its causes, leaving out those that the one before already tells.
 fn chain(error: &anyhow::Error) -> String {
-    let mut text = String::new();
+    // Whatever else fails says what was tried; only standard output is written to without a word.
+    let unnamed = error.downcast_ref::<std::io::Error>().is_some();
+    let mut text = if unnamed { String::from("cannot write the output") } else { String::new() };
     for cause in error.chain().map(ToString::to_string) {
         if !text.ends_with(&cause) {
             if !text.is_empty() {
