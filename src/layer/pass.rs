@@ -18,7 +18,7 @@ use std::thread;
 
 use super::copy::CopyWriter;
 use super::entry::{Entry, Extent};
-use super::index::{Expected, Indexed, Request, Scratch, Verify, mismatch};
+use super::index::{Expected, Indexed, Request, Verify, mismatch};
 use super::table::{Facts, IndexBuilder};
 use super::tar::{Sink, TarParser};
 use super::windows::WindowWriter;
@@ -46,14 +46,9 @@ pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
     let Request { bytes, what, compression, expected, verify, limits, scratch, progress } = request;
     let hashed = verify == Verify::Full;
     let blob_bytes = bytes.len();
-    let (windows, copy) = match scratch {
-        // A plain layer is seekable as it is.
-        Some(Scratch { windows, .. }) if compression == Compression::Plain => {
-            (WindowWriter::file(windows), None)
-        }
-        Some(Scratch { windows, copy }) => (WindowWriter::file(windows), Some(copy)),
-        None => (WindowWriter::memory(), None),
-    };
+    let (windows, copy) = scratch.map_or((None, None), |scratch| (Some(scratch.windows), Some(scratch.copy)));
+    // A plain layer is seekable as it is.
+    let copy = copy.filter(|_| compression != Compression::Plain);
     let shared = Shared { pool: Pool::default(), abandoned: AtomicBool::new(false), progress };
     let mut stage = DigestStage {
         hashed,
@@ -63,7 +58,7 @@ pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
         tar_fault: None,
         last_checkpoint: 0,
         tar_bytes: 0,
-        windows,
+        windows: WindowWriter::new(windows)?,
         spans: Vec::new(),
         copying: copy.is_some(),
     };

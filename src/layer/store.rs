@@ -219,6 +219,7 @@ impl Store {
             return Err(Error::io("cannot store the index", full));
         };
         if indexed.copy.is_some() {
+            // Not synced: it is large, its length is checked, and so is every frame that is read of it.
             self.publish(&self.path(key, "copy"), draft.copy)?;
         }
         let path = self.path(key, "idx");
@@ -228,6 +229,7 @@ impl Store {
         // The pass left the file at the end of the windows.
         file.write_all(index).map_err(failed)?;
         file.write_all(&trailer(windows_len, index.len() as u64)).map_err(failed)?;
+        file.sync_data().map_err(failed)?;
         self.publish(&path, draft.index)
     }
 
@@ -248,10 +250,9 @@ impl Store {
         Ok(DraftFile { file, name: Some(name) })
     }
 
-    /// Syncs a draft and gives it its name, over whatever had it.
+    /// Gives a draft its name, over whatever had it.
     fn publish(&self, path: &Path, draft: DraftFile) -> Result<()> {
         let failed = |cause| Error::io(format!("cannot write '{}'", path.display()), cause);
-        draft.file.sync_data().map_err(failed)?;
         let name = match draft.name {
             Some(name) => name,
             None => self.link(&draft.file).map_err(failed)?,

@@ -29,18 +29,27 @@ pub enum Windows {
 }
 
 /// Packs windows, into a file as long as that works.
-#[derive(Debug)]
 pub(super) struct WindowWriter {
     windows: Windows,
+    compressor: zstd::bulk::Compressor<'static>,
+}
+
+impl std::fmt::Debug for WindowWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WindowWriter").field("windows", &self.windows).finish_non_exhaustive()
+    }
 }
 
 impl WindowWriter {
-    pub(super) fn memory() -> Self {
-        WindowWriter { windows: Windows::Memory(Vec::new()) }
-    }
-
-    pub(super) fn file(file: File) -> Self {
-        WindowWriter { windows: Windows::File(file, 0) }
+    /// Packs into `file`, or into memory.
+    pub(super) fn new(file: Option<File>) -> Result<Self> {
+        let windows = match file {
+            Some(file) => Windows::File(file, 0),
+            None => Windows::Memory(Vec::new()),
+        };
+        let compressor =
+            zstd::bulk::Compressor::new(LEVEL).map_err(|cause| Error::io("cannot set up zstd", cause))?;
+        Ok(WindowWriter { windows, compressor })
     }
 
     /// Adds the window of a checkpoint and gives the record to keep of it.
@@ -56,7 +65,9 @@ impl WindowWriter {
             Resume::Start => {}
             Resume::XzBlock { check } => record.place = Place::XzBlock(*check),
             Resume::Deflate { skip_bits, window } => {
-                let packed = zstd::bulk::compress(window, LEVEL)
+                let packed = self
+                    .compressor
+                    .compress(window)
                     .map_err(|cause| Error::io("cannot compress a window", cause))?;
                 record.place = Place::Deflate(*skip_bits);
                 record.window_hash = short_hash(&packed);
