@@ -110,10 +110,15 @@ impl Imgmount {
     /// A new empty directory to mount on.
     pub(crate) fn mount_point(&self) -> PathBuf {
         let point = tempfile::Builder::new().prefix("mnt").tempdir_in(self.dir()).expect("a mount point");
-        if self.as_nobody {
-            chown(point.path(), Some(NOBODY), Some(NOBODY)).expect("giving a directory away");
-        }
+        self.give_to_user(point.path());
         point.keep()
+    }
+
+    /// Makes a file or directory that of the user who runs the program.
+    pub(crate) fn give_to_user(&self, path: &Path) {
+        if self.as_nobody {
+            chown(path, Some(NOBODY), Some(NOBODY)).expect("giving a directory away");
+        }
     }
 
     /// Mounts `image` with `options`; panics with what the program said when it cannot.
