@@ -224,8 +224,9 @@ impl Decoder {
     }
 
     /// Appends to `out` until at least `soft` bytes were appended and a boundary is reached, or
-    /// exactly `hard` bytes were appended, or the input ends. `soft` counts as 1 at least; where
-    /// it is not less than `hard`, boundaries are not looked for and decoding is fastest.
+    /// exactly `hard` bytes were appended, or the input ends. With a `soft` of 0 a boundary right
+    /// here counts, too; where `soft` is not less than `hard`, boundaries are not looked for and
+    /// decoding is fastest.
     ///
     /// After an error every further call fails.
     ///
@@ -236,7 +237,6 @@ impl Decoder {
         if self.failed {
             return Err(self.input.damaged("decoding failed before"));
         }
-        let soft = soft.max(1);
         let mut appended = 0;
         while appended < hard {
             let wants_boundary = appended >= soft;

@@ -31,6 +31,8 @@ use crate::warning::WarningKind;
 /// Spans end at the first place to re-enter after this much output: small enough that a random read is
 /// over in about 1.5 ms, large enough that windows stay a few percent of the layer.
 pub(super) const SPAN_BYTES: usize = 1 << 20;
+/// From here on a span ends at the end of a frame or block that is met by chance.
+const EARLY_SPAN_BYTES: usize = SPAN_BYTES / 4 * 3;
 /// A span ends here even if there is no place to re-enter: bounds memory against endless deflate blocks.
 /// zlib's own blocks end within 4.2 MB (16,383 symbols of 258 bytes).
 const MAX_SPAN_BYTES: usize = 8 << 20;
@@ -308,12 +310,17 @@ fn decode(
     out: &SyncSender<RawSpan>,
 ) -> Result<Decoded> {
     let mut decoder = Decoder::new(compression, Box::new(input))?;
+    let mut last_checkpoint = 0;
     loop {
         let checkpoint = decoder.checkpoint();
         let offset = decoder.output_offset();
+        if checkpoint.is_some() {
+            last_checkpoint = offset;
+        }
         let mut bytes = shared.pool.take();
         bytes.clear();
-        let stop = decoder.decode(&mut bytes, SPAN_BYTES, hard_limit(compression));
+        let soft = soft_limit(compression, offset - last_checkpoint);
+        let stop = decoder.decode(&mut bytes, soft, hard_limit(compression));
         let ended = !matches!(stop, Ok(Stop::Boundary | Stop::Full));
         if !bytes.is_empty() && out.send(RawSpan { offset, bytes, checkpoint }).is_err() {
             return Ok(Decoded::default());
@@ -322,6 +329,17 @@ fn decode(
             stop?;
             return Ok(Decoded { trailing: decoder.trailing_bytes() > 0 });
         }
+    }
+}
+
+/// How much of a span is decoded before a boundary may end it, `since_checkpoint` bytes after the last
+/// one. Deflate has a boundary soon whenever one is wanted. The other formats have theirs where frames
+/// and blocks happen to end: one that is met early is better taken, and one that is due ends a span at
+/// once.
+fn soft_limit(compression: Compression, since_checkpoint: u64) -> usize {
+    match compression {
+        Compression::Gzip => SPAN_BYTES,
+        _ => EARLY_SPAN_BYTES.saturating_sub(usize::try_from(since_checkpoint).unwrap_or(usize::MAX)),
     }
 }
 

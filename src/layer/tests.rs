@@ -150,6 +150,33 @@ fn save(store: &Store, key: &Key, blob: &[u8], compression: Compression, tar: &[
     store.save(key, draft, &indexed).unwrap();
 }
 
+/// Frames that end by chance anywhere, also exactly where a span would.
+#[test]
+fn where_a_frame_begins_a_span_can_be_entered_and_no_copy_is_made() {
+    let tar = sample_tar();
+    let (_home, store) = store();
+    let frames = [
+        (Compression::Zstd, 10_007),
+        (Compression::Zstd, 1 << 20),
+        (Compression::Zstd, (1 << 20) + 1),
+        (Compression::Zstd, 2_500_000),
+        (Compression::Xz, 2_500_000),
+        (Compression::Bzip2, 900_000),
+    ];
+    for (compression, frame_bytes) in frames {
+        let pieces = tar.chunks(frame_bytes).map(|piece| compressed(compression, piece));
+        let blob = pieces.collect::<Vec<_>>().concat();
+        let key = Key::layer(&Algorithm::Sha256.digest(&tar), Some(&format!("{frame_bytes}")));
+        save(&store, &key, &blob, compression, &tar);
+        let loaded = store.load(&key).unwrap();
+        let about = format!("{compression}, frames of {frame_bytes} bytes");
+        assert_eq!(loaded.index.facts().copy_bytes, 0, "{about}");
+        let spans = (0..loaded.index.span_count()).filter_map(|at| loaded.index.span(at));
+        assert!(spans.into_iter().all(|span| span.extent.len_bytes <= 1 << 20), "{about}");
+        assert!(read_all(loaded, blob, Verify::Full).unwrap() == tar, "{about}");
+    }
+}
+
 #[test]
 fn a_single_zstd_frame_is_read_from_its_copy_and_without_it() {
     let tar = sample_tar();

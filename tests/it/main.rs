@@ -13,6 +13,9 @@
 //! | `overlay` | the kernel's overlay of the same layers shows the same tree |
 //! | `random` | numbers for tests that try many cases (no tests) |
 //! | `interop` | images by podman, skopeo, umoci and docker |
+//! | `mounts` | options, audiences and ends of a mount |
+//! | `served` | the kernel's calls one by one |
+//! | `panics` | a panic in a request is that request's failure |
 //! | `cli` | commands, formats, exit codes |
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -22,9 +25,12 @@ mod fixture;
 mod interop;
 mod matrix;
 mod mounted;
+mod mounts;
 mod mutations;
 mod overlay;
+mod panics;
 mod random;
 mod semantics;
+mod served;
 mod sources;
 mod tree;

@@ -96,9 +96,24 @@ impl Imgmount {
     }
 
     fn user_command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new("setpriv");
-        command.arg(format!("--reuid={NOBODY}")).arg(format!("--regid={NOBODY}")).arg("--clear-groups");
-        command.arg(program).current_dir(self.dir());
+        let mut command = as_nobody(program);
+        command.current_dir(self.dir());
+        command
+    }
+
+    /// A script in a shell that finds the program by its name, as a user's shell would.
+    pub(crate) fn shell_with_program(&self, script: &str) -> Command {
+        let programs = self.dir().join("bin");
+        fs::create_dir_all(&programs).expect("a directory for programs");
+        let link = programs.join("imgmount");
+        if !link.exists() {
+            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_imgmount"), link).expect("a link to the program");
+        }
+        let path = env::var("PATH").unwrap_or_default();
+        let mut command = Command::new("bash");
+        command.args(["-euo", "pipefail", "-c", script]).current_dir(self.dir()).stdin(Stdio::null());
+        command.env("PATH", format!("{}:{path}:/usr/sbin:/sbin", programs.display()));
+        command.env("IMGMOUNT_CACHE_DIR", self.cache()).env_remove("IMGMOUNT_LOG");
         command
     }
 
@@ -110,10 +125,15 @@ impl Imgmount {
     /// A new empty directory to mount on.
     pub(crate) fn mount_point(&self) -> PathBuf {
         let point = tempfile::Builder::new().prefix("mnt").tempdir_in(self.dir()).expect("a mount point");
-        if self.as_nobody {
-            chown(point.path(), Some(NOBODY), Some(NOBODY)).expect("giving a directory away");
-        }
+        self.give_to_user(point.path());
         point.keep()
+    }
+
+    /// Makes a file or directory that of the user who runs the program.
+    pub(crate) fn give_to_user(&self, path: &Path) {
+        if self.as_nobody {
+            chown(path, Some(NOBODY), Some(NOBODY)).expect("giving a directory away");
+        }
     }
 
     /// Mounts `image` with `options`; panics with what the program said when it cannot.
@@ -151,6 +171,11 @@ impl Imgmount {
 impl Mounted {
     pub(crate) fn path(&self) -> &Path {
         &self.point
+    }
+
+    /// Waits for the server in the foreground to end by itself.
+    pub(crate) fn server_ends(&mut self) -> Option<ExitStatus> {
+        wait(self.server.as_mut().expect("a server in the foreground"))
     }
 
     /// Kills the server as a crash would; the mount stays, dead.
@@ -208,6 +233,14 @@ impl Run {
         assert!(self.stderr.contains(part), "stderr should say {part:?}: {}", self.stderr);
         self
     }
+}
+
+/// A command run by an ordinary user other than root.
+pub(crate) fn as_nobody(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--reuid={NOBODY}")).arg(format!("--regid={NOBODY}")).arg("--clear-groups");
+    command.arg(program).stdin(Stdio::null());
+    command
 }
 
 /// Runs a command to its end. Output goes through files: a server that wrongly keeps its parent's
