@@ -25,6 +25,7 @@ pub mod compress;
 pub mod content;
 pub mod digest;
 pub mod error;
+mod fields;
 pub mod fuse;
 pub mod image;
 pub mod layer;

@@ -22,10 +22,12 @@ use crate::layer::LayerId;
 use crate::layer::index::{Expected, Request, Verify, index_layer};
 use crate::layer::reader::LayerReader;
 use crate::layer::store::{Key, Store, StoredIndex};
+use crate::layer::table::LayerIndex;
 use crate::layer::tar::Limits;
 use crate::path::escape;
 use crate::read_at::ReadAt;
-use crate::rootfs::{InodeId, MergeOptions, Rootfs, merge::merge};
+use crate::rootfs::stored::TREE_VERSION;
+use crate::rootfs::{InodeId, MergeOptions, Rootfs, merge};
 use crate::source::{LayerBlob, OpenedImage};
 use crate::warning::{Warning, WarningKind};
 
@@ -33,6 +35,8 @@ use crate::warning::{Warning, WarningKind};
 pub const DEFAULT_CACHE_BYTES: usize = 256 << 20;
 /// A layer's number takes 16 bits; engines stop at 128 layers.
 const MAX_LAYERS: usize = 4096;
+/// Smaller images are merged faster than their tree is read.
+const MIN_STORED_ENTRIES: u64 = 10_000;
 /// The longest magic number there is to recognise a compression by.
 const SNIFF_BYTES: u64 = 16;
 
@@ -142,7 +146,7 @@ impl Engine {
         }
         let (bytes, warnings): (Vec<_>, Vec<_>) = indexed?.into_iter().unzip();
         let indexes = bytes.iter().map(|layer: &Arc<LayerBytes>| layer.reader().index().clone()).collect();
-        let rootfs = merge(indexes, &options.merge)?;
+        let rootfs = self.merge(indexes, &options.merge)?;
         let mut tree = Tree {
             first,
             layers: blobs.into_iter().zip(&bytes).map(|(blob, bytes)| LayerInfo::new(blob, bytes)).collect(),
@@ -158,6 +162,30 @@ impl Engine {
             }),
             _ => Ok(tree),
         }
+    }
+
+    /// The merged tree from the store, or merged and then in the store.
+    fn merge(&self, layers: Vec<Arc<LayerIndex>>, options: &MergeOptions) -> Result<Rootfs> {
+        // Indexes of unchecked layers tell what could be had of them, not what their diff_id stands for.
+        let store = self.inner.options.store.as_ref().filter(|_| self.verify() == Verify::Full);
+        let entries: u64 = layers.iter().map(|index| u64::from(index.entry_count())).sum();
+        let Some(store) = store.filter(|_| entries >= MIN_STORED_ENTRIES) else {
+            return merge(layers, options);
+        };
+        let names: Vec<String> =
+            layers.iter().filter_map(|index| Some(index.facts().diff_id?.to_string())).collect();
+        let key = Key::tree(&format!("version {TREE_VERSION} {options:?} {}", names.join(" ")));
+        if let Some(bytes) = store.load_tree(&key) {
+            match Rootfs::from_bytes(&bytes, layers.clone(), "stored tree") {
+                Ok(rootfs) => return Ok(rootfs),
+                Err(doubt) => log::info!("the tree is merged anew: {doubt}"),
+            }
+        }
+        let rootfs = merge(layers, options)?;
+        store.save_tree(&key, &rootfs.to_bytes()).unwrap_or_else(|error| {
+            log::warn!("the next mount will merge again: {error}");
+        });
+        Ok(rootfs)
     }
 
     /// Longest first, so that no thread ends up alone with the largest; layers that an image repeats once.

@@ -20,7 +20,7 @@ use super::table::{FORMAT_VERSION, LayerIndex};
 use super::windows::Windows;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::read_at::{FileBytes, ReadAt, Window};
+use crate::read_at::{FileBytes, ReadAt, Window, read_to_vec};
 
 /// Ends every stored index: where the index lies in the file, behind the windows.
 const TRAILER_BYTES: usize = 24;
@@ -56,6 +56,12 @@ impl Key {
     #[must_use]
     pub fn archive(identity: &str) -> Self {
         Key(format!("archive-{}.v{FORMAT_VERSION}", short_name(identity)))
+    }
+
+    /// The tree that layers are merged to: `layers` names them, in order, and how they are merged.
+    #[must_use]
+    pub fn tree(layers: &str) -> Self {
+        Key(format!("tree-{}.v{FORMAT_VERSION}", short_name(layers)))
     }
 }
 
@@ -231,6 +237,28 @@ impl Store {
         file.write_all(&trailer(windows_len, index.len() as u64)).map_err(failed)?;
         file.sync_data().map_err(failed)?;
         self.publish(&path, draft.index)
+    }
+
+    /// The bytes of the merged tree for `key`, if they can be read. They are not checked here.
+    #[must_use]
+    pub fn load_tree(&self, key: &Key) -> Option<Vec<u8>> {
+        let path = self.path(key, "tree");
+        let file = open_own(&path).map_err(|error| log::info!("{error}")).ok()??;
+        let _ = file.set_modified(SystemTime::now());
+        let bytes = FileBytes::new(file).ok().filter(|bytes| bytes.len() <= MAX_INDEX_BYTES)?;
+        read_to_vec(&bytes).map_err(|cause| log::info!("cannot read '{}': {cause}", path.display())).ok()
+    }
+
+    /// Keeps the bytes of a merged tree.
+    ///
+    /// # Errors
+    /// When they cannot be written (the disk is full). Nothing is left behind then.
+    pub fn save_tree(&self, key: &Key, bytes: &[u8]) -> Result<()> {
+        let path = self.path(key, "tree");
+        let draft = self.draft_file()?;
+        let written = (&draft.file).write_all(bytes).and_then(|()| draft.file.sync_data());
+        written.map_err(|cause| Error::io(format!("cannot write '{}'", path.display()), cause))?;
+        self.publish(&path, draft)
     }
 
     fn path(&self, key: &Key, ending: &str) -> PathBuf {

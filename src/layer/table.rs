@@ -14,6 +14,7 @@ use super::entry::{
 use crate::compress::Compression;
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
+use crate::fields::Fields;
 use crate::warning::{Warning, WarningKind};
 
 /// First bytes of every layer index.
@@ -257,7 +258,7 @@ impl LayerIndex {
             .ok()
             .and_then(compression_from_code)
             .ok_or_else(|| bad("unknown compression"))?;
-        let (diff_id, blob_digest) = (fields.digest(), fields.digest());
+        let (diff_id, blob_digest) = (read_digest(&mut fields), read_digest(&mut fields));
         let (blob_bytes, tar_bytes, copy_bytes) = (fields.u64(), fields.u64(), fields.u64());
         let mut sections: [Range<usize>; SECTIONS] = Default::default();
         let mut end = HEADER_BYTES;
@@ -561,41 +562,14 @@ fn checksum(bytes: &[u8]) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// Reads little-endian fields front to back; zeros past the end.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn array<const N: usize>(&mut self) -> [u8; N] {
-        match self.0.split_first_chunk::<N>() {
-            Some((field, rest)) => {
-                self.0 = rest;
-                *field
-            }
-            None => [0; N],
-        }
-    }
-
-    fn u16(&mut self) -> u16 {
-        u16::from_le_bytes(self.array())
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.array())
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.array())
-    }
-
-    fn digest(&mut self) -> Option<Digest> {
-        let [code] = self.array();
-        let hash: [u8; 64] = self.array();
-        let algorithm = match code {
-            1 => Algorithm::Sha256,
-            2 => Algorithm::Sha512,
-            3 => Algorithm::Blake3,
-            _ => return None,
-        };
-        Digest::new(algorithm, hash.get(..algorithm.len_bytes())?)
-    }
+fn read_digest(fields: &mut Fields<'_>) -> Option<Digest> {
+    let [code] = fields.array();
+    let hash: [u8; 64] = fields.array();
+    let algorithm = match code {
+        1 => Algorithm::Sha256,
+        2 => Algorithm::Sha512,
+        3 => Algorithm::Blake3,
+        _ => return None,
+    };
+    Digest::new(algorithm, hash.get(..algorithm.len_bytes())?)
 }

@@ -6,6 +6,7 @@
 
 pub mod merge;
 mod resolve;
+pub mod stored;
 #[cfg(test)]
 mod tests;
 mod walk;

@@ -9,6 +9,7 @@ mod metadata;
 mod names;
 mod random;
 mod reference;
+mod stored;
 mod view;
 mod whiteouts;
 
