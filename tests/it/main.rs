@@ -8,20 +8,33 @@
 //! | `matrix` | every compression with every way of writing names |
 //! | `sources` | every form of image that the command line reaches |
 //! | `semantics` | rows of the merge rules through a real mount |
+//! | `random` | layers at random against a plain second merge, and reads at random against the content |
+//! | `mounts` | how a mount comes about, who may enter it, what ends it |
+//! | `served` | the kernel's calls, one by one |
 //! | `faults` | what must not go wrong when something does |
+//! | `panics` | a fault of the program itself |
 //! | `interop` | images by podman, skopeo, umoci and docker |
 //! | `cli` | commands, formats, exit codes |
+//! | `json` | what `--json` prints against its document |
+//! | `examples` | the library's examples |
+//! | `readme` | what README.md promises |
+//! | `tidy` | layering, forgotten files |
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod cli;
+mod examples;
 mod faults;
 mod fixture;
 mod interop;
+mod json;
 mod matrix;
 mod mounted;
 mod mounts;
 mod panics;
+mod random;
+mod readme;
 mod semantics;
 mod served;
 mod sources;
+mod tidy;
 mod tree;

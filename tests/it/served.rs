@@ -140,7 +140,7 @@ fn m14_seek_data_and_seek_hole_find_each_part_of_a_sparse_file() {
     assert_eq!(segments(&open("hole")), []);
     assert_eq!(segments(&open("dense")), [(0, 5)]);
     let past_end = SeekFrom::Data(SIZE);
-    assert_eq!(seek(&open("f"), past_end).unwrap_err(), Errno::NXIO);
+    assert_eq!(seek(open("f"), past_end).unwrap_err(), Errno::NXIO);
     for (offset, bytes) in parts {
         let mut read = vec![0; bytes.len()];
         open("f").read_exact_at(&mut read, offset).unwrap();
