@@ -67,7 +67,6 @@ show "cmp mnt/srv/large large.expected && echo all 64 MiB are the same"
 
 title "6. Ask a file where it comes from"
 show "getfattr --only-values -n user.imgmount.created_by mnt/etc/passwd; echo"
-show "imgmount history sample.tar:/etc/motd"
 echo "  Deleted is not gone: the first layer still has it."
 show "imgmount cat --upto 0 sample.tar:/etc/motd; echo"
 

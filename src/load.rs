@@ -8,6 +8,7 @@ mod archive;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -59,6 +60,8 @@ pub struct EngineOptions {
     pub cache_bytes: usize,
     /// Where layer indexes are kept; `None` keeps nothing on disk.
     pub store: Option<Store>,
+    /// Where standard input is kept while it is open, where there is no store. Without either it is refused.
+    pub spool_dir: Option<PathBuf>,
     /// What a tar may hold.
     pub limits: Limits,
     /// Who is told how the work goes on.
@@ -71,6 +74,7 @@ impl Default for EngineOptions {
             verify: Verify::Full,
             cache_bytes: DEFAULT_CACHE_BYTES,
             store: None,
+            spool_dir: None,
             limits: Limits::default(),
             progress: None,
         }

@@ -115,6 +115,7 @@ impl ImageArgs {
             },
             cache_bytes: usize::try_from(self.cache_size).unwrap_or(usize::MAX),
             store: self.store(),
+            spool_dir: Some(std::env::temp_dir()),
             progress: Some(Arc::new(Bars::default()) as Arc<dyn Progress>),
             ..EngineOptions::default()
         });

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::args::{ImageArgs, Opened, image_value};
-use super::output::{json_line, stdout};
+use super::output::{base64_unless_utf8, json_line, stdout};
 use imgmount::image::ImageInfo;
 use imgmount::load::{LayerRange, Tree};
 use imgmount::path::escape;
@@ -58,6 +58,8 @@ struct LayerReport<'a> {
 struct WarningReport {
     layer: u16,
     path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_b64: Option<String>,
     kind: String,
     message: String,
 }
@@ -92,6 +94,7 @@ fn report<'a>(format: &'static str, info: &'a ImageInfo, tree: &'a Tree) -> Repo
     let warnings = tree.warnings().iter().map(|(layer, warning)| WarningReport {
         layer: layer.0,
         path: String::from_utf8_lossy(&warning.path).into_owned(),
+        path_b64: base64_unless_utf8(&warning.path),
         kind: warning.kind.name(),
         message: warning.kind.to_string(),
     });

@@ -76,7 +76,8 @@ impl JsonEntry {
     }
 }
 
-fn base64_unless_utf8(bytes: &[u8]) -> Option<String> {
+/// What goes beside a name that JSON cannot hold as it is.
+pub(crate) fn base64_unless_utf8(bytes: &[u8]) -> Option<String> {
     std::str::from_utf8(bytes).is_err().then(|| BASE64.encode(bytes))
 }
 

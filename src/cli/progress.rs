@@ -32,7 +32,8 @@ impl fmt::Debug for Bars {
 
 impl Progress for Bars {
     fn begin(&self, what: &str, total_bytes: u64) {
-        if !std::io::stderr().is_terminal() {
+        // `-q` leaves only errors to be said.
+        if !std::io::stderr().is_terminal() || log::max_level() < log::LevelFilter::Warn {
             return;
         }
         let bar = ProgressBar::with_draw_target(Some(total_bytes), ProgressDrawTarget::hidden());

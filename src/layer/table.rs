@@ -1,9 +1,8 @@
 //! A layer index as one run of bytes: built once, then read where it lies, from memory or from disk.
 //!
-//! This module owns the layout that docs/index-format.md draws. A freshly built index and one that
-//! was loaded are the same bytes behind the same accessors. Reading never fails and never panics:
-//! [`LayerIndex::from_bytes`] checks the checksum and the sections' bounds, and a reference that
-//! still leads nowhere (a forged file with a right checksum) reads as empty.
+//! This module owns the layout that docs/index-format.md draws. An index that was just built and one that was
+//! loaded are the same bytes behind the same accessors. Reading never fails and never panics: checksum and bounds
+//! are checked once, and a reference that still leads nowhere (a forged file with a right checksum) reads as empty.
 
 use std::ops::Range;
 

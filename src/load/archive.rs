@@ -18,11 +18,10 @@ impl Engine {
     /// # Errors
     /// As [`source::open`].
     pub fn open(&self, reference: &Reference) -> Result<Box<dyn Source>> {
-        let spool_dir = match &self.inner.options.store {
-            Some(store) => store.directory().to_owned(),
-            None => std::env::temp_dir(),
-        };
-        let options = OpenOptions { spool_dir: Some(spool_dir), unpack: Some(Arc::new(self.clone())) };
+        let engine = &self.inner.options;
+        let store_dir = engine.store.as_ref().map(|store| store.directory().to_owned());
+        let spool_dir = store_dir.or_else(|| engine.spool_dir.clone());
+        let options = OpenOptions { spool_dir, unpack: Some(Arc::new(self.clone())) };
         source::open(reference, &options)
     }
 }

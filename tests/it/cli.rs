@@ -9,7 +9,7 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use crate::fixture::{
-    Compression, Image, dir, docker_legacy, file, oci, sample_large, sample_tree, tar, whiteout,
+    Compression, Image, dir, docker_legacy, file, oci, patterned, sample_large, sample_tree, tar, whiteout,
 };
 use crate::mounted::{Imgmount, Need, have, is_mounted, run, wait, wait_until};
 use crate::tree::Snapshot;
@@ -292,4 +292,24 @@ fn quiet_says_nothing_and_errors_begin_with_the_programs_name() {
     assert!(out.stdout.is_empty());
     let image = sample(&imgmount);
     assert_eq!(run(imgmount.command(&["-q", "ls"]).arg(image)).expect(0).stderr, "");
+}
+
+#[test]
+fn progress_is_shown_on_a_terminal_and_nowhere_else() {
+    if !have(&[Need::Program("script")]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    // What decompresses slowly takes longer than the half second after which a bar appears.
+    let content = patterned(24 << 20, 1);
+    let image = Image::named("a:1").layer_as("COPY", &[file("large", content)], "", Compression::Bzip2);
+    imgmount.write("image.tar", &tar(&docker_legacy(&[image])));
+    let to_a_file = imgmount.run(&["ls", "--no-cache", "image.tar"]).expect(0);
+    assert_eq!((to_a_file.text(), to_a_file.stderr.as_str()), ("large\n", ""));
+    let on_terminal = |options: &str| {
+        let script = format!("script -qec 'imgmount {options} ls --no-cache image.tar' /dev/null");
+        run(imgmount.shell_with_program(&script).env("TERM", "xterm").env("COLUMNS", "80")).expect(0)
+    };
+    assert!(on_terminal("").text().contains("Indexing layers"));
+    assert!(!on_terminal("-q").text().contains("Indexing layers"));
 }

@@ -8,29 +8,39 @@
 //! | `matrix` | every compression with every way of writing names |
 //! | `sources` | every form of image that the command line reaches |
 //! | `semantics` | rows of the merge rules through a real mount |
+//! | `random` | layers at random against a plain second merge, and reads at random against the content |
+//! | `mounts` | how a mount comes about, who may enter it, what ends it |
+//! | `served` | the kernel's calls, one by one |
 //! | `faults` | what must not go wrong when something does |
 //! | `mutations` | damaged images give an answer or an error |
+//! | `panics` | a fault of the program itself |
 //! | `overlay` | the kernel's overlay of the same layers shows the same tree |
-//! | `random` | numbers for tests that try many cases (no tests) |
+//! | `numbers` | numbers for tests that try many cases (no tests) |
 //! | `interop` | images by podman, skopeo, umoci and docker |
-//! | `mounts` | options, audiences and ends of a mount |
-//! | `served` | the kernel's calls one by one |
-//! | `panics` | a panic in a request is that request's failure |
 //! | `cli` | commands, formats, exit codes |
+//! | `json` | what `--json` prints against its document |
+//! | `examples` | the library's examples |
+//! | `readme` | what README.md promises |
+//! | `tidy` | layering, forgotten files |
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod cli;
+mod examples;
 mod faults;
 mod fixture;
 mod interop;
+mod json;
 mod matrix;
 mod mounted;
 mod mounts;
 mod mutations;
+mod numbers;
 mod overlay;
 mod panics;
 mod random;
+mod readme;
 mod semantics;
 mod served;
 mod sources;
+mod tidy;
 mod tree;

@@ -169,6 +169,11 @@ impl Imgmount {
 }
 
 impl Mounted {
+    /// What `run` has mounted on `point`.
+    pub(crate) fn at(point: &Path, run: Run) -> Self {
+        Mounted { point: point.to_owned(), server: None, run }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.point
     }

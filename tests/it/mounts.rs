@@ -144,7 +144,7 @@ fn a_log_file_that_cannot_be_opened_is_told_before_anything_is_mounted() {
 /// mount(8) forgets PATH, so the program has to lie where a shell looks without it: in a mount namespace of the
 /// script's own, `/usr/local/bin` is another directory.
 #[track_caller]
-fn by_mount_8(imgmount: &Imgmount, mount_command: &str) -> String {
+pub(crate) fn by_mount_8(imgmount: &Imgmount, mount_command: &str) -> String {
     let point = imgmount.mount_point();
     let script = format!(
         "M='{}'\nmount --bind bin /usr/local/bin\n{mount_command}\nfindmnt -nro FSTYPE,VFS-OPTIONS \"$M\"\n\

@@ -14,7 +14,7 @@ use imgmount::rootfs::{InodeKind, ROOT};
 use imgmount::source::Reference;
 
 use crate::fixture::{Compression, Image, docker_legacy, docker_modern, oci, tar};
-use crate::random::Random;
+use crate::numbers::Random;
 
 /// Mutations of each form.
 const MUTATIONS: u64 = 400;

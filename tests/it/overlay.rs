@@ -17,7 +17,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::fixture::{Image, Item, Kind, dir, file, oci, opaque, symlink as link, tar, whiteout};
 use crate::mounted::{Imgmount, Need, have};
-use crate::random::Random;
+use crate::numbers::Random;
 use crate::tree::{Field, Snapshot};
 
 const CASES: u64 = 40;

@@ -1,28 +1,345 @@
-//! Numbers for tests that try many cases: the same sequence every time, so a failure names its case.
+//! Stacks of layers at random, written as real images and read through the library, against a plain second
+//! merge; and reads at random against the whole content.
+//!
+//! The merge has such a test of its own, on layers that never were a tar. Here everything lies between: names
+//! as tools write them, compressions, archives, indexes. Layers are such as engines write; what they refuse is
+//! `semantics`' business.
 
-/// A small generator with a known sequence (Vigna, "SplitMix64").
-pub(crate) struct Random(pub(crate) u64);
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+use imgmount::layer::store::Store;
+use imgmount::load::{Engine, EngineOptions, Tree, TreeOptions};
+use imgmount::rootfs::{Follow, InodeKind, ROOT};
+use imgmount::source::Reference;
+use imgmount::warning::WarningKind;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::fixture::{
+    Compression, Image, Item, Kind, dir, docker_legacy, docker_modern, file, hardlink, oci, opaque,
+    patterned, podman, sample_tree, sha256_hex, symlink, tar, whiteout, write_dir,
+};
+
+/// Names in each directory, and how deep directories go.
+const NAMES: [&str; 3] = ["a", "b", "c"];
+const DEPTH: usize = 3;
+const COMPRESSIONS: [Compression; 7] = [
+    Compression::Plain,
+    Compression::Gzip(0),
+    Compression::Gzip(6),
+    Compression::GzipMembers(6),
+    Compression::Zstd,
+    Compression::ZstdFrames,
+    Compression::Gzip(9),
+];
+
+fn runner(cases: u32) -> TestRunner {
+    TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() })
+}
+
+/// Choices that were drawn beforehand; 0, the plainest, when there are no more.
+struct Choices<'a>(std::slice::Iter<'a, u8>);
+
+impl Choices<'_> {
+    fn pick(&mut self, count: usize) -> usize {
+        usize::from(self.0.next().copied().unwrap_or(0)) % count
     }
+}
 
-    /// A number below `end`, which is not 0.
-    pub(crate) fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % (end as u64)).expect("smaller than a usize")
+/// A layer in which no name means two things.
+#[derive(Default)]
+struct Layer {
+    items: Vec<Item>,
+    /// A file that hard links may name.
+    last_file: Option<Item>,
+}
+
+impl Layer {
+    fn fill(&mut self, choices: &mut Choices<'_>, parent: &str, depth: usize, is_explicit: bool) {
+        for name in NAMES {
+            let path = format!("{parent}{name}");
+            let mode = [0o644, 0o600, 0o4755, 0o1777][choices.pick(4)];
+            let time = 1_000_000_000 + choices.pick(100) as u64;
+            match choices.pick(8) {
+                2 => {
+                    let content = patterned(choices.pick(40) * 97, time);
+                    let new = file(&path, content).mode(mode).mtime(time, 7);
+                    self.last_file = Some(new.clone());
+                    self.items.push(new);
+                }
+                3 if depth < DEPTH => {
+                    self.items.push(dir(&path).mode(mode).mtime(time, 0));
+                    if choices.pick(4) == 1 {
+                        self.items.push(opaque(&path));
+                    }
+                    self.fill(choices, &format!("{path}/"), depth + 1, true);
+                }
+                4 if depth < DEPTH => {
+                    let before = self.items.len();
+                    self.fill(choices, &format!("{path}/"), depth + 1, false);
+                    if self.items.len() == before {
+                        self.items.push(file(format!("{path}/implies"), b"").mode(mode));
+                    }
+                }
+                5 => self.items.push(symlink(&path, "no/where").mtime(time, 0)),
+                6 if is_explicit => self.items.push(whiteout(&path)),
+                7 => {
+                    if let Some(target) = &self.last_file {
+                        let link = hardlink(&path, &target.name).mode(target.mode);
+                        self.items.push(link.mtime(target.mtime.0, target.mtime.1));
+                    }
+                }
+                _ => {}
+            }
+        }
     }
+}
 
-    pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.below(from.len())]
+/// What the second merge has at a path.
+#[derive(Clone)]
+struct Node {
+    kind: NodeKind,
+    mode: u32,
+    mtime: (u64, u32),
+    layer: usize,
+}
+
+#[derive(Clone)]
+enum NodeKind {
+    /// Names with the same number are one file.
+    File(usize, Vec<u8>),
+    Dir,
+    Symlink(Vec<u8>),
+}
+
+type Paths = BTreeMap<String, Node>;
+
+/// The rules as a page of text would put them: deletions first, then what the layer has.
+fn apply(paths: &mut Paths, layer: usize, items: &[Item]) {
+    let name_of = |item: &Item| String::from_utf8(item.name.clone()).unwrap();
+    let (marks, mut rest): (Vec<_>, Vec<_>) =
+        items.iter().partition(|item| name_of(item).rsplit('/').next().unwrap().starts_with(".wh."));
+    for mark in marks {
+        let name = name_of(mark);
+        match name.strip_suffix("/.wh..wh..opq") {
+            Some(directory) => remove_below(paths, directory),
+            None => remove(paths, &name.replace(".wh.", "")),
+        }
     }
+    // Parents before children, and links when all that they may name is there.
+    rest.sort_by_key(|item| (matches!(item.kind, Kind::Hardlink(_)), item.name.clone()));
+    for (number, item) in rest.into_iter().enumerate() {
+        let name = name_of(item);
+        for (at, _) in name.match_indices('/') {
+            imply(paths, layer, &name[..at]);
+        }
+        let kind = match &item.kind {
+            Kind::File(content) => NodeKind::File(layer * 1000 + number, content.clone()),
+            Kind::Dir => NodeKind::Dir,
+            Kind::Symlink(target) => NodeKind::Symlink(target.clone()),
+            Kind::Hardlink(target) => paths[std::str::from_utf8(target).unwrap()].kind.clone(),
+            other => unreachable!("no layer here has {other:?}"),
+        };
+        let both_dirs = matches!(kind, NodeKind::Dir) && paths.get(&name).is_some_and(is_dir);
+        if !both_dirs {
+            remove(paths, &name);
+        }
+        paths.insert(name, Node { kind, mode: item.mode, mtime: item.mtime, layer });
+    }
+}
 
-    /// True once in `times`.
-    pub(crate) fn once_in(&mut self, times: usize) -> bool {
-        self.below(times) == 0
+/// A directory that only its children's names tell of.
+fn imply(paths: &mut Paths, layer: usize, name: &str) {
+    if !paths.get(name).is_some_and(is_dir) {
+        remove(paths, name);
+        paths.insert(name.to_owned(), Node { kind: NodeKind::Dir, mode: 0o755, mtime: (0, 0), layer });
+    }
+}
+
+fn is_dir(node: &Node) -> bool {
+    matches!(node.kind, NodeKind::Dir)
+}
+
+fn remove(paths: &mut Paths, name: &str) {
+    paths.remove(name);
+    remove_below(paths, name);
+}
+
+fn remove_below(paths: &mut Paths, name: &str) {
+    let below = format!("{name}/");
+    paths.retain(|path, _| !path.starts_with(&below));
+}
+
+/// One line a path with all that is known of it.
+fn describe(paths: &Paths) -> Vec<String> {
+    let names_of = |wanted: usize| {
+        paths.values().filter(|node| matches!(&node.kind, NodeKind::File(file, _) if *file == wanted)).count()
+    };
+    let subdirs = |name: &str| {
+        let below = format!("{name}/");
+        let child = |path: &str| path.strip_prefix(&below).is_some_and(|rest| !rest.contains('/'));
+        paths.iter().filter(|(path, node)| is_dir(node) && child(path)).count()
+    };
+    let line = |(path, node): (&String, &Node)| {
+        let (nlink, what) = match &node.kind {
+            NodeKind::File(number, content) => {
+                (names_of(*number), format!("file of {} {}", content.len(), sha256_hex(content)))
+            }
+            NodeKind::Dir => (2 + subdirs(path), "directory".to_owned()),
+            NodeKind::Symlink(target) => (1, format!("link to {}", target.escape_ascii())),
+        };
+        let Node { mode, mtime, layer, .. } = node;
+        format!("/{path}: {mode:04o} {mtime:?} nlink {nlink} layer {layer} {what}")
+    };
+    let mut lines: Vec<String> = paths.iter().map(line).collect();
+    lines.sort();
+    lines
+}
+
+/// The same of a loaded tree. The root is left out.
+fn describe_loaded(tree: &Tree) -> Vec<String> {
+    let rootfs = tree.rootfs();
+    let mut lines = Vec::new();
+    for (path, id) in rootfs.walk(ROOT).skip(1) {
+        let inode = rootfs.inode(id).unwrap();
+        let what = match inode.kind {
+            InodeKind::File(_) => {
+                let mut content = vec![0; usize::try_from(rootfs.size(id)).unwrap()];
+                assert_eq!(tree.read_at(id, &mut content, 0).unwrap(), content.len());
+                format!("file of {} {}", content.len(), sha256_hex(&content))
+            }
+            InodeKind::Directory => "directory".to_owned(),
+            InodeKind::Symlink(_) => format!("link to {}", rootfs.target(id).unwrap().escape_ascii()),
+            other => panic!("{}: {other:?}", path.escape_ascii()),
+        };
+        let meta = inode.meta;
+        let time = (meta.mtime.seconds, meta.mtime.nanos);
+        let path = String::from_utf8(path).unwrap();
+        let (mode, nlink, layer) = (meta.mode, inode.nlink, tree.layer_number(inode.layer));
+        lines.push(format!("{path}: {mode:04o} {time:?} nlink {nlink} layer {layer} {what}"));
+    }
+    lines.sort();
+    lines
+}
+
+/// Writes `image` in one of the forms that tools write; where it is.
+fn write_image(image: Image, form: usize, into: &Path) -> std::path::PathBuf {
+    let path = into.join("image");
+    let images = [image];
+    let archive = match form {
+        0 => tar(&docker_legacy(&images)),
+        1 => tar(&docker_modern(&images)),
+        2 => tar(&podman(&images)),
+        3 => tar(&oci(&images)),
+        4 => Compression::Gzip(6).compress(&tar(&oci(&images))),
+        _ => {
+            write_dir(&oci(&images), &path);
+            return path;
+        }
+    };
+    std::fs::write(&path, archive).unwrap();
+    path
+}
+
+fn load(engine: &Engine, path: &Path) -> Tree {
+    let reference = Reference::parse(path.as_os_str(), None).unwrap();
+    let image = engine.open(&reference).unwrap().image(&reference.selection, None).unwrap();
+    let tree = engine.load(image, &TreeOptions::default()).unwrap();
+    let usual = |kind| kind == WarningKind::DirectoryReplacesLink;
+    assert!(tree.warnings().iter().all(|(_, warning)| usual(warning.kind)), "{:?}", tree.warnings());
+    tree
+}
+
+#[test]
+fn layers_at_random_merge_as_a_plain_second_merge_has_it() {
+    static PATHS: AtomicUsize = AtomicUsize::new(0);
+    let layers = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..120), 1..6);
+    // Of each layer: how it is compressed, how its names begin.
+    let ways = prop::collection::vec((0..COMPRESSIONS.len(), 0..3_usize), 6);
+    let outcome = runner(96).run(&(layers, ways, 0..6_usize, any::<u64>()), |(layers, ways, form, seed)| {
+        let mut image = Image::named("random:1");
+        let mut expected = Paths::new();
+        for (number, (choices, (compression, prefix))) in layers.iter().zip(ways).enumerate() {
+            let mut layer = Layer::default();
+            layer.fill(&mut Choices(choices.iter()), "", 0, true);
+            apply(&mut expected, number, &layer.items);
+            turn(&mut layer.items, seed);
+            let prefix = ["", "./", "/"][prefix];
+            image = image.layer_as("RUN", &layer.items, prefix, COMPRESSIONS[compression]);
+        }
+        let home = tempfile::tempdir().unwrap();
+        let path = write_image(image, form, home.path());
+        let store = Store::open(&home.path().join("cache")).unwrap();
+        let engine = Engine::new(EngineOptions { store: Some(store), ..EngineOptions::default() });
+        let expected = describe(&expected);
+        PATHS.fetch_add(expected.len(), Ordering::Relaxed);
+        // By the first pass, and from the index that it left.
+        prop_assert_eq!(&describe_loaded(&load(&engine, &path)), &expected);
+        prop_assert_eq!(&describe_loaded(&load(&engine, &path)), &expected);
+        Ok(())
+    });
+    outcome.unwrap();
+    assert!(PATHS.load(Ordering::Relaxed) > 500, "hardly anything was compared");
+}
+
+/// Another order of the same entries: none of the rules above depends on it, but for links, which must follow.
+fn turn(items: &mut [Item], seed: u64) {
+    if !items.is_empty() {
+        let by = usize::try_from(seed % items.len() as u64).unwrap();
+        items.rotate_left(by);
+        items.sort_by_key(|item| matches!(item.kind, Kind::Hardlink(_)));
+    }
+}
+
+#[test]
+fn any_run_of_bytes_of_any_file_is_that_run_of_its_content() {
+    let files: Vec<Item> = sample_tree()
+        .into_iter()
+        .filter(|item| matches!(item.kind, Kind::File(_) | Kind::Sparse(..)))
+        .collect();
+    let contents: Vec<Vec<u8>> = files.iter().map(content).collect();
+    for compression in COMPRESSIONS.into_iter().chain([Compression::Xz, Compression::Bzip2]) {
+        let home = tempfile::tempdir().unwrap();
+        let path = write_image(Image::sample("./", compression), 0, home.path());
+        // Too small for the largest file: spans come and go.
+        let engine = Engine::new(EngineOptions { cache_bytes: 1 << 20, ..EngineOptions::default() });
+        let reference = Reference::parse(path.as_os_str(), None).unwrap();
+        let image = engine.open(&reference).unwrap().image(&reference.selection, None).unwrap();
+        let tree = engine.load(image, &TreeOptions::default()).unwrap();
+        let cases = (0..files.len(), 0.0..1.1_f64, 0..400_000_usize);
+        let outcome = runner(150).run(&cases, |(which, place, len)| {
+            let id = tree.rootfs().resolve(&files[which].name, Follow::NotLast).unwrap();
+            let content = &contents[which];
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "any offset will do"
+            )]
+            let offset = (content.len() as f64 * place) as usize;
+            let mut read = vec![0xEE; len];
+            let filled = tree.read_at(id, &mut read, offset as u64).unwrap();
+            let run = &content[offset.min(content.len())..(offset + len).min(content.len())];
+            prop_assert!(read[..filled] == *run, "{compression:?}: {len} bytes at {offset} of {which}");
+            Ok(())
+        });
+        outcome.unwrap();
+    }
+}
+
+fn content(item: &Item) -> Vec<u8> {
+    match &item.kind {
+        Kind::File(content) => content.clone(),
+        Kind::Sparse(size, parts) => {
+            let mut content = vec![0; usize::try_from(*size).unwrap()];
+            for (offset, bytes) in parts {
+                let start = usize::try_from(*offset).unwrap();
+                content[start..start + bytes.len()].copy_from_slice(bytes);
+            }
+            content
+        }
+        other => unreachable!("{other:?} has no content"),
     }
 }

@@ -1,0 +1,218 @@
+//! What `--json` prints against docs/json.md: the document's own tables are the schema.
+//!
+//! A table's rows are fields: name, type, remark. A section is found by its heading, and the objects in a
+//! field by the heading of that field's name below it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use imgmount::warning::WarningKind;
+use serde_json::{Map, Value};
+
+use crate::fixture::{
+    Compression, Image, Item, dir, docker_legacy, file, oci, opaque, sample_layers, symlink, tar, whiteout,
+};
+use crate::mounted::{Imgmount, run};
+
+const DOCUMENT: &str = include_str!("../../docs/json.md");
+
+/// What one table says.
+#[derive(Debug, Default)]
+struct Schema {
+    /// Field and type, in the document's order.
+    fields: Vec<(String, String)>,
+    /// The tables of fields that hold objects.
+    inner: BTreeMap<String, Schema>,
+}
+
+/// What was seen of a schema: each field with each kind of value.
+type Seen = BTreeSet<String>;
+
+impl Schema {
+    /// The section `## heading` of the document.
+    fn of(heading: &str) -> Self {
+        let start =
+            DOCUMENT.find(&format!("\n## `{heading}`\n")).unwrap_or_else(|| panic!("no section {heading}"));
+        let section = &DOCUMENT[start + 4..];
+        let section = &section[..section.find("\n## ").unwrap_or(section.len())];
+        let mut parts = section.split("\n### `");
+        let mut schema = Schema { fields: rows(parts.next().unwrap()), inner: BTreeMap::new() };
+        for part in parts {
+            let (name, rest) = part.split_once('`').unwrap();
+            schema.inner.insert(name.to_owned(), Schema { fields: rows(rest), inner: BTreeMap::new() });
+        }
+        schema
+    }
+
+    /// Panics unless `value` is an object of exactly these fields, in this order and of these types.
+    #[track_caller]
+    fn check(&self, value: &Value, about: &str, seen: &mut Seen) {
+        let object: &Map<String, Value> =
+            value.as_object().unwrap_or_else(|| panic!("{about}: no object: {value}"));
+        let undocumented: Vec<_> =
+            object.keys().filter(|key| !self.fields.iter().any(|(name, _)| name == *key)).collect();
+        assert_eq!(undocumented, [""; 0], "{about}: not in the document");
+        for (name, kind) in &self.fields {
+            let about = format!("{about}.{name}");
+            let (kind, optional) =
+                kind.strip_suffix(", optional").map_or((kind.as_str(), false), |kind| (kind, true));
+            match object.get(name) {
+                None => {
+                    assert!(optional, "{about} is missing");
+                    seen.insert(format!("{about}: absent"));
+                }
+                Some(value) => self.check_value(name, value, kind, &about, seen),
+            }
+        }
+    }
+
+    fn check_value(&self, name: &str, value: &Value, kind: &str, about: &str, seen: &mut Seen) {
+        if let Some(kind) = kind.strip_suffix(" or null") {
+            if value.is_null() {
+                seen.insert(format!("{about}: null"));
+                return;
+            }
+            return self.check_value(name, value, kind, about, seen);
+        }
+        seen.insert(format!("{about}: value"));
+        let fits = match kind {
+            "string" => value.is_string(),
+            "number" => value.is_u64(),
+            "object" => value.is_object(),
+            "object of string" => {
+                value.as_object().is_some_and(|object| object.values().all(Value::is_string))
+            }
+            "array of string" => value.as_array().is_some_and(|items| items.iter().all(Value::is_string)),
+            "array of object" => {
+                let inner =
+                    self.inner.get(name).unwrap_or_else(|| panic!("{about}: no table for its objects"));
+                for item in value.as_array().unwrap() {
+                    inner.check(item, about, seen);
+                }
+                true
+            }
+            other => panic!("{about}: the document's type '{other}' is not known"),
+        };
+        assert!(fits, "{about} should be {kind}: {value}");
+    }
+
+    /// All that a document's claims come down to: each field with a value, and without where that may be.
+    fn claims(&self, about: &str) -> Seen {
+        let mut claims = Seen::new();
+        for (name, kind) in &self.fields {
+            claims.insert(format!("{about}.{name}: value"));
+            if kind.ends_with(", optional") {
+                claims.insert(format!("{about}.{name}: absent"));
+            }
+            if kind.ends_with(" or null") {
+                claims.insert(format!("{about}.{name}: null"));
+            }
+            if let Some(inner) = self.inner.get(name) {
+                claims.extend(inner.claims(&format!("{about}.{name}")));
+            }
+        }
+        claims
+    }
+}
+
+fn rows(section: &str) -> Vec<(String, String)> {
+    let table = section.lines().filter(|line| line.starts_with("| `"));
+    let cells = table.map(|line| line.split('|').map(str::trim).collect::<Vec<_>>());
+    cells.map(|cells| (cells[1].trim_matches('`').to_owned(), cells[2].to_owned())).collect()
+}
+
+/// What a command prints, one value a line.
+fn printed(imgmount: &Imgmount, arguments: &[&str], image: &Path) -> Vec<Value> {
+    let out = run(imgmount.command(arguments).arg(image)).expect(0);
+    out.lines().into_iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The order in which `line` has its object's fields.
+fn assert_in_order(line: &str, schema: &Schema) {
+    let at =
+        schema.fields.iter().filter_map(|(name, _)| line.find(&format!("\"{name}\":"))).collect::<Vec<_>>();
+    assert!(at.is_sorted(), "fields stand in another order than in the document: {line}");
+}
+
+/// An image that has something of everything: odd names, no history and no config.
+fn odd_image() -> Image {
+    let odd: Vec<Item> = vec![
+        symlink("odd", b"caf\xe9"),
+        dir("d"),
+        opaque(""),
+        file(b"d/caf\xe9/.wh.", b""),
+        whiteout("d/gone"),
+    ];
+    sample_layers()
+        .into_iter()
+        .fold(Image::named("example.com/odd:1"), |image, (by, items)| image.layer(by, &items))
+        .layer("RUN odd", &odd)
+}
+
+#[test]
+fn ls_prints_what_the_document_says() {
+    let imgmount = Imgmount::new();
+    let image = imgmount.write("image.tar", &tar(&oci(&[odd_image()])));
+    let schema = Schema::of("ls --json");
+    let mut seen = Seen::new();
+    let entries = printed(&imgmount, &["ls", "-R", "--json"], &image);
+    for entry in &entries {
+        schema.check(entry, "entry", &mut seen);
+    }
+    // An entry always has a layer, and every layer a diff_id.
+    let mut claims = schema.claims("entry");
+    assert!(claims.remove("entry.diff_id: null"));
+    assert_eq!(seen, claims, "each claim of the document is seen, and nothing else");
+    let out = run(imgmount.command(&["ls", "--json"]).arg(&image)).expect(0);
+    out.lines().into_iter().for_each(|line| assert_in_order(line, &schema));
+    let types: BTreeSet<&str> = entries.iter().map(|entry| entry["type"].as_str().unwrap()).collect();
+    assert_eq!(types, BTreeSet::from(["block", "char", "dir", "fifo", "file", "symlink"]));
+}
+
+#[test]
+fn inspect_prints_what_the_document_says() {
+    let imgmount = Imgmount::new();
+    let schema = Schema::of("inspect --json");
+    let mut seen = Seen::new();
+    let bare = bare_archive();
+    for (name, archive) in [("oci.tar", tar(&oci(&[odd_image()]))), ("bare.tar", bare)] {
+        let image = imgmount.write(name, &archive);
+        let answers = printed(&imgmount, &["inspect", "--json"], &image);
+        let [answer] = answers.as_slice() else { panic!("one object: {answers:?}") };
+        schema.check(answer, "image", &mut seen);
+        let out = run(imgmount.command(&["inspect", "--json"]).arg(&image)).expect(0);
+        assert!(out.text().starts_with("{\"format\":"), "{}", out.text());
+    }
+    assert_eq!(seen, schema.claims("image"), "each claim of the document is seen, and nothing else");
+}
+
+/// A docker-archive whose config says no more than it must.
+fn bare_archive() -> Vec<u8> {
+    let image = Image::named("bare:1").layer_as("", &[file("f", b"1")], "", Compression::Plain);
+    let config = serde_json::json!({"rootfs": {"type": "layers", "diff_ids": [image.layers[0].diff_id()]}});
+    let manifest = serde_json::json!([{"Config": "c.json", "RepoTags": null, "Layers": ["l.tar"]}]);
+    tar(&[
+        file("c.json", config.to_string()),
+        file("l.tar", &image.layers[0].blob),
+        file("manifest.json", manifest.to_string()),
+    ])
+}
+
+#[test]
+fn every_kind_of_warning_is_in_the_document_and_no_other() {
+    let list = DOCUMENT.split("Each `kind`").nth(1).unwrap().split("\n## ").next().unwrap();
+    let documented: Vec<&str> = list.lines().filter(|line| line.starts_with("- `")).collect();
+    let kinds = (0..=u8::MAX).filter_map(WarningKind::from_code);
+    let known: Vec<String> = kinds.map(|kind| format!("- `{}`: {kind}", kind.name())).collect();
+    assert_eq!(documented, known);
+}
+
+#[test]
+fn a_docker_archive_is_described_too() {
+    let imgmount = Imgmount::new();
+    let image = imgmount.write("image.tar", &tar(&docker_legacy(&[odd_image()])));
+    let answers = printed(&imgmount, &["inspect", "--json"], &image);
+    Schema::of("inspect --json").check(&answers[0], "image", &mut Seen::new());
+    assert_eq!(answers[0]["format"], "docker-archive");
+    assert_eq!(answers[0]["manifest_digest"], Value::Null);
+}

@@ -1,0 +1,141 @@
+//! The layering that the compiler does not see, and files that nobody would miss.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::mounted::Imgmount;
+
+/// A file that grows past this asks for a second one.
+const MAX_LINES: usize = 600;
+
+/// Every Rust file below `folder` of the checkout, by its path from there, with its text.
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut open = vec![root.join(folder)];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path.strip_prefix(root).unwrap().to_owned(), text));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{folder} has no Rust in it");
+    found.sort();
+    found
+}
+
+/// The library without its own tests.
+fn library() -> impl Iterator<Item = (PathBuf, String)> {
+    let is_test =
+        |path: &Path| path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs");
+    let is_program = |path: &Path| path.starts_with("src/cli") || path == Path::new("src/main.rs");
+    sources("src").into_iter().filter(move |(path, _)| !is_test(path) && !is_program(path))
+}
+
+/// Lines of `text` that have one of `words` in their code.
+fn lines_with(text: &str, words: &[&str]) -> Vec<String> {
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    code.filter(|line| words.iter().any(|word| line.contains(word))).map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn assert_absent(files: impl Iterator<Item = (PathBuf, String)>, words: &[&str], why: &str) {
+    let found: Vec<_> = files
+        .flat_map(|(path, text)| {
+            lines_with(&text, words)
+                .into_iter()
+                .map(move |line| format!("{}: {}", path.display(), line.trim()))
+        })
+        .collect();
+    assert!(found.is_empty(), "{why}:\n{}", found.join("\n"));
+}
+
+#[test]
+fn fuser_is_used_in_src_fuse_only() {
+    let others = sources("src").into_iter().filter(|(path, _)| !path.starts_with("src/fuse"));
+    assert_absent(others, &["fuser::", "use fuser"], "the kernel's protocol is the business of src/fuse");
+}
+
+#[test]
+fn the_library_neither_prints_nor_looks_at_environment_or_terminal() {
+    let words =
+        ["println!", "eprintln!", "print!(", "io::stdout", "io::stderr", "IsTerminal", "indicatif", "clap"];
+    assert_absent(library(), &words, "only src/cli prints");
+    let environment =
+        ["env::var", "env::args", "env::vars", "env::temp_dir", "env::home_dir", "env::current_dir"];
+    // A program that is to be run is looked for where programs are.
+    let others = library().filter(|(path, _)| path != Path::new("src/fuse/fusermount.rs"));
+    assert_absent(others, &environment, "only src/cli looks at the environment");
+}
+
+#[test]
+fn a_module_uses_what_stands_to_its_left() {
+    let order = [
+        &["error", "digest", "path", "read_at", "warning"][..],
+        &["compress"],
+        &["layer"],
+        &["image"],
+        &["source"],
+        &["rootfs"],
+        &["content"],
+        &["load"],
+        &["fuse"],
+    ];
+    for (path, text) in library() {
+        let module = path.iter().nth(1).unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
+        let Some(place) = order.iter().position(|group| group.contains(&module.as_str())) else { continue };
+        // The tests at the end of a file may use what they like.
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        let right: Vec<String> =
+            order[place + 1..].concat().iter().map(|name| format!("crate::{name}::")).collect();
+        let words: Vec<&str> = right.iter().map(String::as_str).collect();
+        assert_eq!(lines_with(code, &words), [""; 0], "{} looks to the right", path.display());
+    }
+}
+
+#[test]
+fn every_file_of_these_tests_is_run_and_listed() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let main = fs::read_to_string(here.join("main.rs")).unwrap();
+    for entry in fs::read_dir(here).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let name = name.trim_end_matches(".rs");
+        if name != "main" {
+            assert!(main.contains(&format!("\nmod {name};")), "tests/it/{name} is never run");
+            assert!(main.contains(&format!("//! | `{name}` | ")), "main.rs does not say what {name} is for");
+        }
+    }
+}
+
+#[test]
+fn every_command_is_in_the_help_and_every_command_of_the_help_in_the_readme() {
+    let help = Imgmount::new().run(&["--help"]).expect(0).text().to_owned();
+    let commands = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let commands: Vec<&str> = commands.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    for (path, text) in sources("src/cli") {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        if path.components().count() == 3 && text.contains("pub(crate) fn run(") {
+            assert!(commands.contains(&name), "{name}: {commands:?}");
+        }
+    }
+    let readme = include_str!("../../README.md");
+    for command in commands {
+        assert!(
+            readme.contains(&format!("imgmount {command}")) || readme.contains(&format!("`{command}`")),
+            "{command}"
+        );
+    }
+}
+
+#[test]
+fn no_file_is_longer_than_a_reader_can_hold() {
+    let files = ["src", "tests", "examples"].into_iter().flat_map(sources);
+    let long: Vec<_> =
+        files.filter(|(_, text)| text.lines().count() > MAX_LINES).map(|(path, _)| path).collect();
+    assert_eq!(long, Vec::<PathBuf>::new());
+}
