@@ -70,27 +70,30 @@
 //! Data flows one way, and a module uses only what stands to its left:
 //!
 //! ```text
-//! error digest path read_at warning | compress | layer | image | source | rootfs | content | load | fuse cli
+//! error digest glob path read_at warning | compress | layer | image | source | rootfs | analysis | content | load | fuse cli
 //! ```
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`error`], [`digest`], [`path`], [`read_at`], [`warning`] | leaves: what everything speaks |
+//! | [`error`], [`digest`], [`glob`], [`path`], [`read_at`], [`warning`] | leaves: what everything speaks |
 //! | [`compress`] | how to re-enter a compressed stream |
 //! | [`layer`] | one tar stream, indexed: entries, checkpoints, span hashes; the index on disk |
 //! | [`image`] | what the image is: image index, manifest, config, platform choice |
 //! | [`source`] | where bytes live: archives, layouts, directories; the reference grammar |
 //! | [`rootfs`] | the merged tree, pure: no I/O, no clock, no errno, no log |
+//! | [`analysis`] | what layers did and where trees differ, pure |
 //! | [`content`] | bytes of a regular file: extents to verified spans to a copy |
 //! | [`load`] | the engine: an image to indexed layers, a rootfs and its content |
 //! | [`fuse`] | the FUSE view, the only user of `fuser` |
 
+pub mod analysis;
 pub mod compress;
 pub mod content;
 pub mod digest;
 pub mod error;
 mod fields;
 pub mod fuse;
+pub mod glob;
 pub mod image;
 pub mod layer;
 pub mod load;

@@ -10,9 +10,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 
+use crate::analysis::ReadFile;
 use crate::compress::Compression;
 use crate::content::cache::SpanCache;
 use crate::content::{LayerBytes, ReadAhead};
@@ -20,6 +21,7 @@ use crate::digest::Digest;
 use crate::error::{Error, PathFault, Result};
 use crate::image::claimed_compression;
 use crate::layer::LayerId;
+use crate::layer::entry::EntryKind;
 use crate::layer::index::{Expected, Request, Verify, index_layer};
 use crate::layer::reader::LayerReader;
 use crate::layer::store::{Key, Store, StoredIndex};
@@ -28,7 +30,7 @@ use crate::layer::tar::Limits;
 use crate::path::escape;
 use crate::read_at::ReadAt;
 use crate::rootfs::stored::TREE_VERSION;
-use crate::rootfs::{InodeId, MergeOptions, Rootfs, merge};
+use crate::rootfs::{EntryAt, InodeId, MergeOptions, Rootfs, merge};
 use crate::source::{LayerBlob, OpenedImage};
 use crate::warning::{Warning, WarningKind};
 
@@ -115,6 +117,18 @@ struct Inner {
     options: EngineOptions,
     cache: Arc<SpanCache>,
     read_ahead: Option<Arc<ReadAhead>>,
+    /// The verified layers that are open, by diff_id: images that share a layer share its bytes.
+    open: Mutex<HashMap<Digest, Weak<LayerBytes>>>,
+}
+
+/// A layer as it was opened for one image.
+#[derive(Debug, Clone)]
+struct OpenLayer {
+    bytes: Arc<LayerBytes>,
+    /// How this image stores it.
+    compression: Compression,
+    /// What is wrong with how the image describes it.
+    lie: Option<Warning>,
 }
 
 impl Engine {
@@ -124,7 +138,7 @@ impl Engine {
         let cache = Arc::new(SpanCache::new(options.cache_bytes));
         // Without the thread everything works, only slower.
         let read_ahead = ReadAhead::start().map_err(|error| log::warn!("{error}")).ok().map(Arc::new);
-        Engine { inner: Arc::new(Inner { options, cache, read_ahead }) }
+        Engine { inner: Arc::new(Inner { options, cache, read_ahead, open: Mutex::default() }) }
     }
 
     /// Whether bytes are checked.
@@ -148,17 +162,17 @@ impl Engine {
         if let Some(progress) = progress {
             progress.end();
         }
-        let (bytes, warnings): (Vec<_>, Vec<_>) = indexed?.into_iter().unzip();
-        let indexes = bytes.iter().map(|layer: &Arc<LayerBytes>| layer.reader().index().clone()).collect();
+        let open = indexed?;
+        let indexes = open.iter().map(|layer| layer.bytes.reader().index().clone()).collect();
         let rootfs = self.merge(indexes, &options.merge)?;
         let mut tree = Tree {
             first,
-            layers: blobs.into_iter().zip(&bytes).map(|(blob, bytes)| LayerInfo::new(blob, bytes)).collect(),
+            layers: blobs.into_iter().zip(&open).map(|(blob, open)| LayerInfo::new(blob, open)).collect(),
             warnings: Vec::new(),
             rootfs,
-            bytes,
+            bytes: open.iter().map(|layer| layer.bytes.clone()).collect(),
         };
-        tree.collect_warnings(warnings);
+        tree.collect_warnings(open.into_iter().map(|layer| layer.lie));
         match tree.warnings.first() {
             Some((layer, warning)) if options.strict => Err(Error::Strict {
                 count: tree.warnings.len(),
@@ -193,7 +207,7 @@ impl Engine {
     }
 
     /// Longest first, so that no thread ends up alone with the largest; layers that an image repeats once.
-    fn index_all(&self, first: u16, blobs: &[LayerBlob]) -> Result<Vec<(Arc<LayerBytes>, Option<Warning>)>> {
+    fn index_all(&self, first: u16, blobs: &[LayerBlob]) -> Result<Vec<OpenLayer>> {
         let mut jobs: Vec<(usize, &LayerBlob)> = Vec::new();
         let mut job_of: HashMap<(Digest, Option<Digest>), usize> = HashMap::new();
         let places: Vec<usize> = blobs
@@ -244,7 +258,7 @@ impl Engine {
         places.iter().map(|job| done.get(job).cloned().ok_or_else(lost)).collect()
     }
 
-    fn open_layer(&self, at: usize, blob: &LayerBlob) -> Result<(Arc<LayerBytes>, Option<Warning>)> {
+    fn open_layer(&self, at: usize, blob: &LayerBlob) -> Result<OpenLayer> {
         let descriptor = &blob.descriptor;
         let hex = descriptor.diff_id.hex();
         let what = format!("layer {at} ({}:{})", descriptor.diff_id.algorithm().name(), &hex[..12]);
@@ -254,6 +268,12 @@ impl Engine {
             kind: WarningKind::CompressionMismatch,
             path: descriptor.media_type.clone().unwrap_or_default().into_bytes(),
         });
+        if let Some(bytes) = self.shared(&descriptor.diff_id) {
+            if let Some(progress) = &self.inner.options.progress {
+                progress.advance(blob.bytes.len());
+            }
+            return Ok(OpenLayer { bytes, compression, lie });
+        }
         let stored = (compression != Compression::Plain).then(|| match descriptor.digest {
             Some(digest) => digest.to_string(),
             None => blob.identity.to_string(),
@@ -265,7 +285,22 @@ impl Engine {
         };
         let key = Key::layer(&descriptor.diff_id, stored.as_deref());
         let index = self.index(&what, &blob.bytes, compression, &key, expected)?;
-        Ok((self.layer_bytes(&what, index, blob.bytes.clone()), lie))
+        let bytes = self.layer_bytes(&what, index, blob.bytes.clone());
+        self.lock_open().insert(descriptor.diff_id, Arc::downgrade(&bytes));
+        Ok(OpenLayer { bytes, compression, lie })
+    }
+
+    /// The layer of this diff_id that another image has open. What was not checked is not shared: it may
+    /// be anything.
+    fn shared(&self, diff_id: &Digest) -> Option<Arc<LayerBytes>> {
+        if self.verify() == Verify::Off {
+            return None;
+        }
+        self.lock_open().get(diff_id)?.upgrade()
+    }
+
+    fn lock_open(&self) -> MutexGuard<'_, HashMap<Digest, Weak<LayerBytes>>> {
+        self.inner.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn layer_bytes(&self, what: &str, index: StoredIndex, stored: Arc<dyn ReadAt>) -> Arc<LayerBytes> {
@@ -387,16 +422,16 @@ pub struct LayerInfo {
 }
 
 impl LayerInfo {
-    fn new(blob: LayerBlob, bytes: &LayerBytes) -> Self {
-        let index = bytes.reader().index();
+    fn new(blob: LayerBlob, open: &OpenLayer) -> Self {
+        let index = open.bytes.reader().index();
         let facts = index.facts();
         LayerInfo {
             diff_id: blob.descriptor.diff_id,
             digest: blob.descriptor.digest,
             media_type: blob.descriptor.media_type,
             created_by: blob.descriptor.created_by,
-            compression: facts.compression,
-            blob_bytes: facts.blob_bytes,
+            compression: open.compression,
+            blob_bytes: blob.bytes.len(),
             tar_bytes: facts.tar_bytes,
             entries: index.entry_count(),
         }
@@ -460,16 +495,28 @@ impl Tree {
         bytes.read_file(&data, buf, offset)
     }
 
-    fn collect_warnings(&mut self, lies: Vec<Option<Warning>>) {
-        let lies = lies
-            .into_iter()
-            .enumerate()
-            .filter_map(|(at, lie)| Some((LayerId(u16::try_from(at).ok()?), lie?)));
+    fn collect_warnings(&mut self, lies: impl Iterator<Item = Option<Warning>>) {
+        let lies = lies.enumerate().filter_map(|(at, lie)| Some((LayerId(u16::try_from(at).ok()?), lie?)));
         let mut all: Vec<_> = lies.chain(self.rootfs.warnings().iter().cloned()).collect();
         all.sort_by_key(|(layer, _)| *layer);
         for (layer, _) in &mut all {
             layer.0 = self.first.saturating_add(layer.0);
         }
         self.warnings = all;
+    }
+}
+
+impl ReadFile for Tree {
+    /// As [`Tree::read_at`], also for files that are not in the merged tree any more.
+    fn read_file(&self, file: EntryAt, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let layer = usize::from(file.layer.0);
+        let entry = self.rootfs.layers().get(layer).and_then(|index| index.entry(file.entry));
+        match (self.bytes.get(layer), entry.map(|entry| entry.kind)) {
+            (Some(bytes), Some(EntryKind::File(data))) => bytes.read_file(&data, buf, offset),
+            _ => Err(Error::Path {
+                path: format!("entry {} of layer {layer}", file.entry.0),
+                reason: PathFault::NotAFile,
+            }),
+        }
     }
 }

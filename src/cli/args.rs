@@ -103,12 +103,17 @@ pub(crate) struct Opened {
 impl ImageArgs {
     /// Finds the image that `text` names.
     pub(crate) fn open(&self, text: &OsStr) -> Result<Opened> {
-        let reference = Reference::parse(text, self.image.as_deref())?;
-        let platform = self.platform.as_deref().map(str::parse::<Platform>).transpose()?;
+        let engine = self.engine();
+        let (format, image) = self.find(&engine, text)?;
+        Ok(Opened { engine, format, image })
+    }
+
+    /// What images are opened and read with. Images of one engine share a cache, and layers.
+    pub(crate) fn engine(&self) -> Engine {
         if self.verify == VerifyMode::Off {
             log::warn!("--verify off: nothing is checked against the image's digests");
         }
-        let engine = Engine::new(EngineOptions {
+        Engine::new(EngineOptions {
             verify: match self.verify {
                 VerifyMode::Full => Verify::Full,
                 VerifyMode::Off => Verify::Off,
@@ -118,10 +123,16 @@ impl ImageArgs {
             spool_dir: Some(std::env::temp_dir()),
             progress: Some(Arc::new(Bars::default()) as Arc<dyn Progress>),
             ..EngineOptions::default()
-        });
+        })
+    }
+
+    /// The image that `text` names, and what kind of place it was found in.
+    pub(crate) fn find(&self, engine: &Engine, text: &OsStr) -> Result<(&'static str, OpenedImage)> {
+        let reference = Reference::parse(text, self.image.as_deref())?;
+        let platform = self.platform.as_deref().map(str::parse::<Platform>).transpose()?;
         let source = engine.open(&reference)?;
         let image = source.image(&reference.selection, platform.as_ref())?;
-        Ok(Opened { engine, format: source.kind(), image })
+        Ok((source.kind(), image))
     }
 
     /// Finds, indexes and merges the image that `text` names.

@@ -6,6 +6,12 @@ mod args;
 mod cat;
 mod completions;
 mod daemon;
+mod deleted;
+mod diff;
+mod diff_html;
+mod diff_stat;
+mod diff_text;
+mod history;
 mod inspect;
 mod ls;
 mod mount;
@@ -22,6 +28,8 @@ use clap::{ArgAction, Parser, Subcommand};
 
 use imgmount::error::Error;
 
+/// A negative answer.
+const NEGATIVE: u8 = 1;
 /// Failure or wrong usage.
 const FAILURE: u8 = 2;
 
@@ -53,6 +61,9 @@ enum Command {
     Ls(ls::LsArgs),
     Cat(cat::CatArgs),
     Inspect(inspect::InspectArgs),
+    History(history::HistoryArgs),
+    Deleted(deleted::DeletedArgs),
+    Diff(Box<diff::DiffArgs>),
     Completions(completions::CompletionsArgs),
 }
 
@@ -72,6 +83,9 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Ls(args) => ls::run(&args),
         Command::Cat(args) => cat::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::History(args) => history::run(&args),
+        Command::Deleted(args) => deleted::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
     result.unwrap_or_else(|error| fail(&error))

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
+use imgmount::analysis::Thing;
 use imgmount::layer::entry::{DeviceNumber, Timestamp};
 use imgmount::load::Tree;
 use imgmount::rootfs::{InodeId, InodeKind};
@@ -35,7 +36,9 @@ pub(crate) struct JsonEntry {
     gid: u32,
     size: u64,
     mtime: String,
-    nlink: u32,
+    /// Left out where names are not counted: for what is no longer in a tree.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nlink: Option<u32>,
     target: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target_b64: Option<String>,
@@ -48,31 +51,37 @@ pub(crate) struct JsonEntry {
 impl JsonEntry {
     /// The entry for an inode under the path it was found by. `None` for an inode that is not there.
     pub(crate) fn new(tree: &Tree, path: &[u8], id: InodeId) -> Option<Self> {
-        let rootfs = tree.rootfs();
-        let inode = rootfs.inode(id)?;
-        let target = rootfs.target(id);
-        let xattrs = rootfs.xattrs(id);
-        let xattrs = xattrs
+        let thing = Thing::of(tree.rootfs(), id)?;
+        let nlink = Some(thing.inode.nlink);
+        Some(JsonEntry { nlink, ..JsonEntry::of_state(tree, path, &thing) })
+    }
+
+    /// The entry for what was at a path in some state of an image.
+    pub(crate) fn of_state(tree: &Tree, path: &[u8], thing: &Thing<'_>) -> Self {
+        let inode = &thing.inode;
+        let target = thing.target();
+        let xattrs = thing
+            .xattrs()
             .iter()
             .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), BASE64.encode(value)))
             .collect();
-        Some(JsonEntry {
+        JsonEntry {
             path: String::from_utf8_lossy(path).into_owned(),
             path_b64: base64_unless_utf8(path),
             kind: type_name(inode.kind),
             mode: format!("{:04o}", inode.meta.mode),
             uid: inode.meta.uid,
             gid: inode.meta.gid,
-            size: rootfs.size(id),
+            size: thing.size(),
             mtime: rfc3339(inode.meta.mtime),
-            nlink: inode.nlink,
+            nlink: None,
             target: target.map(|target| String::from_utf8_lossy(target).into_owned()),
             target_b64: target.and_then(base64_unless_utf8),
             rdev: device(inode.kind).map(|device| format!("{}:{}", device.major, device.minor)),
             xattrs,
             layer: tree.layer_number(inode.layer),
             diff_id: tree.layer(inode.layer).map(|layer| layer.diff_id.to_string()),
-        })
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::layer::table::LayerIndex;
 use crate::layer::{EntryId, LayerId};
 use crate::warning::Warning;
 
-pub use merge::{MergeOptions, Semantics, merge};
+pub use merge::{Cause, Change, MergeOptions, Semantics, Stood, merge, replay};
 pub use walk::Walk;
 
 /// Unit of [`Rootfs::blocks`], in bytes: that of `st_blocks` (stat(3type)).

@@ -17,7 +17,7 @@ const SYMLINK_MODE: u16 = 0o777;
 
 /// Lays out the merged tree.
 pub(super) fn flatten(merged: Merged<'_>) -> Result<Tables> {
-    let Merged { tree, objects, root, seen } = merged;
+    let Merged { tree, objects, root, seen, .. } = merged;
     drop(seen);
     let mut plan = Plan::of(tree)?;
     let mut inodes = vec![root_inode(root, &objects)];
@@ -167,7 +167,7 @@ fn names_offset(offset: usize, len: usize) -> Result<u32> {
 }
 
 /// The root looks the same in every image, except for its time (semantics M5).
-fn root_inode(at: Option<EntryAt>, objects: &Objects<'_>) -> Inode {
+pub(super) fn root_inode(at: Option<EntryAt>, objects: &Objects<'_>) -> Inode {
     let entry = at.and_then(|at| objects.layers.get(usize::from(at.layer.0))?.entry(at.entry));
     let meta = Meta { mtime: entry.map(|entry| entry.meta.mtime).unwrap_or_default(), ..Meta::default() };
     let mode = DEFAULT_DIRECTORY_MODE;
@@ -179,7 +179,7 @@ fn directory_inode(layer: LayerId, meta: Meta) -> Inode {
 }
 
 /// What an object's entries say of it; `None` if the layer index does not have them.
-fn inode(object: &Object, objects: &Objects<'_>) -> Option<Inode> {
+pub(super) fn inode(object: &Object, objects: &Objects<'_>) -> Option<Inode> {
     let layer = object.layer;
     if object.kind == ObjectKind::ImpliedDirectory {
         let meta = Meta { mode: DEFAULT_DIRECTORY_MODE, ..Meta::default() };

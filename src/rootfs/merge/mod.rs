@@ -12,6 +12,7 @@ mod flat;
 mod links;
 mod over;
 mod own;
+mod replay;
 mod tree;
 
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use crate::error::{Error, Result};
 use crate::layer::LayerId;
 use crate::layer::table::LayerIndex;
 use crate::warning::{Warning, WarningKind};
+
+pub use replay::{Cause, Change, Stood, replay};
 
 /// Which of two readings counts where runtimes and the specification do not agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -52,15 +55,27 @@ pub fn merge(layers: Vec<Arc<LayerIndex>>, options: &MergeOptions) -> Result<Roo
     let mut warnings = Vec::new();
     for (at, index) in layers.iter().enumerate() {
         let layer = layer_id(at)?;
-        let reader = own::Reader::new(layer, options, &merged.tree, &mut merged.objects, index.entry_count());
-        let mut own = reader.read(index)?;
-        let read = index.warnings().chain(std::mem::take(&mut own.warnings));
-        warnings.extend(read.map(|warning| (layer, warning)));
-        let noticed = merged.lay_over(own, layer, options)?;
-        warnings.extend(noticed.into_iter().map(|warning: Warning| (layer, warning)));
+        let noticed = merged.add_layer(layer, index, options)?;
+        warnings.extend(index.warnings().chain(noticed).map(|warning| (layer, warning)));
     }
     let tables = flat::flatten(merged)?;
     Ok(Rootfs { tables, layers, warnings })
+}
+
+impl<'a> over::Merged<'a> {
+    /// Reads a layer and makes it the topmost; gives what merging it noticed.
+    fn add_layer(
+        &mut self,
+        layer: LayerId,
+        index: &'a LayerIndex,
+        options: &MergeOptions,
+    ) -> Result<Vec<Warning>> {
+        let reader = own::Reader::new(layer, options, &self.tree, &mut self.objects, index.entry_count());
+        let mut own = reader.read(index)?;
+        let mut warnings = std::mem::take(&mut own.warnings);
+        warnings.extend(self.lay_over(own, layer, options)?);
+        Ok(warnings)
+    }
 }
 
 fn layer_id(at: usize) -> Result<LayerId> {

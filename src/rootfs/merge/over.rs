@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::own::{Own, is_aufs};
+use super::replay::Note;
 use super::tree::{
     Dir, DirId, ObjectId, ObjectKind, Objects, Occupant, Slot, SlotId, Steps, Tree, Way, number,
 };
@@ -26,6 +27,8 @@ pub(super) struct Merged<'a> {
     pub(super) root: Option<EntryAt>,
     /// What a directory looked like in one layer's own tree, for each layer that has it.
     pub(super) seen: HashMap<(DirId, LayerId), ObjectId>,
+    /// The names that the topmost layer touched, where somebody wants to know them.
+    pub(super) notes: Option<Vec<Note<'a>>>,
 }
 
 /// Where implied directories at and below a directory find what they look like.
@@ -39,7 +42,8 @@ struct Source {
 
 impl<'a> Merged<'a> {
     pub(super) fn new(layers: &'a [Arc<LayerIndex>]) -> Self {
-        Merged { tree: Tree::new(), objects: Objects::new(layers), root: None, seen: HashMap::new() }
+        let (tree, objects) = (Tree::new(), Objects::new(layers));
+        Merged { tree, objects, root: None, seen: HashMap::new(), notes: None }
     }
 
     /// Makes `own` the topmost layer, and tells what runtimes would have refused or hidden.
@@ -133,6 +137,7 @@ impl<'a> Merged<'a> {
             if slot.directory == own.root && is_aufs(slot.name) {
                 continue;
             }
+            self.note(directory, slot, own);
             match slot.occupant {
                 Occupant::Directory(dir) if slot.whiteout.is_none() || own[dir].real => {
                     let there = self.tree.slot(directory, slot.name)?;
@@ -175,6 +180,16 @@ impl<'a> Merged<'a> {
             self.seen.insert((merged, layer), attributes);
         }
         Ok(merged)
+    }
+
+    fn note(&mut self, directory: DirId, slot: &Slot<'a>, own: &Tree<'a>) {
+        if let Some(notes) = &mut self.notes {
+            let dir = match slot.occupant {
+                Occupant::Directory(dir) => Some(&own[dir]),
+                _ => None,
+            };
+            notes.push(Note::new(&self.tree, directory, slot, dir));
+        }
     }
 
     fn vacate(&mut self, directory: DirId, name: &[u8]) {

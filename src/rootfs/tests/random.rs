@@ -2,10 +2,14 @@
 //!
 //! Few names, so that entries meet: every whiteout has a chance of a target, every link of a cycle.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
+use crate::layer::LayerId;
+use crate::rootfs::{Inode, Stood, replay};
 
 fn component() -> impl Strategy<Value = &'static str> {
     select(vec!["a", "b", "c"])
@@ -74,6 +78,35 @@ proptest! {
         let (one, other) = (merged_with(&stack, options), merged_with(&stack, options));
         prop_assert_eq!(numbers(&one), numbers(&other));
         prop_assert_eq!(warned(&one), warned(&other));
+    }
+
+    #[test]
+    fn what_is_told_of_each_layer_makes_every_state_of_the_stack(stack in any_stack(), options in any_options()) {
+        let layers: Vec<_> = stack.iter().map(|items| layer(items)).collect();
+        let mut changes = Vec::new();
+        replay(&layers, &options, &mut |change| {
+            changes.push(change);
+            Ok(())
+        }).unwrap();
+        let mut state: BTreeMap<Vec<u8>, Stood> = BTreeMap::new();
+        for (at, _) in layers.iter().enumerate() {
+            let id = LayerId(u16::try_from(at).unwrap());
+            let mut told = BTreeSet::new();
+            for change in changes.iter().filter(|change| change.layer == id) {
+                prop_assert!(told.insert(&change.path), "{} is told of twice", crate::path::escape(&change.path));
+                prop_assert_eq!(change.before, state.get(&change.path).copied());
+                match change.after {
+                    Some(inode) => state.insert(change.path.clone(), Stood { inode, since: id }),
+                    None => state.remove(&change.path),
+                };
+            }
+            let merged = merge(layers[..=at].to_vec(), &options).unwrap();
+            let named = |path: &[u8], inode: &Inode| (path.to_vec(), Inode { nlink: 0, ..*inode });
+            let shown: BTreeMap<_, _> =
+                merged.walk(ROOT).map(|(path, id)| named(&path, merged.inode(id).unwrap())).collect();
+            let kept: BTreeMap<_, _> = state.iter().map(|(path, stood)| named(path, &stood.inode)).collect();
+            prop_assert_eq!(kept, shown);
+        }
     }
 
     #[test]

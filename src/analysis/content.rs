@@ -1,0 +1,156 @@
+//! Whether two files hold the same bytes: without reading where that is certain, else by reading.
+//!
+//! This module owns what is certain. Layers of one diff_id are one layer, so the same place in both is the
+//! same bytes. Spans of one hash hold the same bytes, so what lies at the same place of such spans is equal,
+//! too: this is what layers have in common that were built twice. A size or a time never makes
+//! files equal, and hashes never make them different.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::ReadFile;
+use super::thing::Thing;
+use crate::error::Result;
+use crate::layer::entry::{Extent, FileData, Stored};
+use crate::layer::table::LayerIndex;
+use crate::rootfs::EntryAt;
+
+/// Read of each file at a time.
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// What is known of two files' bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Same,
+    Different,
+    /// Only reading both can tell.
+    Unread(EntryAt, EntryAt),
+}
+
+/// Compares the bytes of two regular files as far as that goes without reading any; `None` unless both are
+/// regular files.
+pub(super) fn compare(a: &Thing<'_>, b: &Thing<'_>) -> Option<Verdict> {
+    let ((a_at, a_data), (b_at, b_data)) = (a.file()?, b.file()?);
+    if a_data.size != b_data.size {
+        return Some(Verdict::Different);
+    }
+    let index = |thing: &Thing<'_>, at: EntryAt| thing.layers.get(usize::from(at.layer.0)).cloned();
+    let (a_index, b_index) = (index(a, a_at)?, index(b, b_at)?);
+    let same = a_data.size == 0
+        || (a_data.stored == b_data.stored && is_same_layer(&a_index, &b_index))
+        || match (&a_data.stored, &b_data.stored) {
+            (Stored::Contiguous(a), Stored::Contiguous(b)) => {
+                lie_in_equal_spans((&a_index, *a), (&b_index, *b))
+            }
+            _ => false,
+        };
+    Some(if same { Verdict::Same } else { Verdict::Unread(a_at, b_at) })
+}
+
+/// A diff_id in an index was computed from the bytes; an index without one proves nothing.
+fn is_same_layer(a: &Arc<LayerIndex>, b: &Arc<LayerIndex>) -> bool {
+    Arc::ptr_eq(a, b) || (a.facts().diff_id.is_some() && a.facts().diff_id == b.facts().diff_id)
+}
+
+/// Whether both extents lie at the same place of spans that have equal hashes, from end to end.
+fn lie_in_equal_spans((a, a_extent): (&LayerIndex, Extent), (b, b_extent): (&LayerIndex, Extent)) -> bool {
+    let mut done = 0;
+    while done < a_extent.len_bytes {
+        let place = |index: &LayerIndex, extent: Extent| {
+            let offset = extent.offset.checked_add(done)?;
+            let span = index.span(index.span_at(offset)?)?;
+            let within = offset.checked_sub(span.extent.offset)?;
+            Some((span.hash?, span.extent.len_bytes, within))
+        };
+        match (place(a, a_extent), place(b, b_extent)) {
+            (Some(a), Some(b)) if a == b => {
+                let (_, len, within) = a;
+                match len.checked_sub(within) {
+                    Some(step) if step > 0 => done = done.saturating_add(step),
+                    _ => return false,
+                }
+            }
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// A file and where its bytes are to be had.
+#[derive(Clone, Copy)]
+pub struct Readable<'a> {
+    /// The file.
+    pub thing: Thing<'a>,
+    /// Gives its bytes.
+    pub from: &'a dyn ReadFile,
+}
+
+impl std::fmt::Debug for Readable<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Readable").field("thing", &self.thing).finish_non_exhaustive()
+    }
+}
+
+/// Whether two regular files hold the same bytes, by reading both until they differ. What is a hole in both
+/// is not read, however large: it is zeros on either side. False for what is no regular file.
+///
+/// # Errors
+/// What [`ReadFile::read_file`] says.
+pub fn same_bytes(a: Readable<'_>, b: Readable<'_>) -> Result<bool> {
+    let (Some((a_at, a_data)), Some((b_at, b_data))) = (a.thing.file(), b.thing.file()) else {
+        return Ok(false);
+    };
+    if a_data.size != b_data.size {
+        return Ok(false);
+    }
+    let (mut a_block, mut b_block) = (vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES]);
+    for range in stored_ranges(&a_data, &b_data) {
+        let mut offset = range.start;
+        while offset < range.end {
+            let len = usize::try_from(range.end - offset).map_or(BLOCK_BYTES, |len| len.min(BLOCK_BYTES));
+            let a_part = read(a.from, a_at, &mut a_block, len, offset)?;
+            let b_part = read(b.from, b_at, &mut b_block, len, offset)?;
+            if a_part != b_part {
+                return Ok(false);
+            }
+            offset += len as u64;
+        }
+    }
+    Ok(true)
+}
+
+fn read<'b>(
+    from: &dyn ReadFile,
+    at: EntryAt,
+    block: &'b mut [u8],
+    len: usize,
+    offset: u64,
+) -> Result<&'b [u8]> {
+    let block = block.get_mut(..len).unwrap_or_default();
+    let len = from.read_file(at, block, offset)?;
+    Ok(block.get(..len).unwrap_or_default())
+}
+
+/// The parts that at least one of two files stores, ascending and apart.
+fn stored_ranges(a: &FileData<'_>, b: &FileData<'_>) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = [a, b].into_iter().flat_map(stored).collect();
+    ranges.sort_by_key(|range| range.start);
+    let mut joined: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => joined.push(range),
+        }
+    }
+    joined
+}
+
+fn stored(file: &FileData<'_>) -> Vec<Range<u64>> {
+    match &file.stored {
+        Stored::Contiguous(extent) => std::iter::once(0..extent.len_bytes).collect(),
+        Stored::Sparse(segments) => {
+            let end = |start: u64, len: u64| start.saturating_add(len).min(file.size);
+            segments.iter().map(|s| s.file_offset..end(s.file_offset, s.extent.len_bytes)).collect()
+        }
+    }
+}

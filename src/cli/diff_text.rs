@@ -1,0 +1,203 @@
+//! What changed within a text file, line by line, as `diff -u` shows it.
+//!
+//! This module owns which files count as text, how large they may be, and how long finding a short
+//! difference may take: past that, the difference is still right, only longer than it need be.
+
+use std::io::{self, Write};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use similar::{Algorithm, DiffOp, capture_diff_slices_deadline, group_diff_ops};
+
+use imgmount::analysis::content::Readable;
+use imgmount::path::escape;
+
+/// A file past this is not compared line by line: nobody reads such a text.
+pub(crate) const MAX_TEXT_BYTES: u64 = 1 << 20;
+/// Ordinary texts take milliseconds; two texts with nothing in common could take minutes.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Lines shown around each change.
+const CONTEXT_LINES: usize = 3;
+
+/// What can be shown of two files.
+pub(crate) enum TextDiff {
+    Hunks(Vec<Hunk>),
+    /// One of them is no text.
+    Binary,
+    /// One of them is past [`MAX_TEXT_BYTES`].
+    TooLarge,
+}
+
+/// Changes that lie close together.
+pub(crate) struct Hunk {
+    /// Where: `@@ -1,2 +1,3 @@`.
+    pub(crate) header: String,
+    pub(crate) lines: Vec<Line>,
+}
+
+/// One line, in both files or in one.
+pub(crate) struct Line {
+    /// A space, `-` or `+`.
+    pub(crate) sign: char,
+    /// With its newline, if it has one.
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Compares two files. What is no regular file is an empty text.
+pub(crate) fn text_diff(a: Readable<'_>, b: Readable<'_>) -> Result<TextDiff> {
+    if a.thing.size().max(b.thing.size()) > MAX_TEXT_BYTES {
+        return Ok(TextDiff::TooLarge);
+    }
+    let (a, b) = (read(a)?, read(b)?);
+    if a.contains(&0) || b.contains(&0) {
+        return Ok(TextDiff::Binary);
+    }
+    Ok(TextDiff::Hunks(hunks(&a, &b)))
+}
+
+fn read(file: Readable<'_>) -> Result<Vec<u8>> {
+    let Some((at, data)) = file.thing.file() else { return Ok(Vec::new()) };
+    let mut bytes = vec![0; usize::try_from(data.size)?];
+    let len = file.from.read_file(at, &mut bytes, 0)?;
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
+fn hunks(a: &[u8], b: &[u8]) -> Vec<Hunk> {
+    let (a, b) = (lines(a), lines(b));
+    let deadline = Instant::now().checked_add(PATIENCE);
+    let ops = capture_diff_slices_deadline(Algorithm::Myers, &a, &b, deadline);
+    group_diff_ops(ops, CONTEXT_LINES).iter().map(|group| hunk(group, &a, &b)).collect()
+}
+
+fn lines(text: &[u8]) -> Vec<&[u8]> {
+    text.split_inclusive(|byte| *byte == b'\n').collect()
+}
+
+fn hunk(ops: &[DiffOp], a: &[&[u8]], b: &[&[u8]]) -> Hunk {
+    let mut lines = Vec::new();
+    let mut push = |sign: char, from: &[&[u8]], range: Range<usize>| {
+        let found = from.get(range).unwrap_or_default();
+        lines.extend(found.iter().map(|bytes| Line { sign, bytes: bytes.to_vec() }));
+    };
+    for op in ops {
+        match op {
+            DiffOp::Equal { .. } => push(' ', a, op.old_range()),
+            _ => {
+                push('-', a, op.old_range());
+                push('+', b, op.new_range());
+            }
+        }
+    }
+    let whole = |range: fn(&DiffOp) -> Range<usize>| {
+        let start = ops.first().map_or(0, |op| range(op).start);
+        let end = ops.last().map_or(0, |op| range(op).end);
+        place(start, end.saturating_sub(start))
+    };
+    let header = format!("@@ -{} +{} @@", whole(DiffOp::old_range), whole(DiffOp::new_range));
+    Hunk { header, lines }
+}
+
+/// A range of lines as POSIX diff writes it: counted from 1, or the line before an empty range; a length
+/// of 1 is left out.
+fn place(start: usize, len: usize) -> String {
+    match len {
+        0 => format!("{start},0"),
+        1 => format!("{}", start + 1),
+        _ => format!("{},{len}", start + 1),
+    }
+}
+
+/// Prints a difference so that patch(1) can use it; on a terminal, so that nothing in it can harm.
+pub(crate) fn print(path: &[u8], diff: &TextDiff, to_terminal: bool, out: &mut impl Write) -> io::Result<()> {
+    let path = escape(path);
+    let hunks = match diff {
+        TextDiff::Hunks(hunks) => hunks,
+        TextDiff::Binary => return writeln!(out, "Binary files a{path} and b{path} differ"),
+        TextDiff::TooLarge => {
+            return writeln!(out, "Files a{path} and b{path} differ, and are too large to compare by lines");
+        }
+    };
+    writeln!(out, "--- a{path}\n+++ b{path}")?;
+    for hunk in hunks {
+        writeln!(out, "{}", hunk.header)?;
+        for Line { sign, bytes } in &hunk.lines {
+            let (text, newline) = match bytes.strip_suffix(b"\n") {
+                Some(text) => (text, "\n"),
+                None => (bytes.as_slice(), "\n\\ No newline at end of file\n"),
+            };
+            write!(out, "{sign}")?;
+            if to_terminal {
+                out.write_all(visible(text).as_bytes())?;
+            } else {
+                out.write_all(text)?;
+            }
+            out.write_all(newline.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// Text of a file as it can be shown: as names are, but tabs and backslashes stay what they are.
+pub(crate) fn visible(text: &[u8]) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for part in text.split_inclusive(|byte| matches!(byte, b'\\' | b'\t')) {
+        match part.split_last() {
+            Some((b'\\', before)) => shown.extend([escape(before).as_str(), "\\"]),
+            Some((b'\t', before)) => shown.extend([escape(before).as_str(), "\t"]),
+            _ => shown.push_str(&escape(part)),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn printed(a: &[u8], b: &[u8], to_terminal: bool) -> String {
+        let mut out = Vec::new();
+        print(b"/f", &TextDiff::Hunks(hunks(a, b)), to_terminal, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn changes_far_apart_are_hunks_of_their_own() {
+        let a: String = (1..=20).map(|line| format!("{line}\n")).collect();
+        let b = a.replace("2\n3\n", "2\nthree\n").replace("19\n", "");
+        let expected = "--- a/f\n+++ b/f\n@@ -1,6 +1,6 @@\n 1\n 2\n-3\n+three\n 4\n 5\n 6\n\
+            @@ -16,5 +16,4 @@\n 16\n 17\n 18\n-19\n 20\n";
+        assert_eq!(printed(a.as_bytes(), b.as_bytes(), false), expected);
+    }
+
+    #[test]
+    fn ranges_of_no_line_and_of_one_are_written_as_posix_has_it() {
+        assert_eq!(printed(b"", b"1\n", false), "--- a/f\n+++ b/f\n@@ -0,0 +1 @@\n+1\n");
+    }
+
+    #[test]
+    fn a_missing_newline_is_told() {
+        let expected = "--- a/f\n+++ b/f\n@@ -1 +1 @@\n-1\n\\ No newline at end of file\n+1\n";
+        assert_eq!(printed(b"1", b"1\n", false), expected);
+    }
+
+    #[test]
+    fn only_a_terminal_is_spared_what_could_harm_it() {
+        assert!(printed(b"", b"\x1b[31m\tC:\\x\n", false).contains("+\x1b[31m\tC:\\x\n"));
+        assert!(printed(b"", b"\x1b[31m\tC:\\x\n", true).contains("+\\x1b[31m\tC:\\x\n"));
+    }
+
+    #[test]
+    fn texts_with_nothing_in_common_take_no_longer_than_patience() {
+        let text = |parity: usize| -> Vec<u8> {
+            (0..150_000).flat_map(|line| format!("{}\n", line * 2 + parity).into_bytes()).collect()
+        };
+        let (a, b) = (text(0), text(1));
+        let start = Instant::now();
+        let found = hunks(&a, &b);
+        assert!(start.elapsed() < PATIENCE * 20, "{:?}", start.elapsed());
+        let count = |sign| found.iter().flat_map(|hunk| &hunk.lines).filter(|line| line.sign == sign).count();
+        assert_eq!((count('-'), count('+')), (150_000, 150_000));
+    }
+}
