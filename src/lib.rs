@@ -6,12 +6,12 @@
 //! Data flows one way, and a module uses only what stands to its left:
 //!
 //! ```text
-//! error digest path read_at warning | compress | layer | image | source | rootfs | content | load | fuse cli
+//! error digest glob path read_at warning | compress | layer | image | source | rootfs | content | load | fuse cli
 //! ```
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`error`], [`digest`], [`path`], [`read_at`], [`warning`] | leaves: what everything speaks |
+//! | [`error`], [`digest`], [`glob`], [`path`], [`read_at`], [`warning`] | leaves: what everything speaks |
 //! | [`compress`] | how to re-enter a compressed stream |
 //! | [`layer`] | one tar stream, indexed: entries, checkpoints, span hashes; the index on disk |
 //! | [`image`] | what the image is: image index, manifest, config, platform choice |
@@ -26,6 +26,7 @@ pub mod content;
 pub mod digest;
 pub mod error;
 pub mod fuse;
+pub mod glob;
 pub mod image;
 pub mod layer;
 pub mod load;
