@@ -13,6 +13,7 @@ mod options;
 mod output;
 mod progress;
 mod umount;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -22,6 +23,8 @@ use clap::{ArgAction, Parser, Subcommand};
 
 use imgmount::error::Error;
 
+/// A negative answer: a comparison that found something.
+const NEGATIVE: u8 = 1;
 /// Failure or wrong usage.
 const FAILURE: u8 = 2;
 
@@ -53,6 +56,7 @@ enum Command {
     Ls(ls::LsArgs),
     Cat(cat::CatArgs),
     Inspect(inspect::InspectArgs),
+    Verify(verify::VerifyArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -72,6 +76,7 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Ls(args) => ls::run(&args),
         Command::Cat(args) => cat::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
     result.unwrap_or_else(|error| fail(&error))
