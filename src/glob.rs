@@ -1,194 +1,323 @@
-//! Patterns for paths, as a shell and gitignore(5) write them. Bytes, never `String`.
+//! Shell patterns over paths, as bytes.
 //!
-//! | | |
+//! | | matches |
 //! |---|---|
-//! | `?` | one byte, not `/` |
-//! | `*` | any bytes, not `/` |
-//! | `**` | any bytes |
-//! | `[a-z]`, `[!a-z]` | one byte of these, or none of these; never `/` |
-//! | `\x` | `x` itself |
+//! | `*` | any run of characters within a component, also none |
+//! | `?` | one character: a UTF-8 sequence, or one byte that belongs to none |
+//! | `[abc]`, `[a-z]`, `[!a]`, `[^a]` | one character of (or not of) a set; without its `]`, a plain `[` |
+//! | `\x` | x itself |
+//! | `**` as a whole component | any number of components, also none |
 //!
-//! A pattern that begins with `/` starts at the root; any other matches at every depth. Matching takes time
-//! in proportion to the pattern times the path, whatever they are.
+//! This module owns that grammar. A leading dot is like any other character, and nothing but a slash ends a
+//! component. Matching takes time in proportion to pattern times path, whatever the pattern: it goes back to
+//! the last star only. What is done with a path that matches is for the caller.
 
-/// A pattern.
+/// A pattern for whole paths.
+///
+/// One without a slash is about last components, wherever they are: `*.pyc` is `**/*.pyc`. Slashes at either
+/// end, and several in a row, count as in a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob {
-    tokens: Vec<Token>,
+    parts: Vec<Part>,
 }
+
+/// What one component of a path must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// `**`: any number of components.
+    AnyDepth,
+    /// This name.
+    Name(Vec<u8>),
+    /// A name that matches.
+    Pattern(Pattern),
+}
+
+/// A pattern for one component.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern(Vec<Token>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {
-    Byte(u8),
-    Any,
     Star,
-    StarStar,
-    /// One of these ranges, or none of them.
-    Class {
-        ranges: Vec<(u8, u8)>,
-        negated: bool,
-    },
+    One,
+    Literal(Letter),
+    Set { negated: bool, ranges: Vec<(Letter, Letter)> },
+}
+
+/// A character, or a byte that is part of none: those sort behind all characters.
+type Letter = u32;
+
+/// Whether `text` has a character that means something in a pattern.
+#[must_use]
+pub fn is_pattern(text: &[u8]) -> bool {
+    text.iter().any(|byte| matches!(byte, b'*' | b'?' | b'[' | b'\\'))
 }
 
 impl Glob {
-    /// Reads a pattern. There is none that cannot be read: a bracket that is not closed is a bracket.
+    /// Reads a pattern. Every text is one.
     #[must_use]
     pub fn new(pattern: &[u8]) -> Self {
-        let trimmed = match pattern {
-            [head @ .., b'/'] if !head.is_empty() => head,
-            all => all,
-        };
-        let mut tokens = Vec::new();
-        if !trimmed.starts_with(b"/") {
-            tokens.extend([Token::StarStar, Token::Byte(b'/')]);
+        let names = pattern.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+        let mut parts: Vec<Part> = names.map(Part::new).collect();
+        if !pattern.contains(&b'/') {
+            parts.insert(0, Part::AnyDepth);
         }
-        let mut rest = trimmed;
-        while let Some((token, tail)) = next_token(rest) {
-            tokens.push(token);
-            rest = tail;
-        }
-        Glob { tokens }
+        // `**/**` says no more than `**`, and costs more.
+        parts.dedup_by(|a, b| matches!((a, b), (Part::AnyDepth, Part::AnyDepth)));
+        Glob { parts }
     }
 
-    /// Whether it matches all of an absolute path.
+    /// What the components must be, from the root.
+    #[must_use]
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// Whether all of `path` matches.
     #[must_use]
     pub fn matches(&self, path: &[u8]) -> bool {
-        // All places of the pattern that the path so far can have led to.
-        let mut places = vec![false; self.tokens.len() + 1];
-        reach(&self.tokens, &mut places, 0);
-        for byte in path {
-            let mut next = vec![false; places.len()];
-            for (at, token) in self.tokens.iter().enumerate() {
-                if places.get(at) == Some(&true) && token.takes(*byte) {
-                    let stays = matches!(token, Token::Star | Token::StarStar);
-                    reach(&self.tokens, &mut next, if stays { at } else { at + 1 });
-                }
-            }
-            places = next;
-        }
-        places.last() == Some(&true)
+        let names: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
+        match_run(&self.parts, &names, |part| *part == Part::AnyDepth, |part, name| part.matches(name))
+    }
+
+    /// Whether `path`, or a directory that it lies in, matches.
+    #[must_use]
+    pub fn covers(&self, path: &[u8]) -> bool {
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        let mut above = slashes.filter_map(|at| path.get(..at)).filter(|above| !above.is_empty());
+        self.matches(path) || above.any(|above| self.matches(above))
     }
 }
 
-/// Marks a place, and those that can be had from there for nothing: stars may stand for nothing.
-fn reach(tokens: &[Token], places: &mut [bool], mut at: usize) {
-    while let Some(place) = places.get_mut(at) {
-        *place = true;
-        if !matches!(tokens.get(at), Some(Token::Star | Token::StarStar)) {
-            return;
+impl Part {
+    fn new(name: &[u8]) -> Self {
+        match name {
+            b"**" => Part::AnyDepth,
+            name if is_pattern(name) => Part::Pattern(Pattern::new(name)),
+            name => Part::Name(name.to_vec()),
         }
-        at += 1;
     }
-}
 
-impl Token {
-    fn takes(&self, byte: u8) -> bool {
+    /// Whether one component is what this asks for.
+    #[must_use]
+    pub fn matches(&self, name: &[u8]) -> bool {
         match self {
-            Token::Byte(wanted) => byte == *wanted,
-            Token::Any | Token::Star => byte != b'/',
-            Token::StarStar => true,
-            Token::Class { ranges, negated } => {
-                let listed = ranges.iter().any(|(low, high)| (*low..=*high).contains(&byte));
-                byte != b'/' && listed != *negated
-            }
+            Part::AnyDepth => true,
+            Part::Name(wanted) => wanted == name,
+            Part::Pattern(pattern) => pattern.matches(name),
         }
     }
 }
 
-fn next_token(pattern: &[u8]) -> Option<(Token, &[u8])> {
-    let found = match pattern {
-        [] => return None,
-        [b'*', b'*', tail @ ..] => (Token::StarStar, tail),
-        [b'*', tail @ ..] => (Token::Star, tail),
-        [b'?', tail @ ..] => (Token::Any, tail),
-        [b'\\', byte, tail @ ..] => (Token::Byte(*byte), tail),
-        [b'[', tail @ ..] => class(tail).unwrap_or((Token::Byte(b'['), tail)),
-        [byte, tail @ ..] => (Token::Byte(*byte), tail),
-    };
-    Some(found)
+impl Pattern {
+    /// Reads the pattern of one component.
+    #[must_use]
+    pub fn new(pattern: &[u8]) -> Self {
+        let letters = letters(pattern);
+        let mut tokens = Vec::new();
+        let mut rest = letters.as_slice();
+        while let Some((first, after)) = rest.split_first() {
+            let (token, left) = match char::from_u32(*first) {
+                Some('*') => (Token::Star, after),
+                Some('?') => (Token::One, after),
+                Some('\\') => match after.split_first() {
+                    Some((escaped, left)) => (Token::Literal(*escaped), left),
+                    None => (Token::Literal(*first), after),
+                },
+                Some('[') => read_set(after).unwrap_or((Token::Literal(*first), after)),
+                _ => (Token::Literal(*first), after),
+            };
+            tokens.push(token);
+            rest = left;
+        }
+        Pattern(tokens)
+    }
+
+    /// Whether all of `name` matches.
+    #[must_use]
+    pub fn matches(&self, name: &[u8]) -> bool {
+        match_run(
+            &self.0,
+            &letters(name),
+            |token| *token == Token::Star,
+            |token, letter| match token {
+                Token::Star | Token::One => true,
+                Token::Literal(wanted) => wanted == letter,
+                Token::Set { negated, ranges } => {
+                    ranges.iter().any(|(low, high)| (low..=high).contains(&letter)) != *negated
+                }
+            },
+        )
+    }
 }
 
-/// The class whose bracket was just opened. A `]` in first place is one of its bytes.
-fn class(pattern: &[u8]) -> Option<(Token, &[u8])> {
-    let (negated, mut rest) = match pattern {
-        [b'!' | b'^', tail @ ..] => (true, tail),
-        all => (false, all),
+/// The set after a `[`, and what follows its `]`; `None` when there is no such.
+fn read_set(after: &[Letter]) -> Option<(Token, &[Letter])> {
+    const CLOSE: Letter = ']' as Letter;
+    const DASH: Letter = '-' as Letter;
+    let (negated, mut rest) = match after.split_first() {
+        Some((first, rest)) if [u32::from('!'), u32::from('^')].contains(first) => (true, rest),
+        _ => (false, after),
     };
     let mut ranges = Vec::new();
     loop {
-        match rest {
-            [b']', tail @ ..] if !ranges.is_empty() => return Some((Token::Class { ranges, negated }, tail)),
-            [low, b'-', high, tail @ ..] if *high != b']' => {
+        rest = match rest {
+            // As the first of a set, it is one of its letters.
+            [CLOSE, left @ ..] if !ranges.is_empty() => return Some((Token::Set { negated, ranges }, left)),
+            [low, DASH, high, left @ ..] if *high != CLOSE => {
                 ranges.push((*low, *high));
-                rest = tail;
+                left
             }
-            [byte, tail @ ..] => {
-                ranges.push((*byte, *byte));
-                rest = tail;
+            [letter, left @ ..] => {
+                ranges.push((*letter, *letter));
+                left
             }
             [] => return None,
+        };
+    }
+}
+
+fn letters(text: &[u8]) -> Vec<Letter> {
+    let mut letters = Vec::with_capacity(text.len());
+    for chunk in text.utf8_chunks() {
+        letters.extend(chunk.valid().chars().map(u32::from));
+        letters.extend(chunk.invalid().iter().map(|byte| u32::from(char::MAX) + 1 + u32::from(*byte)));
+    }
+    letters
+}
+
+/// Matches `items` with `wanted`, of which some stand for any number of items. After a mismatch the last such
+/// one takes one item more; going back to an earlier one could not help, since what it would gain the last one
+/// can have too.
+fn match_run<W, I>(
+    wanted: &[W],
+    items: &[I],
+    is_star: impl Fn(&W) -> bool,
+    fits: impl Fn(&W, &I) -> bool,
+) -> bool {
+    let (mut at, mut item) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    loop {
+        match (wanted.get(at), items.get(item)) {
+            (Some(want), _) if is_star(want) => {
+                star = Some((at, item));
+                at += 1;
+            }
+            (Some(want), Some(found)) if fits(want, found) => {
+                at += 1;
+                item += 1;
+            }
+            (None, None) => return true,
+            _ => match star {
+                Some((star_at, taken)) if taken < items.len() => {
+                    star = Some((star_at, taken + 1));
+                    (at, item) = (star_at + 1, taken + 1);
+                }
+                _ => return false,
+            },
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    #[track_caller]
-    fn check(pattern: &str, matches: &[&str], does_not: &[&str]) {
+    fn matching<'a>(pattern: &str, paths: &[&'a str]) -> Vec<&'a str> {
         let glob = Glob::new(pattern.as_bytes());
-        for path in matches {
-            assert!(glob.matches(path.as_bytes()), "{pattern} should match {path}");
+        paths.iter().copied().filter(|path| glob.matches(path.as_bytes())).collect()
+    }
+
+    #[test]
+    fn a_star_stays_within_a_component() {
+        let paths = ["/etc/a.conf", "/etc/.conf", "/etc/b.conf.d", "/etc/d/c.conf", "/etc"];
+        assert_eq!(matching("/etc/*.conf", &paths), ["/etc/a.conf", "/etc/.conf"]);
+        assert_eq!(matching("/*/*/*", &paths), ["/etc/d/c.conf"]);
+    }
+
+    #[test]
+    fn two_stars_are_any_number_of_components() {
+        let paths = ["/", "/a", "/a/b", "/a/x/b", "/a/x/y/b", "/b"];
+        assert_eq!(matching("/a/**/b", &paths), ["/a/b", "/a/x/b", "/a/x/y/b"]);
+        assert_eq!(matching("/a/**", &paths), ["/a", "/a/b", "/a/x/b", "/a/x/y/b"]);
+        assert_eq!(matching("/**/**", &paths), paths);
+        assert_eq!(matching("/a**/b", &paths), ["/a/b"]);
+    }
+
+    #[test]
+    fn a_pattern_without_a_slash_is_about_the_last_component() {
+        let paths = ["/a.pyc", "/lib/b.pyc", "/lib/b.py", "/c.pyc/d"];
+        assert_eq!(matching("*.pyc", &paths), ["/a.pyc", "/lib/b.pyc"]);
+        assert_eq!(matching("b.py", &paths), ["/lib/b.py"]);
+    }
+
+    #[test]
+    fn slashes_count_as_in_a_path() {
+        assert_eq!(matching("a/b/", &["/a/b", "a//b/", "/x/a/b"]), ["/a/b", "a//b/"]);
+    }
+
+    #[test]
+    fn a_question_mark_is_one_character_or_one_stray_byte() {
+        let glob = Glob::new(b"caf?");
+        assert!(glob.matches("café".as_bytes()) && glob.matches(b"caf\xe9") && glob.matches(b"cafe"));
+        assert!(!glob.matches(b"caf") && !glob.matches(b"cafes"));
+    }
+
+    #[test]
+    fn sets_have_ranges_and_can_be_negated() {
+        let names = ["a", "b", "z", "-", "]", "é"];
+        for (pattern, expected) in [
+            ("/[a-c]", vec!["a", "b"]),
+            ("/[!a-c]", vec!["z", "-", "]", "é"]),
+            ("/[^a-]", vec!["b", "z", "]", "é"]),
+            ("/[]a]", vec!["a", "]"]),
+            ("/[à-ï]", vec!["é"]),
+        ] {
+            assert_eq!(matching(pattern, &names), expected, "{pattern}");
         }
-        for path in does_not {
-            assert!(!glob.matches(path.as_bytes()), "{pattern} should not match {path}");
+    }
+
+    #[test]
+    fn what_is_escaped_or_unfinished_is_itself() {
+        assert_eq!(matching(r"/a\*b", &["a*b", "axb", r"a\*b"]), ["a*b"]);
+        assert_eq!(matching("/[ab", &["[ab", "a"]), ["[ab"]);
+        assert_eq!(matching("/[]", &["[]", "]"]), ["[]"]);
+        assert_eq!(matching(r"/a\", &[r"a\"]), [r"a\"]);
+    }
+
+    #[test]
+    fn what_lies_in_a_directory_that_matches_is_covered() {
+        let glob = Glob::new(b"/var/cache");
+        assert!(glob.covers(b"/var/cache") && glob.covers(b"/var/cache/apt/x"));
+        assert!(!glob.covers(b"/var") && !glob.covers(b"/var/cached"));
+    }
+
+    #[test]
+    fn a_hostile_pattern_takes_no_longer_than_others() {
+        let pattern = format!("/{}b", "*a".repeat(200));
+        assert!(!Glob::new(pattern.as_bytes()).matches("a".repeat(4000).as_bytes()));
+    }
+
+    /// The definition, in exponential time.
+    fn plainly(pattern: &[u8], name: &[u8]) -> bool {
+        match (pattern.split_first(), name.split_first()) {
+            (None, rest) => rest.is_none(),
+            (Some((b'*', after)), rest) => {
+                plainly(after, name) || rest.is_some_and(|(_, rest)| plainly(pattern, rest))
+            }
+            (Some((b'?', after)), Some((_, rest))) => plainly(after, rest),
+            (Some((byte, after)), Some((first, rest))) => byte == first && plainly(after, rest),
+            (Some(_), None) => false,
         }
     }
 
-    #[test]
-    fn a_pattern_with_a_slash_in_front_starts_at_the_root() {
-        check(
-            "/etc/*.conf",
-            &["/etc/a.conf", "/etc/.conf"],
-            &["/etc/d/a.conf", "/x/etc/a.conf", "/etc/a.confx"],
-        );
-        check("/var/cache/", &["/var/cache"], &["/var/cache/x"]);
-    }
-
-    #[test]
-    fn any_other_matches_at_every_depth() {
-        check("*.pyc", &["/a.pyc", "/usr/lib/a.pyc"], &["/a.py"]);
-        check("d/x", &["/d/x", "/a/d/x"], &["/ad/x"]);
-    }
-
-    #[test]
-    fn two_stars_cross_slashes() {
-        check("/usr/**/x", &["/usr/a/x", "/usr/a/b/x"], &["/usr/x", "/usr/a/xx"]);
-        check("/usr/**", &["/usr/a", "/usr/a/b"], &["/usr"]);
-    }
-
-    #[test]
-    fn brackets_list_bytes() {
-        check("/[a-cx]", &["/a", "/c", "/x"], &["/d", "/-", "/ab"]);
-        check("/[!a]", &["/b"], &["/a", "//"]);
-        check("/[]-]", &["/]", "/-"], &["/a"]);
-        check("/[", &["/["], &["/a"]);
-    }
-
-    #[test]
-    fn a_backslash_takes_away_meaning() {
-        check(r"/\*", &["/*"], &["/a"]);
-    }
-
-    #[test]
-    fn names_that_are_no_utf8_match_by_bytes() {
-        assert!(Glob::new(b"/caf?").matches(b"/caf\xe9"));
-    }
-
-    #[test]
-    fn many_stars_take_no_longer_than_their_number() {
-        let glob = Glob::new("/".bytes().chain("*a".repeat(200).bytes()).collect::<Vec<_>>().as_slice());
-        assert!(!glob.matches(&[b"/".as_slice(), &[b'a'; 4000], b"b"].concat()));
+    proptest! {
+        #[test]
+        fn stars_match_what_their_definition_says(pattern in "[ab*?]{0,8}", name in "[ab]{0,8}") {
+            let found = Pattern::new(pattern.as_bytes()).matches(name.as_bytes());
+            prop_assert_eq!(found, plainly(pattern.as_bytes(), name.as_bytes()));
+        }
     }
 }

@@ -70,7 +70,7 @@
 //! Data flows one way, and a module uses only what stands to its left:
 //!
 //! ```text
-//! error digest glob path read_at warning | compress | layer | image | source | rootfs | analysis | content | load | fuse cli
+//! error digest glob path read_at warning | compress | layer | image | source | rootfs | analysis | content | load | verify fuse cli
 //! ```
 //!
 //! | module | owns |
@@ -84,6 +84,7 @@
 //! | [`analysis`] | what layers did and where trees differ, pure |
 //! | [`content`] | bytes of a regular file: extents to verified spans to a copy |
 //! | [`load`] | the engine: an image to indexed layers, a rootfs and its content |
+//! | [`verify`] | which promises an image makes, and whether each is kept |
 //! | [`fuse`] | the FUSE view, the only user of `fuser` |
 
 pub mod analysis;
@@ -101,6 +102,7 @@ pub mod path;
 pub mod read_at;
 pub mod rootfs;
 pub mod source;
+pub mod verify;
 pub mod warning;
 
 pub use error::{Error, Result};

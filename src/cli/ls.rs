@@ -10,16 +10,20 @@ use clap::Args;
 use super::args::{ImageArgs, LayerArgs, image_value};
 use super::cat::image_and_path;
 use super::output::{JsonEntry, device, json_line, long_iso, mode_string, stdout};
+use imgmount::error::{Error, PathFault};
+use imgmount::glob::{Glob, is_pattern};
 use imgmount::load::Tree;
 use imgmount::path::escape;
-use imgmount::rootfs::{Follow, InodeId, InodeKind};
+use imgmount::rootfs::{Follow, InodeId};
 
 /// List files of an image
 ///
-/// One name a line, sorted by bytes. Times are in UTC.
+/// One name a line, sorted by bytes. Times are in UTC. A path may be a pattern, as in a shell: * and ? and
+/// [...] match within a component, ** any number of components, and a leading dot is not special. What
+/// matches is listed by its full path; directories are gone into with -R only.
 #[derive(Debug, Args)]
 pub(crate) struct LsArgs {
-    /// The image, or a directory or file in it as IMAGE:/path
+    /// The image, or a directory, file or pattern in it as IMAGE:/path
     #[arg(value_name = "IMAGE[:/path]", value_parser = image_value())]
     image_path: OsString,
     /// Long format, as `ls -ln --time-style=long-iso` prints it
@@ -47,27 +51,54 @@ struct Line {
 pub(crate) fn run(args: &LsArgs) -> Result<ExitCode> {
     let (image, path) = image_and_path(&args.image_path);
     let tree = args.image.load(&image, args.layers.range())?;
-    let rootfs = tree.rootfs();
     // As ls: a link that is named itself is followed, except for the long format.
     let follow = if args.long && !path.ends_with(b"/") { Follow::NotLast } else { Follow::Last };
-    let id = rootfs.resolve(&path, follow)?;
     let mut out = stdout();
-    if !is_directory(&tree, id) {
-        let line = Line { shown: path.clone(), path, id };
-        print(args, &tree, &[line], &mut out)?;
-    } else if args.recursive {
-        let path = path_of(&path);
-        list_recursively(args, &tree, path, id, &mut out)?;
-    } else {
-        let parent = path_of(&path);
-        let lines: Vec<Line> = rootfs
-            .children(id)
-            .map(|(name, id)| Line { shown: name.to_vec(), path: join(&parent, name), id })
-            .collect();
-        print(args, &tree, &lines, &mut out)?;
+    match tree.rootfs().resolve(&path, follow) {
+        Ok(id) => list(args, &tree, &path, id, &mut out)?,
+        Err(Error::Path { .. }) if is_pattern(&path) => list_matches(args, &tree, &path, &mut out)?,
+        Err(error) => return Err(error.into()),
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Lists a file, or what is in a directory.
+fn list(args: &LsArgs, tree: &Tree, path: &[u8], id: InodeId, out: &mut impl Write) -> Result<()> {
+    if !tree.rootfs().is_directory(id) {
+        return print(args, tree, &[Line { shown: path.to_vec(), path: path.to_vec(), id }], out);
+    }
+    let parent = path_of(path);
+    if args.recursive {
+        return list_recursively(args, tree, &parent, id, out);
+    }
+    let children = tree.rootfs().children(id);
+    let lines: Vec<Line> =
+        children.map(|(name, id)| Line { shown: name.to_vec(), path: join(&parent, name), id }).collect();
+    print(args, tree, &lines, out)
+}
+
+/// Lists what a pattern matches, and with `-R` what is below.
+fn list_matches(args: &LsArgs, tree: &Tree, pattern: &[u8], out: &mut impl Write) -> Result<()> {
+    let rootfs = tree.rootfs();
+    let mut found = rootfs.glob(&Glob::new(pattern));
+    if pattern.ends_with(b"/") {
+        let leads_to_directory = |path: &[u8]| rootfs.resolve(&join(path, b""), Follow::Last).is_ok();
+        found.retain(|(path, _)| leads_to_directory(path));
+    }
+    if found.is_empty() {
+        return Err(Error::Path { path: escape(pattern), reason: PathFault::NotFound }.into());
+    }
+    if !args.recursive {
+        let line = |(path, id): (Vec<u8>, InodeId)| Line { shown: path.clone(), path, id };
+        let lines: Vec<Line> = found.into_iter().map(line).collect();
+        return print(args, tree, &lines, out);
+    }
+    for (path, id) in found {
+        print(args, tree, &[Line { shown: path.clone(), path: path.clone(), id }], out)?;
+        list_recursively(args, tree, &path_of(&path), id, out)?;
+    }
+    Ok(())
 }
 
 /// The path that the user wrote, in its shortest spelling: links in it stay, as `find` keeps them.
@@ -87,44 +118,16 @@ fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
     path
 }
 
-fn is_directory(tree: &Tree, id: InodeId) -> bool {
-    tree.rootfs().inode(id).is_some_and(|inode| inode.kind == InodeKind::Directory)
-}
-
-/// What is still to be printed of a directory: an entry itself, or what is below it.
-enum Step {
-    Entry(Vec<u8>, InodeId),
-    Below(Vec<u8>, InodeId),
-}
-
-/// Paths in byte order, in memory that grows with depth only: within a directory, the contents of `a` sort
-/// as `a/`, which may come after `a.txt`.
+/// Everything below, line by line: nothing is held but the way to where the walk is.
 fn list_recursively(
     args: &LsArgs,
     tree: &Tree,
-    from: Vec<u8>,
+    from: &[u8],
     id: InodeId,
     out: &mut impl Write,
 ) -> Result<()> {
-    let mut stack = vec![Step::Below(from, id)];
-    while let Some(step) = stack.pop() {
-        match step {
-            Step::Entry(path, id) => {
-                print(args, tree, &[Line { shown: path.clone(), path, id }], out)?;
-            }
-            Step::Below(path, directory) => {
-                let mut steps: Vec<(Vec<u8>, Step)> = Vec::new();
-                for (name, id) in tree.rootfs().children(directory) {
-                    let child = join(&path, name);
-                    if is_directory(tree, id) {
-                        steps.push(([name, b"/"].concat(), Step::Below(child.clone(), id)));
-                    }
-                    steps.push((name.to_vec(), Step::Entry(child, id)));
-                }
-                steps.sort_by(|(a, _), (b, _)| b.cmp(a));
-                stack.extend(steps.into_iter().map(|(_, step)| step));
-            }
-        }
+    for (path, id) in tree.rootfs().walk_by_path(id, from) {
+        print(args, tree, &[Line { shown: path.clone(), path, id }], out)?;
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ mod options;
 mod output;
 mod progress;
 mod umount;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -28,7 +29,7 @@ use clap::{ArgAction, Parser, Subcommand};
 
 use imgmount::error::Error;
 
-/// A negative answer.
+/// A negative answer: a comparison that found something.
 const NEGATIVE: u8 = 1;
 /// Failure or wrong usage.
 const FAILURE: u8 = 2;
@@ -64,6 +65,7 @@ enum Command {
     History(history::HistoryArgs),
     Deleted(deleted::DeletedArgs),
     Diff(Box<diff::DiffArgs>),
+    Verify(verify::VerifyArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -86,6 +88,7 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::History(args) => history::run(&args),
         Command::Deleted(args) => deleted::run(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
     result.unwrap_or_else(|error| fail(&error))

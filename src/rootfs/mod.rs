@@ -4,6 +4,8 @@
 //! attributes and extents, and owns names, attributes and numbers. This module is the tree as it is
 //! read; [`merge`](mod@merge) makes it.
 
+mod by_path;
+mod glob;
 pub mod merge;
 mod resolve;
 pub mod stored;
@@ -19,6 +21,7 @@ use crate::layer::table::LayerIndex;
 use crate::layer::{EntryId, LayerId};
 use crate::warning::Warning;
 
+pub use by_path::ByPath;
 pub use merge::{Cause, Change, MergeOptions, Semantics, Stood, merge, replay};
 pub use walk::Walk;
 
@@ -158,6 +161,12 @@ impl Rootfs {
     #[must_use]
     pub fn inode(&self, id: InodeId) -> Option<&Inode> {
         self.tables.inodes.get(id.0 as usize)
+    }
+
+    /// Whether there is a directory of this number.
+    #[must_use]
+    pub fn is_directory(&self, id: InodeId) -> bool {
+        self.tables.directory(id).is_some()
     }
 
     /// The child of a directory by its name.

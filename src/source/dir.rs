@@ -4,8 +4,8 @@
 
 use super::archive::{Archive, not_an_image};
 use super::names::{self, Names};
-use super::tree::Tree;
-use super::{ImageSummary, OpenedImage, Selection, Source};
+use super::tree::{self, Tree};
+use super::{ImageSummary, OpenedImage, Selection, Source, Survey};
 use crate::digest::{Algorithm, Digest};
 use crate::error::Result;
 use crate::image::Platform;
@@ -65,9 +65,18 @@ impl Source for Dir {
     fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage> {
         let place = self.archive.path().display().to_string();
         names::select(&place, select, &[(Names::default(), Dir::summary())])?;
-        let tree = Tree { archive: &self.archive, places: blob_places };
+        let tree = Tree { archive: &self.archive, places: blob_places, ledger: None };
         let chosen = tree.choose(tree.candidates(&[&self.top])?, platform)?;
         tree.open(&chosen, Vec::new())
+    }
+
+    fn survey(&self, select: &Selection, platform: Option<&Platform>) -> Result<Survey> {
+        let place = self.archive.path().display().to_string();
+        names::select(&place, select, &[(Names::default(), Dir::summary())])?;
+        let mut survey = tree::survey(&self.archive, blob_places, &[&self.top], platform, |_, _| Ok(()));
+        // Its digest was made from its bytes: nothing was promised.
+        survey.documents.retain(|document| document.digest != self.top.digest);
+        Ok(survey)
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::archive::{Archive, not_an_image};
 use super::names::{self, Names};
+use super::survey::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
 use super::{ImageSummary, LayerBlob, MAX_ARCHIVE_MANIFEST_BYTES, OpenedImage, Selection, Source};
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
@@ -86,6 +87,29 @@ impl DockerArchive {
     }
 }
 
+impl DockerArchive {
+    fn survey_config(&self, item: &Item, survey: &mut Survey) -> Result<ImageConfig> {
+        let what = self.archive.describe(&item.config);
+        let bytes = self.archive.read(&item.config, "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES)?;
+        if let Some(digest) = digest_in_name(&item.config) {
+            let document = SurveyedDocument::new(DocumentRole::Config, digest, None, bytes.as_deref());
+            survey.documents.push(document);
+        }
+        let config = ImageConfig::parse(&what, &bytes.ok_or_else(|| without_config(&what))?)?;
+        check_layer_count(item.layers.len(), &config)?;
+        Ok(config)
+    }
+
+    fn survey_layers(&self, item: &Item, config: &ImageConfig) -> Result<Vec<SurveyedLayer>> {
+        let named = item.layers.iter().zip(&config.diff_ids);
+        let found = named.map(|(name, diff_id)| {
+            let bytes = self.archive.find(name)?.map(|found| found.bytes);
+            Ok(SurveyedLayer { digest: None, size: None, diff_id: Some(*diff_id), bytes })
+        });
+        found.collect()
+    }
+}
+
 impl Source for DockerArchive {
     fn kind(&self) -> &'static str {
         "docker-archive"
@@ -137,6 +161,17 @@ impl Source for DockerArchive {
             layers: blobs,
         })
     }
+
+    fn survey(&self, select: &Selection, _: Option<&Platform>) -> Result<Survey> {
+        let item = self.pick(select)?;
+        let mut survey = Survey::default();
+        // Layers are promised by the config alone: without it there is nothing to compare them with.
+        match self.survey_config(item, &mut survey).and_then(|config| self.survey_layers(item, &config)) {
+            Ok(layers) => survey.layers = layers,
+            Err(fault) => survey.faults.push(fault),
+        }
+        Ok(survey)
+    }
 }
 
 impl Item {
@@ -144,10 +179,7 @@ impl Item {
     fn read_config(&self, archive: &Archive) -> Result<(Vec<u8>, Digest)> {
         let what = archive.describe(&self.config);
         let Some(bytes) = archive.read(&self.config, "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES)? else {
-            return Err(Error::Malformed {
-                what,
-                reason: "the config that 'manifest.json' names is missing".to_owned(),
-            });
+            return Err(without_config(&what));
         };
         let expected = digest_in_name(&self.config);
         let algorithm = expected.map_or(Algorithm::Sha256, |expected| expected.algorithm());
@@ -214,6 +246,13 @@ fn parse_item(what: &str, value: &Value) -> Result<Item> {
         repo_tags: object.strings("RepoTags")?,
         layers,
     })
+}
+
+fn without_config(what: &str) -> Error {
+    Error::Malformed {
+        what: what.to_owned(),
+        reason: "the config that 'manifest.json' names is missing".to_owned(),
+    }
 }
 
 /// `<hex>.json`, `sha256:<hex>` and `blobs/<algorithm>/<hex>` name a digest.

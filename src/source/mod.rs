@@ -21,11 +21,13 @@ mod names;
 mod oci_layout;
 pub mod reference;
 mod scan;
+mod survey;
 mod tree;
 
 pub use archive::Archive;
 pub use reference::{Location, Reference, Selection, Transport, split_path};
 pub use scan::{MAX_MEMBERS, Member, MemberKind, members, scan};
+pub use survey::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
 
 /// Largest `manifest.json` of a docker-archive, and largest top `index.json`: 20 MiB (X6). One image
 /// takes about 100 bytes a layer, so 1 MiB is usual and this is thousands of images. What a hostile
@@ -51,6 +53,13 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// `platform` do not name one image; [`Error::MissingBlob`], [`Error::Mismatch`],
     /// [`Error::Malformed`], [`Error::Unsupported`] for what is wrong with it.
     fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage>;
+
+    /// Finds one image as [`Source::image`] does, and all that it names, whether or not it is as promised.
+    ///
+    /// # Errors
+    /// [`Error::Ambiguous`] and [`Error::NoSuchImage`] when `select` does not name one image. What is wrong
+    /// with the image itself is in the survey.
+    fn survey(&self, select: &Selection, platform: Option<&Platform>) -> Result<Survey>;
 }
 
 /// One line of a list of images.

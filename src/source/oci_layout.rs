@@ -8,8 +8,8 @@ use std::collections::HashSet;
 use super::archive::{Archive, not_an_image};
 use super::docker_archive::{self, Item};
 use super::names::{self, Names};
-use super::tree::{Candidate, Tree};
-use super::{ImageSummary, MAX_ARCHIVE_MANIFEST_BYTES, OpenedImage, Selection, Source};
+use super::tree::{self, Candidate, Tree};
+use super::{ImageSummary, MAX_ARCHIVE_MANIFEST_BYTES, OpenedImage, Selection, Source, Survey};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::Platform;
@@ -100,16 +100,16 @@ impl OciLayout {
     }
 
     fn tree(&self) -> Tree<'_> {
-        Tree { archive: &self.archive, places: blob_places }
+        Tree { archive: &self.archive, places: blob_places, ledger: None }
     }
 
     /// Checks that `manifest.json` means the same images (F3): an item of the same name, or without
     /// one any item, has the config of a candidate.
-    fn check_agreement(&self, names: &Names, candidates: &[Candidate]) -> Result<()> {
+    fn check_agreement(&self, tree: Tree<'_>, names: &Names, candidates: &[Candidate]) -> Result<()> {
         if self.docker.is_empty() {
             return Ok(());
         }
-        let configs = self.tree().config_digests(candidates)?;
+        let configs = tree.config_digests(candidates)?;
         let of_this_name = |item: &&Item| names.share(&item.repo_tags);
         let named: Vec<&Item> = self.docker.iter().filter(of_this_name).collect();
         let claimed = |items: &mut dyn Iterator<Item = &Item>| -> Result<Vec<Digest>> {
@@ -152,9 +152,18 @@ impl Source for OciLayout {
         let tops: Vec<_> = picked.iter().map(|(_, descriptor)| *descriptor).collect();
         let names = picked.into_iter().next().map(|(names, _)| names).unwrap_or_default();
         let candidates = tree.candidates(&tops)?;
-        self.check_agreement(&names, &candidates)?;
+        self.check_agreement(tree, &names, &candidates)?;
         let chosen = tree.choose(candidates, platform)?;
         tree.open(&chosen, names.shown())
+    }
+
+    fn survey(&self, select: &Selection, platform: Option<&Platform>) -> Result<Survey> {
+        let picked = self.pick(select)?;
+        let tops: Vec<_> = picked.iter().map(|(_, descriptor)| *descriptor).collect();
+        let names = picked.first().map(|(names, _)| names.clone()).unwrap_or_default();
+        Ok(tree::survey(&self.archive, blob_places, &tops, platform, |tree, candidates| {
+            self.check_agreement(tree, &names, candidates)
+        }))
     }
 }
 

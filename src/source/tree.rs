@@ -1,19 +1,22 @@
 //! From a descriptor to an opened image, in any place that finds blobs by digest.
 //!
 //! This module owns the walk through image indexes and the reading of blobs: every document is
-//! checked against its descriptor's size and digest before it is parsed. It must not know names.
+//! checked against its descriptor's size and digest before it is parsed. Only a survey takes documents as
+//! they are, and notes how they should have been. It must not know names.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::archive::{Archive, Found, read_bounded};
+use super::survey::{DocumentRole, Ledger, Survey, SurveyedLayer};
 use super::{BlobIdentity, LayerBlob, OpenedImage};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::manifest::{self, Descriptor, Document, MAX_DOCUMENT_BYTES, Manifest};
 use crate::image::media_type::{DocumentKind, document_kind};
 use crate::image::platform::choose;
-use crate::image::{ImageConfig, ImageInfo, Platform, pair_layers};
+use crate::image::{ImageConfig, ImageInfo, Platform, check_layer_count, pair_layers};
+use crate::read_at::ReadAt;
 
 /// Image indexes inside each other. Real ones have two; the visited set ends cycles, this ends
 /// chains (F13).
@@ -25,6 +28,8 @@ pub(super) struct Tree<'a> {
     pub(super) archive: &'a Archive,
     /// Where a blob can be, in order.
     pub(super) places: fn(&Digest) -> Vec<String>,
+    /// Where documents are noted instead of refused.
+    pub(super) ledger: Option<&'a Ledger>,
 }
 
 /// A manifest that a walk came to.
@@ -45,7 +50,8 @@ impl Tree<'_> {
         let mut walk = Walk::default();
         for top in tops {
             // What was selected must be there and be an image; inside, unknown things are passed by.
-            let bytes = self.document("manifest", top)?.ok_or_else(|| missing("manifest", top))?;
+            let bytes =
+                self.document(DocumentRole::Manifest, top)?.ok_or_else(|| missing("manifest", top))?;
             match manifest::parse(&blob_name("manifest", top), &bytes, top.media_type.as_deref())? {
                 Document::Manifest(_) => {
                     walk.found.push(Candidate { descriptor: (*top).clone(), present: true })
@@ -75,7 +81,7 @@ impl Tree<'_> {
                     present: descriptor.data.is_some() || self.find(&descriptor.digest)?.is_some(),
                 }),
                 Some(DocumentKind::Index) => {
-                    let Some(bytes) = self.document("image index", descriptor)? else {
+                    let Some(bytes) = self.document(DocumentRole::ImageIndex, descriptor)? else {
                         continue;
                     };
                     let what = blob_name("image index", descriptor);
@@ -140,7 +146,7 @@ impl Tree<'_> {
         if manifest.check_image().is_err() {
             return Ok(None);
         }
-        let Some(bytes) = self.document("config", &manifest.config)? else {
+        let Some(bytes) = self.document(DocumentRole::Config, &manifest.config)? else {
             return Ok(None);
         };
         Ok(ImageConfig::parse(&blob_name("config", &manifest.config), &bytes)?.platform)
@@ -163,8 +169,9 @@ impl Tree<'_> {
         let descriptor = &candidate.descriptor;
         let (manifest, raw_manifest) = self.manifest(descriptor)?;
         manifest.check_image()?;
-        let raw_config =
-            self.document("config", &manifest.config)?.ok_or_else(|| missing("config", &manifest.config))?;
+        let raw_config = self
+            .document(DocumentRole::Config, &manifest.config)?
+            .ok_or_else(|| missing("config", &manifest.config))?;
         let config = ImageConfig::parse(&blob_name("config", &manifest.config), &raw_config)?;
         let layers = pair_layers(&manifest.layers, &config)?;
         let blobs = manifest
@@ -194,7 +201,9 @@ impl Tree<'_> {
     }
 
     fn manifest(&self, descriptor: &Descriptor) -> Result<(Manifest, Vec<u8>)> {
-        let bytes = self.document("manifest", descriptor)?.ok_or_else(|| missing("manifest", descriptor))?;
+        let bytes = self
+            .document(DocumentRole::Manifest, descriptor)?
+            .ok_or_else(|| missing("manifest", descriptor))?;
         let what = blob_name("manifest", descriptor);
         match manifest::parse(&what, &bytes, descriptor.media_type.as_deref())? {
             Document::Manifest(manifest) => Ok((*manifest, bytes)),
@@ -214,20 +223,58 @@ impl Tree<'_> {
     }
 
     /// The bytes of a document, checked against its descriptor; nothing when it is not there.
-    fn document(&self, what: &str, descriptor: &Descriptor) -> Result<Option<Vec<u8>>> {
-        let what = blob_name(what, descriptor);
-        let bytes = match &descriptor.data {
-            Some(data) => data.clone(),
-            None => match self.find(&descriptor.digest)? {
-                None => return Ok(None),
-                Some(found) => {
-                    descriptor.check_size(&what, found.bytes.len())?;
-                    read_bounded(&what, &*found.bytes, "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES)?
-                }
-            },
+    fn document(&self, role: DocumentRole, descriptor: &Descriptor) -> Result<Option<Vec<u8>>> {
+        let what = blob_name(role.name(), descriptor);
+        let found = match &descriptor.data {
+            Some(data) => Some(Arc::new(data.clone()) as Arc<dyn ReadAt>),
+            None => self.find(&descriptor.digest)?.map(|found| found.bytes),
         };
+        let read = |found: &dyn ReadAt| read_bounded(&what, found, "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES);
+        if let Some(ledger) = self.ledger {
+            let bytes = found.as_deref().map(read).transpose()?;
+            // Of the same name in the archive, but which of the two it is only its content tells.
+            let role = bytes.as_deref().map_or(role, |bytes| role_of(role, &what, bytes));
+            ledger.note(role, descriptor, bytes.as_deref());
+            return Ok(bytes);
+        }
+        let Some(found) = found else { return Ok(None) };
+        descriptor.check_size(&what, found.len())?;
+        let bytes = read(&*found)?;
         descriptor.check(&what, &bytes)?;
         Ok(Some(bytes))
+    }
+
+    /// Notes all that a candidate names, whatever state it is in.
+    pub(super) fn survey(&self, candidate: &Candidate, survey: &mut Survey) -> Result<Digest> {
+        let (manifest, _) = self.manifest(&candidate.descriptor)?;
+        manifest.check_image()?;
+        let what = blob_name("config", &manifest.config);
+        let config = self.document(DocumentRole::Config, &manifest.config)?;
+        let config = config.map(|bytes| ImageConfig::parse(&what, &bytes)).transpose();
+        let config = config.and_then(|config| match config {
+            Some(config) => check_layer_count(manifest.layers.len(), &config).map(|()| Some(config)),
+            None => Ok(None),
+        });
+        let diff_ids = match config {
+            Ok(config) => config.map(|config| config.diff_ids).unwrap_or_default(),
+            Err(fault) => {
+                survey.faults.push(fault);
+                Vec::new()
+            }
+        };
+        for (number, stored) in manifest.layers.iter().enumerate() {
+            let bytes = match &stored.data {
+                Some(data) => Some(Arc::new(data.clone()) as Arc<dyn ReadAt>),
+                None => self.find(&stored.digest)?.map(|found| found.bytes),
+            };
+            survey.layers.push(SurveyedLayer {
+                digest: Some(stored.digest),
+                size: Some(stored.size),
+                diff_id: diff_ids.get(number).copied(),
+                bytes,
+            });
+        }
+        Ok(manifest.config.digest)
     }
 
     fn find(&self, digest: &Digest) -> Result<Option<Found>> {
@@ -245,6 +292,46 @@ impl Tree<'_> {
 struct Walk {
     found: Vec<Candidate>,
     visited: HashSet<Digest>,
+}
+
+/// What was taken for a manifest may be an image index: a list of images can lead to either.
+fn role_of(asked: DocumentRole, what: &str, bytes: &[u8]) -> DocumentRole {
+    match manifest::parse(what, bytes, None) {
+        Ok(Document::Index(_)) if asked == DocumentRole::Manifest => DocumentRole::ImageIndex,
+        _ => asked,
+    }
+}
+
+/// Surveys what `tops` lead to for `platform`, in an archive that has its blobs at `places`. `agree` says what
+/// else is to be compared with the candidates.
+///
+/// # Errors
+/// None of what is wrong with the image, which is part of the answer.
+pub(super) fn survey(
+    archive: &Archive,
+    places: fn(&Digest) -> Vec<String>,
+    tops: &[&Descriptor],
+    platform: Option<&Platform>,
+    agree: impl Fn(Tree<'_>, &[Candidate]) -> Result<()>,
+) -> Survey {
+    let ledger = Ledger::default();
+    let tree = Tree { archive, places, ledger: Some(&ledger) };
+    let mut survey = Survey::default();
+    let mut own = Vec::new();
+    let walked = tree.candidates(tops).and_then(|candidates| {
+        survey.faults.extend(agree(tree, &candidates).err());
+        let chosen = tree.choose(candidates, platform)?;
+        own.push(chosen.descriptor.digest);
+        own.push(tree.survey(&chosen, &mut survey)?);
+        Ok(())
+    });
+    if let Err(fault) = walked {
+        // What is missing, or could not be followed, is part of the way all the same.
+        own.extend(tops.iter().map(|top| top.digest));
+        survey.faults.push(fault);
+    }
+    survey.documents = ledger.of_image(&own);
+    survey
 }
 
 fn blob_name(what: &str, descriptor: &Descriptor) -> String {

@@ -7,6 +7,7 @@
 mod hardlinks;
 mod metadata;
 mod names;
+mod paths;
 mod random;
 mod reference;
 mod stored;
@@ -15,7 +16,7 @@ mod whiteouts;
 
 use std::sync::Arc;
 
-use super::{InodeId, InodeKind, MergeOptions, ROOT, Rootfs, Semantics, merge};
+use super::{Follow, InodeId, InodeKind, MergeOptions, ROOT, Rootfs, Semantics, merge};
 use crate::compress::Compression;
 use crate::layer::entry::{
     DeviceNumber, Entry, EntryKind, Extent, FileData, Meta, Stored, Timestamp, Xattrs,

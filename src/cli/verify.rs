@@ -1,0 +1,118 @@
+//! `imgmount verify`: whether an image is what it says, promise by promise.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::NEGATIVE;
+use super::args::image_value;
+use super::output::{json_line, stdout};
+use super::progress::Bars;
+use imgmount::image::Platform;
+use imgmount::load::{Engine, EngineOptions, Progress};
+use imgmount::path::escape;
+use imgmount::source::reference::Reference;
+use imgmount::verify::{Found, Item, Subject, Verdict, verify};
+
+/// Check an image against all its digests
+///
+/// Reads everything anew, whatever is in the cache, and goes on after the first mismatch. One line for each
+/// size, digest and diff_id: ok, mismatch or missing, what it is about, what was promised, and what is there
+/// instead. The exit code is 0 when all are ok, 1 when not, and 2 when the image cannot be opened at all.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The image
+    #[arg(value_name = "IMAGE", value_parser = image_value())]
+    image_name: OsString,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Select an image by name or @INDEX, where PATH has colons or the name has slashes
+    #[arg(long, value_name = "REF")]
+    image: Option<String>,
+    /// Select the image for OS/ARCH[/VARIANT] instead of this machine's
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct JsonItem<'a> {
+    item: &'static str,
+    layer: Option<usize>,
+    check: &'static str,
+    status: &'static str,
+    expected: Option<&'a str>,
+    found: Option<&'a str>,
+    error: Option<&'a str>,
+}
+
+pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode> {
+    let reference = Reference::parse(&args.image_name, args.image.as_deref())?;
+    let platform = args.platform.as_deref().map(str::parse::<Platform>).transpose()?;
+    let bars: Arc<dyn Progress> = Arc::new(Bars::default());
+    // Without a store: even an archive that is compressed as a whole is read anew.
+    let engine = Engine::new(EngineOptions { progress: Some(bars.clone()), ..EngineOptions::default() });
+    let survey = engine.open(&reference)?.survey(&reference.selection, platform.as_ref())?;
+    let mut out = stdout();
+    let sound = verify(survey, Some(&*bars), &mut |item| -> Result<()> {
+        if args.json {
+            json_line(&mut out, &json_item(item))?;
+        } else {
+            print(item, &mut out)?;
+        }
+        // Layers take their time; what is known is shown.
+        Ok(out.flush()?)
+    })?;
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(NEGATIVE) })
+}
+
+fn status(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Ok => "ok",
+        Verdict::Mismatch(_) => "mismatch",
+        Verdict::Missing => "missing",
+    }
+}
+
+fn print(item: &Item, out: &mut impl Write) -> Result<()> {
+    let Item { subject, check, expected, verdict } = item;
+    let (status, check) = (status(verdict), check.name());
+    write!(out, "{status:<8}  {subject:<11}  {check:<9}")?;
+    if !expected.is_empty() {
+        write!(out, "  {}", escape(expected.as_bytes()))?;
+    }
+    match verdict {
+        Verdict::Mismatch(Found::Other(found)) => write!(out, "  found {}", escape(found.as_bytes()))?,
+        Verdict::Mismatch(Found::Unreadable(why)) => write!(out, "  {}", escape(why.as_bytes()))?,
+        Verdict::Ok | Verdict::Missing => {}
+    }
+    Ok(writeln!(out)?)
+}
+
+fn json_item(item: &Item) -> JsonItem<'_> {
+    let (found, error) = match &item.verdict {
+        Verdict::Ok => (Some(item.expected.as_str()), None),
+        Verdict::Mismatch(Found::Other(found)) => (Some(found.as_str()), None),
+        Verdict::Mismatch(Found::Unreadable(why)) => (None, Some(why.as_str())),
+        Verdict::Missing => (None, None),
+    };
+    let (kind, layer) = match item.subject {
+        Subject::Document(role) => (role.name(), None),
+        Subject::Layer(number) => ("layer", Some(number)),
+        Subject::Image => ("image", None),
+    };
+    JsonItem {
+        item: kind,
+        layer,
+        check: item.check.name(),
+        status: status(&item.verdict),
+        expected: Some(item.expected.as_str()).filter(|expected| !expected.is_empty()),
+        found,
+        error,
+    }
+}

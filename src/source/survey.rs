@@ -1,0 +1,101 @@
+//! An image with all its faults: what it names, and what was found in each place.
+//!
+//! Opening an image ends at the first thing that is not as it was promised. A survey goes on as long as
+//! anything can be read, for who wants to know all that is wrong. This module owns what a survey tells;
+//! [`crate::verify`] judges it, and reads the layers.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::image::manifest::Descriptor;
+use crate::read_at::ReadAt;
+
+/// What was found of an image.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// In the order in which they lead to each other.
+    pub documents: Vec<SurveyedDocument>,
+    /// Lowest first.
+    pub layers: Vec<SurveyedLayer>,
+    /// What contradicts itself or ends the way to further documents and layers.
+    pub faults: Vec<Error>,
+}
+
+/// The kinds of document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DocumentRole {
+    /// A list of manifests.
+    ImageIndex,
+    /// An image's manifest.
+    Manifest,
+    /// An image's config.
+    Config,
+}
+
+impl DocumentRole {
+    /// As errors and lists name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            DocumentRole::ImageIndex => "image index",
+            DocumentRole::Manifest => "manifest",
+            DocumentRole::Config => "config",
+        }
+    }
+}
+
+/// A document, as it should be and as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SurveyedDocument {
+    /// What it is.
+    pub role: DocumentRole,
+    /// The digest that led to it.
+    pub digest: Digest,
+    /// The length in bytes that was promised, where one was.
+    pub size: Option<u64>,
+    /// Length in bytes and digest of what is there; `None` when nothing is.
+    pub found: Option<(u64, Digest)>,
+}
+
+/// A layer, as it should be, and its bytes.
+#[derive(Debug, Clone)]
+pub struct SurveyedLayer {
+    /// Digest of the blob, where one was promised.
+    pub digest: Option<Digest>,
+    /// Length of the blob in bytes, where one was promised.
+    pub size: Option<u64>,
+    /// Digest of the uncompressed tar; `None` when the config that would tell cannot be read.
+    pub diff_id: Option<Digest>,
+    /// The blob, not read yet; `None` when it is missing.
+    pub bytes: Option<Arc<dyn ReadAt>>,
+}
+
+impl SurveyedDocument {
+    /// Compares `bytes`, if there are any, with `digest` and `size`.
+    pub(super) fn new(role: DocumentRole, digest: Digest, size: Option<u64>, bytes: Option<&[u8]>) -> Self {
+        let found = bytes.map(|bytes| (bytes.len() as u64, digest.algorithm().digest(bytes)));
+        SurveyedDocument { role, digest, size, found }
+    }
+}
+
+/// Takes down the documents that a walk reads, each once.
+#[derive(Debug, Default)]
+pub(super) struct Ledger(RefCell<Vec<SurveyedDocument>>);
+
+impl Ledger {
+    pub(super) fn note(&self, role: DocumentRole, descriptor: &Descriptor, bytes: Option<&[u8]>) {
+        let mut noted = self.0.borrow_mut();
+        if !noted.iter().any(|known| known.role == role && known.digest == descriptor.digest) {
+            noted.push(SurveyedDocument::new(role, descriptor.digest, Some(descriptor.size), bytes));
+        }
+    }
+
+    /// What was noted, without the manifests and configs of other images that were looked into.
+    pub(super) fn of_image(self, own: &[Digest]) -> Vec<SurveyedDocument> {
+        let mut noted = self.0.into_inner();
+        noted.retain(|document| document.role == DocumentRole::ImageIndex || own.contains(&document.digest));
+        noted
+    }
+}
