@@ -6,7 +6,7 @@
 //! Data flows one way, and a module uses only what stands to its left:
 //!
 //! ```text
-//! error digest path read_at warning | compress | layer | image | source | rootfs | content | load | fuse cli
+//! error digest path read_at warning | compress | layer | image | source | rootfs | content | load | extract export fuse cli
 //! ```
 //!
 //! | module | owns |
@@ -19,12 +19,16 @@
 //! | [`rootfs`] | the merged tree, pure: no I/O, no clock, no errno, no log |
 //! | [`content`] | bytes of a regular file: extents to verified spans to a copy |
 //! | [`load`] | the engine: an image to indexed layers, a rootfs and its content |
+//! | [`extract`] | the tree as files on the host |
+//! | [`export`] | the tree as a tar |
 //! | [`fuse`] | the FUSE view, the only user of `fuser` |
 
 pub mod compress;
 pub mod content;
 pub mod digest;
 pub mod error;
+pub mod export;
+pub mod extract;
 pub mod fuse;
 pub mod image;
 pub mod layer;

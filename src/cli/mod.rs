@@ -5,8 +5,12 @@
 mod args;
 mod cat;
 mod completions;
+mod cp;
 mod daemon;
+mod export;
+mod extract;
 mod inspect;
+mod interrupt;
 mod ls;
 mod mount;
 mod options;
@@ -52,6 +56,9 @@ enum Command {
     Umount(umount::UmountArgs),
     Ls(ls::LsArgs),
     Cat(cat::CatArgs),
+    Cp(cp::CpArgs),
+    Extract(extract::ExtractArgs),
+    Export(export::ExportArgs),
     Inspect(inspect::InspectArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -71,6 +78,9 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Umount(args) => umount::run(&args),
         Command::Ls(args) => ls::run(&args),
         Command::Cat(args) => cat::run(&args),
+        Command::Cp(args) => cp::run(&args),
+        Command::Extract(args) => extract::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
@@ -163,6 +173,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         Error::NoPlatform { .. } => "select one with --platform",
         Error::Mismatch { .. } | Error::Decompress { .. } | Error::Tar { .. } => {
             "the image is damaged or was changed; --verify off shows what can be had of it"
+        }
+        Error::Io { cause, .. } if cause.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+            "--force extracts into it nevertheless, and replaces what is in the way"
         }
         Error::MissingBlob { .. } => "the image was saved without it, or for another platform",
         Error::Strict { .. } => "`imgmount inspect` lists all warnings; without --strict they are accepted",
