@@ -70,7 +70,8 @@
 //! Data flows one way, and a module uses only what stands to its left:
 //!
 //! ```text
-//! error digest glob path read_at warning | compress | layer | image | source | rootfs | analysis | content | load | verify fuse cli
+//! error digest glob path read_at warning | compress | layer | image | source | rootfs | analysis | content | load |
+//! verify extract export fuse cli
 //! ```
 //!
 //! | module | owns |
@@ -85,6 +86,8 @@
 //! | [`content`] | bytes of a regular file: extents to verified spans to a copy |
 //! | [`load`] | the engine: an image to indexed layers, a rootfs and its content |
 //! | [`verify`] | which promises an image makes, and whether each is kept |
+//! | [`extract`] | the tree as files on the host |
+//! | [`export`] | the tree as a tar |
 //! | [`fuse`] | the FUSE view, the only user of `fuser` |
 
 pub mod analysis;
@@ -92,6 +95,8 @@ pub mod compress;
 pub mod content;
 pub mod digest;
 pub mod error;
+pub mod export;
+pub mod extract;
 mod fields;
 pub mod fuse;
 pub mod glob;

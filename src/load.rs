@@ -21,7 +21,7 @@ use crate::digest::Digest;
 use crate::error::{Error, PathFault, Result};
 use crate::image::claimed_compression;
 use crate::layer::LayerId;
-use crate::layer::entry::EntryKind;
+use crate::layer::entry::{EntryKind, FileData};
 use crate::layer::index::{Expected, Request, Verify, index_layer};
 use crate::layer::reader::LayerReader;
 use crate::layer::store::{Key, Store, StoredIndex};
@@ -488,11 +488,24 @@ impl Tree {
     /// [`Error::Path`] for what is no regular file, [`Error::Changed`] when the image's bytes are no longer
     /// those that were verified, [`Error::Io`] when they cannot be had.
     pub fn read_at(&self, file: InodeId, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let (bytes, data) = self.stored(file)?;
+        bytes.read_file(&data, buf, offset)
+    }
+
+    /// Gives `sink` all stored bytes of a regular file in order, piece by piece, each with its offset in the
+    /// file; holes are left out. Thread-safe, and the fastest way to read a whole file.
+    ///
+    /// # Errors
+    /// As [`Tree::read_at`], and what `sink` says, which ends the reading.
+    pub fn read_stored(&self, file: InodeId, sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+        let (bytes, data) = self.stored(file)?;
+        bytes.read_stored(&data, sink)
+    }
+
+    fn stored(&self, file: InodeId) -> Result<(&Arc<LayerBytes>, FileData<'_>)> {
         let found = self.rootfs.file(file);
         let found = found.and_then(|(layer, data)| Some((self.bytes.get(usize::from(layer.0))?, data)));
-        let (bytes, data) = found
-            .ok_or_else(|| Error::Path { path: format!("inode {}", file.0), reason: PathFault::NotAFile })?;
-        bytes.read_file(&data, buf, offset)
+        found.ok_or_else(|| Error::Path { path: format!("inode {}", file.0), reason: PathFault::NotAFile })
     }
 
     fn collect_warnings(&mut self, lies: impl Iterator<Item = Option<Warning>>) {

@@ -5,14 +5,18 @@
 mod args;
 mod cat;
 mod completions;
+mod cp;
 mod daemon;
 mod deleted;
 mod diff;
 mod diff_html;
 mod diff_stat;
 mod diff_text;
+mod export;
+mod extract;
 mod history;
 mod inspect;
+mod interrupt;
 mod ls;
 mod mount;
 mod options;
@@ -61,6 +65,9 @@ enum Command {
     Umount(umount::UmountArgs),
     Ls(ls::LsArgs),
     Cat(cat::CatArgs),
+    Cp(cp::CpArgs),
+    Extract(extract::ExtractArgs),
+    Export(export::ExportArgs),
     Inspect(inspect::InspectArgs),
     History(history::HistoryArgs),
     Deleted(deleted::DeletedArgs),
@@ -84,6 +91,9 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Umount(args) => umount::run(&args),
         Command::Ls(args) => ls::run(&args),
         Command::Cat(args) => cat::run(&args),
+        Command::Cp(args) => cp::run(&args),
+        Command::Extract(args) => extract::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::History(args) => history::run(&args),
         Command::Deleted(args) => deleted::run(&args),
@@ -186,6 +196,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             } else {
                 "the image is cut off, damaged, or was changed since it was made"
             }
+        }
+        Error::Io { cause, .. } if cause.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+            "--force extracts into it nevertheless, and replaces what is in the way"
         }
         Error::MissingBlob { .. } => "the image was saved without it, or for another platform",
         Error::Strict { .. } => "`imgmount inspect` lists all warnings; without --strict they are accepted",

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use self::cache::{Bytes, SpanCache};
 pub use self::read_ahead::ReadAhead;
 use crate::error::{Error, Result};
-use crate::layer::entry::{FileData, Stored};
+use crate::layer::entry::{Extent, FileData, Stored};
 use crate::layer::reader::LayerReader;
 use crate::layer::table::Span;
 use crate::read_at::ReadAt;
@@ -90,6 +90,46 @@ impl LayerBytes {
             }
         }
         Ok(len)
+    }
+
+    /// Gives `sink` all stored bytes of a file of this layer in order, piece by piece, each with its offset
+    /// in the file. Holes are left out, and nothing is copied.
+    ///
+    /// # Errors
+    /// As [`LayerBytes::read_exact`], and what `sink` says, which ends the reading.
+    pub fn read_stored(
+        self: &Arc<Self>,
+        file: &FileData<'_>,
+        sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        match &file.stored {
+            Stored::Contiguous(extent) => self.read_extent(*extent, 0, sink),
+            Stored::Sparse(segments) => {
+                segments.iter().try_for_each(|s| self.read_extent(s.extent, s.file_offset, sink))
+            }
+        }
+    }
+
+    fn read_extent(
+        self: &Arc<Self>,
+        extent: Extent,
+        file_offset: u64,
+        sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut done = 0;
+        while done < extent.len_bytes {
+            let offset = extent.offset + done;
+            let (span, bytes) = self.span_at(offset)?;
+            let from = offset - span.extent.offset;
+            let to = (from + extent.len_bytes - done).min(span.extent.len_bytes);
+            let piece = bytes.get(to_range(from, to)).unwrap_or_default();
+            if piece.is_empty() {
+                return Err(self.past_end(offset));
+            }
+            sink(file_offset + done, piece)?;
+            done += piece.len() as u64;
+        }
+        Ok(())
     }
 
     fn span_at(self: &Arc<Self>, offset: u64) -> Result<(Span, Bytes)> {

@@ -1,0 +1,157 @@
+//! `imgmount cp`: a file or directory of an image to the host, or as a tar to standard output.
+//!
+//! The rules are those of `docker cp`:
+//!
+//! | source | DEST is not there | DEST is a file | DEST is a directory |
+//! |---|---|---|---|
+//! | file | becomes DEST; an error if DEST ends in `/` | replaces it | goes into it |
+//! | directory | becomes DEST | error | goes into it |
+//! | directory, as `path/.` | becomes DEST | error | what is in it goes into DEST |
+//!
+//! Directories are merged; a directory never replaces what is none, nor the other way round. Symbolic links
+//! are copied as they are, and with -L the one that the path ends in is followed, inside the image. Unlike
+//! docker, links on the host are never written through, and a DEST that was there keeps its own attributes.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use super::args::{ImageArgs, LayerArgs, image_value};
+use super::export::{export_to_stdout, refuse_terminal};
+use super::extract::{conclude, extracting, is_root};
+use imgmount::error::{Error, PathFault};
+use imgmount::extract::{Existing, ExtractOptions, extract, extract_as};
+use imgmount::path::escape;
+use imgmount::rootfs::{Follow, InodeId, InodeKind, Rootfs};
+use imgmount::source::reference::split_path;
+
+/// Copy a file or directory out of an image
+///
+/// As `docker cp`: a directory goes into a DEST that is there and becomes one that is not; IMAGE:/path/.
+/// stands for what is in it.
+#[derive(Debug, Args)]
+pub(crate) struct CpArgs {
+    /// What to copy
+    #[arg(value_name = "IMAGE:/path", value_parser = image_value())]
+    source: OsString,
+    /// Where to; - writes a tar to standard output
+    #[arg(value_name = "DEST|-")]
+    dest: OsString,
+    /// Keep owners
+    #[arg(short, long)]
+    archive: bool,
+    /// Follow a symbolic link at the end of the path
+    #[arg(short = 'L', long)]
+    follow_link: bool,
+    #[command(flatten)]
+    layers: LayerArgs,
+    #[command(flatten)]
+    image: ImageArgs,
+}
+
+pub(crate) fn run(args: &CpArgs) -> Result<ExitCode> {
+    let (image, Some(path)) = split_path(&args.source) else {
+        bail!("'{}': no path in the image: write IMAGE:/path", args.source.to_string_lossy());
+    };
+    let to_stdout = args.dest == "-";
+    if to_stdout {
+        refuse_terminal()?;
+    }
+    let tree = args.image.load(&image, args.layers.range())?;
+    let source = Source::find(tree.rootfs(), &path, args.follow_link)?;
+    if to_stdout {
+        export_to_stdout(&tree, source.inode, &source.name)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let place = place(&source, &args.dest)?;
+    let privileged = args.archive || is_root();
+    let options = ExtractOptions {
+        existing: Existing::Merge,
+        owners: args.archive,
+        xattrs: privileged,
+        devices: privileged,
+        ..ExtractOptions::default()
+    };
+    extracting(
+        options,
+        |options| match &place {
+            Place::Into(dir) => extract(&tree, source.inode, dir, options),
+            Place::As(dir, name) => extract_as(&tree, source.inode, dir, name, options),
+        },
+        |mut report| {
+            // That files belong to who copies them is the rule, not a loss.
+            if !args.archive {
+                report.not_kept.owners = 0;
+            }
+            conclude(&report, args.archive)
+        },
+    )
+}
+
+/// What is copied.
+struct Source {
+    inode: InodeId,
+    is_directory: bool,
+    /// What it is called in a directory that it goes into; empty for what is in a directory.
+    name: Vec<u8>,
+}
+
+impl Source {
+    fn find(rootfs: &Rootfs, path: &[u8], follow_link: bool) -> imgmount::Result<Self> {
+        let follow = if follow_link { Follow::Last } else { Follow::NotLast };
+        let inode = rootfs.resolve(path, follow)?;
+        let kind = rootfs.inode(inode).map(|inode| inode.kind);
+        let is_directory = kind == Some(InodeKind::Directory);
+        let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |at| at + 1);
+        let path = path.get(..end).unwrap_or_default();
+        let name = match path.rsplit(|byte| *byte == b'/').next().unwrap_or_default() {
+            b"" | b"." => Vec::new(),
+            b".." => last_name(&rootfs.path(inode)),
+            name => name.to_vec(),
+        };
+        if kind.is_none() {
+            return Err(Error::Path { path: escape(path), reason: PathFault::NotFound });
+        }
+        Ok(Source { inode, is_directory, name })
+    }
+}
+
+fn last_name(path: &[u8]) -> Vec<u8> {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec()
+}
+
+/// Where it goes.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// What is in it goes into this directory.
+    Into(PathBuf),
+    /// It gets this name in this directory.
+    As(PathBuf, Vec<u8>),
+}
+
+fn place(source: &Source, dest: &OsStr) -> Result<Place> {
+    let path = Path::new(dest);
+    let wants_directory = dest.as_bytes().ends_with(b"/") || dest.as_bytes().ends_with(b"/.");
+    match fs::metadata(path) {
+        Ok(there) if there.is_dir() && source.name.is_empty() => Ok(Place::Into(path.to_owned())),
+        Ok(there) if there.is_dir() => Ok(Place::As(path.to_owned(), source.name.clone())),
+        Ok(_) if source.is_directory => bail!("'{}': cannot copy a directory to a file", path.display()),
+        Ok(_) if wants_directory => bail!("'{}': not a directory", path.display()),
+        Err(_) if wants_directory && !source.is_directory => {
+            bail!("'{}': no such directory", path.display())
+        }
+        _ => beside(path),
+    }
+}
+
+/// The directory that `path` is in, and its name there.
+fn beside(path: &Path) -> Result<Place> {
+    let Some(name) = path.file_name() else { bail!("'{}': no such directory", path.display()) };
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(Place::As(parent.to_owned(), name.as_bytes().to_vec()))
+}

@@ -1,0 +1,123 @@
+//! `imgmount export`: a flattened tar of an image.
+
+use std::ffi::OsString;
+use std::fs::{self, File, Permissions};
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use super::args::{ImageArgs, LayerArgs, image_value};
+use super::interrupt::Interrupt;
+use imgmount::error::Error;
+use imgmount::export::export;
+use imgmount::load::Tree;
+use imgmount::rootfs::{InodeId, ROOT};
+
+/// Permissions of a new file, before the user's mask.
+const NEW_FILE: u32 = 0o666;
+
+/// Write an image's file system as one tar
+///
+/// The same image gives the same bytes. `podman import`, `docker import` and `tar -x` read it.
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// The image
+    #[arg(value_name = "IMAGE", value_parser = image_value())]
+    image_name: OsString,
+    /// Write to FILE, which appears when it is whole; - is standard output
+    #[arg(short, long, value_name = "FILE", default_value = "-", allow_hyphen_values = true)]
+    output: PathBuf,
+    #[command(flatten)]
+    layers: LayerArgs,
+    #[command(flatten)]
+    image: ImageArgs,
+}
+
+pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
+    let to_stdout = args.output == Path::new("-");
+    if to_stdout {
+        refuse_terminal()?;
+    }
+    let tree = args.image.load(&args.image_name, args.layers.range())?;
+    if to_stdout {
+        export_to_stdout(&tree, ROOT, b"")?;
+    } else {
+        export_to_file(&tree, &args.output)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A terminal shows a tar badly, and may do what its bytes say.
+pub(super) fn refuse_terminal() -> Result<()> {
+    if io::stdout().is_terminal() {
+        bail!("standard output is a terminal: a tar is for a pipe or a file");
+    }
+    Ok(())
+}
+
+pub(super) fn export_to_stdout(tree: &Tree, inode: InodeId, name: &[u8]) -> Result<()> {
+    export(tree, inode, name, &mut io::stdout().lock()).map_err(|error| match error {
+        // The caller looks for it to end quietly.
+        Error::Io { cause, .. } if cause.kind() == io::ErrorKind::BrokenPipe => cause.into(),
+        error => error.into(),
+    })
+}
+
+fn export_to_file(tree: &Tree, path: &Path) -> Result<()> {
+    let cannot = || format!("cannot write '{}'", path.display());
+    // A link is the user's own wish: what it leads to is replaced, not the link.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if let Ok(there) = fs::metadata(path)
+        && !there.is_file()
+    {
+        if there.file_type().is_dir() || there.file_type().is_block_device() {
+            bail!("{}: it is a directory or a disk", cannot());
+        }
+        let mut file = File::options().write(true).open(path).with_context(cannot)?;
+        return Ok(export(tree, ROOT, b"", &mut file)?);
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let interrupt = Interrupt::watch()?;
+    let temporary = tempfile::Builder::new()
+        .prefix(".imgmount-")
+        .permissions(Permissions::from_mode(NEW_FILE))
+        .tempfile_in(directory)
+        .with_context(cannot)?;
+    let mut out = Stoppable { out: BufWriter::new(temporary.as_file()), stop: interrupt.flag() };
+    let exported = export(tree, ROOT, b"", &mut out);
+    drop(out);
+    if interrupt.flag().load(Ordering::Relaxed) {
+        // Ending by a signal drops nothing.
+        let _ = temporary.close();
+        interrupt.end_if_any();
+        bail!("{}: interrupted", cannot());
+    }
+    exported?;
+    temporary.persist(path).map_err(|error| error.error).with_context(cannot)?;
+    Ok(())
+}
+
+/// Refuses to write once a signal came.
+struct Stoppable<'a, W> {
+    out: W,
+    stop: &'a AtomicBool,
+}
+
+impl<W: Write> Write for Stoppable<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            // Not `Interrupted`, which asks to try again.
+            return Err(io::Error::other("a signal came"));
+        }
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}

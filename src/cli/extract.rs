@@ -1,0 +1,90 @@
+//! `imgmount extract`: a whole rootfs to a directory.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::args::{ImageArgs, LayerArgs, image_value};
+use super::interrupt::Interrupt;
+use super::progress::Bars;
+use imgmount::extract::{Existing, ExtractOptions, NotKept, Report, extract};
+use imgmount::rootfs::ROOT;
+
+/// Unpack an image's file system to a directory
+///
+/// Modes, times, hard links and holes are kept; owners, extended attributes and devices as root, or as far
+/// as the user may with -a. What cannot be kept is told at the end. Set-id bits are only set on files that
+/// belong to the owner they have in the image.
+///
+/// What cannot be made is told, and the rest goes on; the exit code is then 2. Files appear whole or not
+/// at all.
+#[derive(Debug, Args)]
+pub(crate) struct ExtractArgs {
+    /// The image
+    #[arg(value_name = "IMAGE", value_parser = image_value())]
+    image_name: OsString,
+    /// Where to; made if it is not there
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Keep owners, extended attributes and devices, and fail where that does not work
+    #[arg(short, long)]
+    archive: bool,
+    /// Extract into a directory that is not empty, and replace what is in the way
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    layers: LayerArgs,
+    #[command(flatten)]
+    image: ImageArgs,
+}
+
+pub(crate) fn run(args: &ExtractArgs) -> Result<ExitCode> {
+    let tree = args.image.load(&args.image_name, args.layers.range())?;
+    let all = args.archive || is_root();
+    let existing = if args.force { Existing::Replace } else { Existing::Refuse };
+    extracting(
+        ExtractOptions { existing, owners: all, xattrs: all, devices: all, ..ExtractOptions::default() },
+        |options| extract(&tree, ROOT, &args.dir, options),
+        |report| conclude(&report, args.archive),
+    )
+}
+
+/// Runs an extraction that signals can end, with a progress bar.
+pub(super) fn extracting(
+    options: ExtractOptions<'static>,
+    work: impl FnOnce(&ExtractOptions<'_>) -> imgmount::Result<Report>,
+    conclude: impl FnOnce(Report) -> ExitCode,
+) -> Result<ExitCode> {
+    let (interrupt, bars) = (Interrupt::watch()?, Bars::default());
+    let options = ExtractOptions { stop: Some(interrupt.flag()), progress: Some(&bars), ..options };
+    let report = work(&options);
+    interrupt.end_if_any();
+    Ok(conclude(report?))
+}
+
+/// Tells what failed and what was not kept; `all_asked` makes the latter a failure too.
+pub(super) fn conclude(report: &Report, all_asked: bool) -> ExitCode {
+    for failure in &report.failures {
+        super::complain(&failure.to_string());
+    }
+    let untold = report.failed - report.failures.len() as u64;
+    if untold > 0 {
+        super::complain(&format!("{untold} more could not be made"));
+    }
+    tell_not_kept(&report.not_kept);
+    let failed = report.failed > 0 || (all_asked && !report.not_kept.is_empty());
+    if failed { ExitCode::from(super::FAILURE) } else { ExitCode::SUCCESS }
+}
+
+fn tell_not_kept(not_kept: &NotKept) {
+    if !not_kept.is_empty() {
+        log::warn!("not kept: {not_kept}");
+    }
+}
+
+pub(super) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

@@ -1,0 +1,190 @@
+//! A tree, or a part of it, as a tar: the same bytes every time.
+//!
+//! Members come parents first, siblings sorted by bytes, named relative to the root (`etc/passwd`), the root
+//! itself as `./`. A file with several names is a file by the first and a hard link by the others. Files with
+//! holes are written as sparse files (GNU's PAX format 1.0) where that makes the tar smaller. There are no
+//! user or group names, and every time is the image's.
+//!
+//! This module owns names, order and what runs beside what; [`header`] owns how one member looks. It does
+//! not know where the tar goes.
+
+mod header;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use self::header::{BLOCK_BYTES, Kind, Member, SparseMap, encode};
+use crate::error::{Error, Result};
+use crate::layer::entry::{FileData, Stored};
+use crate::load::Tree;
+use crate::rootfs::{InodeId, InodeKind, ROOT};
+
+/// Bytes that are handed on at a time.
+const PIECE_BYTES: usize = 1 << 20;
+/// Pieces that may wait to be written, while the next are decoded.
+const PIECES: usize = 8;
+
+/// Writes an inode and all below it as a tar, by the name `name`. An empty name stands for what is in a
+/// directory: names are then relative to it, and it is `./` itself.
+///
+/// # Errors
+/// [`Error::Io`] when `out` refuses, else as [`Tree::read_stored`]: the tar is then broken off.
+pub fn export(tree: &Tree, inode: InodeId, name: &[u8], out: &mut dyn Write) -> Result<()> {
+    let (full, pieces) = sync_channel(PIECES);
+    let (empty, used) = sync_channel(PIECES);
+    thread::scope(|scope| {
+        let exporter = Exporter { tree, first_names: HashMap::new(), pieces: Pieces::new(full, used) };
+        let producer = scope.spawn(move || exporter.run(inode, name));
+        let written = write_pieces(pieces, &empty, out);
+        let produced = producer.join();
+        written?;
+        produced
+            .unwrap_or_else(|_| Err(Error::io("cannot export", std::io::Error::other("a thread panicked"))))
+    })
+}
+
+/// Ends when there are no more pieces, or at the first that cannot be written.
+fn write_pieces(pieces: Receiver<Vec<u8>>, empty: &SyncSender<Vec<u8>>, out: &mut dyn Write) -> Result<()> {
+    let failed = |cause| Error::io("cannot write the tar", cause);
+    for mut piece in pieces {
+        out.write_all(&piece).map_err(failed)?;
+        piece.clear();
+        // Only saves an allocation.
+        let _ = empty.try_send(piece);
+    }
+    out.flush().map_err(failed)
+}
+
+/// Collects bytes in pieces for the writing thread.
+struct Pieces {
+    current: Vec<u8>,
+    full: SyncSender<Vec<u8>>,
+    used: Receiver<Vec<u8>>,
+    written_bytes: u64,
+}
+
+impl Pieces {
+    fn new(full: SyncSender<Vec<u8>>, used: Receiver<Vec<u8>>) -> Self {
+        Pieces { current: Vec::with_capacity(PIECE_BYTES), full, used, written_bytes: 0 }
+    }
+
+    fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
+        self.written_bytes += bytes.len() as u64;
+        while !bytes.is_empty() {
+            let room = PIECE_BYTES - self.current.len().min(PIECE_BYTES);
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.current.extend_from_slice(now);
+            bytes = later;
+            if self.current.len() >= PIECE_BYTES {
+                self.hand_on()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn push_zeros(&mut self, mut count: u64) -> Result<()> {
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        while count > 0 {
+            let len = usize::try_from(count).map_or(ZEROS.len(), |count| count.min(ZEROS.len()));
+            self.push(ZEROS.get(..len).unwrap_or_default())?;
+            count -= len as u64;
+        }
+        Ok(())
+    }
+
+    fn pad(&mut self) -> Result<()> {
+        self.push_zeros(self.written_bytes.next_multiple_of(BLOCK_BYTES as u64) - self.written_bytes)
+    }
+
+    fn hand_on(&mut self) -> Result<()> {
+        let next = self.used.try_recv().unwrap_or_else(|_| Vec::with_capacity(PIECE_BYTES));
+        let full = std::mem::replace(&mut self.current, next);
+        // The writer left, and tells why.
+        self.full.send(full).map_err(|_| Error::io("cannot export", std::io::ErrorKind::BrokenPipe.into()))
+    }
+}
+
+struct Exporter<'a> {
+    tree: &'a Tree,
+    /// Of inodes with several names: the path of the first.
+    first_names: HashMap<InodeId, Vec<u8>>,
+    pieces: Pieces,
+}
+
+impl Exporter<'_> {
+    fn run(mut self, inode: InodeId, name: &[u8]) -> Result<()> {
+        let rootfs = self.tree.rootfs();
+        let base = rootfs.path(inode);
+        let base: &[u8] = if inode == ROOT { b"" } else { &base };
+        let is_directory = rootfs.inode(inode).is_some_and(|inode| inode.kind == InodeKind::Directory);
+        if is_directory {
+            for (path, inode) in rootfs.walk(inode) {
+                let below = path.strip_prefix(base).unwrap_or(&path);
+                let path = [name, below].concat();
+                self.member(path.strip_prefix(b"/").unwrap_or(&path), inode)?;
+            }
+        } else {
+            self.member(name, inode)?;
+        }
+        // The end: two blocks of zeros.
+        self.pieces.push_zeros(2 * BLOCK_BYTES as u64)?;
+        self.pieces.hand_on()
+    }
+
+    fn member(&mut self, path: &[u8], id: InodeId) -> Result<()> {
+        let rootfs = self.tree.rootfs();
+        let Some(inode) = rootfs.inode(id) else { return Ok(()) };
+        let path = if path.is_empty() { b"." } else { path };
+        let first_name = self.first_names.get(&id).cloned();
+        let file = rootfs.file(id).map(|(_, data)| data);
+        let kind = match (&first_name, inode.kind) {
+            (Some(first), _) => Kind::Hardlink(first),
+            (None, InodeKind::File(_)) => file.as_ref().map_or(Kind::File(0), kind_of_file),
+            (None, InodeKind::Directory) => Kind::Directory,
+            (None, InodeKind::Symlink(_)) => Kind::Symlink(rootfs.target(id).unwrap_or_default()),
+            (None, InodeKind::Char(device)) => Kind::Char(device),
+            (None, InodeKind::Block(device)) => Kind::Block(device),
+            (None, InodeKind::Fifo) => Kind::Fifo,
+        };
+        let member = Member { path, kind, meta: inode.meta, xattrs: rootfs.xattrs(id) };
+        self.pieces.push(&encode(&member))?;
+        match (member.kind, file) {
+            (Kind::File(size), Some(_)) => self.contents(id, size)?,
+            (Kind::Sparse(_), Some(_)) => self.stored(id)?,
+            _ => {}
+        }
+        if inode.kind != InodeKind::Directory && inode.nlink > 1 && first_name.is_none() {
+            self.first_names.insert(id, path.to_vec());
+        }
+        self.pieces.pad()
+    }
+
+    /// All bytes of a file, holes as zeros.
+    fn contents(&mut self, id: InodeId, size: u64) -> Result<()> {
+        let pieces = &mut self.pieces;
+        let mut done = 0;
+        self.tree.read_stored(id, &mut |offset, bytes| {
+            pieces.push_zeros(offset.saturating_sub(done))?;
+            done = offset + bytes.len() as u64;
+            pieces.push(bytes)
+        })?;
+        self.pieces.push_zeros(size.saturating_sub(done))
+    }
+
+    fn stored(&mut self, id: InodeId) -> Result<()> {
+        let pieces = &mut self.pieces;
+        self.tree.read_stored(id, &mut |_, bytes| pieces.push(bytes))
+    }
+}
+
+fn kind_of_file<'a>(data: &FileData<'_>) -> Kind<'a> {
+    let map = match &data.stored {
+        Stored::Contiguous(_) => None,
+        Stored::Sparse(segments) => SparseMap::new(data.size, segments),
+    };
+    map.map_or(Kind::File(data.size), Kind::Sparse)
+}

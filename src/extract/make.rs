@@ -1,0 +1,239 @@
+//! Making one thing: under a temporary name, with all its bytes and attributes, then under its own.
+//!
+//! This module owns the steps for each kind. It leaves safety to [`super::target`] and what cannot be kept
+//! to [`super::attributes`].
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{FileType, Mode, OFlags, ftruncate, makedev, mknodat, openat, symlinkat};
+use rustix::io::Errno;
+
+use super::Work;
+use super::attributes::{Made, Wanted, apply};
+use super::plan::{Link, Node};
+use super::report::NotKept;
+use super::target::discard;
+use crate::error::{Error, Result};
+use crate::layer::entry::{DeviceNumber, Stored};
+use crate::rootfs::{Inode, InodeId, InodeKind};
+
+/// Permission bits that a file is made with, before its owner is set.
+const PERMISSIONS: u16 = 0o777;
+/// Of a file that gets extended attributes, which need permission to write.
+const WRITABLE: u16 = 0o600;
+
+/// Makes one thing after the other, and remembers the directory it was in last.
+pub(super) struct Maker<'a> {
+    work: &'a Work<'a>,
+    /// Which of the plan's directories is open.
+    open: Option<(usize, OwnedFd)>,
+}
+
+impl<'a> Maker<'a> {
+    pub(super) fn new(work: &'a Work<'a>) -> Self {
+        Maker { work, open: None }
+    }
+
+    /// Makes a directory of the plan, for now closed to everybody else.
+    pub(super) fn make_directory(&mut self, at: usize) {
+        let Some(directory) = self.work.plan.directories.get(at) else { return };
+        let (target, path) = (&self.work.target, || self.work.plan.path(at));
+        let made = self.within(directory.parent, path, |parent| {
+            let made = target.make_directory(parent, directory.name);
+            made.map_err(|cause| Error::io("cannot make the directory", cause.into()))
+        });
+        if let (Some(identity), Some(known)) = (made, self.work.known.get(at)) {
+            known.get_or_init(|| identity);
+        }
+    }
+
+    /// Makes a file, symbolic link, device or named pipe.
+    pub(super) fn make(&mut self, node: &Node<'_>) {
+        let work = self.work;
+        let Some(inode) = work.tree.rootfs().inode(node.inode) else { return };
+        if is_device(inode.kind) && !work.options.devices {
+            work.outcome().report.not_kept.devices += 1;
+            return;
+        }
+        self.within(node.parent, || work.plan.path_of(node), |parent| work.make_whole(node, inode, parent));
+    }
+
+    /// Gives what was made one more name.
+    pub(super) fn link(&mut self, link: &Link<'_>) {
+        let work = self.work;
+        let is_device = |inode: &Inode| is_device(inode.kind);
+        if !work.options.devices && work.tree.rootfs().inode(link.first.inode).is_some_and(is_device) {
+            return;
+        }
+        let failed = |cause: Errno| Error::io("cannot link", cause.into());
+        let path = || work.plan.path_of(&link.name);
+        let first = self.within(link.first.parent, path, |parent| {
+            parent.try_clone_to_owned().map_err(|cause| Error::io("cannot link", cause))
+        });
+        let Some(first) = first else { return };
+        self.within(link.name.parent, path, |parent| {
+            let names = ((first.as_fd(), link.first.name), (parent, link.name.name));
+            work.target.link(names.0, names.1).map_err(failed)
+        });
+    }
+
+    /// Gives a directory its attributes.
+    pub(super) fn finish(&mut self, at: usize) {
+        let work = self.work;
+        let inode = work.plan.directories.get(at).and_then(|directory| directory.inode);
+        let (Some(id), Some(known)) = (inode, work.known.get(at).and_then(|known| known.get())) else {
+            return;
+        };
+        if work.is_over() {
+            return;
+        }
+        let path = work.plan.path(at);
+        let opened = work.target.read(&path, *known);
+        let done = opened.and_then(|opened| work.apply(id, Made::Open(opened.as_fd())));
+        if let Err(cause) = done {
+            work.fail(path, Error::io("cannot set attributes of the directory", cause.into()));
+        }
+    }
+
+    /// Does something in a directory of the plan; tells of a failure under `path`. Does nothing in a
+    /// directory that is not there, which was told, nor when all is over.
+    fn within<T>(
+        &mut self,
+        directory: usize,
+        path: impl Fn() -> Vec<u8>,
+        act: impl FnOnce(BorrowedFd<'_>) -> Result<T>,
+    ) -> Option<T> {
+        let work = self.work;
+        if work.is_over() {
+            return None;
+        }
+        let known = *work.known.get(directory)?.get()?;
+        if self.open.as_ref().is_none_or(|(open, _)| *open != directory) {
+            let opened = work.target.pass(&work.plan.path(directory), known);
+            self.open = opened
+                .map(|opened| (directory, opened))
+                .map_err(|cause| work.fail(path(), Error::io("cannot open its directory", cause.into())))
+                .ok();
+        }
+        let (_, open) = self.open.as_ref()?;
+        act(open.as_fd()).map_err(|error| work.fail(path(), error)).ok()
+    }
+}
+
+impl Work<'_> {
+    fn make_whole(&self, node: &Node<'_>, inode: &Inode, parent: BorrowedFd<'_>) -> Result<()> {
+        let temporary = self.target.temporary_name();
+        let made = match inode.kind {
+            InodeKind::File(_) => self.make_file(node.inode, inode, parent, &temporary),
+            InodeKind::Symlink(_) => self.make_symlink(node.inode, parent, &temporary),
+            InodeKind::Char(number) => {
+                self.make_node(node.inode, FileType::CharacterDevice, number, parent, &temporary)
+            }
+            InodeKind::Block(number) => {
+                self.make_node(node.inode, FileType::BlockDevice, number, parent, &temporary)
+            }
+            InodeKind::Fifo => {
+                self.make_node(node.inode, FileType::Fifo, DeviceNumber::default(), parent, &temporary)
+            }
+            InodeKind::Directory => Ok(false),
+        };
+        let placed = match made {
+            Ok(true) => self.target.place(parent, &temporary, node.name).map_err(in_the_way),
+            Ok(false) => return Ok(()),
+            Err(error) => Err(error),
+        };
+        if placed.is_err() {
+            discard(parent, &temporary);
+        }
+        placed
+    }
+
+    fn make_file(&self, id: InodeId, inode: &Inode, parent: BorrowedFd<'_>, name: &str) -> Result<bool> {
+        let mode = if inode.xattrs.is_some() { WRITABLE } else { inode.meta.mode & PERMISSIONS };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(parent, name, flags, Mode::from_raw_mode(mode.into()))
+            .map_err(|cause| Error::io("cannot make the file", cause.into()))?;
+        let file = File::from(file);
+        self.fill(id, &file)?;
+        self.apply(id, Made::Open(file.as_fd()))
+            .map_err(|cause| Error::io("cannot set attributes", cause.into()))?;
+        Ok(true)
+    }
+
+    /// Writes what is stored of a file; the rest stays a hole.
+    fn fill(&self, id: InodeId, file: &File) -> Result<()> {
+        let failed = |cause: std::io::Error| Error::io("cannot write", cause);
+        if let Some((_, data)) = self.tree.rootfs().file(id)
+            && matches!(data.stored, Stored::Sparse(_))
+        {
+            ftruncate(file, data.size).map_err(|cause| failed(cause.into()))?;
+        }
+        self.tree.read_stored(id, &mut |offset, bytes| {
+            if self.is_over() {
+                return Err(failed(std::io::ErrorKind::Interrupted.into()));
+            }
+            file.write_all_at(bytes, offset).map_err(failed)?;
+            if let Some(progress) = self.options.progress {
+                progress.advance(bytes.len() as u64);
+            }
+            Ok(())
+        })
+    }
+
+    fn make_symlink(&self, id: InodeId, parent: BorrowedFd<'_>, name: &str) -> Result<bool> {
+        let Some(target) = self.tree.rootfs().target(id) else { return Ok(false) };
+        symlinkat(target, parent, name)
+            .and_then(|()| self.apply(id, Made::Symlink(parent, name)))
+            .map_err(|cause| Error::io("cannot make the symbolic link", cause.into()))?;
+        Ok(true)
+    }
+
+    /// False for a device that this user or file system may not have.
+    fn make_node(
+        &self,
+        id: InodeId,
+        kind: FileType,
+        number: DeviceNumber,
+        parent: BorrowedFd<'_>,
+        name: &str,
+    ) -> Result<bool> {
+        let failed = |cause: Errno| Error::io("cannot make the device or pipe", cause.into());
+        let device = makedev(number.major, number.minor);
+        match mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, device) {
+            Err(Errno::PERM | Errno::NOTSUP) if kind != FileType::Fifo => {
+                self.outcome().report.not_kept.devices += 1;
+                return Ok(false);
+            }
+            other => other.map_err(failed)?,
+        }
+        self.apply(id, Made::Node(parent, name)).map_err(failed)?;
+        Ok(true)
+    }
+
+    fn apply(&self, id: InodeId, made: Made<'_>) -> rustix::io::Result<()> {
+        let rootfs = self.tree.rootfs();
+        let Some(inode) = rootfs.inode(id) else { return Ok(()) };
+        let wanted = Wanted {
+            meta: inode.meta,
+            xattrs: rootfs.xattrs(id),
+            keep_owner: self.options.owners,
+            keep_xattrs: self.options.xattrs,
+        };
+        let mut not_kept = NotKept::default();
+        let applied = apply(made, &wanted, &mut not_kept);
+        if !not_kept.is_empty() {
+            self.outcome().report.not_kept.add(&not_kept);
+        }
+        applied
+    }
+}
+
+fn is_device(kind: InodeKind) -> bool {
+    matches!(kind, InodeKind::Char(_) | InodeKind::Block(_))
+}
+
+fn in_the_way(cause: Errno) -> Error {
+    Error::io("cannot replace what is there", cause.into())
+}

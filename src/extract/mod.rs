@@ -1,0 +1,199 @@
+//! A tree, or a part of it, as files on the host.
+//!
+//! ```text
+//! plan (pure)  ->  directories  ->  files, links, devices  ->  attributes of directories, deepest first
+//! ```
+//!
+//! This module owns what is made in which phase, on how many threads, and what a failure means: one thing
+//! that cannot be made is reported and the rest goes on, unless nothing more can be written at all.
+//! [`target`] owns safety against what stands in the way, [`attributes`] what cannot be kept. Where
+//! people want files to be, and who is told, is for the caller.
+//!
+//! Interrupted at any moment, what has its final name is whole (directories excepted, which wait, closed
+//! to others, for their attributes); unfinished files have names that begin with `.imgmount-`.
+
+mod attributes;
+mod make;
+mod plan;
+mod report;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+
+use rustix::io::Errno;
+
+use self::make::Maker;
+use self::plan::Plan;
+pub use self::report::{Failure, NotKept, Report};
+pub use self::target::Existing;
+use self::target::{Identity, Target};
+use crate::error::{Error, PathFault, Result};
+use crate::load::{Progress, Tree};
+use crate::path::escape;
+use crate::rootfs::{InodeId, InodeKind};
+
+/// Threads that write. More than this only wait for each other in the file system's journal.
+const MAX_WRITERS: usize = 8;
+/// Fewer would let decompression and writing wait for each other.
+const MIN_WRITERS: usize = 2;
+
+/// How a tree is extracted.
+#[derive(Debug, Default)]
+pub struct ExtractOptions<'a> {
+    /// What happens where something stands already.
+    pub existing: Existing,
+    /// Set owners; else everything belongs to who extracts.
+    pub owners: bool,
+    /// Set extended attributes.
+    pub xattrs: bool,
+    /// Make devices.
+    pub devices: bool,
+    /// Who is told how the work goes on.
+    pub progress: Option<&'a dyn Progress>,
+    /// Stops the work soon after it becomes true.
+    pub stop: Option<&'a AtomicBool>,
+}
+
+/// Makes all that is in the directory `root` of the tree in `dir`, which is made if it is not there.
+///
+/// # Errors
+/// [`Error::Path`] when `root` is no directory, [`Error::Io`] when `dir` cannot be used or, under
+/// [`Existing::Refuse`], is not empty, when it is full, or when the work was stopped. What cannot be made
+/// otherwise is in the [`Report`].
+pub fn extract(tree: &Tree, root: InodeId, dir: &Path, options: &ExtractOptions<'_>) -> Result<Report> {
+    let rootfs = tree.rootfs();
+    if rootfs.inode(root).is_none_or(|inode| inode.kind != InodeKind::Directory) {
+        return Err(Error::Path { path: format!("inode {}", root.0), reason: PathFault::NotADirectory });
+    }
+    let plan = match options.existing {
+        Existing::Merge => Plan::of_contents_only(rootfs, root),
+        Existing::Refuse | Existing::Replace => Plan::of_contents(rootfs, root),
+    };
+    std::fs::create_dir_all(dir)
+        .map_err(|cause| Error::io(format!("cannot make '{}'", dir.display()), cause))?;
+    run(tree, &plan, dir, options)
+}
+
+/// Makes an inode of the tree, with all below it, by the name `name` in the directory `dir`.
+///
+/// # Errors
+/// [`Error::Path`] for what cannot be a file's name, else as [`extract`]; `dir` need not be empty.
+pub fn extract_as(
+    tree: &Tree,
+    inode: InodeId,
+    dir: &Path,
+    name: &[u8],
+    options: &ExtractOptions<'_>,
+) -> Result<Report> {
+    if matches!(name, b"" | b"." | b"..") || name.contains(&b'/') {
+        return Err(Error::Path { path: escape(name), reason: PathFault::NotFound });
+    }
+    run(tree, &Plan::of_one(tree.rootfs(), inode, name), dir, options)
+}
+
+fn run(tree: &Tree, plan: &Plan<'_>, dir: &Path, options: &ExtractOptions<'_>) -> Result<Report> {
+    let about = |cause: Errno| Error::io(format!("'{}'", dir.display()), cause.into());
+    let target = Target::open(dir, options.existing).map_err(about)?;
+    let takes_whole = plan.directories.first().is_some_and(|base| base.inode.is_some());
+    if takes_whole && options.existing == Existing::Refuse && !target.is_empty().map_err(about)? {
+        return Err(about(Errno::NOTEMPTY));
+    }
+    let base = target.identity().map_err(about)?;
+    let known: Vec<_> = plan.directories.iter().map(|_| OnceLock::new()).collect();
+    if let Some(known) = known.first() {
+        known.get_or_init(|| base);
+    }
+    let work =
+        Work { tree, plan, target, options, known, outcome: Mutex::default(), over: AtomicBool::new(false) };
+    if let Some(progress) = options.progress {
+        progress.begin("Extracting", plan.total_bytes);
+    }
+    work.all();
+    if let Some(progress) = options.progress {
+        progress.end();
+    }
+    let outcome = work.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+    outcome.fatal.map_or(Ok(outcome.report), Err)
+}
+
+/// What the threads share.
+struct Work<'a> {
+    tree: &'a Tree,
+    plan: &'a Plan<'a>,
+    target: Target,
+    options: &'a ExtractOptions<'a>,
+    /// The directories of the plan that were made.
+    known: Vec<OnceLock<Identity>>,
+    outcome: Mutex<Outcome>,
+    /// There is no point in going on.
+    over: AtomicBool,
+}
+
+#[derive(Default)]
+struct Outcome {
+    report: Report,
+    fatal: Option<Error>,
+}
+
+impl Work<'_> {
+    fn all(&self) {
+        let mut maker = Maker::new(self);
+        (1..self.plan.directories.len()).for_each(|directory| maker.make_directory(directory));
+
+        let batches = self.plan.batches(self.tree.rootfs());
+        let next = AtomicUsize::new(0);
+        let write_files = || {
+            let mut maker = Maker::new(self);
+            while let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let files = self.plan.files.get(batch.clone()).unwrap_or_default();
+                files.iter().for_each(|file| maker.make(file));
+            }
+        };
+        let writers = thread::available_parallelism().map_or(1, usize::from);
+        let writers = writers.clamp(MIN_WRITERS, MAX_WRITERS).min(batches.len());
+        thread::scope(|scope| {
+            for _ in 0..writers {
+                scope.spawn(write_files);
+            }
+            self.plan.others.iter().for_each(|other| maker.make(other));
+        });
+        self.plan.links.iter().for_each(|link| maker.link(link));
+        // A directory whose attributes are set may be closed to its owner: what is below it comes first.
+        (0..self.plan.directories.len()).rev().for_each(|directory| maker.finish(directory));
+    }
+
+    /// True when the work is to end.
+    fn is_over(&self) -> bool {
+        if self.options.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
+            && !self.over.load(Ordering::Relaxed)
+        {
+            self.give_up(Error::io("extracting", std::io::ErrorKind::Interrupted.into()));
+        }
+        self.over.load(Ordering::Relaxed)
+    }
+
+    fn give_up(&self, error: Error) {
+        self.over.store(true, Ordering::Relaxed);
+        self.outcome().fatal.get_or_insert(error);
+    }
+
+    /// Keeps a failure, or ends the work when all that follows would fail the same way.
+    fn fail(&self, path: Vec<u8>, error: Error) {
+        let Error::Io { cause, .. } = &error else { return self.outcome().report.fail(path, error) };
+        let full = [Errno::NOSPC, Errno::DQUOT, Errno::ROFS].map(Errno::raw_os_error);
+        if cause.raw_os_error().is_some_and(|code| full.contains(&code)) {
+            self.give_up(error);
+        } else if cause.kind() != std::io::ErrorKind::Interrupted {
+            self.outcome().report.fail(path, error);
+        }
+    }
+
+    fn outcome(&self) -> MutexGuard<'_, Outcome> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

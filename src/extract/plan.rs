@@ -1,0 +1,175 @@
+//! What is to be made, in which order: a tree as flat lists.
+//!
+//! Pure. This module owns the order: directories before what is in them, files by their place in the
+//! layers (so that each span is decoded once), names of one inode after its first. It knows nothing of
+//! where it all goes.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use crate::layer::entry::Stored;
+use crate::rootfs::{InodeId, InodeKind, Rootfs};
+
+/// A batch ends after so many bytes: about a span, so that threads that take batches in turn read each
+/// other's spans from the cache.
+const BATCH_BYTES: u64 = 1 << 20;
+/// A batch of small files ends after so many.
+const BATCH_FILES: usize = 64;
+
+/// What is to be made.
+#[derive(Debug, Default)]
+pub(super) struct Plan<'a> {
+    /// Parents first. The first is the target itself.
+    pub(super) directories: Vec<Directory<'a>>,
+    /// Regular files, by layer and then by the offset of their bytes.
+    pub(super) files: Vec<Node<'a>>,
+    /// Symbolic links, devices and named pipes.
+    pub(super) others: Vec<Node<'a>>,
+    /// Further names of what is in `files` and `others`.
+    pub(super) links: Vec<Link<'a>>,
+    /// Stored bytes of all files.
+    pub(super) total_bytes: u64,
+}
+
+/// A directory, and which one of [`Plan::directories`] holds it.
+#[derive(Debug)]
+pub(super) struct Directory<'a> {
+    /// None for a target that is not part of the tree, and keeps the attributes it has.
+    pub(super) inode: Option<InodeId>,
+    pub(super) parent: usize,
+    pub(super) name: &'a [u8],
+}
+
+/// A name in one of [`Plan::directories`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Node<'a> {
+    pub(super) inode: InodeId,
+    pub(super) parent: usize,
+    pub(super) name: &'a [u8],
+}
+
+/// One more name of an inode.
+#[derive(Debug)]
+pub(super) struct Link<'a> {
+    pub(super) first: Node<'a>,
+    pub(super) name: Node<'a>,
+}
+
+impl<'a> Plan<'a> {
+    /// All that is in the directory `root`, whose attributes the target gets.
+    pub(super) fn of_contents(tree: &'a Rootfs, root: InodeId) -> Self {
+        Plan::of(tree, Directory { inode: Some(root), parent: 0, name: b"" }, |plan| {
+            plan.add_children(tree, 0)
+        })
+    }
+
+    /// All that is in the directory `root`; the target keeps its attributes.
+    pub(super) fn of_contents_only(tree: &'a Rootfs, root: InodeId) -> Self {
+        let mut plan = Plan::of_contents(tree, root);
+        if let Some(target) = plan.directories.first_mut() {
+            target.inode = None;
+        }
+        plan
+    }
+
+    /// `inode` and all below it, by this name.
+    pub(super) fn of_one(tree: &'a Rootfs, inode: InodeId, name: &'a [u8]) -> Self {
+        Plan::of(tree, Directory { inode: None, parent: 0, name: b"" }, |plan| {
+            plan.add(tree, Node { inode, parent: 0, name }, &mut HashMap::new());
+            plan.add_children(tree, 1);
+        })
+    }
+
+    fn of(tree: &'a Rootfs, target: Directory<'a>, fill: impl FnOnce(&mut Self)) -> Self {
+        let mut plan = Plan { directories: vec![target], ..Plan::default() };
+        fill(&mut plan);
+        plan.files.sort_by_cached_key(|node| place(tree, node.inode));
+        plan.total_bytes = plan.files.iter().map(|node| stored_bytes(tree, node.inode)).sum();
+        plan
+    }
+
+    /// Adds what is in the directories from `first` on, and in those that are found on the way.
+    fn add_children(&mut self, tree: &'a Rootfs, first: usize) {
+        let mut first_names = HashMap::new();
+        let mut parent = first;
+        while let Some(directory) = self.directories.get(parent) {
+            if let Some(inode) = directory.inode {
+                for (name, inode) in tree.children(inode) {
+                    self.add(tree, Node { inode, parent, name }, &mut first_names);
+                }
+            }
+            parent += 1;
+        }
+    }
+
+    fn add(&mut self, tree: &'a Rootfs, node: Node<'a>, first_names: &mut HashMap<InodeId, Node<'a>>) {
+        let Some(inode) = tree.inode(node.inode) else { return };
+        if inode.kind == InodeKind::Directory {
+            let Node { inode, parent, name } = node;
+            self.directories.push(Directory { inode: Some(inode), parent, name });
+            return;
+        }
+        if inode.nlink > 1 {
+            if let Some(first) = first_names.get(&node.inode) {
+                self.links.push(Link { first: *first, name: node });
+                return;
+            }
+            first_names.insert(node.inode, node);
+        }
+        match inode.kind {
+            InodeKind::File(_) => self.files.push(node),
+            _ => self.others.push(node),
+        }
+    }
+
+    /// The path of a directory below the target; empty for the target itself.
+    pub(super) fn path(&self, directory: usize) -> Vec<u8> {
+        let mut names = Vec::new();
+        let mut at = directory;
+        while let Some(Directory { parent, name, .. }) = self.directories.get(at).filter(|_| at != 0) {
+            names.push(*name);
+            at = *parent;
+        }
+        names.reverse();
+        names.join(&b'/')
+    }
+
+    /// The path of a node below the target.
+    pub(super) fn path_of(&self, node: &Node<'_>) -> Vec<u8> {
+        let mut path = self.path(node.parent);
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(node.name);
+        path
+    }
+
+    /// Ranges of [`Plan::files`] that one thread writes at a time.
+    pub(super) fn batches(&self, tree: &Rootfs) -> Vec<Range<usize>> {
+        let mut batches = Vec::new();
+        let (mut start, mut bytes) = (0, 0);
+        for (at, node) in self.files.iter().enumerate() {
+            bytes += stored_bytes(tree, node.inode);
+            if bytes >= BATCH_BYTES || at - start + 1 >= BATCH_FILES {
+                batches.push(start..at + 1);
+                (start, bytes) = (at + 1, 0);
+            }
+        }
+        batches.push(start..self.files.len());
+        batches
+    }
+}
+
+/// Where a file's bytes begin: layer, offset in its tar.
+fn place(tree: &Rootfs, file: InodeId) -> (u16, u64) {
+    let Some((layer, data)) = tree.file(file) else { return (0, 0) };
+    let first = match &data.stored {
+        Stored::Contiguous(extent) => extent.offset,
+        Stored::Sparse(segments) => segments.first().map_or(0, |segment| segment.extent.offset),
+    };
+    (layer.0, first)
+}
+
+fn stored_bytes(tree: &Rootfs, file: InodeId) -> u64 {
+    tree.file(file).map_or(0, |(_, data)| data.stored_bytes())
+}

@@ -1,0 +1,97 @@
+//! What became of an extraction: what could not be kept, and what failed.
+
+use std::fmt;
+
+use crate::error::Error;
+use crate::path::escape;
+
+/// Failures that are kept one by one; more are only counted. An image has millions of names, and a
+/// reader's patience ends long before.
+const MAX_FAILURES: usize = 100;
+
+/// How an extraction went.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What was made without something that the image says of it.
+    pub not_kept: NotKept,
+    /// The first things that could not be made.
+    pub failures: Vec<Failure>,
+    /// How many could not be made.
+    pub failed: u64,
+}
+
+/// What was left out, by kind: numbers of files, directories and so on that lack it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NotKept {
+    /// Owner or group.
+    pub owners: u64,
+    /// Set-user-ID and set-group-ID bits: those of somebody who is not the owner would be a gift.
+    pub set_ids: u64,
+    /// One or more extended attributes.
+    pub xattrs: u64,
+    /// Devices, which are not there at all.
+    pub devices: u64,
+    /// Mode or time: of a directory that was there and belongs to somebody else, or in a file system that
+    /// has none.
+    pub modes_or_times: u64,
+}
+
+/// One thing that could not be made.
+#[derive(Debug)]
+pub struct Failure {
+    /// Its path below the target; bytes. Empty for the target itself.
+    pub path: Vec<u8>,
+    /// Why.
+    pub error: Error,
+}
+
+impl Report {
+    pub(super) fn fail(&mut self, path: Vec<u8>, error: Error) {
+        self.failed += 1;
+        if self.failures.len() < MAX_FAILURES {
+            self.failures.push(Failure { path, error });
+        }
+    }
+}
+
+impl NotKept {
+    /// True when all was kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == NotKept::default()
+    }
+
+    pub(super) fn add(&mut self, other: &NotKept) {
+        self.owners += other.owners;
+        self.set_ids += other.set_ids;
+        self.xattrs += other.xattrs;
+        self.devices += other.devices;
+        self.modes_or_times += other.modes_or_times;
+    }
+}
+
+/// As a list: `owners (3), devices (1)`.
+impl fmt::Display for NotKept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds = [
+            ("owners", self.owners),
+            ("set-id bits", self.set_ids),
+            ("extended attributes", self.xattrs),
+            ("devices", self.devices),
+            ("modes or times", self.modes_or_times),
+        ];
+        let mut separator = "";
+        for (kind, count) in kinds.into_iter().filter(|(_, count)| *count > 0) {
+            write!(f, "{separator}{kind} ({count})")?;
+            separator = ", ";
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = if self.path.is_empty() { b"." } else { self.path.as_slice() };
+        write!(f, "'{}': {}", escape(path), self.error)
+    }
+}
