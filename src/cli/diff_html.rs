@@ -1,7 +1,254 @@
-pub(crate) fn write(
-    _f: &std::path::Path,
-    _p: &super::diff::Pair<'_>,
-    _d: &[imgmount::analysis::diff::Difference],
-) -> anyhow::Result<()> {
+//! The differences of two images as one page to read in a browser.
+//!
+//! The page holds all that it needs and fetches nothing; it has no script, and a policy that allows
+//! none. Whatever comes from an image is escaped twice: as text that shows everything, and for HTML. This module
+//! owns the page; the tree of changes within it is in [`tree`](super::diff_html_tree).
+
+use std::fmt::Write as _;
+use std::fs::Permissions;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use super::diff::{Pair, Subject};
+use super::diff_html_tree::changes;
+use super::diff_stat::{Amount, Counts, Stat};
+use super::output::stdout;
+use imgmount::analysis::diff::Difference;
+use imgmount::load::{LayerInfo, LayerRange};
+use imgmount::path::escape;
+
+const STYLE: &str = include_str!("diff_html.css");
+/// Mode of the file, before the umask.
+const FILE_MODE: u32 = 0o666;
+/// Digits of a digest that are shown of a layer; all of it is in its tooltip.
+const SHORT_DIGEST: usize = 12;
+
+/// Writes the page to a file, which appears whole or not at all; `-` is standard output.
+pub(crate) fn write(file: &Path, pair: &Pair<'_>, differences: &[Difference]) -> Result<()> {
+    let page = page(pair, differences)?;
+    if file.as_os_str() == "-" {
+        let mut out = stdout();
+        out.write_all(page.as_bytes())?;
+        return Ok(out.flush()?);
+    }
+    let what = || format!("cannot write '{}'", file.display());
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut draft = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(FILE_MODE))
+        .tempfile_in(directory)
+        .with_context(what)?;
+    draft.write_all(page.as_bytes()).with_context(what)?;
+    draft.persist(file).with_context(what)?;
     Ok(())
+}
+
+fn page(pair: &Pair<'_>, differences: &[Difference]) -> Result<String> {
+    let stat = Stat::of(pair, differences);
+    let (a, b) = (name(pair.a), name(pair.b));
+    let mut page = String::new();
+    write!(
+        page,
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{a} to {b}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<header>\n\
+         <h1><code>{a}</code> → <code>{b}</code></h1>\n"
+    )?;
+    let Counts { added, deleted, modified } = stat.all;
+    let verdict = match stat.all.total().paths {
+        0 => "Nothing differs.".to_owned(),
+        total => format!(
+            "{} {}: {} added, {} deleted, {} modified.",
+            counted(total, "path"),
+            if total == 1 { "differs" } else { "differ" },
+            grouped(added.paths),
+            grouped(deleted.paths),
+            grouped(modified.paths)
+        ),
+    };
+    write!(page, "<p>{verdict}</p>\n</header>\n<main>\n")?;
+    images(pair, &mut page)?;
+    if !differences.is_empty() {
+        summary(&stat, &mut page)?;
+        changes(pair, differences, &mut page)?;
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    write!(
+        page,
+        "</main>\n<footer>Made by imgmount {version}. A is the first image, B the second.</footer>\n"
+    )?;
+    page.push_str("</body>\n</html>\n");
+    Ok(page)
+}
+
+/// Text that is safe in an element and in a quoted attribute.
+pub(crate) fn html(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// Bytes of an image as text that shows everything, safe for HTML.
+pub(crate) fn shown(bytes: &[u8]) -> String {
+    html(&escape(bytes))
+}
+
+fn name(subject: &Subject) -> String {
+    let text = shown(subject.text.as_encoded_bytes());
+    match subject.range {
+        LayerRange::All => text,
+        LayerRange::Upto(layer) => format!("{text}, up to layer {layer}"),
+        LayerRange::Only(layer) => format!("{text}, layer {layer} alone"),
+    }
+}
+
+/// Who the two are, side by side.
+fn images(pair: &Pair<'_>, page: &mut String) -> Result<()> {
+    page.push_str(
+        "<section>\n<h2>Images</h2>\n<div class=\"wide\"><table class=\"images\">\n<thead><tr><th></th>\
+         <th scope=\"col\">A</th><th scope=\"col\">B</th></tr></thead>\n<tbody>\n",
+    );
+    let mut row = |head: &str, fact: fn(&Subject) -> String| {
+        let (a, b) = (fact(pair.a), fact(pair.b));
+        writeln!(page, "<tr><th scope=\"row\">{head}</th><td>{a}</td><td>{b}</td></tr>")
+    };
+    row("Image", |subject| format!("<code>{}</code>", name(subject)))?;
+    row("Format", |subject| html(subject.format))?;
+    row("Names", |subject| known(&subject.info.names.join(", "), "none"))?;
+    row("Platform", |subject| {
+        known(&subject.info.platform.as_ref().map(ToString::to_string).unwrap_or_default(), "unknown")
+    })?;
+    row("Created", |subject| known(subject.info.config.created.as_deref().unwrap_or_default(), "unknown"))?;
+    row("Manifest", |subject| {
+        let digest = subject.info.manifest_digest.map(|digest| format!("<code>{digest}</code>"));
+        digest.unwrap_or_else(|| "none".to_owned())
+    })?;
+    row("Config", |subject| format!("<code>{}</code>", subject.info.config_digest))?;
+    write!(
+        page,
+        "<tr class=\"layers\"><th scope=\"row\">Layers</th><td>{}</td><td>{}</td></tr>\n\
+         </tbody>\n</table></div>\n</section>\n",
+        layers(pair.a, pair.b),
+        layers(pair.b, pair.a)
+    )?;
+    Ok(())
+}
+
+fn known(text: &str, otherwise: &str) -> String {
+    if text.is_empty() { otherwise.to_owned() } else { shown(text.as_bytes()) }
+}
+
+/// The layers of one image; those that the other has, too, say so.
+fn layers(subject: &Subject, other: &Subject) -> String {
+    let item = |layer: &LayerInfo| {
+        let digest = layer.diff_id.to_string();
+        let short: String = layer.diff_id.hex().chars().take(SHORT_DIGEST).collect();
+        let note = if is_in(layer, other) { " in both" } else { "" };
+        let command = shown(layer.created_by.as_deref().unwrap_or("unknown command").as_bytes());
+        format!("<li><code title=\"{digest}\">{short}</code>{note}<span class=\"cmd\">{command}</span></li>")
+    };
+    let first = match subject.range {
+        LayerRange::Only(layer) => layer,
+        LayerRange::All | LayerRange::Upto(_) => 0,
+    };
+    let layers = subject.tree.layers();
+    let shared = layers.iter().filter(|layer| is_in(layer, other)).count();
+    let items: String = layers.iter().map(item).collect();
+    format!(
+        "<details><summary>{}, {shared} in both</summary><ol start=\"{first}\">{items}</ol></details>",
+        counted(layers.len() as u64, "layer")
+    )
+}
+
+fn is_in(layer: &LayerInfo, subject: &Subject) -> bool {
+    subject.tree.layers().iter().any(|one| one.diff_id == layer.diff_id)
+}
+
+fn summary(stat: &Stat, page: &mut String) -> Result<()> {
+    page.push_str(
+        "<section>\n<h2>Summary</h2>\n<div class=\"wide\"><table>\n<thead><tr><th scope=\"col\">Change</th>\
+         <th scope=\"col\" class=\"num\">Paths</th><th scope=\"col\" class=\"num\">Bytes in A</th>\
+         <th scope=\"col\" class=\"num\">Bytes in B</th></tr></thead>\n<tbody>\n",
+    );
+    let numbers = |amount: Amount| {
+        [amount.paths, amount.a_size, amount.b_size]
+            .map(|n| format!("<td class=\"num\">{}</td>", grouped(n)))
+            .concat()
+    };
+    let Counts { added, deleted, modified } = stat.all;
+    for (mark, name, amount) in
+        [('a', "Added", added), ('d', "Deleted", deleted), ('m', "Modified", modified)]
+    {
+        let letter = mark.to_ascii_uppercase();
+        let mark = format!("<span class=\"mark {mark}\" aria-hidden=\"true\">{letter}</span>");
+        writeln!(page, "<tr><th scope=\"row\">{mark} {name}</th>{}</tr>", numbers(amount))?;
+    }
+    write!(
+        page,
+        "</tbody>\n<tfoot><tr><th scope=\"row\">Total</th>{}</tr></tfoot>\n</table></div>\n\
+         <h2>By directory</h2>\n<div class=\"wide\"><table>\n<thead><tr><th scope=\"col\">Directory</th>\
+         <th scope=\"col\" class=\"num\">Added</th><th scope=\"col\" class=\"num\">Deleted</th>\
+         <th scope=\"col\" class=\"num\">Modified</th><th scope=\"col\" class=\"num\">Bytes in A</th>\
+         <th scope=\"col\" class=\"num\">Bytes in B</th></tr></thead>\n<tbody>\n",
+        numbers(stat.all.total())
+    )?;
+    for directory in &stat.directories {
+        let Counts { added, deleted, modified } = directory.counts;
+        let Amount { a_size, b_size, .. } = directory.counts.total();
+        let cells = [added.paths, deleted.paths, modified.paths, a_size, b_size]
+            .map(|n| format!("<td class=\"num\">{}</td>", grouped(n)))
+            .concat();
+        writeln!(page, "<tr><th scope=\"row\"><code>{}</code></th>{cells}</tr>", html(&directory.path))?;
+    }
+    page.push_str("</tbody>\n</table></div>\n</section>\n");
+    Ok(())
+}
+
+/// So many of something.
+pub(crate) fn counted(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", grouped(number))
+}
+
+/// A number with thin spaces between groups of three digits.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 2);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_an_image_can_be_markup() {
+        let hostile = b"<script>\"'&\x1b]\xff";
+        assert_eq!(shown(hostile), "&lt;script&gt;&quot;&#39;&amp;\\x1b]\\xff");
+    }
+
+    #[test]
+    fn numbers_are_grouped_by_three_digits() {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1 000"), (1_234_567, "1 234 567")] {
+            assert_eq!(grouped(number).replace('\u{202f}', " "), text);
+        }
+    }
 }

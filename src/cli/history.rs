@@ -60,15 +60,15 @@ pub(crate) fn run(args: &HistoryArgs) -> Result<ExitCode> {
         Some(path) => {
             let of = |path: &[u8]| of_path(tree.rootfs().layers(), &options.merge, &tree, path);
             let written = literal(&path);
-            let mut found = (of(&written)?, written);
+            let mut found = (of(&written)?, written.clone());
             if found.0.is_empty()
-                && let Some(real) = through_links(&tree, &found.1)
+                && let Some(real) = through_links(&tree, &written)
             {
                 found = (of(&real)?, real);
             }
             let (events, path) = found;
             if events.is_empty() {
-                return Err(Error::Path { path: escape(&path), reason: PathFault::NotFound }.into());
+                return Err(Error::Path { path: escape(&written), reason: PathFault::NotFound }.into());
             }
             print_events(args.json, &tree, &path, &events, &mut out)?;
         }

@@ -10,6 +10,7 @@ mod daemon;
 mod deleted;
 mod diff;
 mod diff_html;
+mod diff_html_tree;
 mod diff_stat;
 mod diff_text;
 mod export;

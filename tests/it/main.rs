@@ -18,6 +18,9 @@
 //! | `numbers` | numbers for tests that try many cases (no tests) |
 //! | `interop` | images by podman, skopeo, umoci and docker |
 //! | `cli` | commands, formats, exit codes |
+//! | `history`, `deleted`, `diff` | what these commands print, to the letter |
+//! | `diff_random` | `diff` against a plain comparison of random trees |
+//! | `diff_page` | the page that `diff --html` writes, in a browser too |
 //! | `json` | what `--json` prints against its document |
 //! | `examples` | the library's examples |
 //! | `readme` | what README.md promises |
@@ -25,9 +28,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod cli;
+mod deleted;
+mod diff;
+mod diff_page;
+mod diff_random;
 mod examples;
 mod faults;
 mod fixture;
+mod history;
 mod interop;
 mod json;
 mod matrix;

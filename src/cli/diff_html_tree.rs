@@ -1,0 +1,255 @@
+//! The changes as a tree that opens and closes, for [`diff_html`](super::diff_html).
+//!
+//! Directories are `<details>`: they work with a keyboard and without a script. Chains of directories with
+//! nothing else in them are one line. This module owns how many texts are compared for one page.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use anyhow::Result;
+
+use super::diff::Pair;
+use super::diff_html::{counted, grouped, html, shown};
+use super::diff_stat::Counts;
+use super::diff_text::{Line, TextDiff, text_diff, visible};
+use super::output::{rfc3339, type_name};
+use imgmount::analysis::diff::{Difference, What};
+use imgmount::analysis::{Field, Thing};
+use imgmount::path::escape;
+
+/// With more changes than this, only the first level is open to begin with.
+const OPEN_CHANGES: usize = 40;
+/// A difference within a file that is longer than this is closed to begin with, in bytes.
+const OPEN_DIFF_BYTES: usize = 8 << 10;
+/// Text of line by line differences in one page, in bytes: browsers become slow far later, readers sooner.
+const MAX_DIFF_BYTES: usize = 16 << 20;
+
+/// A name and what changed at and below it.
+#[derive(Default)]
+struct Node<'a> {
+    children: BTreeMap<&'a [u8], Node<'a>>,
+    change: Option<&'a Difference>,
+    counts: Counts,
+}
+
+/// The section with all changes.
+pub(crate) fn changes(pair: &Pair<'_>, differences: &[Difference], page: &mut String) -> Result<()> {
+    let mut root = Node::default();
+    for difference in differences {
+        root.add(pair, difference);
+    }
+    page.push_str(
+        "<section>\n<h2>Changes</h2>\n<fieldset class=\"kinds\" aria-label=\"Kinds of change to show\">\n",
+    );
+    for (id, name) in [("a", "added"), ("d", "deleted"), ("m", "modified")] {
+        let mark = id.to_ascii_uppercase();
+        writeln!(
+            page,
+            "<label><input type=\"checkbox\" id=\"show-{id}\" autocomplete=\"off\" checked> \
+             <span class=\"mark {id}\" aria-hidden=\"true\">{mark}</span> {name}</label>"
+        )?;
+    }
+    page.push_str("</fieldset>\n<ul class=\"tree\">\n");
+    let mut printer = Printer { pair, page, all_open: differences.len() <= OPEN_CHANGES, diff_bytes: 0 };
+    if let Some(change) = root.change {
+        printer.leaf(b"/", change)?;
+    }
+    for (name, node) in &root.children {
+        printer.node(&[b"/", *name].concat(), node, 0)?;
+    }
+    page.push_str("</ul>\n</section>\n");
+    Ok(())
+}
+
+impl<'a> Node<'a> {
+    fn add(&mut self, pair: &Pair<'_>, difference: &'a Difference) {
+        let mut at = self;
+        for name in difference.path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            at.counts.add(pair, difference);
+            at = at.children.entry(name).or_default();
+        }
+        at.change = Some(difference);
+        at.counts.add(pair, difference);
+    }
+
+    /// Classes by which what holds no change of a kind that is shown is hidden.
+    fn kinds(&self) -> String {
+        let Counts { added, deleted, modified } = self.counts;
+        let kinds = [('a', added), ('d', deleted), ('m', modified)];
+        let mut found = kinds.into_iter().filter(|(_, amount)| amount.paths > 0);
+        match (found.next(), found.next()) {
+            (Some((kind, _)), None) => format!(" class=\"is-{kind}\""),
+            _ => String::new(),
+        }
+    }
+}
+
+struct Printer<'p, 'a> {
+    pair: &'p Pair<'a>,
+    page: &'p mut String,
+    all_open: bool,
+    /// So much of [`MAX_DIFF_BYTES`] is used up.
+    diff_bytes: usize,
+}
+
+impl Printer<'_, '_> {
+    /// A name with everything below it. Depth is bounded by the length of a path.
+    fn node(&mut self, name: &[u8], node: &Node<'_>, depth: usize) -> Result<()> {
+        let mut children = node.children.iter();
+        match (node.change, children.next(), children.next()) {
+            (Some(change), None, _) => return self.leaf(name, change),
+            (None, Some((only, below)), None) if !below.children.is_empty() => {
+                return self.node(&[name, b"/", *only].concat(), below, depth);
+            }
+            _ => {}
+        }
+        let open = if self.all_open || depth == 0 { " open" } else { "" };
+        write!(self.page, "<li{}><details{open}><summary>", node.kinds())?;
+        if let Some(change) = node.change {
+            write!(self.page, "{} ", mark(change))?;
+        }
+        write!(self.page, "<span class=\"name\">{}/</span>", shown(name))?;
+        let Counts { added, deleted, modified } = node.counts;
+        self.page.push_str("<span class=\"counts\">");
+        for (kind, amount) in [('a', added), ('d', deleted), ('m', modified)] {
+            if amount.paths > 0 {
+                let letter = kind.to_ascii_uppercase();
+                write!(self.page, "<span class=\"mark {kind}\">{letter} {}</span> ", grouped(amount.paths))?;
+            }
+        }
+        self.page.push_str("</span>");
+        if let Some(change) = node.change {
+            self.facts(change)?;
+        }
+        self.page.push_str("</summary>\n<ul>\n");
+        for (name, below) in &node.children {
+            self.node(name, below, depth + 1)?;
+        }
+        self.page.push_str("</ul></details></li>\n");
+        Ok(())
+    }
+
+    /// A name with nothing below it.
+    fn leaf(&mut self, name: &[u8], change: &Difference) -> Result<()> {
+        let kind = letter(change);
+        let line = format!("{} <span class=\"name\">{}</span>", mark(change), shown(name));
+        let Some((a, b)) = self.pair.changed_files(change) else {
+            write!(self.page, "<li class=\"is-{kind}\"><div class=\"leaf\">{line}")?;
+            self.facts(change)?;
+            self.page.push_str("</div></li>\n");
+            return Ok(());
+        };
+        let diff = if self.diff_bytes > MAX_DIFF_BYTES {
+            "<p class=\"note\">Left out: this page is long enough.</p>".to_owned()
+        } else {
+            diff_block(&text_diff(a, b)?)
+        };
+        self.diff_bytes += diff.len();
+        let open = if self.all_open && diff.len() <= OPEN_DIFF_BYTES { " open" } else { "" };
+        write!(self.page, "<li class=\"is-{kind}\"><details{open}><summary>{line}")?;
+        self.facts(change)?;
+        writeln!(self.page, "</summary>\n{diff}</details></li>")?;
+        Ok(())
+    }
+
+    /// What exactly changed, or what came and went.
+    fn facts(&mut self, change: &Difference) -> Result<()> {
+        let (a, b) = self.pair.things(change);
+        let facts: Vec<String> = match (&change.what, &a, &b) {
+            (What::Modified { fields, .. }, Some(a), Some(b)) => {
+                fields.iter().map(|field| fact(*field, a, b)).collect()
+            }
+            (_, a, b) => a.iter().chain(b).map(describe).collect(),
+        };
+        self.page.push_str("<span class=\"facts\">");
+        for fact in facts.iter().filter(|fact| !fact.is_empty()) {
+            write!(self.page, "<span>{}</span>", html(fact))?;
+        }
+        self.page.push_str("</span>");
+        Ok(())
+    }
+}
+
+/// What changed within a file.
+fn diff_block(diff: &TextDiff) -> String {
+    let hunks = match diff {
+        TextDiff::Binary => return "<p class=\"note\">Binary content differs.</p>".to_owned(),
+        TextDiff::TooLarge => return "<p class=\"note\">Too large to compare by lines.</p>".to_owned(),
+        TextDiff::Hunks(hunks) => hunks,
+    };
+    let mut block = String::from("<pre class=\"diff\" tabindex=\"0\">");
+    for hunk in hunks {
+        block.extend(["<span class=\"at\">", &hunk.header, "</span>"]);
+        block.extend(hunk.lines.iter().map(diff_line));
+    }
+    block.push_str("</pre>");
+    block
+}
+
+fn diff_line(line: &Line) -> String {
+    let class = match line.sign {
+        '+' => " class=\"add\"",
+        '-' => " class=\"del\"",
+        _ => "",
+    };
+    let (text, end) = match line.bytes.strip_suffix(b"\n") {
+        Some(text) => (text, ""),
+        None => (line.bytes.as_slice(), "<span class=\"at\">\\ No newline at end of file</span>"),
+    };
+    format!("<span{class}>{}{}</span>{end}", line.sign, html(&visible(text)))
+}
+
+fn letter(change: &Difference) -> char {
+    match change.what {
+        What::Added(_) => 'a',
+        What::Deleted(_) => 'd',
+        What::Modified { .. } => 'm',
+    }
+}
+
+fn mark(change: &Difference) -> String {
+    let (kind, word) = match change.what {
+        What::Added(_) => ('a', "added"),
+        What::Deleted(_) => ('d', "deleted"),
+        What::Modified { .. } => ('m', "modified"),
+    };
+    let letter = kind.to_ascii_uppercase();
+    format!("<abbr class=\"mark {kind}\" title=\"{word}\">{letter}</abbr>")
+}
+
+/// What something is, in a few words.
+fn describe(thing: &Thing<'_>) -> String {
+    match (thing.file(), thing.target()) {
+        (Some((_, data)), _) => counted(data.size, "byte"),
+        (None, Some(target)) => format!("→ {}", escape(target)),
+        (None, None) if thing.is_directory() => String::new(),
+        (None, None) => type_name(thing.inode.kind).to_owned(),
+    }
+}
+
+/// One field, before and after.
+fn fact(field: Field, a: &Thing<'_>, b: &Thing<'_>) -> String {
+    let change = |of: fn(&Thing<'_>) -> String| format!("{} {} → {}", field.name(), of(a), of(b));
+    match field {
+        Field::Content => format!("content {} → {}", grouped(a.size()), counted(b.size(), "byte")),
+        Field::Links => change(|thing| thing.inode.nlink.to_string()),
+        Field::Mode => change(|thing| format!("{:04o}", thing.inode.meta.mode)),
+        Field::Owner => change(|thing| format!("{}:{}", thing.inode.meta.uid, thing.inode.meta.gid)),
+        Field::Rdev => change(|thing| {
+            thing.device().map_or_else(String::new, |device| format!("{}:{}", device.major, device.minor))
+        }),
+        Field::Target => change(|thing| escape(thing.target().unwrap_or_default())),
+        Field::Type => change(|thing| type_name(thing.inode.kind).to_owned()),
+        Field::Xattr => format!("xattr {}", changed_xattrs(a, b).join(", ")),
+        Field::Mtime => change(|thing| rfc3339(thing.inode.meta.mtime)),
+    }
+}
+
+/// The names of attributes that are not the same on both sides.
+fn changed_xattrs(a: &Thing<'_>, b: &Thing<'_>) -> Vec<String> {
+    let (a, b) = (a.xattrs(), b.xattrs());
+    let mut names: Vec<&[u8]> = a.iter().chain(b.iter()).map(|(name, _)| name).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().filter(|name| a.get(name) != b.get(name)).map(escape).collect()
+}
