@@ -112,7 +112,7 @@ fn which_names_share_an_inode_counts() {
 fn holes_are_zeros_and_no_difference() {
     let stored = [vec![0; 5000], b"x".to_vec(), vec![0; 4999]].concat();
     let hollow = sparse("x", 10_000, &[(5000, b"x")]);
-    assert_diff(&[], &[hollow.clone()], &[file("x", &stored)], "");
+    assert_diff(&[], std::slice::from_ref(&hollow), &[file("x", &stored)], "");
     assert_diff(&[], &[hollow], &[sparse("x", 10_000, &[(5000, b"y")])], "M /x  content\n");
 }
 

@@ -250,16 +250,14 @@ fn of_a_path_in_an_image_that_podman_built() {
     podman(&[&build[..], &["context"]].concat());
     podman(&["save", "-q", "--format", "oci-archive", "-o", "built.tar", "localhost/f:1"]);
     let out = run(imgmount.command(&["history"]).arg("built.tar:/f")).expect(0);
-    let told: Vec<_> =
-        out.lines().iter().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     let expected = [
-        ("1 added /bin/sh -c #(nop) COPY", "/f"),
-        ("2 deleted /busybox rm /f", ""),
-        ("3 re-added /busybox cp /busybox /f", ""),
-        ("4 changed mode /busybox chmod 0600 /f", ""),
+        ("1  added", "COPY file:"),
+        ("2  deleted", r#"["/busybox", "rm", "/f"]"#),
+        ("3  re-added", r#"["/busybox", "cp", "/busybox", "/f"]"#),
+        ("4  changed mode", r#"["/busybox", "chmod", "0600", "/f"]"#),
     ];
-    assert_eq!(told.len(), expected.len(), "{}", out.text());
-    for (told, (start, end)) in told.iter().zip(expected) {
-        assert!(told.starts_with(start) && told.ends_with(end), "{}", out.text());
+    assert_eq!(out.lines().len(), expected.len(), "{}", out.text());
+    for (line, (start, command)) in out.lines().iter().zip(expected) {
+        assert!(line.starts_with(start) && line.contains(command), "{}", out.text());
     }
 }
