@@ -8,12 +8,16 @@
 //! | `matrix` | every compression with every way of writing names |
 //! | `sources` | every form of image that the command line reaches |
 //! | `semantics` | rows of the merge rules through a real mount |
+//! | `extract` | trees written to a directory, and what stands in the way |
+//! | `export` | trees written as a tar |
 //! | `faults` | what must not go wrong when something does |
 //! | `interop` | images by podman, skopeo, umoci and docker |
 //! | `cli` | commands, formats, exit codes |
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod cli;
+mod export;
+mod extract;
 mod faults;
 mod fixture;
 mod interop;
