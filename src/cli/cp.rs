@@ -25,6 +25,7 @@ use super::args::{ImageArgs, LayerArgs, image_value};
 use super::export::{export_to_stdout, refuse_terminal};
 use super::extract::{conclude, extracting, is_root};
 use imgmount::error::{Error, PathFault};
+use imgmount::export::ExportOptions;
 use imgmount::extract::{Existing, ExtractOptions, extract, extract_as};
 use imgmount::path::escape;
 use imgmount::rootfs::{Follow, InodeId, InodeKind, Rootfs};
@@ -65,7 +66,8 @@ pub(crate) fn run(args: &CpArgs) -> Result<ExitCode> {
     let tree = args.image.load(&image, args.layers.range())?;
     let source = Source::find(tree.rootfs(), &path, args.follow_link)?;
     if to_stdout {
-        export_to_stdout(&tree, source.inode, &source.name)?;
+        let options = ExportOptions { name: &source.name, ..ExportOptions::default() };
+        export_to_stdout(&tree, source.inode, &options)?;
         return Ok(ExitCode::SUCCESS);
     }
     let place = place(&source, &args.dest)?;

@@ -14,7 +14,7 @@ use clap::Args;
 use super::args::{ImageArgs, LayerArgs, image_value};
 use super::interrupt::Interrupt;
 use imgmount::error::Error;
-use imgmount::export::export;
+use imgmount::export::{ExportOptions, export};
 use imgmount::load::Tree;
 use imgmount::rootfs::{InodeId, ROOT};
 
@@ -32,6 +32,9 @@ pub(crate) struct ExportArgs {
     /// Write to FILE, which appears when it is whole; - is standard output
     #[arg(short, long, value_name = "FILE", default_value = "-", allow_hyphen_values = true)]
     output: PathBuf,
+    /// Leave out the holes of sparse files (podman imports such a tar, but cannot save it again)
+    #[arg(short = 'S', long)]
+    sparse: bool,
     #[command(flatten)]
     layers: LayerArgs,
     #[command(flatten)]
@@ -44,10 +47,11 @@ pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
         refuse_terminal()?;
     }
     let tree = args.image.load(&args.image_name, args.layers.range())?;
+    let options = ExportOptions { sparse: args.sparse, ..ExportOptions::default() };
     if to_stdout {
-        export_to_stdout(&tree, ROOT, b"")?;
+        export_to_stdout(&tree, ROOT, &options)?;
     } else {
-        export_to_file(&tree, &args.output)?;
+        export_to_file(&tree, &options, &args.output)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -60,15 +64,15 @@ pub(super) fn refuse_terminal() -> Result<()> {
     Ok(())
 }
 
-pub(super) fn export_to_stdout(tree: &Tree, inode: InodeId, name: &[u8]) -> Result<()> {
-    export(tree, inode, name, &mut io::stdout().lock()).map_err(|error| match error {
+pub(super) fn export_to_stdout(tree: &Tree, inode: InodeId, options: &ExportOptions<'_>) -> Result<()> {
+    export(tree, inode, options, &mut io::stdout().lock()).map_err(|error| match error {
         // The caller looks for it to end quietly.
         Error::Io { cause, .. } if cause.kind() == io::ErrorKind::BrokenPipe => cause.into(),
         error => error.into(),
     })
 }
 
-fn export_to_file(tree: &Tree, path: &Path) -> Result<()> {
+fn export_to_file(tree: &Tree, options: &ExportOptions<'_>, path: &Path) -> Result<()> {
     let cannot = || format!("cannot write '{}'", path.display());
     // A link is the user's own wish: what it leads to is replaced, not the link.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -79,7 +83,7 @@ fn export_to_file(tree: &Tree, path: &Path) -> Result<()> {
             bail!("{}: it is a directory or a disk", cannot());
         }
         let mut file = File::options().write(true).open(path).with_context(cannot)?;
-        return Ok(export(tree, ROOT, b"", &mut file)?);
+        return Ok(export(tree, ROOT, options, &mut file)?);
     }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let interrupt = Interrupt::watch()?;
@@ -89,7 +93,7 @@ fn export_to_file(tree: &Tree, path: &Path) -> Result<()> {
         .tempfile_in(directory)
         .with_context(cannot)?;
     let mut out = Stoppable { out: BufWriter::new(temporary.as_file()), stop: interrupt.flag() };
-    let exported = export(tree, ROOT, b"", &mut out);
+    let exported = export(tree, ROOT, options, &mut out);
     drop(out);
     if interrupt.flag().load(Ordering::Relaxed) {
         // Ending by a signal drops nothing.

@@ -48,11 +48,16 @@ pub(super) enum Kind<'a> {
 }
 
 /// The map of a sparse file as GNU's format 1.0 has it.
+///
+/// Runs begin at whole blocks and end there or at the file's end, with zeros around what is stored: some
+/// programs (Go's) read all runs as one stream, others (GNU tar) look for each in a block of its own, and
+/// only so they agree.
 #[derive(Debug)]
 pub(super) struct SparseMap {
+    /// Offset and length of each run.
+    runs: Vec<(u64, u64)>,
     /// Decimal lines, padded to a block.
     text: Vec<u8>,
-    stored_bytes: u64,
     size: u64,
 }
 
@@ -60,21 +65,38 @@ impl SparseMap {
     /// The map of a file of `size` bytes that stores `segments`. None when holes would save nothing: the file
     /// is then smaller, and understood by more programs, with its holes as zeros.
     pub(super) fn new(size: u64, segments: &[Segment]) -> Option<Self> {
-        let stored_bytes: u64 = segments.iter().map(|segment| segment.extent.len_bytes).sum();
-        let mut runs: Vec<_> = segments.iter().map(|s| (s.file_offset, s.extent.len_bytes)).collect();
+        let block = BLOCK_BYTES as u64;
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for segment in segments {
+            let start = segment.file_offset / block * block;
+            let end = (segment.file_offset + segment.extent.len_bytes).next_multiple_of(block).min(size);
+            match runs.last_mut() {
+                Some((last, len)) if *last + *len >= start => *len = end - *last,
+                _ => runs.push((start, end - start)),
+            }
+        }
         // A hole at the end is told by an empty run after it, as GNU tar does.
         if runs.last().is_none_or(|(offset, len)| offset + len < size) {
             runs.push((size, 0));
         }
         let mut text = format!("{}\n", runs.len());
-        for (offset, len) in runs {
+        for (offset, len) in &runs {
             text.push_str(&format!("{offset}\n{len}\n"));
         }
         let mut text = text.into_bytes();
         pad(&mut text);
-        let blocks = |bytes: u64| bytes.next_multiple_of(BLOCK_BYTES as u64);
-        let cost = SPARSE_OVERHEAD_BYTES + text.len() as u64 + blocks(stored_bytes);
-        (cost < blocks(size)).then_some(SparseMap { text, stored_bytes, size })
+        let map = SparseMap { runs, text, size };
+        (SPARSE_OVERHEAD_BYTES + map.payload_bytes() < size).then_some(map)
+    }
+
+    /// Offset and length of each run, in bytes, ascending.
+    pub(super) fn runs(&self) -> &[(u64, u64)] {
+        &self.runs
+    }
+
+    /// The map and all runs.
+    fn payload_bytes(&self) -> u64 {
+        self.text.len() as u64 + self.runs.iter().map(|(_, len)| len).sum::<u64>()
     }
 }
 
@@ -167,7 +189,7 @@ fn set_numbers(header: &mut Header, records: &mut Records, member: &Member<'_>) 
     };
     let size = match &member.kind {
         Kind::File(size) => *size,
-        Kind::Sparse(map) => map.text.len() as u64 + map.stored_bytes,
+        Kind::Sparse(map) => map.payload_bytes(),
         _ => 0,
     };
     header.set_mode(mode.into());

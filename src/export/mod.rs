@@ -1,9 +1,12 @@
 //! A tree, or a part of it, as a tar: the same bytes every time.
 //!
 //! Members come parents first, siblings sorted by bytes, named relative to the root (`etc/passwd`), the root
-//! itself as `./`. A file with several names is a file by the first and a hard link by the others. Files with
-//! holes are written as sparse files (GNU's PAX format 1.0) where that makes the tar smaller. There are no
-//! user or group names, and every time is the image's.
+//! itself as `./`. A file with several names is a file by the first and a hard link by the others. There are
+//! no user or group names, and every time is the image's.
+//!
+//! Holes are zeros unless they are asked for: then a file is written as a sparse one (GNU's PAX format 1.0)
+//! where that makes the tar smaller. podman 4.3 imports such a file, but cannot save the image again: the layer
+//! that it puts together does not have the digest it expects.
 //!
 //! This module owns names, order and what runs beside what; [`header`] owns how one member looks. It does
 //! not know where the tar goes.
@@ -28,17 +31,27 @@ const PIECE_BYTES: usize = 1 << 20;
 /// Pieces that may wait to be written, while the next are decoded.
 const PIECES: usize = 8;
 
-/// Writes an inode and all below it as a tar, by the name `name`. An empty name stands for what is in a
-/// directory: names are then relative to it, and it is `./` itself.
+/// How a tree is exported.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ExportOptions<'a> {
+    /// What the inode is called in the tar. Empty for what is in a directory: names are then relative to it,
+    /// and it is `./` itself.
+    pub name: &'a [u8],
+    /// Leave out holes.
+    pub sparse: bool,
+}
+
+/// Writes an inode and all below it as a tar.
 ///
 /// # Errors
 /// [`Error::Io`] when `out` refuses, else as [`Tree::read_stored`]: the tar is then broken off.
-pub fn export(tree: &Tree, inode: InodeId, name: &[u8], out: &mut dyn Write) -> Result<()> {
+pub fn export(tree: &Tree, inode: InodeId, options: &ExportOptions<'_>, out: &mut dyn Write) -> Result<()> {
     let (full, pieces) = sync_channel(PIECES);
     let (empty, used) = sync_channel(PIECES);
     thread::scope(|scope| {
-        let exporter = Exporter { tree, first_names: HashMap::new(), pieces: Pieces::new(full, used) };
-        let producer = scope.spawn(move || exporter.run(inode, name));
+        let exporter =
+            Exporter { tree, options, first_names: HashMap::new(), pieces: Pieces::new(full, used) };
+        let producer = scope.spawn(move || exporter.run(inode));
         let written = write_pieces(pieces, &empty, out);
         let produced = producer.join();
         written?;
@@ -110,14 +123,16 @@ impl Pieces {
 
 struct Exporter<'a> {
     tree: &'a Tree,
+    options: &'a ExportOptions<'a>,
     /// Of inodes with several names: the path of the first.
     first_names: HashMap<InodeId, Vec<u8>>,
     pieces: Pieces,
 }
 
 impl Exporter<'_> {
-    fn run(mut self, inode: InodeId, name: &[u8]) -> Result<()> {
+    fn run(mut self, inode: InodeId) -> Result<()> {
         let rootfs = self.tree.rootfs();
+        let name = self.options.name;
         let base = rootfs.path(inode);
         let base: &[u8] = if inode == ROOT { b"" } else { &base };
         let is_directory = rootfs.inode(inode).is_some_and(|inode| inode.kind == InodeKind::Directory);
@@ -143,7 +158,7 @@ impl Exporter<'_> {
         let file = rootfs.file(id).map(|(_, data)| data);
         let kind = match (&first_name, inode.kind) {
             (Some(first), _) => Kind::Hardlink(first),
-            (None, InodeKind::File(_)) => file.as_ref().map_or(Kind::File(0), kind_of_file),
+            (None, InodeKind::File(_)) => file.as_ref().map_or(Kind::File(0), |data| self.kind_of_file(data)),
             (None, InodeKind::Directory) => Kind::Directory,
             (None, InodeKind::Symlink(_)) => Kind::Symlink(rootfs.target(id).unwrap_or_default()),
             (None, InodeKind::Char(device)) => Kind::Char(device),
@@ -153,8 +168,8 @@ impl Exporter<'_> {
         let member = Member { path, kind, meta: inode.meta, xattrs: rootfs.xattrs(id) };
         self.pieces.push(&encode(&member))?;
         match (member.kind, file) {
-            (Kind::File(size), Some(_)) => self.contents(id, size)?,
-            (Kind::Sparse(_), Some(_)) => self.stored(id)?,
+            (Kind::File(size), Some(_)) => self.contents(id, &[(0, size)])?,
+            (Kind::Sparse(map), Some(_)) => self.contents(id, map.runs())?,
             _ => {}
         }
         if inode.kind != InodeKind::Directory && inode.nlink > 1 && first_name.is_none() {
@@ -163,28 +178,30 @@ impl Exporter<'_> {
         self.pieces.pad()
     }
 
-    /// All bytes of a file, holes as zeros.
-    fn contents(&mut self, id: InodeId, size: u64) -> Result<()> {
+    /// The bytes of a file in these runs (offset and length), which hold all that is stored of it; holes are
+    /// zeros.
+    fn contents(&mut self, id: InodeId, runs: &[(u64, u64)]) -> Result<()> {
         let pieces = &mut self.pieces;
-        let mut done = 0;
+        let mut runs = runs.iter().map(|(offset, len)| (*offset, offset + len));
+        let (mut done, mut end) = runs.next().unwrap_or_default();
         self.tree.read_stored(id, &mut |offset, bytes| {
+            while offset >= end {
+                pieces.push_zeros(end - done)?;
+                let Some(next) = runs.next() else { break };
+                (done, end) = next;
+            }
             pieces.push_zeros(offset.saturating_sub(done))?;
             done = offset + bytes.len() as u64;
             pieces.push(bytes)
         })?;
-        self.pieces.push_zeros(size.saturating_sub(done))
+        pieces.push_zeros(end.saturating_sub(done))
     }
 
-    fn stored(&mut self, id: InodeId) -> Result<()> {
-        let pieces = &mut self.pieces;
-        self.tree.read_stored(id, &mut |_, bytes| pieces.push(bytes))
+    fn kind_of_file<'k>(&self, data: &FileData<'_>) -> Kind<'k> {
+        let map = match &data.stored {
+            Stored::Sparse(segments) if self.options.sparse => SparseMap::new(data.size, segments),
+            _ => None,
+        };
+        map.map_or(Kind::File(data.size), Kind::Sparse)
     }
-}
-
-fn kind_of_file<'a>(data: &FileData<'_>) -> Kind<'a> {
-    let map = match &data.stored {
-        Stored::Contiguous(_) => None,
-        Stored::Sparse(segments) => SparseMap::new(data.size, segments),
-    };
-    map.map_or(Kind::File(data.size), Kind::Sparse)
 }

@@ -51,7 +51,7 @@ pub(super) struct Target {
     token: u64,
     next_name: AtomicU64,
     /// Linux 5.6 has it; some sandboxes do not let it through.
-    has_openat2: AtomicBool,
+    pub(super) has_openat2: AtomicBool,
 }
 
 /// Directories are passed through, not read.
