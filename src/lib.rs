@@ -6,7 +6,7 @@
 //! Data flows one way, and a module uses only what stands to its left:
 //!
 //! ```text
-//! error digest glob path read_at warning | compress | layer | image | source | rootfs | content | load | verify fuse cli
+//! error digest glob path read_at warning | compress | layer | image | source | rootfs | content | load | forest verify | fuse cli
 //! ```
 //!
 //! | module | owns |
@@ -19,6 +19,7 @@
 //! | [`rootfs`] | the merged tree, pure: no I/O, no clock, no errno, no log |
 //! | [`content`] | bytes of a regular file: extents to verified spans to a copy |
 //! | [`load`] | the engine: an image to indexed layers, a rootfs and its content |
+//! | [`forest`] | one tree or several below one root, and their inode numbers |
 //! | [`verify`] | which promises an image makes, and whether each is kept |
 //! | [`fuse`] | the FUSE view, the only user of `fuser` |
 
@@ -26,6 +27,7 @@ pub mod compress;
 pub mod content;
 pub mod digest;
 pub mod error;
+pub mod forest;
 pub mod fuse;
 pub mod glob;
 pub mod image;

@@ -5,6 +5,7 @@
 //! store). It parses nothing, merges nothing and knows no view.
 
 mod archive;
+mod parts;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+pub(crate) use self::parts::Extra;
 use crate::compress::Compression;
 use crate::content::cache::SpanCache;
 use crate::content::{LayerBytes, ReadAhead};

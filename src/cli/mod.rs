@@ -3,6 +3,7 @@
 //! This module owns exit codes, the shape of error messages and hints. Nothing but this folder prints.
 
 mod args;
+mod cache;
 mod cat;
 mod completions;
 mod daemon;
@@ -57,6 +58,7 @@ enum Command {
     Cat(cat::CatArgs),
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
+    Cache(cache::CacheArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -77,6 +79,7 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Cat(args) => cat::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Cache(args) => cache::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
     result.unwrap_or_else(|error| fail(&error))
