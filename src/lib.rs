@@ -71,7 +71,7 @@
 //!
 //! ```text
 //! error digest glob path read_at warning | compress | layer | image | source | rootfs | analysis | content | load |
-//! verify extract export fuse cli
+//! forest verify extract export fuse cli
 //! ```
 //!
 //! | module | owns |
@@ -85,6 +85,7 @@
 //! | [`analysis`] | what layers did and where trees differ, pure |
 //! | [`content`] | bytes of a regular file: extents to verified spans to a copy |
 //! | [`load`] | the engine: an image to indexed layers, a rootfs and its content |
+//! | [`forest`] | one tree or several below one root, and their inode numbers |
 //! | [`verify`] | which promises an image makes, and whether each is kept |
 //! | [`extract`] | the tree as files on the host |
 //! | [`export`] | the tree as a tar |
@@ -98,6 +99,7 @@ pub mod error;
 pub mod export;
 pub mod extract;
 mod fields;
+pub mod forest;
 pub mod fuse;
 pub mod glob;
 pub mod image;

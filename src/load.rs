@@ -5,6 +5,7 @@
 //! store). It parses nothing, merges nothing and knows no view.
 
 mod archive;
+mod parts;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 
+pub(crate) use self::parts::Extra;
 use crate::analysis::ReadFile;
 use crate::compress::Compression;
 use crate::content::cache::SpanCache;

@@ -3,6 +3,7 @@
 //! This module owns exit codes, the shape of error messages and hints. Nothing but this folder prints.
 
 mod args;
+mod cache;
 mod cat;
 mod completions;
 mod cp;
@@ -74,6 +75,7 @@ enum Command {
     Deleted(deleted::DeletedArgs),
     Diff(Box<diff::DiffArgs>),
     Verify(verify::VerifyArgs),
+    Cache(cache::CacheArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -100,6 +102,7 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Deleted(args) => deleted::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Cache(args) => cache::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
     result.unwrap_or_else(|error| fail(&error))

@@ -22,12 +22,13 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use clap::ValueEnum;
 use imgmount::error::{Error, MountFault};
+use imgmount::forest::Forest;
 use imgmount::fuse::{self, MountOptions, Mounted};
 use imgmount::load::LayerRange;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::args::{ImageArgs, image_value};
+use super::args::{ImageArgs, Opened, image_value, report_warnings};
 use super::daemon::{self, Side, Waiting};
 use super::options::{parse_bytes, parse_duration, split_list};
 
@@ -77,6 +78,9 @@ pub(crate) struct MountArgs {
     /// Stay in the foreground
     #[arg(short = 'f', long)]
     pub(crate) foreground: bool,
+    /// The merged tree, or below one directory each: rootfs, every layer, every state, and the documents
+    #[arg(long, value_name = "WHAT", default_value = "rootfs")]
+    pub(crate) view: ViewMode,
     /// Unmount when nobody has used it for so long, as 30s, 5m or 1h
     #[arg(long, value_name = "DUR", value_parser = parse_duration)]
     pub(crate) idle_timeout: Option<Duration>,
@@ -96,6 +100,16 @@ pub(crate) struct MountArgs {
     /// What `-o` says to the kernel.
     #[arg(skip)]
     pub(crate) kernel: MountOptions,
+}
+
+/// `--view`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ViewMode {
+    /// The merged tree
+    #[default]
+    Rootfs,
+    /// rootfs/, layers/NN-DIFF_ID/, states/NN/ and image/
+    All,
 }
 
 impl MountArgs {
@@ -140,7 +154,8 @@ impl MountArgs {
             "no-cache" => self.image.no_cache = true,
             "strict" => self.image.strict = true,
             "follow-dirlinks" => self.image.follow_dirlinks = true,
-            "image" | "platform" | "verify" | "cache-size" | "semantics" | "idle-timeout" | "log-file" => {
+            "view" | "image" | "platform" | "verify" | "cache-size" | "semantics" | "idle-timeout"
+            | "log-file" => {
                 return Err(format!("'{name}' needs a value"));
             }
             _ => return Err(format!("'{name}' is not known")),
@@ -150,6 +165,7 @@ impl MountArgs {
 
     fn fold_value(&mut self, name: &str, value: &str) -> Result<(), String> {
         match name {
+            "view" => self.view = one_of(value)?,
             "image" => self.image.image = Some(value.to_owned()),
             "platform" => self.image.platform = Some(value.to_owned()),
             "verify" => self.image.verify = one_of(value)?,
@@ -200,13 +216,26 @@ pub(crate) fn run(mut args: MountArgs) -> anyhow::Result<ExitCode> {
             Side::Child(parent) => Some(parent),
         },
     };
-    let tree = Arc::new(args.image.load(&args.reference, LayerRange::All)?);
+    let forest = load(&args)?;
     // Before the mount exists, so that no signal can leave a dead one behind.
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
-    let mounted = Arc::new(fuse::mount(tree, &dir, &args.mount_options())?);
+    let mounted = Arc::new(fuse::mount(forest, &dir, &args.mount_options())?);
     announce(parent, log)?;
     serve(&mounted, signals, args.idle_timeout)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Finds, indexes and merges what is to be seen.
+fn load(args: &MountArgs) -> anyhow::Result<Forest> {
+    let Opened { engine, image, .. } = args.image.open(&args.reference)?;
+    let options = args.image.tree_options(LayerRange::All);
+    let info = (args.view == ViewMode::All).then(|| image.info.clone());
+    let tree = Arc::new(engine.load(image, &options)?);
+    report_warnings(&tree);
+    Ok(match info {
+        None => Forest::from(tree),
+        Some(info) => Forest::of_image(tree, &info, options.merge)?,
+    })
 }
 
 fn open_log(path: &PathBuf) -> anyhow::Result<File> {

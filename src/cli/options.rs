@@ -20,14 +20,15 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| format!("'{text}' is too large"))
 }
 
-/// A duration in seconds, or with s, m or h, as `5m`. Never zero.
+/// A duration in seconds, or with s, m, h or d, as `5m`. Never zero.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("'{text}' is not a duration; expected something like 30s, 5m or 1h");
+    let bad = || format!("'{text}' is not a duration; expected something like 30s, 5m, 1h or 7d");
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let factor: u64 = match text.strip_prefix(digits).unwrap_or_default() {
         "" | "s" => 1,
         "m" => 60,
         "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
         _ => return Err(bad()),
     };
     let seconds = digits.parse::<u64>().map_err(|_| bad())?.checked_mul(factor).ok_or_else(bad)?;
@@ -80,14 +81,14 @@ mod tests {
 
     #[test]
     fn durations_take_a_unit() {
-        for (text, seconds) in [("10s", 10), ("5m", 300), ("1h", 3600), ("90", 90)] {
+        for (text, seconds) in [("10s", 10), ("5m", 300), ("1h", 3600), ("7d", 604_800), ("90", 90)] {
             assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
     }
 
     #[test]
     fn what_is_no_duration_is_refused() {
-        for text in ["", "0", "0s", "s", "-1", "1d", "1.5h", "9999999999999999999h"] {
+        for text in ["", "0", "0s", "s", "-1", "1w", "1.5h", "9999999999999999999h"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

@@ -1,7 +1,6 @@
 //! What `stat` shows of an inode, and which errno stands for which error.
 //!
-//! The decisions in here: inode numbers (an [`InodeId`] and one, because FUSE's root is 1), blocks, device
-//! numbers in the kernel's encoding, and errno. Faults of the data are `EIO` and are logged; everything
+//! The decisions in here: blocks, device numbers in the kernel's encoding, and errno. Faults of the data are `EIO` and are logged; everything
 //! that is an answer (nothing there, read-only) is not.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,29 +8,34 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fuser::{Errno, FileAttr, FileType, INodeNo};
 
 use crate::error::{Error, PathFault};
+use crate::forest::Node;
 use crate::layer::entry::{DeviceNumber, FileData, Stored, Timestamp};
-use crate::rootfs::{Inode, InodeId, InodeKind, Rootfs};
+use crate::rootfs::{Inode, InodeKind, Rootfs};
 
 /// `st_blksize` in bytes: a page, the unit in which the kernel caches.
 const BLOCK_SIZE_BYTES: u32 = 4096;
 /// Unit of `st_blocks` in bytes, whatever the block size; stat(2).
 const STAT_BLOCK_BYTES: u64 = 512;
 
-/// The number that the kernel knows an inode by.
-pub(super) fn number(id: InodeId) -> INodeNo {
-    INodeNo(u64::from(id.0) + 1)
+/// The number that the kernel knows a node by.
+pub(super) fn number(node: Node) -> INodeNo {
+    INodeNo(node.number())
 }
 
-/// The inode that the kernel means. `None` for a number that was never given out.
-pub(super) fn inode_id(number: INodeNo) -> Option<InodeId> {
-    u32::try_from(number.0.checked_sub(1)?).ok().map(InodeId)
+/// The node that the kernel means.
+///
+/// # Errors
+/// `ESTALE` for a number that was never given out.
+pub(super) fn node(number: INodeNo) -> Result<Node, Errno> {
+    Node::from_number(number.0).ok_or(Errno::ESTALE)
 }
 
-/// What `stat` shows; `None` when there is no such inode.
-pub(super) fn attributes(rootfs: &Rootfs, id: InodeId) -> Option<FileAttr> {
+/// What `stat` shows of a node; `None` when `rootfs`, its part's tree, has no such inode.
+pub(super) fn attributes(rootfs: &Rootfs, node: Node) -> Option<FileAttr> {
+    let id = node.inode();
     let inode = rootfs.inode(id)?;
     let stored_bytes = rootfs.file(id).map_or(0, |(_, file)| stored_bytes(&file));
-    Some(stat(id, inode, rootfs.size(id), stored_bytes))
+    Some(stat(number(node), inode, rootfs.size(id), stored_bytes))
 }
 
 /// What takes the place of attributes in an answer that says: there is no such name, and you may
@@ -44,7 +48,7 @@ pub(super) fn nothing() -> FileAttr {
         layer: crate::layer::LayerId(0),
         xattrs: None,
     };
-    FileAttr { ino: INodeNo(0), ..stat(InodeId(0), &inode, 0, 0) }
+    stat(INodeNo(0), &inode, 0, 0)
 }
 
 /// A file's type in the kernel's terms.
@@ -76,11 +80,11 @@ pub(super) fn errno(error: &Error, doing: &str, ino: INodeNo) -> Errno {
     }
 }
 
-fn stat(id: InodeId, inode: &Inode, size: u64, stored_bytes: u64) -> FileAttr {
+fn stat(ino: INodeNo, inode: &Inode, size: u64, stored_bytes: u64) -> FileAttr {
     // There is one time in a tar: semantics M7.
     let time = system_time(inode.meta.mtime);
     FileAttr {
-        ino: number(id),
+        ino,
         size,
         blocks: stored_bytes.div_ceil(STAT_BLOCK_BYTES),
         atime: time,
@@ -139,7 +143,7 @@ mod tests {
 
     #[test]
     fn stat_shows_what_the_image_says() {
-        let shown = stat(InodeId(7), &inode(a_file()), 1025, 1025);
+        let shown = stat(INodeNo(8), &inode(a_file()), 1025, 1025);
         assert_eq!((shown.ino.0, shown.kind, shown.perm), (8, FileType::RegularFile, 0o4755));
         assert_eq!((shown.uid, shown.gid, shown.nlink), (1000, 100, 3));
         assert_eq!((shown.size, shown.blocks, shown.blksize), (1025, 3, 4096));
@@ -147,7 +151,7 @@ mod tests {
 
     #[test]
     fn m7_all_times_are_the_one_of_the_tar() {
-        let shown = stat(InodeId(0), &inode(InodeKind::Directory), 0, 0);
+        let shown = stat(INodeNo(1), &inode(InodeKind::Directory), 0, 0);
         let time = UNIX_EPOCH + Duration::new(5, 6);
         assert_eq!([shown.mtime, shown.ctime, shown.atime], [time; 3]);
     }
@@ -173,12 +177,9 @@ mod tests {
     }
 
     #[test]
-    fn an_inode_number_leads_back_to_its_inode() {
-        for id in [0, 1, u32::MAX] {
-            assert_eq!(inode_id(number(InodeId(id))), Some(InodeId(id)));
-        }
-        assert_eq!(inode_id(INodeNo(0)), None);
-        assert_eq!(inode_id(INodeNo(u64::MAX)), None);
+    fn a_number_that_was_never_given_out_is_stale() {
+        assert_eq!(node(INodeNo(1)).map_err(Errno::code), Ok(Node::ROOT));
+        assert_eq!(node(INodeNo(0)).map_err(Errno::code), Err(libc::ESTALE));
     }
 
     #[test]

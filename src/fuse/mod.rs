@@ -42,8 +42,9 @@ use fuser::{
 pub use self::mount::{MountOptions, Mounted, check_mount_point, mount, unmount};
 use self::seek::Seek;
 use self::xattr::{Answer, Provenance};
+use crate::forest::{Forest, Node, TreeRef};
 use crate::load::Tree;
-use crate::rootfs::{InodeId, Rootfs};
+use crate::rootfs::InodeId;
 
 /// How long the kernel may remember what cannot change: a year.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -96,10 +97,10 @@ impl Activity {
     }
 }
 
-/// A tree as the kernel sees it.
+/// Trees as the kernel sees them.
 #[derive(Debug)]
 struct View {
-    tree: Arc<Tree>,
+    forest: Forest,
     /// How long names and attributes may be remembered.
     ttl: Duration,
     /// Whether every open has to be asked for.
@@ -110,17 +111,23 @@ struct View {
 }
 
 impl View {
-    fn new(tree: Arc<Tree>, options: &MountOptions, activity: Arc<Activity>) -> Self {
+    fn new(forest: Forest, options: &MountOptions, activity: Arc<Activity>) -> Self {
         let ttl = match options.idle_timeout {
             _ if options.allow_root => Duration::ZERO,
             Some(timeout) => timeout / 2,
             None => FOREVER,
         };
-        View { tree, ttl, ask_to_open: options.allow_root, activity, total_blocks: OnceLock::new() }
+        View { forest, ttl, ask_to_open: options.allow_root, activity, total_blocks: OnceLock::new() }
     }
 
-    fn rootfs(&self) -> &Rootfs {
-        self.tree.rootfs()
+    /// The node that the kernel means, and the tree that it is in.
+    fn find(&self, ino: INodeNo) -> Result<(Node, TreeRef<'_>), Errno> {
+        let node = attr::node(ino)?;
+        Ok((node, self.tree(node)?))
+    }
+
+    fn tree(&self, node: Node) -> Result<TreeRef<'_>, Errno> {
+        self.forest.tree(node).map_err(|error| attr::errno(&error, "merging", attr::number(node)))
     }
 
     /// Does the work for one request. A panic costs that request an `EIO` and nobody else anything.
@@ -135,48 +142,74 @@ impl View {
     }
 
     fn attributes(&self, ino: INodeNo) -> Result<fuser::FileAttr, Errno> {
-        attr::inode_id(ino).and_then(|id| attr::attributes(self.rootfs(), id)).ok_or(Errno::ESTALE)
+        let (node, tree) = self.find(ino)?;
+        attr::attributes(tree.rootfs(), node).ok_or(Errno::ESTALE)
     }
 
-    /// Calls `add` with inode, name and the offset of the next entry for each entry of a directory
-    /// from `offset` on, until it says that there is no more room. `.` is at 0, `..` at 1.
+    /// Calls `add` with tree, node, name and the offset of the next entry for each entry of a directory
+    /// from `offset` on, until it says that there is no more room. `.` is at 0, `..` at 1. Where a part
+    /// begins, the node is that of the place, and the tree is the one that the place is in.
     fn list(
         &self,
         ino: INodeNo,
         offset: u64,
-        mut add: impl FnMut(InodeId, &OsStr, u64) -> Result<bool, Errno>,
+        mut add: impl FnMut(&Tree, Node, &OsStr, u64) -> Result<bool, Errno>,
     ) -> Result<(), Errno> {
-        let id = attr::inode_id(ino).ok_or(Errno::ESTALE)?;
-        let dots = [(&b"."[..], id), (&b".."[..], self.rootfs().parent(id))];
-        for ((name, child), next) in page(dots, self.rootfs().children(id), offset) {
-            if add(child, OsStr::from_bytes(name), next)? {
+        let (node, tree) = self.find(ino)?;
+        let parent = self.forest.parent(node).map_err(|error| attr::errno(&error, "listing", ino))?;
+        let dots = [(&b"."[..], node), (&b".."[..], parent)];
+        let children = tree.rootfs().children(node.inode()).map(|(name, id)| (name, node.beside(id)));
+        for ((name, child), next) in page(dots, children, offset) {
+            let full = if child.is_beside(node) {
+                add(&tree, child, OsStr::from_bytes(name), next)?
+            } else {
+                add(&*self.tree(child)?, child, OsStr::from_bytes(name), next)?
+            };
+            if full {
                 break;
             }
         }
         Ok(())
     }
 
+    /// What a listing tells of a node, and for how long that is good. A part that nobody has looked into is
+    /// not built for it: the kernel gets what is known, and asks again when somebody does.
+    fn listed(&self, tree: &Tree, place: Node) -> Result<(fuser::FileAttr, Duration), Errno> {
+        let node = self.forest.enter(place);
+        if node == place {
+            return Ok((attr::attributes(tree.rootfs(), node).ok_or(Errno::EIO)?, self.ttl));
+        }
+        if self.forest.is_built(node) {
+            return Ok((self.attributes(attr::number(node))?, self.ttl));
+        }
+        let known = attr::attributes(tree.rootfs(), place).ok_or(Errno::EIO)?;
+        Ok((fuser::FileAttr { ino: attr::number(node), ..known }, Duration::ZERO))
+    }
+
     fn xattr(&self, ino: INodeNo, name: &[u8]) -> Result<Vec<u8>, Errno> {
-        let id = attr::inode_id(ino).ok_or(Errno::ESTALE)?;
-        let layer = self.rootfs().inode(id).ok_or(Errno::ESTALE)?.layer;
-        let provenance = Provenance { number: self.tree.layer_number(layer), layer: self.tree.layer(layer) };
-        xattr::value(name, self.rootfs().xattrs(id), &provenance).ok_or(Errno::NO_XATTR)
+        let (node, tree) = self.find(ino)?;
+        let layer = tree.rootfs().inode(node.inode()).ok_or(Errno::ESTALE)?.layer;
+        // What is in no layer has no attributes at all.
+        let info = tree.layer(layer).ok_or(Errno::NO_XATTR)?;
+        let provenance = Provenance { number: tree.layer_number(layer), layer: Some(info) };
+        xattr::value(name, tree.rootfs().xattrs(node.inode()), &provenance).ok_or(Errno::NO_XATTR)
     }
 
     fn total_blocks(&self) -> u64 {
         *self.total_blocks.get_or_init(|| {
-            let sizes = (0..self.rootfs().inode_count()).map(|id| self.rootfs().size(InodeId(id)));
+            let rootfs = self.forest.rootfs().rootfs();
+            let sizes = (0..rootfs.inode_count()).map(|id| rootfs.size(InodeId(id)));
             sizes.map(|size| size.div_ceil(STATFS_BLOCK_BYTES.into())).fold(0, u64::saturating_add)
         })
     }
 }
 
 /// A directory's entries from `offset` on, each with the offset of the one after it.
-fn page<'a>(
-    dots: [(&'a [u8], InodeId); 2],
-    children: impl Iterator<Item = (&'a [u8], InodeId)>,
+fn page<'a, N>(
+    dots: [(&'a [u8], N); 2],
+    children: impl Iterator<Item = (&'a [u8], N)>,
     offset: u64,
-) -> impl Iterator<Item = ((&'a [u8], InodeId), u64)> {
+) -> impl Iterator<Item = ((&'a [u8], N), u64)> {
     let start = usize::try_from(offset).unwrap_or(usize::MAX);
     let dots = dots.into_iter().skip(start);
     let children = children.skip(start.saturating_sub(2));
@@ -225,9 +258,9 @@ impl Filesystem for View {
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = self.work("lookup", || {
-            let parent = attr::inode_id(parent).ok_or(Errno::ESTALE)?;
-            match self.rootfs().lookup(parent, name.as_bytes()) {
-                Some(id) => self.attributes(attr::number(id)),
+            let (parent, tree) = self.find(parent)?;
+            match tree.rootfs().lookup(parent.inode(), name.as_bytes()) {
+                Some(id) => self.attributes(attr::number(self.forest.enter(parent.beside(id)))),
                 None => Ok(attr::nothing()),
             }
         });
@@ -245,8 +278,12 @@ impl Filesystem for View {
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        let id = attr::inode_id(ino);
-        match self.work("readlink", || id.and_then(|id| self.rootfs().target(id)).ok_or(Errno::EINVAL)) {
+        let tree = self.work("readlink", || self.find(ino));
+        let target = tree
+            .as_ref()
+            .map_err(|errno| *errno)
+            .and_then(|(node, tree)| tree.rootfs().target(node.inode()).ok_or(Errno::EINVAL));
+        match target {
             Ok(target) => reply.data(target),
             Err(errno) => reply.error(errno),
         }
@@ -281,8 +318,9 @@ impl Filesystem for View {
             }
             let buffer = buffer.get_mut(..wanted).unwrap_or_default();
             let result = self.work("read", || {
-                let id = attr::inode_id(ino).ok_or(Errno::ESTALE)?;
-                self.tree.read_at(id, buffer, offset).map_err(|error| attr::errno(&error, "read", ino))
+                let (node, tree) = self.find(ino)?;
+                let read = tree.read_at(node.inode(), buffer, offset);
+                read.map_err(|error| attr::errno(&error, "read", ino))
             });
             match result.and_then(|filled| buffer.get(..filled).ok_or(Errno::EIO)) {
                 Ok(bytes) => reply.data(bytes),
@@ -295,8 +333,8 @@ impl Filesystem for View {
         let found = self.work("lseek", || {
             let what = Seek::from_whence(whence).ok_or(Errno::EINVAL)?;
             let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
-            let id = attr::inode_id(ino).ok_or(Errno::ESTALE)?;
-            let (_, file) = self.rootfs().file(id).ok_or(Errno::EINVAL)?;
+            let (node, tree) = self.find(ino)?;
+            let (_, file) = tree.rootfs().file(node.inode()).ok_or(Errno::EINVAL)?;
             i64::try_from(seek::seek(&file, offset, what)?).map_err(|_| Errno::EOVERFLOW)
         });
         match found {
@@ -316,9 +354,10 @@ impl Filesystem for View {
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let done = self.work("readdir", || {
-            self.list(ino, offset, |id, name, next| {
-                let kind = self.rootfs().inode(id).ok_or(Errno::EIO)?.kind;
-                Ok(reply.add(attr::number(id), next, attr::file_type(kind), name))
+            self.list(ino, offset, |tree, place, name, next| {
+                let kind = tree.rootfs().inode(place.inode()).ok_or(Errno::EIO)?.kind;
+                let number = attr::number(self.forest.enter(place));
+                Ok(reply.add(number, next, attr::file_type(kind), name))
             })
         });
         match done {
@@ -336,9 +375,9 @@ impl Filesystem for View {
         mut reply: ReplyDirectoryPlus,
     ) {
         let done = self.work("readdirplus", || {
-            self.list(ino, offset, |id, name, next| {
-                let attributes = attr::attributes(self.rootfs(), id).ok_or(Errno::EIO)?;
-                Ok(reply.add(attributes.ino, next, name, &self.ttl, &attributes, GENERATION))
+            self.list(ino, offset, |tree, place, name, next| {
+                let (attributes, ttl) = self.listed(tree, place)?;
+                Ok(reply.add(attributes.ino, next, name, &ttl, &attributes, GENERATION))
             })
         });
         match done {
@@ -348,7 +387,7 @@ impl Filesystem for View {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        let files = u64::from(self.rootfs().inode_count());
+        let files = u64::from(self.forest.rootfs().rootfs().inode_count());
         match self.work("statfs", || Ok(self.total_blocks())) {
             Ok(blocks) => {
                 reply.statfs(blocks, 0, 0, files, 0, STATFS_BLOCK_BYTES, NAME_MAX_BYTES, STATFS_BLOCK_BYTES);
@@ -364,8 +403,8 @@ impl Filesystem for View {
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let names = self.work("listxattr", || {
-            let id = attr::inode_id(ino).ok_or(Errno::ESTALE)?;
-            xattr::answer(xattr::list(self.rootfs().xattrs(id)), size)
+            let (node, tree) = self.find(ino)?;
+            xattr::answer(xattr::list(tree.rootfs().xattrs(node.inode())), size)
         });
         reply_xattr(names, reply);
     }

@@ -26,7 +26,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use super::{Activity, View, fusermount, holders, mounts};
 use crate::error::{Error, MountFault, Result};
-use crate::load::Tree;
+use crate::forest::Forest;
 
 const DEVICE: &str = "/dev/fuse";
 /// Our type as the mount table shows it: FUSE and a subtype.
@@ -221,19 +221,19 @@ fn may_mount() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
-/// Mounts a tree on a directory, as [`check_mount_point`] returned it. When this returns, the tree has
+/// Mounts a tree, or a forest, on a directory, as [`check_mount_point`] returned it. When this returns, the tree has
 /// answered its first request.
 ///
 /// # Errors
 /// [`Error::Mount`] when the kernel or the helper refuses; nothing is left mounted then.
-pub fn mount(tree: Arc<Tree>, dir: &Path, options: &MountOptions) -> Result<Mounted> {
+pub fn mount(forest: impl Into<Forest>, dir: &Path, options: &MountOptions) -> Result<Mounted> {
     let fault = |reason| Error::Mount { dir: dir.display().to_string(), reason };
     let device = attach(dir, options).map_err(fault)?;
     let id = mounts::topmost(&mounts::all().unwrap_or_default(), dir).map(|mount| mount.id);
     let activity = Arc::new(Activity::new());
     let mounted = Mounted { point: dir.to_owned(), id, activity: Arc::clone(&activity), end: Arc::default() };
     // From here on dropping `mounted` cleans up.
-    let view = View::new(tree, options, activity);
+    let view = View::new(forest.into(), options, activity);
     serve(view, device, options, &mounted.end).map_err(|cause| {
         mounted.end.reach();
         fault(MountFault::Os { call: "FUSE", cause })

@@ -3,7 +3,10 @@
 //! This module owns file names, atomicity and trust; the bytes inside are [`super::table`]'s. A file is
 //! written without a name, synced and then linked, so a kill at any moment leaves either none or a
 //! whole one. A file that is cut short, flipped, foreign or not ours reads as missing: it is built
-//! anew. Nothing in here decides what an index must match; the caller compares its facts.
+//! anew. Nothing in here decides what an index must match; the caller compares its facts. What is kept, and
+//! for how long, is in [`usage`].
+
+mod usage;
 
 use std::fs::File;
 use std::io::Write;
@@ -15,6 +18,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, mkdirat, openat};
 use tempfile::TempPath;
 
+pub use self::usage::{Allowance, StoredLayer};
 use super::index::{Indexed, Scratch};
 use super::table::{FORMAT_VERSION, LayerIndex};
 use super::windows::Windows;
@@ -66,7 +70,7 @@ impl Key {
 }
 
 fn short_name(text: &str) -> String {
-    blake3::hash(text.as_bytes()).to_hex().as_str().chars().take(32).collect()
+    blake3::hash(text.as_bytes()).to_hex().as_str().chars().take(usage::SHORT_DIGITS).collect()
 }
 
 /// An index and what belongs to it, from disk or from a pass.
@@ -135,12 +139,7 @@ impl Store {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(errno) => return Err(Error::io(named("make"), errno.into())),
         }
-        let found = std::fs::symlink_metadata(directory).map_err(|cause| Error::io(named("open"), cause))?;
-        if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0
-        {
-            let reason = "it must be a directory of yours that nobody else can write to";
-            return Err(Error::io(named("trust"), std::io::Error::other(reason)));
-        }
+        check_trust(directory)?;
         let store = Store { directory: directory.to_owned() };
         store.remove_stale_drafts();
         Ok(store)
@@ -168,22 +167,11 @@ impl Store {
     fn read(&self, key: &Key, path: &Path) -> Result<Option<StoredIndex>> {
         let Some(file) = open_own(path)? else { return Ok(None) };
         let what = path.display().to_string();
-        let bad = |reason: &str| Error::Malformed { what: what.clone(), reason: reason.to_owned() };
         let failed = |cause| Error::io(format!("cannot read '{what}'"), cause);
         // The time of last use, for pruning; a cache that cannot be written still serves.
         let _ = file.set_modified(SystemTime::now());
         let bytes = FileBytes::new(file).map_err(failed)?;
-        let trailer_at =
-            bytes.len().checked_sub(TRAILER_BYTES as u64).ok_or_else(|| bad("shorter than its trailer"))?;
-        let mut trailer = [0; TRAILER_BYTES];
-        bytes.read_exact_at(&mut trailer, trailer_at).map_err(failed)?;
-        let (index_offset, index_len) = read_trailer(&trailer).ok_or_else(|| bad("no trailer"))?;
-        if index_offset.checked_add(index_len) != Some(trailer_at) || index_len > MAX_INDEX_BYTES {
-            return Err(bad("the trailer leads nowhere"));
-        }
-        let mut index = vec![0; usize::try_from(index_len).map_err(|_| bad("too large"))?];
-        bytes.read_exact_at(&mut index, index_offset).map_err(failed)?;
-        let index = LayerIndex::from_bytes(index, &what)?;
+        let (index, index_offset) = read_index(&bytes, &what)?;
         let windows = Window::new(Arc::new(bytes), 0, index_offset).map_err(failed)?;
         let copy = self.read_copy(key, index.facts().copy_bytes)?;
         Ok(Some(StoredIndex { index: Arc::new(index), windows: Arc::new(windows), copy }))
@@ -316,6 +304,17 @@ struct DraftFile {
     name: Option<TempPath>,
 }
 
+/// Refuses a directory that somebody else could have put something into.
+fn check_trust(directory: &Path) -> Result<()> {
+    let named = |what: &str| format!("cannot {what} cache directory '{}'", directory.display());
+    let found = std::fs::symlink_metadata(directory).map_err(|cause| Error::io(named("open"), cause))?;
+    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        let reason = "it must be a directory of yours that nobody else can write to";
+        return Err(Error::io(named("trust"), std::io::Error::other(reason)));
+    }
+    Ok(())
+}
+
 /// Opens a regular file of the caller's own, never through a symbolic link. `None` when there is none.
 fn open_own(path: &Path) -> Result<Option<File>> {
     let named = || format!("cannot open '{}'", path.display());
@@ -330,6 +329,23 @@ fn open_own(path: &Path) -> Result<Option<File>> {
         return Err(Error::io(named(), std::io::Error::other("not a file of yours alone")));
     }
     Ok(Some(file))
+}
+
+/// The index in a file of the store, and its offset: the windows end there.
+fn read_index(bytes: &FileBytes, what: &str) -> Result<(LayerIndex, u64)> {
+    let bad = |reason: &str| Error::Malformed { what: what.to_owned(), reason: reason.to_owned() };
+    let failed = |cause| Error::io(format!("cannot read '{what}'"), cause);
+    let trailer_at =
+        bytes.len().checked_sub(TRAILER_BYTES as u64).ok_or_else(|| bad("shorter than its trailer"))?;
+    let mut trailer = [0; TRAILER_BYTES];
+    bytes.read_exact_at(&mut trailer, trailer_at).map_err(failed)?;
+    let (index_offset, index_len) = read_trailer(&trailer).ok_or_else(|| bad("no trailer"))?;
+    if index_offset.checked_add(index_len) != Some(trailer_at) || index_len > MAX_INDEX_BYTES {
+        return Err(bad("the trailer leads nowhere"));
+    }
+    let mut index = vec![0; usize::try_from(index_len).map_err(|_| bad("too large"))?];
+    bytes.read_exact_at(&mut index, index_offset).map_err(failed)?;
+    Ok((LayerIndex::from_bytes(index, what)?, index_offset))
 }
 
 fn trailer(index_offset: u64, index_len: u64) -> [u8; TRAILER_BYTES] {

@@ -25,7 +25,7 @@ use crate::warning::{Warning, WarningKind};
 
 pub use replay::{Cause, Change, Stood, replay};
 
-/// Which of two readings counts where runtimes and the specification do not agree.
+/// How marks are read, above all where runtimes and the specification do not agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Semantics {
     /// What container runtimes show.
@@ -33,6 +33,9 @@ pub enum Semantics {
     Runtime,
     /// What the OCI image specification says.
     Oci,
+    /// None are marks: whiteouts, opaque marks and aufs' own files show as they lie in the tar. For looking
+    /// at a layer by itself.
+    Literal,
 }
 
 /// How layers are merged.

@@ -134,7 +134,8 @@ impl<'a> Merged<'a> {
         for at in own.slot_ids() {
             let slot = &own[at];
             let Some(directory) = into[slot.directory.at()] else { continue };
-            if slot.directory == own.root && is_aufs(slot.name) {
+            let hidden = options.semantics != Semantics::Literal && slot.directory == own.root;
+            if hidden && is_aufs(slot.name) {
                 continue;
             }
             self.note(directory, slot, own);

@@ -123,7 +123,8 @@ impl<'a, 'm> Reader<'a, 'm> {
             }
             return Ok(());
         };
-        let role = role(place.base, place.aufs)?;
+        let literal = self.options.semantics == Semantics::Literal;
+        let role = if literal { Role::Entry(place.base) } else { role(place.base, place.aufs)? };
         check_lengths(&place, &role, &entry.kind)?;
         let directory = match place.parents {
             Parents::Known(directory) => directory,
@@ -261,7 +262,8 @@ impl<'a, 'm> Reader<'a, 'm> {
 
     fn put(&mut self, directory: DirId, name: &'a [u8], id: EntryId, entry: &Entry<'a>) -> Result<(), Fault> {
         let slot = self.slot(directory, name)?;
-        if entry.kind == EntryKind::Char(DeviceNumber { major: 0, minor: 0 }) {
+        let is_mark = entry.kind == EntryKind::Char(DeviceNumber { major: 0, minor: 0 });
+        if is_mark && self.options.semantics != Semantics::Literal {
             self.device_whiteout(slot, id);
             return Ok(());
         }

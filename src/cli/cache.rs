@@ -1,0 +1,155 @@
+//! `imgmount cache`: what is kept on disk, and throwing it away.
+
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::args::cache_directory;
+use super::options::{parse_bytes, parse_duration};
+use super::output::{json_line, long_iso, rfc3339, stdout};
+use imgmount::layer::entry::Timestamp;
+use imgmount::layer::store::{Allowance, Store, StoredLayer};
+
+/// Look after the layer indexes that are kept on disk
+///
+/// Removing one costs the next mount of its layer the time to read it again, and nothing else: mounts that are
+/// running keep what they have open.
+#[derive(Debug, Args)]
+pub(crate) struct CacheArgs {
+    #[command(subcommand)]
+    command: CacheCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum CacheCommand {
+    /// Print the cache directory
+    Path,
+    /// List what is kept, the most recently used first
+    ///
+    /// One line for each layer: when it was last used (UTC), bytes on disk, compression, number of entries, and
+    /// the layer's diff_id. An archive that is compressed as a whole has no diff_id, and what is damaged or of
+    /// another version has nothing: those are listed by the names of their files.
+    Ls(LsArgs),
+    /// Remove what was not used for a while, or what is too much
+    Prune(PruneArgs),
+    /// Remove everything
+    Clear,
+}
+
+#[derive(Debug, Args)]
+struct LsArgs {
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "allowance", required = true, multiple = true)]
+struct PruneArgs {
+    /// Remove what was last used longer ago, as 12h or 30d
+    #[arg(long, value_name = "DUR", value_parser = parse_duration, group = "allowance")]
+    older_than: Option<Duration>,
+    /// Remove the least recently used until no more than this is left, with K, M or G
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, group = "allowance")]
+    max_size: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct JsonLayer<'a> {
+    name: &'a str,
+    size: u64,
+    index_size: u64,
+    copy_size: u64,
+    last_used: String,
+    diff_id: Option<String>,
+    digest: Option<String>,
+    compression: Option<&'static str>,
+    blob_size: Option<u64>,
+    tar_size: Option<u64>,
+    entries: Option<u32>,
+}
+
+pub(crate) fn run(args: &CacheArgs) -> Result<ExitCode> {
+    let directory = cache_directory()?;
+    let mut out = stdout();
+    match &args.command {
+        CacheCommand::Path => {
+            // For scripts: the bytes as they are.
+            out.write_all(directory.as_os_str().as_bytes())?;
+            out.write_all(b"\n")?;
+        }
+        CacheCommand::Ls(args) => {
+            let layers = Store::existing(&directory)?.map_or(Ok(Vec::new()), |store| store.list())?;
+            list(&layers, args.json, &mut out)?;
+        }
+        CacheCommand::Prune(args) => {
+            let allowance = Allowance { unused_for: args.older_than, total_bytes: args.max_size };
+            let prune = |store: Store| store.prune(&allowance, SystemTime::now());
+            report(&Store::existing(&directory)?.map_or(Ok(Vec::new()), prune)?, &mut out)?;
+        }
+        CacheCommand::Clear => {
+            let clear = |store: Store| store.clear();
+            report(&Store::existing(&directory)?.map_or(Ok(Vec::new()), clear)?, &mut out)?;
+        }
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(layers: &[StoredLayer], json: bool, out: &mut impl Write) -> Result<()> {
+    if json {
+        for layer in layers {
+            json_line(out, &json_layer(layer))?;
+        }
+        return Ok(());
+    }
+    let rows: Vec<[String; 5]> = layers.iter().map(row).collect();
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max();
+    let (w_bytes, w_entries) = (width(1).unwrap_or(0), width(3).unwrap_or(0));
+    for [time, bytes, compression, entries, name] in &rows {
+        writeln!(out, "{time}  {bytes:>w_bytes$}  {compression:<5}  {entries:>w_entries$}  {name}")?;
+    }
+    Ok(())
+}
+
+fn row(layer: &StoredLayer) -> [String; 5] {
+    let (compression, entries, diff_id) = match &layer.facts {
+        Some((facts, entries)) => (facts.compression.name(), entries.to_string(), facts.diff_id),
+        None => ("-", "-".to_owned(), None),
+    };
+    let name = diff_id.map_or_else(|| layer.name.clone(), |diff_id| diff_id.to_string());
+    let time = long_iso(timestamp(layer.last_used));
+    [time, layer.bytes().to_string(), compression.to_owned(), entries, name]
+}
+
+fn json_layer(layer: &StoredLayer) -> JsonLayer<'_> {
+    let facts = layer.facts.as_ref().map(|(facts, _)| facts);
+    JsonLayer {
+        name: &layer.name,
+        size: layer.bytes(),
+        index_size: layer.index_bytes,
+        copy_size: layer.copy_bytes,
+        last_used: rfc3339(timestamp(layer.last_used)),
+        diff_id: facts.and_then(|facts| facts.diff_id).map(|digest| digest.to_string()),
+        digest: facts.and_then(|facts| facts.blob_digest).map(|digest| digest.to_string()),
+        compression: facts.map(|facts| facts.compression.name()),
+        blob_size: facts.map(|facts| facts.blob_bytes),
+        tar_size: facts.map(|facts| facts.tar_bytes),
+        entries: layer.facts.as_ref().map(|(_, entries)| *entries),
+    }
+}
+
+fn timestamp(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp { seconds: since.as_secs(), nanos: since.subsec_nanos() }
+}
+
+fn report(removed: &[StoredLayer], out: &mut impl Write) -> Result<()> {
+    let bytes: u64 = removed.iter().map(StoredLayer::bytes).sum();
+    Ok(writeln!(out, "removed {}, {bytes} bytes", removed.len())?)
+}

@@ -1,0 +1,314 @@
+//! What a store holds, and making it smaller.
+//!
+//! An index and its seekable copy are one [`StoredLayer`]: they are measured together and go together. All
+//! that is ever done to a file is to unlink it, so whoever has it open keeps it; a mount that is running
+//! notices nothing, and the next one builds what is gone. Files whose names this store did not give are
+//! never touched, nor counted. This module owns what counts as one of ours and which go first; how much is
+//! too much is for the caller.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::{Key, Store, check_trust};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::layer::table::Facts;
+use crate::read_at::FileBytes;
+
+/// Hexadecimal digits that [`Key`] takes of whatever else identifies stored bytes.
+pub(super) const SHORT_DIGITS: usize = 32;
+
+/// An index in the store, and the copy that belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredLayer {
+    /// The name of its files, without their endings.
+    pub name: String,
+    /// Length of the index in bytes; 0 when only a copy is left.
+    pub index_bytes: u64,
+    /// Length of the seekable copy in bytes; 0 when there is none.
+    pub copy_bytes: u64,
+    /// When it was last read, or else made.
+    pub last_used: SystemTime,
+    /// What it is the index of, and how many entries that has; `None` when that cannot be read or was not
+    /// asked for.
+    pub facts: Option<(Facts, u32)>,
+}
+
+impl StoredLayer {
+    /// Length of both files in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.index_bytes.saturating_add(self.copy_bytes)
+    }
+}
+
+/// What may stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Allowance {
+    /// How long something may lie unused.
+    pub unused_for: Option<Duration>,
+    /// How many bytes there may be in all.
+    pub total_bytes: Option<u64>,
+}
+
+impl Store {
+    /// A store that is there already; `None` when its directory is not. Nothing is made or cleaned up.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the directory cannot be looked at, belongs to somebody else or lets others write.
+    pub fn existing(directory: &Path) -> Result<Option<Self>> {
+        match check_trust(directory) {
+            Ok(()) => Ok(Some(Store { directory: directory.to_owned() })),
+            Err(Error::Io { cause, .. }) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the store holds, the most recently used first. Reading this is no use.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the directory cannot be read.
+    pub fn list(&self) -> Result<Vec<StoredLayer>> {
+        let mut all = self.measure()?;
+        for layer in &mut all {
+            layer.facts = self.facts(&layer.name);
+        }
+        all.sort_by(by_use);
+        Ok(all)
+    }
+
+    /// What there is, without a look inside.
+    fn measure(&self) -> Result<Vec<StoredLayer>> {
+        let failed =
+            |cause| Error::io(format!("cannot read cache directory '{}'", self.directory.display()), cause);
+        let mut found: BTreeMap<String, StoredLayer> = BTreeMap::new();
+        for entry in std::fs::read_dir(&self.directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let file_name = entry.file_name();
+            let Some((name, ending)) = file_name.to_str().and_then(split_name) else { continue };
+            // Not through links; and what is gone by now was pruned by somebody else.
+            let Ok(metadata) = entry.metadata() else { continue };
+            if !metadata.is_file() {
+                continue;
+            }
+            let layer = found.entry(name.to_owned()).or_insert_with(|| StoredLayer {
+                name: name.to_owned(),
+                index_bytes: 0,
+                copy_bytes: 0,
+                last_used: SystemTime::UNIX_EPOCH,
+                facts: None,
+            });
+            layer.last_used = layer.last_used.max(used(&metadata));
+            match ending {
+                Ending::Index => layer.index_bytes = metadata.len(),
+                Ending::Copy => layer.copy_bytes = metadata.len(),
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// Removes what `allowance` does not let stay as of `now`, and says what that was.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the directory cannot be read or a file cannot be removed.
+    pub fn prune(&self, allowance: &Allowance, now: SystemTime) -> Result<Vec<StoredLayer>> {
+        let mut removed = superfluous(self.measure()?, allowance, now);
+        let mut failed = None;
+        removed.retain(|layer| match self.remove(layer) {
+            Ok(gone) => gone,
+            Err(error) => {
+                failed.get_or_insert(error);
+                false
+            }
+        });
+        failed.map_or(Ok(removed), Err)
+    }
+
+    /// Removes everything, and says what that was.
+    ///
+    /// # Errors
+    /// As [`Store::prune`].
+    pub fn clear(&self) -> Result<Vec<StoredLayer>> {
+        let nothing = Allowance { total_bytes: Some(0), unused_for: None };
+        self.prune(&nothing, SystemTime::now())
+    }
+
+    /// Removes a pair, unless somebody has used it since it was listed. The index goes first: one without its
+    /// copy would be read for nothing.
+    fn remove(&self, layer: &StoredLayer) -> Result<bool> {
+        let key = Key(layer.name.clone());
+        let paths = ["idx", "copy"].map(|ending| self.path(&key, ending));
+        let in_use = |path| std::fs::symlink_metadata(path).is_ok_and(|now| used(&now) > layer.last_used);
+        if paths.iter().any(in_use) {
+            return Ok(false);
+        }
+        for path in paths {
+            match std::fs::remove_file(&path) {
+                Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io(format!("cannot remove '{}'", path.display()), cause));
+                }
+                _ => {}
+            }
+        }
+        Ok(true)
+    }
+
+    fn facts(&self, name: &str) -> Option<(Facts, u32)> {
+        let path = self.path(&Key(name.to_owned()), "idx");
+        let file = super::open_own(&path).ok()??;
+        let what = path.display().to_string();
+        let (index, _) = super::read_index(&FileBytes::new(file).ok()?, &what).ok()?;
+        Some((index.facts().clone(), index.entry_count()))
+    }
+}
+
+/// Reading sets the time of last modification; see [`Store::load`].
+fn used(metadata: &Metadata) -> SystemTime {
+    let seconds = u64::try_from(metadata.mtime()).unwrap_or(0);
+    let nanos = u32::try_from(metadata.mtime_nsec()).unwrap_or(0);
+    SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos)).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// The most recently used first.
+fn by_use(a: &StoredLayer, b: &StoredLayer) -> Ordering {
+    b.last_used.cmp(&a.last_used).then_with(|| a.name.cmp(&b.name))
+}
+
+/// What has to go: all that lay unused for too long, then the least recently used until the rest fits.
+fn superfluous(mut layers: Vec<StoredLayer>, allowance: &Allowance, now: SystemTime) -> Vec<StoredLayer> {
+    layers.sort_by(by_use);
+    let mut left = allowance.total_bytes.unwrap_or(u64::MAX);
+    let mut full = false;
+    layers.retain(|layer| {
+        // A time in the future was set by another clock: it is not old.
+        let age = now.duration_since(layer.last_used).unwrap_or_default();
+        let too_old = allowance.unused_for.is_some_and(|unused_for| age > unused_for);
+        full |= !too_old && layer.bytes() > left;
+        if !full && !too_old {
+            left -= layer.bytes();
+        }
+        full || too_old
+    });
+    layers.reverse();
+    layers
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Index,
+    Copy,
+}
+
+/// The name and ending of a file of ours, of whatever format version.
+fn split_name(file_name: &str) -> Option<(&str, Ending)> {
+    let (name, ending) = match file_name.strip_suffix(".idx") {
+        Some(name) => (name, Ending::Index),
+        None => (file_name.strip_suffix(".copy")?, Ending::Copy),
+    };
+    let (stem, version) = name.rsplit_once(".v")?;
+    let (kind, rest) = stem.split_once('-')?;
+    let known = match rest.split_once('-') {
+        None if kind == "archive" => is_short(rest),
+        None => is_digest(kind, rest),
+        Some((hex, stored)) => is_digest(kind, hex) && is_short(stored),
+    };
+    let numbered = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit());
+    (known && numbered).then_some((name, ending))
+}
+
+fn is_digest(algorithm: &str, hex: &str) -> bool {
+    format!("{algorithm}:{hex}").parse::<Digest>().is_ok()
+}
+
+fn is_short(text: &str) -> bool {
+    text.len() == SHORT_DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    const SHORT: &str = "0123456789abcdef0123456789abcdef";
+
+    fn layer(name: &str, bytes: u64, last_used: u64) -> StoredLayer {
+        StoredLayer {
+            name: name.to_owned(),
+            index_bytes: bytes,
+            copy_bytes: 0,
+            last_used: SystemTime::UNIX_EPOCH + Duration::from_secs(last_used),
+            facts: None,
+        }
+    }
+
+    fn gone(allowance: Allowance) -> Vec<String> {
+        let layers = vec![layer("old", 10, 100), layer("new", 30, 300), layer("mid", 20, 200)];
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(310);
+        superfluous(layers, &allowance, now).into_iter().map(|layer| layer.name).collect()
+    }
+
+    #[test]
+    fn what_lay_unused_for_too_long_goes() {
+        let unused_for =
+            |seconds| Allowance { unused_for: Some(Duration::from_secs(seconds)), ..Allowance::default() };
+        assert_eq!(gone(unused_for(209)), ["old"]);
+        assert_eq!(gone(unused_for(210)), [""; 0]);
+        assert_eq!(gone(unused_for(1)), ["old", "mid", "new"]);
+    }
+
+    #[test]
+    fn the_least_recently_used_go_until_the_rest_fits() {
+        let total_bytes = |total| Allowance { total_bytes: Some(total), ..Allowance::default() };
+        assert_eq!(gone(total_bytes(60)), [""; 0]);
+        assert_eq!(gone(total_bytes(59)), ["old"]);
+        assert_eq!(gone(total_bytes(49)), ["old", "mid"]);
+        // The order of use decides, not what would still fit.
+        assert_eq!(gone(total_bytes(29)), ["old", "mid", "new"]);
+        assert_eq!(gone(total_bytes(0)), ["old", "mid", "new"]);
+    }
+
+    #[test]
+    fn without_an_allowance_everything_stays() {
+        assert_eq!(gone(Allowance::default()), [""; 0]);
+    }
+
+    #[test]
+    fn names_of_every_version_are_known() {
+        for name in
+            [format!("sha256-{HEX}.v1"), format!("sha256-{HEX}-{SHORT}.v12"), format!("archive-{SHORT}.v1")]
+        {
+            assert_eq!(split_name(&format!("{name}.idx")), Some((name.as_str(), Ending::Index)));
+            assert_eq!(split_name(&format!("{name}.copy")), Some((name.as_str(), Ending::Copy)));
+        }
+    }
+
+    #[test]
+    fn names_that_this_store_never_gave_are_not() {
+        for name in [
+            "notes.idx".to_owned(),
+            format!("sha256-{HEX}.v1"),
+            format!("sha256-{HEX}.v1.idx.bak"),
+            format!("sha256-{HEX}.vx.idx"),
+            format!("sha256-{HEX}.v.idx"),
+            format!("sha256-{}.v1.idx", &HEX[1..]),
+            format!("md5-{HEX}.v1.idx"),
+            format!("sha256-{HEX}-short.v1.idx"),
+            format!("archive-{HEX}.v1.idx"),
+            ".draft-Ab12".to_owned(),
+        ] {
+            assert_eq!(split_name(&name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_names_of_keys_are_known() {
+        let diff_id: Digest = format!("sha256:{HEX}").parse().unwrap();
+        for key in [Key::layer(&diff_id, None), Key::layer(&diff_id, Some("blob")), Key::archive("file")] {
+            assert!(split_name(&format!("{}.idx", key.0)).is_some(), "{key:?}");
+        }
+    }
+}
