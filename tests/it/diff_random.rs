@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::sample::select;
-use proptest::test_runner::TestRunner;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 use crate::fixture::{Image, Item, Kind, char_device, dir, docker_legacy, fifo, file, symlink, tar};
 use crate::mounted::{Imgmount, run};
@@ -137,7 +137,10 @@ fn expected(a: &Tree, b: &Tree) -> Vec<String> {
 
 #[test]
 fn random_images_differ_as_their_trees_do() {
-    let mut runner = TestRunner::new(ProptestConfig { cases: CASES, ..ProptestConfig::default() });
+    let mut runner = TestRunner::new_with_rng(
+        ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() },
+        TestRng::deterministic_rng(RngAlgorithm::ChaCha),
+    );
     let imgmount = Imgmount::new();
     let result = runner.run(&(tree(), tree()), |(a, b)| {
         let base: Vec<Item> = a.values().cloned().collect();

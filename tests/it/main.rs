@@ -20,7 +20,9 @@
 //! | `numbers` | numbers for tests that try many cases (no tests) |
 //! | `interop` | images by podman, skopeo, umoci and docker |
 //! | `cli` | commands, formats, exit codes |
-//! | `history`, `deleted`, `diff` | what these commands print, to the letter |
+//! | `history` | what `history` prints, to the letter |
+//! | `deleted` | what `deleted` prints, to the letter |
+//! | `diff` | what `diff` prints, to the letter |
 //! | `diff_random` | `diff` against a plain comparison of random trees |
 //! | `diff_page` | the page that `diff --html` writes, in a browser too |
 //! | `json` | what `--json` prints against its document |
