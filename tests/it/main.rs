@@ -18,10 +18,13 @@
 //! | `numbers` | numbers for tests that try many cases (no tests) |
 //! | `interop` | images by podman, skopeo, umoci and docker |
 //! | `cli` | commands, formats, exit codes |
-//! | `history`, `deleted`, `diff` | what these commands print, to the letter |
+//! | `history` | what it prints, to the letter |
+//! | `deleted` | what it prints, and that all of it can be read |
+//! | `diff` | what it prints, to the letter |
 //! | `diff_random` | `diff` against a plain comparison of random trees |
 //! | `diff_page` | the page that `diff --html` writes, in a browser too |
 //! | `json` | what `--json` prints against its document |
+//! | `json_changes` | the same, for what tells of layers and differences |
 //! | `examples` | the library's examples |
 //! | `readme` | what README.md promises |
 //! | `tidy` | layering, forgotten files |
@@ -38,6 +41,7 @@ mod fixture;
 mod history;
 mod interop;
 mod json;
+mod json_changes;
 mod matrix;
 mod mounted;
 mod mounts;
