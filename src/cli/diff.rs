@@ -49,8 +49,8 @@ pub(crate) struct DiffArgs {
     unified: bool,
     /// Leave out what matches, and all below it; repeatable
     ///
-    /// `*` and `?` stop at slashes, `**` does not, `[a-z]` and `[!a-z]` are single bytes. A pattern that begins
-    /// with a slash starts at the root, others match at every depth.
+    /// As a shell matches paths, from the root; `**` is any number of directories, and a pattern without a
+    /// slash matches at every depth.
     #[arg(long, value_name = "GLOB")]
     ignore: Vec<OsString>,
     /// Only these kinds of change, as in `--only a,d`

@@ -210,7 +210,7 @@ fn summary(stat: &Stat, page: &mut String) -> Result<()> {
         let cells = [added.paths, deleted.paths, modified.paths, a_size, b_size]
             .map(|n| format!("<td class=\"num\">{}</td>", grouped(n)))
             .concat();
-        writeln!(page, "<tr><th scope=\"row\"><code>{}</code></th>{cells}</tr>", html(&directory.path))?;
+        writeln!(page, "<tr><th scope=\"row\"><code>{}</code></th>{cells}</tr>", shown(&directory.bytes))?;
     }
     page.push_str("</tbody>\n</table></div>\n</section>\n");
     Ok(())

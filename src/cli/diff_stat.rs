@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::diff::Pair;
+use super::output::base64_unless_utf8;
 use imgmount::analysis::diff::{Difference, What};
 use imgmount::path::escape;
 
@@ -40,8 +41,11 @@ pub(crate) struct Stat {
 /// One directory of a [`Stat`].
 #[derive(Debug, Serialize)]
 pub(crate) struct DirectoryStat {
-    /// Its path, escaped.
-    pub(crate) path: String,
+    #[serde(skip)]
+    pub(crate) bytes: Vec<u8>,
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_b64: Option<String>,
     #[serde(flatten)]
     pub(crate) counts: Counts,
 }
@@ -87,7 +91,12 @@ impl Stat {
         }
         let directories = directories
             .into_iter()
-            .map(|(path, counts)| DirectoryStat { path: escape(&path), counts })
+            .map(|(bytes, counts)| DirectoryStat {
+                path: String::from_utf8_lossy(&bytes).into_owned(),
+                path_b64: base64_unless_utf8(&bytes),
+                bytes,
+                counts,
+            })
             .collect();
         Stat { all, directories }
     }
@@ -113,10 +122,10 @@ pub(crate) fn table(stat: &Stat) -> Vec<String> {
     let mut lines = columns(&rows);
     let head = ["DIRECTORY", "ADDED", "DELETED", "MODIFIED", "A BYTES", "B BYTES"].map(str::to_owned);
     let mut rows = vec![head.to_vec()];
-    rows.extend(stat.directories.iter().map(|DirectoryStat { path, counts }| {
+    rows.extend(stat.directories.iter().map(|DirectoryStat { bytes, counts, .. }| {
         let Amount { a_size, b_size, .. } = counts.total();
         let numbers = [counts.added.paths, counts.deleted.paths, counts.modified.paths, a_size, b_size];
-        std::iter::once(path.clone()).chain(numbers.map(|number| number.to_string())).collect()
+        std::iter::once(escape(bytes)).chain(numbers.map(|number| number.to_string())).collect()
     }));
     lines.push(String::new());
     lines.extend(columns(&rows));

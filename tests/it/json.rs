@@ -18,7 +18,7 @@ const DOCUMENT: &str = include_str!("../../docs/json.md");
 
 /// What one table says.
 #[derive(Debug, Default)]
-struct Schema {
+pub(crate) struct Schema {
     /// Field and type, in the document's order.
     fields: Vec<(String, String)>,
     /// The tables of fields that hold objects.
@@ -26,11 +26,11 @@ struct Schema {
 }
 
 /// What was seen of a schema: each field with each kind of value.
-type Seen = BTreeSet<String>;
+pub(crate) type Seen = BTreeSet<String>;
 
 impl Schema {
     /// The section `## heading` of the document.
-    fn of(heading: &str) -> Self {
+    pub(crate) fn of(heading: &str) -> Self {
         let start =
             DOCUMENT.find(&format!("\n## `{heading}`\n")).unwrap_or_else(|| panic!("no section {heading}"));
         let section = &DOCUMENT[start + 4..];
@@ -46,7 +46,7 @@ impl Schema {
 
     /// Panics unless `value` is an object of exactly these fields, in this order and of these types.
     #[track_caller]
-    fn check(&self, value: &Value, about: &str, seen: &mut Seen) {
+    pub(crate) fn check(&self, value: &Value, about: &str, seen: &mut Seen) {
         let object: &Map<String, Value> =
             value.as_object().unwrap_or_else(|| panic!("{about}: no object: {value}"));
         let undocumented: Vec<_> =
@@ -78,7 +78,13 @@ impl Schema {
         let fits = match kind {
             "string" => value.is_string(),
             "number" => value.is_u64(),
-            "object" => value.is_object(),
+            "boolean" => value.is_boolean(),
+            "object" => {
+                if let Some(inner) = self.inner.get(name) {
+                    inner.check(value, about, seen);
+                }
+                value.is_object()
+            }
             "object of string" => {
                 value.as_object().is_some_and(|object| object.values().all(Value::is_string))
             }
@@ -97,7 +103,7 @@ impl Schema {
     }
 
     /// All that a document's claims come down to: each field with a value, and without where that may be.
-    fn claims(&self, about: &str) -> Seen {
+    pub(crate) fn claims(&self, about: &str) -> Seen {
         let mut claims = Seen::new();
         for (name, kind) in &self.fields {
             claims.insert(format!("{about}.{name}: value"));

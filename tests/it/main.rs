@@ -11,8 +11,6 @@
 //! | `random` | layers at random against a plain second merge, and reads at random against the content |
 //! | `mounts` | how a mount comes about, who may enter it, what ends it |
 //! | `served` | the kernel's calls, one by one |
-//! | `extract` | trees written to a directory, and what stands in the way |
-//! | `export` | trees written as a tar |
 //! | `faults` | what must not go wrong when something does |
 //! | `mutations` | damaged images give an answer or an error |
 //! | `panics` | a fault of the program itself |
@@ -20,12 +18,13 @@
 //! | `numbers` | numbers for tests that try many cases (no tests) |
 //! | `interop` | images by podman, skopeo, umoci and docker |
 //! | `cli` | commands, formats, exit codes |
-//! | `history` | what `history` prints, to the letter |
-//! | `deleted` | what `deleted` prints, to the letter |
-//! | `diff` | what `diff` prints, to the letter |
+//! | `history` | what it prints, to the letter |
+//! | `deleted` | what it prints, and that all of it can be read |
+//! | `diff` | what it prints, to the letter |
 //! | `diff_random` | `diff` against a plain comparison of random trees |
 //! | `diff_page` | the page that `diff --html` writes, in a browser too |
 //! | `json` | what `--json` prints against its document |
+//! | `json_changes` | the same, for what tells of layers and differences |
 //! | `examples` | the library's examples |
 //! | `readme` | what README.md promises |
 //! | `tidy` | layering, forgotten files |
@@ -37,13 +36,12 @@ mod diff;
 mod diff_page;
 mod diff_random;
 mod examples;
-mod export;
-mod extract;
 mod faults;
 mod fixture;
 mod history;
 mod interop;
 mod json;
+mod json_changes;
 mod matrix;
 mod mounted;
 mod mounts;

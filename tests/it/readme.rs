@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink as link;
 use std::path::Path;
 use std::process::Command;
 
-use crate::fixture::{Compression, Image, dir, docker_legacy, file, oci, symlink, tar};
+use crate::fixture::{Compression, Image, dir, docker_legacy, file, oci, symlink, tar, whiteout};
 use crate::mounted::{Imgmount, Mounted, Need, have, is_mounted, run};
 use crate::mounts::by_mount_8;
 
@@ -30,17 +30,22 @@ fn write_image(imgmount: &Imgmount) {
     let base = [
         dir("etc"),
         file("etc/os-release", b"ID=demo\n"),
+        file("etc/motd", b"hello\n"),
         dir("usr"),
         dir("usr/bin"),
         file("usr/bin/sudo", b"").mode(0o4755),
         file("usr/bin/passwd", b"").mode(0o755),
     ];
-    let python = [file("usr/bin/python3", b"").mode(0o755)];
+    let python = [file("usr/bin/python3", b"").mode(0o755), whiteout("etc/motd")];
     let image = Image::named("demo:1")
         .for_architecture("arm64", None)
         .layer_as("ADD base", &base, "", Compression::Gzip(6))
         .layer_as("RUN apt-get install python3", &python, "", Compression::Zstd);
     imgmount.write("image.tar", &tar(&oci(&[image])));
+    for (name, items) in [("old.tar", &base[..2]), ("new.tar", &base[..3])] {
+        let image = Image::named("demo:1").for_architecture("arm64", None).layer("ADD", items);
+        imgmount.write(name, &tar(&docker_legacy(&[image])));
+    }
 }
 
 #[test]
@@ -58,7 +63,9 @@ fn every_command_under_everyday_uses_works_as_printed() {
         let needs_mount =
             script.contains(point.to_str().unwrap()) && !script.starts_with("imgmount image.tar");
         let mounted = needs_mount.then(|| mount_at(&imgmount, &point));
-        let out = run(&mut imgmount.shell_with_program(&script)).expect(0);
+        // Two images that differ are a negative answer.
+        let code = i32::from(block.iter().any(|line| line.starts_with("imgmount diff")));
+        let out = run(&mut imgmount.shell_with_program(&script)).expect(code);
         assert!(!out.stdout.is_empty(), "{block:?} prints nothing");
         match block[0] {
             "imgmount cat image.tar:/etc/os-release" => assert_eq!(out.text(), "ID=demo\n"),
@@ -66,6 +73,15 @@ fn every_command_under_everyday_uses_works_as_printed() {
             line if line.contains("created_by") => {
                 assert!(out.text().contains("user.imgmount.created_by=\"RUN apt-get install python3\""));
             }
+            line if line.starts_with("imgmount history") => {
+                let history = "0  added    ADD base\n1  deleted  RUN apt-get install python3\n";
+                assert!(
+                    out.text().starts_with(history) && out.text().ends_with("\nhello\n"),
+                    "{}",
+                    out.text()
+                );
+            }
+            line if line.starts_with("imgmount diff") => assert_eq!(out.text(), "A /etc/motd\n"),
             _ => {}
         }
         drop(mounted);
@@ -102,7 +118,7 @@ fn mount_8_and_fstab_take_the_lines_that_are_printed() {
 fn every_option_that_is_named_exists() {
     let imgmount = Imgmount::new();
     let mut help = String::new();
-    for command in ["mount", "ls", "cat", "inspect"] {
+    for command in ["mount", "ls", "cat", "inspect", "history", "deleted", "diff"] {
         help.push_str(imgmount.run(&[command, "--help"]).expect(0).text());
     }
     let words = README.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));

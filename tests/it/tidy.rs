@@ -82,6 +82,7 @@ fn a_module_uses_what_stands_to_its_left() {
         &["image"],
         &["source"],
         &["rootfs"],
+        &["analysis"],
         &["content"],
         &["load"],
         &["fuse"],
