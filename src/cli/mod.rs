@@ -20,6 +20,7 @@ mod history;
 mod inspect;
 mod interrupt;
 mod ls;
+mod man;
 mod mount;
 mod options;
 mod output;
@@ -77,6 +78,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     Cache(cache::CacheArgs),
     Completions(completions::CompletionsArgs),
+    #[command(hide = true)]
+    Man(man::ManArgs),
 }
 
 /// Runs the program: parses `arguments` (the first is the program's name), sets up logging, does what is
@@ -104,6 +107,7 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Cache(args) => cache::run(&args),
         Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     };
     result.unwrap_or_else(|error| fail(&error))
 }

@@ -4,6 +4,7 @@
 //! field by the heading of that field's name below it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::Path;
 
 use imgmount::warning::WarningKind;
@@ -221,4 +222,37 @@ fn a_docker_archive_is_described_too() {
     Schema::of("inspect --json").check(&answers[0], "image", &mut Seen::new());
     assert_eq!(answers[0]["format"], "docker-archive");
     assert_eq!(answers[0]["manifest_digest"], Value::Null);
+}
+
+#[test]
+fn verify_and_cache_ls_print_what_their_tables_say() {
+    let imgmount = Imgmount::new();
+    let layers = |content: &[u8]| {
+        let layer = [file("large", content)];
+        let image = Image::named("a:1").layer_as("ADD", &layer, "", Compression::Gzip(6));
+        tar(&oci(&[image]))
+    };
+    let sound = imgmount.write("sound.tar", &layers(b"content"));
+    let mut bytes = layers(b"content");
+    // The first gzip header in the archive begins the layer.
+    let at = bytes.windows(3).position(|window| window == [0x1f, 0x8b, 8]).unwrap();
+    bytes[at + 20] ^= 1;
+    let damaged = imgmount.write("damaged.tar", &bytes);
+
+    let (schema, mut seen) = (Schema::of("verify --json"), Seen::new());
+    for (image, code) in [(&sound, 0), (&damaged, 1)] {
+        let out = run(imgmount.command(&["verify", "--json"]).arg(image)).expect(code);
+        for line in out.lines() {
+            schema.check(&serde_json::from_str(line).unwrap(), "line", &mut seen);
+        }
+    }
+    assert!(seen.contains("line.layer: null") && seen.contains("line.layer: value"), "{seen:?}");
+
+    run(imgmount.command(&["ls"]).arg(&sound)).expect(0);
+    fs::write(imgmount.cache().join(format!("tree-{}.v1.tree", "0".repeat(32))), b"").unwrap();
+    let (schema, mut seen) = (Schema::of("cache ls --json"), Seen::new());
+    for line in imgmount.run(&["cache", "ls", "--json"]).expect(0).lines() {
+        schema.check(&serde_json::from_str(line).unwrap(), "line", &mut seen);
+    }
+    assert!(seen.contains("line.diff_id: null") && seen.contains("line.diff_id: value"), "{seen:?}");
 }

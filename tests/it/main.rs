@@ -28,8 +28,14 @@
 //! | `examples` | the library's examples |
 //! | `readme` | what README.md promises |
 //! | `tidy` | layering, forgotten files |
+//! | `patterns` | paths with patterns, and lists in the order of bytes |
+//! | `verify` | every kind of damage, and what is said of it |
+//! | `cache` | what is kept on disk, and throwing it away |
+//! | `view_all` | layers, states and documents beside the rootfs |
+//! | `man` | manual pages, and what is installed |
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod cache;
 mod cli;
 mod deleted;
 mod diff;
@@ -42,6 +48,7 @@ mod history;
 mod interop;
 mod json;
 mod json_changes;
+mod man;
 mod matrix;
 mod mounted;
 mod mounts;
@@ -49,6 +56,7 @@ mod mutations;
 mod numbers;
 mod overlay;
 mod panics;
+mod patterns;
 mod random;
 mod readme;
 mod semantics;
@@ -56,3 +64,5 @@ mod served;
 mod sources;
 mod tidy;
 mod tree;
+mod verify;
+mod view_all;

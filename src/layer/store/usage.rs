@@ -22,12 +22,12 @@ use crate::read_at::FileBytes;
 /// Hexadecimal digits that [`Key`] takes of whatever else identifies stored bytes.
 pub(super) const SHORT_DIGITS: usize = 32;
 
-/// An index in the store, and the copy that belongs to it.
+/// An index in the store, and the copy that belongs to it; or a merged tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredLayer {
     /// The name of its files, without their endings.
     pub name: String,
-    /// Length of the index in bytes; 0 when only a copy is left.
+    /// Length of the index or tree in bytes; 0 when only a copy is left.
     pub index_bytes: u64,
     /// Length of the seekable copy in bytes; 0 when there is none.
     pub copy_bytes: u64,
@@ -104,7 +104,7 @@ impl Store {
             });
             layer.last_used = layer.last_used.max(used(&metadata));
             match ending {
-                Ending::Index => layer.index_bytes = metadata.len(),
+                Ending::Index | Ending::Tree => layer.index_bytes = metadata.len(),
                 Ending::Copy => layer.copy_bytes = metadata.len(),
             }
         }
@@ -141,7 +141,7 @@ impl Store {
     /// copy would be read for nothing.
     fn remove(&self, layer: &StoredLayer) -> Result<bool> {
         let key = Key(layer.name.clone());
-        let paths = ["idx", "copy"].map(|ending| self.path(&key, ending));
+        let paths = ["idx", "copy", "tree"].map(|ending| self.path(&key, ending));
         let in_use = |path| std::fs::symlink_metadata(path).is_ok_and(|now| used(&now) > layer.last_used);
         if paths.iter().any(in_use) {
             return Ok(false);
@@ -201,18 +201,22 @@ fn superfluous(mut layers: Vec<StoredLayer>, allowance: &Allowance, now: SystemT
 enum Ending {
     Index,
     Copy,
+    Tree,
 }
 
 /// The name and ending of a file of ours, of whatever format version.
 fn split_name(file_name: &str) -> Option<(&str, Ending)> {
-    let (name, ending) = match file_name.strip_suffix(".idx") {
-        Some(name) => (name, Ending::Index),
-        None => (file_name.strip_suffix(".copy")?, Ending::Copy),
+    let (name, ending) = match file_name.rsplit_once('.')? {
+        (name, "idx") => (name, Ending::Index),
+        (name, "copy") => (name, Ending::Copy),
+        (name, "tree") => (name, Ending::Tree),
+        _ => return None,
     };
     let (stem, version) = name.rsplit_once(".v")?;
     let (kind, rest) = stem.split_once('-')?;
     let known = match rest.split_once('-') {
-        None if kind == "archive" => is_short(rest),
+        _ if (kind == "tree") != (ending == Ending::Tree) => false,
+        None if kind == "archive" || kind == "tree" => is_short(rest),
         None => is_digest(kind, rest),
         Some((hex, stored)) => is_digest(kind, hex) && is_short(stored),
     };
@@ -284,6 +288,8 @@ mod tests {
             assert_eq!(split_name(&format!("{name}.idx")), Some((name.as_str(), Ending::Index)));
             assert_eq!(split_name(&format!("{name}.copy")), Some((name.as_str(), Ending::Copy)));
         }
+        let tree = format!("tree-{SHORT}.v3");
+        assert_eq!(split_name(&format!("{tree}.tree")), Some((tree.as_str(), Ending::Tree)));
     }
 
     #[test]
@@ -298,6 +304,9 @@ mod tests {
             format!("md5-{HEX}.v1.idx"),
             format!("sha256-{HEX}-short.v1.idx"),
             format!("archive-{HEX}.v1.idx"),
+            format!("tree-{}.v1.idx", &HEX[..32]),
+            format!("archive-{}.v1.tree", &HEX[..32]),
+            format!("sha256-{HEX}.v1.tree"),
             ".draft-Ab12".to_owned(),
         ] {
             assert_eq!(split_name(&name), None, "{name}");
