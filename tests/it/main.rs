@@ -11,6 +11,8 @@
 //! | `random` | layers at random against a plain second merge, and reads at random against the content |
 //! | `mounts` | how a mount comes about, who may enter it, what ends it |
 //! | `served` | the kernel's calls, one by one |
+//! | `extract` | trees written to a directory, and what stands in the way |
+//! | `export` | trees written as a tar |
 //! | `faults` | what must not go wrong when something does |
 //! | `mutations` | damaged images give an answer or an error |
 //! | `panics` | a fault of the program itself |
@@ -42,6 +44,8 @@ mod diff;
 mod diff_page;
 mod diff_random;
 mod examples;
+mod export;
+mod extract;
 mod faults;
 mod fixture;
 mod history;
