@@ -11,7 +11,7 @@ rust_needed=1.88
 # COMMAND:PACKAGE that has it
 demo=(cc:gcc make:make fusermount3:fuse3 getfattr:attr)
 tests=(podman:podman skopeo:skopeo umoci:umoci dockerd:docker.io docker:docker-cli newuidmap:uidmap
-    jq:jq script:bsdutils unshare:util-linux man:man-db)
+    jq:jq script:bsdutils unshare:util-linux patch:patch man:man-db chromium:chromium)
 
 say() { printf 'deps: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
