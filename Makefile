@@ -6,6 +6,7 @@ DESTDIR ?=
 
 bindir  = $(DESTDIR)$(PREFIX)/bin
 datadir = $(DESTDIR)$(PREFIX)/share
+mandir  = $(datadir)/man/man1
 program = target/release/imgmount
 
 completions = \
@@ -45,9 +46,11 @@ install:
 	$(program) completions bash > $(word 1,$(completions))
 	$(program) completions zsh > $(word 2,$(completions))
 	$(program) completions fish > $(word 3,$(completions))
+	install -d $(mandir)
+	$(program) man $(mandir)
 
 uninstall:
-	rm -f $(bindir)/imgmount $(completions)
+	rm -f $(bindir)/imgmount $(completions) $(mandir)/imgmount.1 $(mandir)/imgmount-*.1
 
 clean:
 	$(CARGO) clean

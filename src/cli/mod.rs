@@ -9,6 +9,7 @@ mod completions;
 mod daemon;
 mod inspect;
 mod ls;
+mod man;
 mod mount;
 mod options;
 mod output;
@@ -60,6 +61,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     Cache(cache::CacheArgs),
     Completions(completions::CompletionsArgs),
+    #[command(hide = true)]
+    Man(man::ManArgs),
 }
 
 /// Runs the program: parses `arguments` (the first is the program's name), sets up logging, does what is
@@ -81,6 +84,7 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Cache(args) => cache::run(&args),
         Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     };
     result.unwrap_or_else(|error| fail(&error))
 }

@@ -34,6 +34,15 @@ fn without_options_everything_is_off() {
 }
 
 #[test]
+fn the_view_is_chosen_by_an_option_of_either_kind() {
+    assert_eq!(parse(&["a.tar", "/mnt"]).view, ViewMode::Rootfs);
+    assert_eq!(parse(&["a.tar", "/mnt", "--view", "all"]).view, ViewMode::All);
+    assert_eq!(with_options("view=all").unwrap().view, ViewMode::All);
+    let refused = with_options("view=none").unwrap_err().to_string();
+    assert_eq!(refused, "mount option 'view': 'none' is none of rootfs, all");
+}
+
+#[test]
 fn what_fstab_and_mount_pass_is_accepted() {
     let list = "rw,ro,noauto,user,users,nosuid,nodev,exec,_netdev,nofail,defaults,x-systemd.automount,x-a=b,\
                 user=joe,comment=x,noatime";
