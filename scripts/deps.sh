@@ -10,7 +10,7 @@ rust_needed=1.88
 
 # COMMAND:PACKAGE that has it
 demo=(cc:gcc make:make fusermount3:fuse3 getfattr:attr)
-tests=(podman:podman skopeo:skopeo umoci:umoci dockerd:docker.io docker:docker-cli newuidmap:uidmap)
+tests=(podman:podman skopeo:skopeo umoci:umoci dockerd:docker.io docker:docker-cli newuidmap:uidmap man:man-db)
 
 say() { printf 'deps: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
