@@ -281,6 +281,19 @@ mod tests {
     }
 
     #[test]
+    fn what_was_used_since_it_was_listed_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store { directory: directory.path().to_owned() };
+        let path = directory.path().join(format!("sha256-{HEX}.v1.idx"));
+        std::fs::write(&path, b"index").unwrap();
+        let listed = store.measure().unwrap().remove(0);
+        let later = listed.last_used + Duration::from_secs(1);
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+        assert!(!store.remove(&listed).unwrap() && path.exists());
+        assert!(store.remove(&StoredLayer { last_used: later, ..listed }).unwrap() && !path.exists());
+    }
+
+    #[test]
     fn names_of_every_version_are_known() {
         for name in
             [format!("sha256-{HEX}.v1"), format!("sha256-{HEX}-{SHORT}.v12"), format!("archive-{SHORT}.v1")]
