@@ -13,6 +13,10 @@ use super::progress::Bars;
 use imgmount::extract::{Existing, ExtractOptions, NotKept, Report, extract};
 use imgmount::rootfs::ROOT;
 
+/// Files are read in the order they are stored in: what was read comes no second time, and memory beyond
+/// this would only grow.
+const CACHE_BYTES: u64 = 64 << 20;
+
 /// Unpack an image's file system to a directory
 ///
 /// Modes, times, hard links and holes are kept; owners, extended attributes and devices as root, or as far
@@ -42,7 +46,8 @@ pub(crate) struct ExtractArgs {
 }
 
 pub(crate) fn run(args: &ExtractArgs) -> Result<ExitCode> {
-    let tree = args.image.load(&args.image_name, args.layers.range())?;
+    let image = ImageArgs { cache_size: args.image.cache_size.min(CACHE_BYTES), ..args.image.clone() };
+    let tree = image.load(&args.image_name, args.layers.range())?;
     let all = args.archive || is_root();
     let existing = if args.force { Existing::Replace } else { Existing::Refuse };
     extracting(

@@ -1,4 +1,5 @@
-//! Signals that end work which should be ended in order: SIGINT, SIGTERM, SIGHUP.
+//! Signals that end work which should be ended in order: SIGINT and SIGTERM. SIGHUP keeps
+//! what it does, which nohup(1) may have changed.
 //!
 //! The first sets a flag that the work looks at; a second one ends the program at once. Afterwards the
 //! program ends by that signal, so that a shell loop around it ends too.
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::low_level::emulate_default_handler;
 
@@ -21,7 +22,7 @@ impl Interrupt {
     /// From now on, signals only set the flag.
     pub(crate) fn watch() -> Result<Self> {
         let interrupt = Interrupt { stop: Arc::default(), signal: Arc::default() };
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
+        for signal in [SIGINT, SIGTERM] {
             let number = usize::try_from(signal).unwrap_or_default();
             flag::register_conditional_default(signal, interrupt.stop.clone())
                 .and_then(|_| flag::register(signal, interrupt.stop.clone()))

@@ -53,29 +53,31 @@ impl<'a> Maker<'a> {
     pub(super) fn make(&mut self, node: &Node<'_>) {
         let work = self.work;
         let Some(inode) = work.tree.rootfs().inode(node.inode) else { return };
-        if is_device(inode.kind) && !work.options.devices {
-            work.outcome().report.not_kept.devices += 1;
-            return;
+        let path = || work.plan.path_of(node);
+        let made = self.within(node.parent, path, |parent| work.make_whole(node, inode, parent));
+        if made != Some(true) && inode.nlink > 1 {
+            work.outcome().unmade.insert(node.inode);
         }
-        self.within(node.parent, || work.plan.path_of(node), |parent| work.make_whole(node, inode, parent));
     }
 
     /// Gives what was made one more name.
     pub(super) fn link(&mut self, link: &Link<'_>) {
         let work = self.work;
-        let is_device = |inode: &Inode| is_device(inode.kind);
-        if !work.options.devices && work.tree.rootfs().inode(link.first.inode).is_some_and(is_device) {
+        let path = || work.plan.path_of(&link.name);
+        if work.outcome().unmade.contains(&link.first.inode) {
+            // A device that was left out is counted, not a failure.
+            if work.tree.rootfs().inode(link.first.inode).is_some_and(|inode| !is_device(inode.kind)) {
+                work.fail(path(), Error::io("cannot link", Errno::NOENT.into()));
+            }
             return;
         }
-        let failed = |cause: Errno| Error::io("cannot link", cause.into());
-        let path = || work.plan.path_of(&link.name);
         let first = self.within(link.first.parent, path, |parent| {
             parent.try_clone_to_owned().map_err(|cause| Error::io("cannot link", cause))
         });
         let Some(first) = first else { return };
         self.within(link.name.parent, path, |parent| {
-            let names = ((first.as_fd(), link.first.name), (parent, link.name.name));
-            work.target.link(names.0, names.1).map_err(failed)
+            let linked = work.target.link((first.as_fd(), link.first.name), (parent, link.name.name));
+            linked.map_err(|cause| Error::io("cannot link", cause.into()))
         });
     }
 
@@ -123,7 +125,8 @@ impl<'a> Maker<'a> {
 }
 
 impl Work<'_> {
-    fn make_whole(&self, node: &Node<'_>, inode: &Inode, parent: BorrowedFd<'_>) -> Result<()> {
+    /// False for a device that is left out.
+    fn make_whole(&self, node: &Node<'_>, inode: &Inode, parent: BorrowedFd<'_>) -> Result<bool> {
         let temporary = self.target.temporary_name();
         let made = match inode.kind {
             InodeKind::File(_) => self.make_file(node.inode, inode, parent, &temporary),
@@ -141,13 +144,13 @@ impl Work<'_> {
         };
         let placed = match made {
             Ok(true) => self.target.place(parent, &temporary, node.name).map_err(in_the_way),
-            Ok(false) => return Ok(()),
+            Ok(false) => return Ok(false),
             Err(error) => Err(error),
         };
         if placed.is_err() {
             discard(parent, &temporary);
         }
-        placed
+        placed.map(|()| true)
     }
 
     fn make_file(&self, id: InodeId, inode: &Inode, parent: BorrowedFd<'_>, name: &str) -> Result<bool> {
@@ -190,7 +193,7 @@ impl Work<'_> {
         Ok(true)
     }
 
-    /// False for a device that this user or file system may not have.
+    /// False for a device that is not wanted, or that this user or file system may not have.
     fn make_node(
         &self,
         id: InodeId,
@@ -200,9 +203,15 @@ impl Work<'_> {
         name: &str,
     ) -> Result<bool> {
         let failed = |cause: Errno| Error::io("cannot make the device or pipe", cause.into());
-        let device = makedev(number.major, number.minor);
-        match mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, device) {
-            Err(Errno::PERM | Errno::NOTSUP) if kind != FileType::Fifo => {
+        let is_device = kind != FileType::Fifo;
+        let made = if is_device && !self.options.devices {
+            Err(Errno::PERM)
+        } else {
+            let device = makedev(number.major, number.minor);
+            mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, device)
+        };
+        match made {
+            Err(Errno::PERM | Errno::NOTSUP) if is_device => {
                 self.outcome().report.not_kept.devices += 1;
                 return Ok(false);
             }

@@ -20,6 +20,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -138,6 +139,8 @@ struct Work<'a> {
 struct Outcome {
     report: Report,
     fatal: Option<Error>,
+    /// What has several names and was not made: what stands under its first name is something else.
+    unmade: HashSet<InodeId>,
 }
 
 impl Work<'_> {

@@ -478,7 +478,26 @@ fn cp_copies_for_who_copies_and_with_a_for_the_owner() {
 fn devices_are_left_out_for_ordinary_users_and_with_all_their_names() {
     let imgmount = if is_root() { Imgmount::as_ordinary_user() } else { Imgmount::new() };
     let image = image_of(&imgmount, &[char_device("null", 1, 3), hardlink("other", "null"), file("f", b"")]);
-    let into = imgmount.dir().join("extracted");
-    extract(&imgmount, &[], &image, &into).expect(0).says("devices (1)");
-    assert_eq!(paths(&into), ["f"]);
+    for (options, code) in [(&[][..], 0), (&["-a"], 2)] {
+        let into = imgmount.mount_point();
+        extract(&imgmount, options, &image, &into).expect(code).says("devices (1)");
+        assert_eq!(paths(&into), ["f"], "{options:?}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_made_gets_none_of_its_names() {
+    let imgmount = Imgmount::new();
+    let content = patterned(4096, 3);
+    let image = image_of(&imgmount, &[file("first", &content), hardlink("second", "first")]);
+    imgmount.run(&["ls", "image.tar"]).expect(0);
+    let mut bytes = fs::read(&image).unwrap();
+    let at = bytes.windows(64).position(|window| window == &content[..64]).unwrap();
+    bytes[at] ^= 1;
+    fs::write(&image, bytes).unwrap();
+    let into = imgmount.mount_point();
+    fs::write(into.join("first"), b"mine").unwrap();
+    extract(&imgmount, &["--force"], &image, &into).expect(2).says("'second': cannot link");
+    assert_eq!(paths(&into), ["first"]);
+    assert_eq!(fs::read(into.join("first")).unwrap(), b"mine");
 }
