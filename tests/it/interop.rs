@@ -338,6 +338,14 @@ fn docker_builds_layers_that_add_change_delete_and_hide(imgmount: &Imgmount, doc
     for gone in ["etc/deleted", "bin/ping6", "srv/data/old"] {
         assert!(!mounted.path().join(gone).exists(), "{gone}");
     }
+    // Deleted by one step and there again by the next.
+    let out = imgmount.run(&["history", "built.tar:/tmp"]).expect(0);
+    let told: Vec<Vec<&str>> =
+        out.lines().iter().map(|line| line.split_whitespace().take(2).collect()).collect();
+    assert_eq!(told, [["0", "added"], ["4", "deleted"], ["5", "re-added"]], "{}", out.text());
+    for (line, step) in out.lines().iter().zip(["ADD file:", "/bin/busybox rm -r /tmp", "COPY file:"]) {
+        assert!(line.contains(step), "{line}");
+    }
 }
 
 fn docker_builds_on_an_imported_tree(imgmount: &Imgmount, docker: &Docker) {
