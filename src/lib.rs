@@ -10,6 +10,8 @@
 //! put in another's place.
 //!
 //! ```
+//! use std::io::{Seek, SeekFrom};
+//!
 //! use imgmount::load::{Engine, EngineOptions, TreeOptions};
 //! use imgmount::rootfs::{Follow, ROOT};
 //! use imgmount::source::Reference;
@@ -33,6 +35,11 @@
 //! let mut buffer = [0; 64];
 //! let len = tree.read_at(file, &mut buffer, 7)?;
 //! assert_eq!(buffer[..len], *b"world");
+//!
+//! // Or as anything that reads and seeks.
+//! let mut reader = tree.open(file)?;
+//! reader.seek(SeekFrom::End(-5)).expect("a place in the file");
+//! assert_eq!(std::io::read_to_string(reader).expect("text"), "world");
 //! # Ok(())
 //! # }
 //! # /// A docker-archive of one layer.

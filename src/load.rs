@@ -6,6 +6,7 @@
 
 mod archive;
 mod parts;
+mod tree;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,15 +16,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 
 pub(crate) use self::parts::Extra;
-use crate::analysis::ReadFile;
+pub use self::tree::{FileReader, LayerInfo, Tree};
 use crate::compress::Compression;
 use crate::content::cache::SpanCache;
 use crate::content::{LayerBytes, ReadAhead};
 use crate::digest::Digest;
-use crate::error::{Error, PathFault, Result};
+use crate::error::{Error, Result};
 use crate::image::claimed_compression;
-use crate::layer::LayerId;
-use crate::layer::entry::{EntryKind, FileData};
 use crate::layer::index::{Expected, Request, Verify, index_layer};
 use crate::layer::reader::LayerReader;
 use crate::layer::store::{Key, Store, StoredIndex};
@@ -32,7 +31,7 @@ use crate::layer::tar::Limits;
 use crate::path::escape;
 use crate::read_at::ReadAt;
 use crate::rootfs::stored::TREE_VERSION;
-use crate::rootfs::{EntryAt, InodeId, MergeOptions, Rootfs, merge};
+use crate::rootfs::{MergeOptions, Rootfs, merge};
 use crate::source::{LayerBlob, OpenedImage};
 use crate::warning::{Warning, WarningKind};
 
@@ -399,139 +398,5 @@ fn select(mut blobs: Vec<LayerBlob>, range: LayerRange) -> Result<(u16, Vec<Laye
             Ok((0, blobs))
         }
         LayerRange::Only(only) => Ok((only, vec![blobs.swap_remove(usize::from(only))])),
-    }
-}
-
-/// What a view may want to tell of a layer.
-#[derive(Debug, Clone)]
-pub struct LayerInfo {
-    /// Digest of its uncompressed tar.
-    pub diff_id: Digest,
-    /// Digest of the blob as stored, where the image names one.
-    pub digest: Option<Digest>,
-    /// The media type that the manifest gives it.
-    pub media_type: Option<String>,
-    /// The command that made it, when the image's history tells.
-    pub created_by: Option<String>,
-    /// How it is really compressed.
-    pub compression: Compression,
-    /// Length of the blob as stored, in bytes.
-    pub blob_bytes: u64,
-    /// Length of the uncompressed tar, in bytes.
-    pub tar_bytes: u64,
-    /// Number of tar entries.
-    pub entries: u32,
-}
-
-impl LayerInfo {
-    fn new(blob: LayerBlob, open: &OpenLayer) -> Self {
-        let index = open.bytes.reader().index();
-        let facts = index.facts();
-        LayerInfo {
-            diff_id: blob.descriptor.diff_id,
-            digest: blob.descriptor.digest,
-            media_type: blob.descriptor.media_type,
-            created_by: blob.descriptor.created_by,
-            compression: open.compression,
-            blob_bytes: blob.bytes.len(),
-            tar_bytes: facts.tar_bytes,
-            entries: index.entry_count(),
-        }
-    }
-}
-
-/// A loaded image: its merged tree and the bytes of its files.
-#[derive(Debug)]
-pub struct Tree {
-    /// The number, in the image, of the lowest layer here.
-    first: u16,
-    rootfs: Rootfs,
-    layers: Vec<LayerInfo>,
-    bytes: Vec<Arc<LayerBytes>>,
-    warnings: Vec<(LayerId, Warning)>,
-}
-
-impl Tree {
-    /// The merged tree.
-    #[must_use]
-    pub fn rootfs(&self) -> &Rootfs {
-        &self.rootfs
-    }
-
-    /// What is known of a layer that the rootfs names.
-    #[must_use]
-    pub fn layer(&self, id: LayerId) -> Option<&LayerInfo> {
-        self.layers.get(usize::from(id.0))
-    }
-
-    /// The layers that the tree is made of, from the lowest.
-    #[must_use]
-    pub fn layers(&self) -> &[LayerInfo] {
-        &self.layers
-    }
-
-    /// The position in the image of a layer that the rootfs names: they differ when only one layer of the
-    /// image was loaded.
-    #[must_use]
-    pub fn layer_number(&self, id: LayerId) -> u16 {
-        self.first.saturating_add(id.0)
-    }
-
-    /// What was noticed while reading and merging, with the layer's position in the image.
-    #[must_use]
-    pub fn warnings(&self) -> &[(LayerId, Warning)] {
-        &self.warnings
-    }
-
-    /// Fills `buf` from `offset` of a regular file and gives the number of bytes, which is short only at the
-    /// file's end. Holes are zeros. Thread-safe.
-    ///
-    /// # Errors
-    /// [`Error::Path`] for what is no regular file, [`Error::Changed`] when the image's bytes are no longer
-    /// those that were verified, [`Error::Io`] when they cannot be had.
-    pub fn read_at(&self, file: InodeId, buf: &mut [u8], offset: u64) -> Result<usize> {
-        let (bytes, data) = self.stored(file)?;
-        bytes.read_file(&data, buf, offset)
-    }
-
-    /// Gives `sink` all stored bytes of a regular file in order, piece by piece, each with its offset in the
-    /// file; holes are left out. Thread-safe, and the fastest way to read a whole file.
-    ///
-    /// # Errors
-    /// As [`Tree::read_at`], and what `sink` says, which ends the reading.
-    pub fn read_stored(&self, file: InodeId, sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
-        let (bytes, data) = self.stored(file)?;
-        bytes.read_stored(&data, sink)
-    }
-
-    fn stored(&self, file: InodeId) -> Result<(&Arc<LayerBytes>, FileData<'_>)> {
-        let found = self.rootfs.file(file);
-        let found = found.and_then(|(layer, data)| Some((self.bytes.get(usize::from(layer.0))?, data)));
-        found.ok_or_else(|| Error::Path { path: format!("inode {}", file.0), reason: PathFault::NotAFile })
-    }
-
-    fn collect_warnings(&mut self, lies: impl Iterator<Item = Option<Warning>>) {
-        let lies = lies.enumerate().filter_map(|(at, lie)| Some((LayerId(u16::try_from(at).ok()?), lie?)));
-        let mut all: Vec<_> = lies.chain(self.rootfs.warnings().iter().cloned()).collect();
-        all.sort_by_key(|(layer, _)| *layer);
-        for (layer, _) in &mut all {
-            layer.0 = self.first.saturating_add(layer.0);
-        }
-        self.warnings = all;
-    }
-}
-
-impl ReadFile for Tree {
-    /// As [`Tree::read_at`], also for files that are not in the merged tree any more.
-    fn read_file(&self, file: EntryAt, buf: &mut [u8], offset: u64) -> Result<usize> {
-        let layer = usize::from(file.layer.0);
-        let entry = self.rootfs.layers().get(layer).and_then(|index| index.entry(file.entry));
-        match (self.bytes.get(layer), entry.map(|entry| entry.kind)) {
-            (Some(bytes), Some(EntryKind::File(data))) => bytes.read_file(&data, buf, offset),
-            _ => Err(Error::Path {
-                path: format!("entry {} of layer {layer}", file.entry.0),
-                reason: PathFault::NotAFile,
-            }),
-        }
     }
 }

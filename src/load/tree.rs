@@ -1,0 +1,189 @@
+//! A loaded image, as views see it: the merged tree, the bytes of its files, what is known of its layers.
+
+use std::io::{self, Read, Seek, SeekFrom};
+use std::sync::Arc;
+
+use super::OpenLayer;
+use crate::analysis::ReadFile;
+use crate::compress::Compression;
+use crate::content::LayerBytes;
+use crate::digest::Digest;
+use crate::error::{Error, PathFault, Result};
+use crate::layer::LayerId;
+use crate::layer::entry::{EntryKind, FileData};
+use crate::rootfs::{EntryAt, InodeId, Rootfs};
+use crate::source::LayerBlob;
+use crate::warning::Warning;
+
+/// What a view may want to tell of a layer.
+#[derive(Debug, Clone)]
+pub struct LayerInfo {
+    /// Digest of its uncompressed tar.
+    pub diff_id: Digest,
+    /// Digest of the blob as stored, where the image names one.
+    pub digest: Option<Digest>,
+    /// The media type that the manifest gives it.
+    pub media_type: Option<String>,
+    /// The command that made it, when the image's history tells.
+    pub created_by: Option<String>,
+    /// How it is really compressed.
+    pub compression: Compression,
+    /// Length of the blob as stored, in bytes.
+    pub blob_bytes: u64,
+    /// Length of the uncompressed tar, in bytes.
+    pub tar_bytes: u64,
+    /// Number of tar entries.
+    pub entries: u32,
+}
+
+impl LayerInfo {
+    pub(super) fn new(blob: LayerBlob, open: &OpenLayer) -> Self {
+        let index = open.bytes.reader().index();
+        let facts = index.facts();
+        LayerInfo {
+            diff_id: blob.descriptor.diff_id,
+            digest: blob.descriptor.digest,
+            media_type: blob.descriptor.media_type,
+            created_by: blob.descriptor.created_by,
+            compression: open.compression,
+            blob_bytes: blob.bytes.len(),
+            tar_bytes: facts.tar_bytes,
+            entries: index.entry_count(),
+        }
+    }
+}
+
+/// A loaded image: its merged tree and the bytes of its files.
+#[derive(Debug)]
+pub struct Tree {
+    /// The number, in the image, of the lowest layer here.
+    pub(super) first: u16,
+    pub(super) rootfs: Rootfs,
+    pub(super) layers: Vec<LayerInfo>,
+    pub(super) bytes: Vec<Arc<LayerBytes>>,
+    pub(super) warnings: Vec<(LayerId, Warning)>,
+}
+
+impl Tree {
+    /// The merged tree.
+    #[must_use]
+    pub fn rootfs(&self) -> &Rootfs {
+        &self.rootfs
+    }
+
+    /// What is known of a layer that the rootfs names.
+    #[must_use]
+    pub fn layer(&self, id: LayerId) -> Option<&LayerInfo> {
+        self.layers.get(usize::from(id.0))
+    }
+
+    /// The layers that the tree is made of, from the lowest.
+    #[must_use]
+    pub fn layers(&self) -> &[LayerInfo] {
+        &self.layers
+    }
+
+    /// The position in the image of a layer that the rootfs names: they differ when only one layer of the
+    /// image was loaded.
+    #[must_use]
+    pub fn layer_number(&self, id: LayerId) -> u16 {
+        self.first.saturating_add(id.0)
+    }
+
+    /// What was noticed while reading and merging, with the layer's position in the image.
+    #[must_use]
+    pub fn warnings(&self) -> &[(LayerId, Warning)] {
+        &self.warnings
+    }
+
+    /// Fills `buf` from `offset` of a regular file and gives the number of bytes, which is short only at the
+    /// file's end. Holes are zeros. Thread-safe.
+    ///
+    /// # Errors
+    /// [`Error::Path`] for what is no regular file, [`Error::Changed`] when the image's bytes are no longer
+    /// those that were verified, [`Error::Io`] when they cannot be had.
+    pub fn read_at(&self, file: InodeId, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let (bytes, data) = self.stored(file)?;
+        bytes.read_file(&data, buf, offset)
+    }
+
+    /// A regular file as something to read from and to seek in.
+    ///
+    /// # Errors
+    /// [`Error::Path`] for what is no regular file.
+    pub fn open(&self, file: InodeId) -> Result<FileReader<'_>> {
+        self.stored(file)?;
+        Ok(FileReader { tree: self, file, offset: 0 })
+    }
+
+    /// Gives `sink` all stored bytes of a regular file in order, piece by piece, each with its offset in the
+    /// file; holes are left out. Thread-safe, and the fastest way to read a whole file.
+    ///
+    /// # Errors
+    /// As [`Tree::read_at`], and what `sink` says, which ends the reading.
+    pub fn read_stored(&self, file: InodeId, sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+        let (bytes, data) = self.stored(file)?;
+        bytes.read_stored(&data, sink)
+    }
+
+    fn stored(&self, file: InodeId) -> Result<(&Arc<LayerBytes>, FileData<'_>)> {
+        let found = self.rootfs.file(file);
+        let found = found.and_then(|(layer, data)| Some((self.bytes.get(usize::from(layer.0))?, data)));
+        found.ok_or_else(|| Error::Path { path: format!("inode {}", file.0), reason: PathFault::NotAFile })
+    }
+
+    pub(super) fn collect_warnings(&mut self, lies: impl Iterator<Item = Option<Warning>>) {
+        let lies = lies.enumerate().filter_map(|(at, lie)| Some((LayerId(u16::try_from(at).ok()?), lie?)));
+        let mut all: Vec<_> = lies.chain(self.rootfs.warnings().iter().cloned()).collect();
+        all.sort_by_key(|(layer, _)| *layer);
+        for (layer, _) in &mut all {
+            layer.0 = self.first.saturating_add(layer.0);
+        }
+        self.warnings = all;
+    }
+}
+
+/// A regular file of a [`Tree`]: see [`Tree::open`]. Errors of the library arrive wrapped in
+/// [`io::Error::other`].
+#[derive(Debug, Clone)]
+pub struct FileReader<'a> {
+    tree: &'a Tree,
+    file: InodeId,
+    offset: u64,
+}
+
+impl Read for FileReader<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let len = self.tree.read_at(self.file, buf, self.offset).map_err(io::Error::other)?;
+        self.offset += len as u64;
+        Ok(len)
+    }
+}
+
+impl Seek for FileReader<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let size = self.tree.rootfs().size(self.file);
+        let offset = match to {
+            SeekFrom::Start(offset) => Some(offset),
+            SeekFrom::Current(by) => self.offset.checked_add_signed(by),
+            SeekFrom::End(by) => size.checked_add_signed(by),
+        };
+        self.offset = offset.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.offset)
+    }
+}
+
+impl ReadFile for Tree {
+    /// As [`Tree::read_at`], also for files that are not in the merged tree any more.
+    fn read_file(&self, file: EntryAt, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let layer = usize::from(file.layer.0);
+        let entry = self.rootfs.layers().get(layer).and_then(|index| index.entry(file.entry));
+        match (self.bytes.get(layer), entry.map(|entry| entry.kind)) {
+            (Some(bytes), Some(EntryKind::File(data))) => bytes.read_file(&data, buf, offset),
+            _ => Err(Error::Path {
+                path: format!("entry {} of layer {layer}", file.entry.0),
+                reason: PathFault::NotAFile,
+            }),
+        }
+    }
+}
