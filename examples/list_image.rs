@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use imgmount::Result;
 use imgmount::load::{Engine, EngineOptions, TreeOptions};
 use imgmount::path::escape;
-use imgmount::rootfs::{InodeKind, ROOT};
+use imgmount::rootfs::ROOT;
 use imgmount::source::Reference;
 
 fn main() -> ExitCode {
@@ -42,14 +42,7 @@ fn list(name: &OsStr) -> Result<()> {
     let rootfs = tree.rootfs();
     for (path, id) in rootfs.walk(ROOT) {
         let Some(inode) = rootfs.inode(id) else { continue };
-        let kind = match inode.kind {
-            InodeKind::File(_) => '-',
-            InodeKind::Directory => 'd',
-            InodeKind::Symlink(_) => 'l',
-            InodeKind::Char(_) => 'c',
-            InodeKind::Block(_) => 'b',
-            InodeKind::Fifo => 'p',
-        };
+        let kind = inode.kind.letter();
         // Names are bytes, and may hold what a terminal would obey.
         let target = rootfs.target(id).map_or(String::new(), |target| format!(" -> {}", escape(target)));
         println!("{kind}{:04o} {:>10} {}{target}", inode.meta.mode, rootfs.size(id), escape(&path));

@@ -12,7 +12,7 @@ use super::diff::Pair;
 use super::diff_html::{counted, grouped, html, shown};
 use super::diff_stat::Counts;
 use super::diff_text::{Line, TextDiff, text_diff, visible};
-use super::output::{rfc3339, type_name};
+use super::output::rfc3339;
 use imgmount::analysis::diff::{Difference, What};
 use imgmount::analysis::{Field, Thing};
 use imgmount::path::escape;
@@ -223,7 +223,7 @@ fn describe(thing: &Thing<'_>) -> String {
         (Some((_, data)), _) => counted(data.size, "byte"),
         (None, Some(target)) => format!("→ {}", escape(target)),
         (None, None) if thing.is_directory() => String::new(),
-        (None, None) => type_name(thing.inode.kind).to_owned(),
+        (None, None) => thing.inode.kind.name().to_owned(),
     }
 }
 
@@ -239,7 +239,7 @@ fn fact(field: Field, a: &Thing<'_>, b: &Thing<'_>) -> String {
             thing.device().map_or_else(String::new, |device| format!("{}:{}", device.major, device.minor))
         }),
         Field::Target => change(|thing| escape(thing.target().unwrap_or_default())),
-        Field::Type => change(|thing| type_name(thing.inode.kind).to_owned()),
+        Field::Type => change(|thing| thing.inode.kind.name().to_owned()),
         Field::Xattr => format!("xattr {}", changed_xattrs(a, b).join(", ")),
         Field::Mtime => change(|thing| rfc3339(thing.inode.meta.mtime)),
     }

@@ -68,7 +68,7 @@ impl JsonEntry {
         JsonEntry {
             path: String::from_utf8_lossy(path).into_owned(),
             path_b64: base64_unless_utf8(path),
-            kind: type_name(inode.kind),
+            kind: inode.kind.name(),
             mode: format!("{:04o}", inode.meta.mode),
             uid: inode.meta.uid,
             gid: inode.meta.gid,
@@ -90,18 +90,6 @@ pub(crate) fn base64_unless_utf8(bytes: &[u8]) -> Option<String> {
     std::str::from_utf8(bytes).is_err().then(|| BASE64.encode(bytes))
 }
 
-/// The word for a type in JSON.
-pub(crate) fn type_name(kind: InodeKind) -> &'static str {
-    match kind {
-        InodeKind::File(_) => "file",
-        InodeKind::Directory => "dir",
-        InodeKind::Symlink(_) => "symlink",
-        InodeKind::Char(_) => "char",
-        InodeKind::Block(_) => "block",
-        InodeKind::Fifo => "fifo",
-    }
-}
-
 /// The device number of a device.
 pub(crate) fn device(kind: InodeKind) -> Option<DeviceNumber> {
     match kind {
@@ -112,15 +100,7 @@ pub(crate) fn device(kind: InodeKind) -> Option<DeviceNumber> {
 
 /// The ten characters that `ls -l` begins a line with.
 pub(crate) fn mode_string(kind: InodeKind, mode: u16) -> String {
-    let first = match kind {
-        InodeKind::File(_) => '-',
-        InodeKind::Directory => 'd',
-        InodeKind::Symlink(_) => 'l',
-        InodeKind::Char(_) => 'c',
-        InodeKind::Block(_) => 'b',
-        InodeKind::Fifo => 'p',
-    };
-    let mut text = String::from(first);
+    let mut text = String::from(kind.letter());
     for (shift, special, set, unset) in [(6, 0o4000, 's', 'S'), (3, 0o2000, 's', 'S'), (0, 0o1000, 't', 'T')]
     {
         let bits = mode >> shift;

@@ -61,6 +61,34 @@ pub enum InodeKind {
     Fifo,
 }
 
+impl InodeKind {
+    /// The word for it, as JSON output has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            InodeKind::File(_) => "file",
+            InodeKind::Directory => "dir",
+            InodeKind::Symlink(_) => "symlink",
+            InodeKind::Char(_) => "char",
+            InodeKind::Block(_) => "block",
+            InodeKind::Fifo => "fifo",
+        }
+    }
+
+    /// The letter for it, as `ls -l` begins a line with.
+    #[must_use]
+    pub fn letter(self) -> char {
+        match self {
+            InodeKind::File(_) => '-',
+            InodeKind::Directory => 'd',
+            InodeKind::Symlink(_) => 'l',
+            InodeKind::Char(_) => 'c',
+            InodeKind::Block(_) => 'b',
+            InodeKind::Fifo => 'p',
+        }
+    }
+}
+
 /// One inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inode {

@@ -1,9 +1,8 @@
 //! The command line as a script sees it: output formats, exit codes, mount options.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -11,18 +10,11 @@ use serde_json::Value;
 use crate::fixture::{
     Compression, Image, dir, docker_legacy, file, oci, patterned, sample_large, sample_tree, tar, whiteout,
 };
-use crate::mounted::{Imgmount, Need, have, is_mounted, run, wait, wait_until};
+use crate::mounted::{Imgmount, Need, have, inside, is_mounted, run, wait, wait_until};
 use crate::tree::Snapshot;
 
 fn sample(imgmount: &Imgmount) -> PathBuf {
     imgmount.write("image.tar", &tar(&oci(&[Image::sample("", Compression::Gzip(6))])))
-}
-
-fn inside(image: &Path, path: &str) -> OsString {
-    let mut reference = image.as_os_str().to_owned();
-    reference.push(":");
-    reference.push(path);
-    reference
 }
 
 /// NDJSON: one object a line.

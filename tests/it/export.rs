@@ -1,6 +1,5 @@
 //! `export` and `cp -`: a tar that says all there is to say, the same every time.
 
-use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -10,7 +9,7 @@ use crate::fixture::{
     Compression, Image, Item, block_device, char_device, dir, docker_legacy, fifo, file, hardlink, oci,
     patterned, sample_tree, sparse, symlink, tar,
 };
-use crate::mounted::{Imgmount, Need, have, run, wait};
+use crate::mounted::{Imgmount, Need, have, inside, run, wait};
 use crate::tree::{Field, Snapshot};
 
 fn sample(imgmount: &Imgmount) -> PathBuf {
@@ -19,13 +18,6 @@ fn sample(imgmount: &Imgmount) -> PathBuf {
 
 fn image_of(imgmount: &Imgmount, items: &[Item]) -> PathBuf {
     imgmount.write("image.tar", &tar(&docker_legacy(&[Image::named("a:1").layer("ADD", items)])))
-}
-
-fn inside(image: &Path, path: &str) -> OsString {
-    let mut reference = image.as_os_str().to_owned();
-    reference.push(":");
-    reference.push(path);
-    reference
 }
 
 fn export(imgmount: &Imgmount, options: &[&str], image: &Path) -> Vec<u8> {

@@ -12,7 +12,7 @@ use crate::fixture::{
     Compression, Image, Item, char_device, dir, docker_legacy, fifo, file, hardlink, oci, patterned,
     sample_tree, sparse, symlink, tar, whiteout,
 };
-use crate::mounted::{Imgmount, Need, Run, have, is_root, run, wait, wait_until};
+use crate::mounted::{Imgmount, Need, Run, have, inside, is_root, run, wait, wait_until};
 use crate::tree::{Field, Snapshot};
 
 /// The beginning of the names of what is not whole.
@@ -24,13 +24,6 @@ fn sample(imgmount: &Imgmount) -> PathBuf {
 
 fn image_of(imgmount: &Imgmount, items: &[Item]) -> PathBuf {
     imgmount.write("image.tar", &tar(&docker_legacy(&[Image::named("a:1").layer("ADD", items)])))
-}
-
-fn inside(image: &Path, path: &str) -> OsString {
-    let mut reference = image.as_os_str().to_owned();
-    reference.push(":");
-    reference.push(path);
-    reference
 }
 
 fn extract(imgmount: &Imgmount, options: &[&str], image: &Path, into: &Path) -> Run {

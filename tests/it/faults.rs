@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::fixture::{
     Compression, Image, Kind, docker_legacy, file, oci, patterned, sample_tree, sha256_hex, tar, write_dir,
 };
-use crate::mounted::{Imgmount, Mounted, Need, have, is_mounted, is_root, run, wait};
+use crate::mounted::{Imgmount, Mounted, Need, have, inside, is_mounted, is_root, run, wait};
 use crate::tree::Snapshot;
 
 /// Larger than what is read ahead or kept in memory by a test's cache.
@@ -348,7 +348,7 @@ fn processes_that_index_one_layer_at_once_do_not_disturb_each_other() {
         .map(|_| {
             imgmount
                 .command(&["cat"])
-                .arg(path_in(&path, "/etc/passwd"))
+                .arg(inside(&path, "/etc/passwd"))
                 .stdout(Stdio::piped())
                 .spawn()
                 .unwrap()
@@ -362,13 +362,6 @@ fn processes_that_index_one_layer_at_once_do_not_disturb_each_other() {
     }
     let leftovers = cache_files(&imgmount);
     assert!(leftovers.iter().all(|path| path.extension().is_some_and(|end| end == "idx")), "{leftovers:?}");
-}
-
-fn path_in(image: &Path, path: &str) -> std::ffi::OsString {
-    let mut reference = image.as_os_str().to_owned();
-    reference.push(":");
-    reference.push(path);
-    reference
 }
 
 #[test]

@@ -1,9 +1,8 @@
 //! `imgmount history`: of an image, and of paths that layers added, changed, deleted, hid and brought back.
 
-use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -11,14 +10,7 @@ use serde_json::{Value, json};
 use crate::fixture::{
     Image, Item, char_device, dir, docker_legacy, file, hardlink, opaque, symlink, tar, whiteout,
 };
-use crate::mounted::{Imgmount, Need, find_program, have, run};
-
-fn inside(image: &Path, path: &str) -> OsString {
-    let mut reference = image.as_os_str().to_owned();
-    reference.push(":");
-    reference.push(path);
-    reference
-}
+use crate::mounted::{Imgmount, Need, find_program, have, inside, run};
 
 fn write(imgmount: &Imgmount, image: Image) -> PathBuf {
     imgmount.write("image.tar", &tar(&docker_legacy(&[image])))

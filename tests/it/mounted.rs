@@ -1,6 +1,6 @@
 //! The real program: run, mounted, and unmounted again whatever happens.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -323,6 +323,14 @@ fn unmount(point: &Path, lazily: bool) -> bool {
 
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// `IMAGE:/path`.
+pub(crate) fn inside(image: &Path, path: &str) -> OsString {
+    let mut reference = image.as_os_str().to_owned();
+    reference.push(":");
+    reference.push(path);
+    reference
 }
 
 /// What a test may need of the machine.
