@@ -279,5 +279,7 @@ fn foreign(urls: &[String]) -> String {
     if urls.is_empty() {
         return String::new();
     }
+    // They are the image's words, on their way to a terminal.
+    let urls: Vec<String> = urls.iter().map(|url| crate::path::escape(url.as_bytes())).collect();
     format!(" (a foreign layer, to be had from {})", urls.join(", "))
 }

@@ -18,7 +18,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use super::args::{ImageArgs, LayerArgs, image_value};
@@ -137,18 +137,29 @@ enum Place {
 }
 
 fn place(source: &Source, dest: &OsStr) -> Result<Place> {
-    let path = Path::new(dest);
+    let path = &follow(Path::new(dest))?;
     let wants_directory = dest.as_bytes().ends_with(b"/") || dest.as_bytes().ends_with(b"/.");
     match fs::metadata(path) {
         Ok(there) if there.is_dir() && source.name.is_empty() => Ok(Place::Into(path.to_owned())),
         Ok(there) if there.is_dir() => Ok(Place::As(path.to_owned(), source.name.clone())),
         Ok(_) if source.is_directory => bail!("'{}': cannot copy a directory to a file", path.display()),
         Ok(_) if wants_directory => bail!("'{}': not a directory", path.display()),
+        // To put a file in the place of a device or pipe is hardly what was meant, least of all by root.
+        Ok(there) if !there.is_file() => bail!("'{}': not a regular file or directory", path.display()),
         Err(_) if wants_directory && !source.is_directory => {
             bail!("'{}': no such directory", path.display())
         }
         _ => beside(path),
     }
+}
+
+/// Where a symbolic link at the end of `path` leads: the user named it, and means what it stands for.
+fn follow(path: &Path) -> Result<PathBuf> {
+    let is_link = fs::symlink_metadata(path).is_ok_and(|there| there.is_symlink());
+    if !is_link || path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    fs::canonicalize(path).with_context(|| format!("'{}': cannot follow the link", path.display()))
 }
 
 /// The directory that `path` is in, and its name there.

@@ -319,8 +319,12 @@ impl Mounted {
     }
 
     /// Whether what shows at the mount point is still this mount: after somebody unmounted it, the
-    /// path may lead to another.
+    /// path may lead to another. The kernel gives the number of a mount that is gone to the next one, so
+    /// once the conversation has ended nothing there is ours, whatever its number.
     fn is_there(&self) -> bool {
+        if self.end.wait_until(Instant::now()) {
+            return false;
+        }
         let table = mounts::all().unwrap_or_default();
         mounts::topmost(&table, &self.point).map(|mount| mount.id) == self.id
     }

@@ -3,7 +3,7 @@
 //! This module owns the names in `index.json` and the agreement with a `manifest.json` beside it
 //! (F3). Source: OCI image-spec image-layout.md; names by containerd's and Docker's exporters.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::archive::{Archive, not_an_image};
 use super::docker_archive::{self, Item};
@@ -80,17 +80,23 @@ impl OciLayout {
             }
         }
         let mut picked: Vec<(Names, &Descriptor)> = Vec::new();
+        let mut place_of: HashMap<Digest, usize> = HashMap::new();
         for (names, summary) in found.iter().filter_map(|at| images.get(*at)) {
             let Some(entry) = self.entry(summary) else {
                 continue;
             };
-            // One image may stand there once for each of its names.
-            match picked.iter_mut().find(|(_, earlier)| earlier.digest == entry.digest) {
+            // One image may stand there once for each of its names, of which there may be many.
+            match place_of.get(&entry.digest).and_then(|at| picked.get_mut(*at)) {
                 Some((merged, _)) => {
-                    merged.full = merged.shown();
+                    if merged.full.is_empty() {
+                        merged.full = merged.shown();
+                    }
                     merged.full.extend(names.shown());
                 }
-                None => picked.push((names.clone(), entry)),
+                None => {
+                    place_of.insert(entry.digest, picked.len());
+                    picked.push((names.clone(), entry));
+                }
             }
         }
         if picked.len() > 1 && !one_name_for_several_platforms(&picked) {

@@ -437,6 +437,31 @@ fn cp_follows_the_rules_of_docker_cp() {
 }
 
 #[test]
+fn cp_follows_a_link_that_is_named_and_replaces_nothing_but_files() {
+    let imgmount = Imgmount::new();
+    let image = image_of(&imgmount, &[file("f", b"new")]);
+    let at = |name: &str| imgmount.dir().join(name);
+    fs::write(at("target"), b"old").unwrap();
+    std::os::unix::fs::symlink("target", at("link")).unwrap();
+    cp(&imgmount, &[], inside(&image, "/f"), "link").expect(0);
+    assert_eq!(fs::read(at("target")).unwrap(), b"new");
+    assert!(fs::symlink_metadata(at("link")).unwrap().is_symlink());
+
+    rustix::fs::mkfifoat(rustix::fs::CWD, at("pipe"), rustix::fs::Mode::RWXU).unwrap();
+    std::os::unix::fs::symlink("nowhere", at("dangling")).unwrap();
+    std::os::unix::fs::symlink("pipe", at("to-pipe")).unwrap();
+    for (dest, why) in [
+        ("pipe", "not a regular file or directory"),
+        ("to-pipe", "not a regular file or directory"),
+        ("dangling", "cannot follow the link"),
+    ] {
+        cp(&imgmount, &[], inside(&image, "/f"), dest).expect(2).says(why);
+    }
+    let kind = fs::symlink_metadata(at("pipe")).unwrap().file_type();
+    assert!(std::os::unix::fs::FileTypeExt::is_fifo(&kind), "{kind:?}");
+}
+
+#[test]
 fn cp_merges_directories_and_never_mixes_types() {
     let imgmount = Imgmount::new();
     let image = image_of(&imgmount, &[dir("a"), file("a/f", b"image"), dir("b"), file("c", b"image")]);

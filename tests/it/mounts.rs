@@ -277,3 +277,23 @@ fn a_directory_is_not_mounted_on_twice() {
     let again = run(imgmount.command(&["mount"]).arg(&image).arg(mounted.path()));
     again.expect(2).says("already").says("imgmount umount");
 }
+
+/// The kernel gives the number of a mount that is gone to the next one.
+#[test]
+fn a_server_that_ends_leaves_the_next_mount_alone() {
+    if !have(&[Need::Fuse, Need::Root]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let image = imgmount.write("image.tar", &tar(&oci(&[Image::named("a:1").layer("ADD", &[])])));
+    let point = imgmount.mount_point();
+    for turn in 0..30 {
+        run(imgmount.command(&["mount"]).arg(&image).arg(&point)).expect(0);
+        rustix::mount::unmount(&point, rustix::mount::UnmountFlags::empty()).unwrap();
+        let nothing = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("other", &point, "tmpfs", nothing, None::<&std::ffi::CStr>).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        let gone = rustix::mount::unmount(&point, rustix::mount::UnmountFlags::empty()).is_err();
+        assert!(!gone, "turn {turn}: the file system that was mounted next is gone");
+    }
+}

@@ -7,7 +7,7 @@
 use super::links::Link;
 use super::tree::{DirId, Found, LinkId, ObjectKind, Objects, Occupant, SlotId, Steps, Tree, Way, number};
 use super::{Fault, MergeOptions, Semantics};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layer::entry::{DeviceNumber, Entry, EntryKind};
 use crate::layer::table::LayerIndex;
 use crate::layer::{EntryId, LayerId};
@@ -63,6 +63,12 @@ enum Parents<'a> {
     Named { components: Vec<&'a [u8]>, escaped: bool },
 }
 
+/// Directories that a layer may have beside those in proportion to its entries: enough for a few deep names
+/// in a small one.
+const FREE_DIRECTORIES: u64 = 65_536;
+/// Directories that a layer may have for each entry. Real layers have entries for nearly all of theirs.
+const DIRECTORIES_AN_ENTRY: u64 = 16;
+
 /// Reads one layer.
 pub(super) struct Reader<'a, 'm> {
     pub(super) layer: LayerId,
@@ -72,6 +78,8 @@ pub(super) struct Reader<'a, 'm> {
     pub(super) objects: &'m mut Objects<'a>,
     pub(super) own: Own<'a>,
     pub(super) steps: Steps,
+    /// How many directories the layer may have, implied ones included.
+    max_directories: u64,
     recent: Option<Recent<'a>>,
     /// The name of the entry that is read.
     current: &'a [u8],
@@ -91,7 +99,8 @@ impl<'a, 'm> Reader<'a, 'm> {
         tree[root].lower = Some(lower.root);
         let own = Own { tree, links: Vec::new(), root: None, warnings: Vec::new() };
         let steps = Steps::for_entries(entries);
-        Reader { layer, options, lower, objects, own, steps, recent: None, current: b"" }
+        let max_directories = FREE_DIRECTORIES + DIRECTORIES_AN_ENTRY * u64::from(entries);
+        Reader { layer, options, lower, objects, own, steps, max_directories, recent: None, current: b"" }
     }
 
     /// Reads all entries, then binds the hard links that had to wait.
@@ -186,9 +195,20 @@ impl<'a, 'm> Reader<'a, 'm> {
             if occupant != Occupant::Nothing {
                 self.warn(WarningKind::DirectoryReplacesFile);
             }
+            self.may_imply()?;
             way.at = self.make_directory(slot)?;
         }
         Ok(way.at)
+    }
+
+    /// Bounds what short names can make of a layer: each may imply 2,000 directories.
+    fn may_imply(&self) -> Result<(), Fault> {
+        let (value, max) = (self.own.tree.dirs.len() as u64 + 1, self.max_directories);
+        if value <= max {
+            return Ok(());
+        }
+        let what = format!("layer {}: the directories that names imply", self.layer.0);
+        Err(Fault::Fatal(Error::Limit { what, limit: "directories", value, max }))
     }
 
     /// With `follow_dirlinks`: where the lower layers' symbolic link of this name leads, unless this
