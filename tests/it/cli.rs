@@ -305,3 +305,15 @@ fn progress_is_shown_on_a_terminal_and_nowhere_else() {
     assert!(on_terminal("").text().contains("Indexing layers"));
     assert!(!on_terminal("-q").text().contains("Indexing layers"));
 }
+
+#[test]
+fn verbosity_changes_what_is_said_and_nothing_else() {
+    let imgmount = Imgmount::new();
+    let image = sample(&imgmount);
+    let plain = run(imgmount.command(&["ls"]).arg(&image)).expect(0);
+    for options in ["-v", "-vv"] {
+        let out = run(imgmount.command(&["ls", options]).arg(&image).env("NO_COLOR", "1")).expect(0);
+        assert_eq!(out.text(), plain.text(), "{options}");
+        assert!(!out.stderr.contains('\u{1b}'), "{options}: {}", out.stderr);
+    }
+}
