@@ -10,9 +10,33 @@ use flate2::Crc;
 
 use crate::error::{Error, Result};
 
-/// Bytes asked of the reader at once: large enough that reading costs nothing next to decoding, and
+/// Bytes asked of a reader at once: large enough that reading costs nothing next to decoding, and
 /// small enough that re-entering a stream for one span does not read much past it.
 const BUFFER_BYTES: usize = 128 << 10;
+
+/// Where a decoder gets its input from, piece by piece and without a copy. Everything that reads is one.
+pub trait Chunks: Send {
+    /// Replaces `chunk` by the bytes that follow; leaves it empty at the end. What it held before may be
+    /// reused.
+    ///
+    /// # Errors
+    /// When the bytes cannot be had; the call may then be repeated.
+    fn next_chunk(&mut self, chunk: &mut Vec<u8>) -> io::Result<()>;
+}
+
+impl<R: Read + Send> Chunks for R {
+    fn next_chunk(&mut self, chunk: &mut Vec<u8>) -> io::Result<()> {
+        chunk.resize(BUFFER_BYTES, 0);
+        let read = loop {
+            match self.read(chunk) {
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        chunk.truncate(*read.as_ref().unwrap_or(&0));
+        read.map(|_| ())
+    }
+}
 
 /// How a stream or frame may begin: alternatives, each the lowest and highest value of every byte.
 pub(super) type Magic = &'static [&'static [(u8, u8)]];
@@ -54,13 +78,12 @@ pub(super) enum Next {
     End,
 }
 
-/// A buffered reader that knows its offset.
+/// The bytes at hand, and where they lie in the stream.
 pub(super) struct Input {
-    reader: Box<dyn Read + Send>,
-    buffer: Box<[u8]>,
-    /// The unread part of `buffer`.
+    chunks: Box<dyn Chunks>,
+    chunk: Vec<u8>,
+    /// Where the unread part of `chunk` starts.
     start: usize,
-    end: usize,
     /// Offset of `start` in the compressed bytes.
     offset: u64,
     format: &'static str,
@@ -74,17 +97,9 @@ impl fmt::Debug for Input {
 }
 
 impl Input {
-    /// Reads on from `offset`, where `reader` is positioned. `format` is for errors.
-    pub(super) fn new(reader: Box<dyn Read + Send>, offset: u64, format: &'static str) -> Self {
-        Input {
-            reader,
-            buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
-            start: 0,
-            end: 0,
-            offset,
-            format,
-            trailing_bytes: 0,
-        }
+    /// Goes on at `offset`, where `chunks` is positioned. `format` is for errors.
+    pub(super) fn new(chunks: Box<dyn Chunks>, offset: u64, format: &'static str) -> Self {
+        Input { chunks, chunk: Vec::new(), start: 0, offset, format, trailing_bytes: 0 }
     }
 
     /// Offset of the next byte.
@@ -99,9 +114,8 @@ impl Input {
 
     /// The bytes at hand, at least one unless the input is at its end.
     pub(super) fn fill(&mut self) -> Result<&[u8]> {
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-            self.read_more()?;
+        if self.start == self.chunk.len() {
+            self.next_chunk()?;
         }
         Ok(self.at_hand())
     }
@@ -109,10 +123,15 @@ impl Input {
     /// The next bytes, at least `len_bytes` of them unless the input ends before.
     fn peek(&mut self, len_bytes: usize) -> Result<&[u8]> {
         if self.at_hand().len() < len_bytes {
-            self.buffer.copy_within(self.start..self.end, 0);
-            self.end = self.end.saturating_sub(self.start);
-            self.start = 0;
-            while self.end < len_bytes && self.read_more()? > 0 {}
+            let mut joined = self.at_hand().to_vec();
+            while joined.len() < len_bytes {
+                self.next_chunk()?;
+                if self.chunk.is_empty() {
+                    break;
+                }
+                joined.extend_from_slice(&self.chunk);
+            }
+            (self.chunk, self.start) = (joined, 0);
         }
         Ok(self.at_hand())
     }
@@ -215,25 +234,16 @@ impl Input {
     }
 
     fn at_hand(&self) -> &[u8] {
-        self.buffer.get(self.start..self.end).unwrap_or_default()
+        self.chunk.get(self.start..).unwrap_or_default()
     }
 
-    /// Reads once into the free end of the buffer; how much came.
-    fn read_more(&mut self) -> Result<usize> {
-        let free = self.buffer.get_mut(self.end..).unwrap_or_default();
-        loop {
-            match self.reader.read(free) {
-                Ok(len_bytes) => {
-                    self.end = self.end.saturating_add(len_bytes.min(free.len()));
-                    return Ok(len_bytes);
-                }
-                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-                Err(cause) => {
-                    let what = format!("cannot read {} data at offset {}", self.format, self.offset);
-                    return Err(Error::io(what, cause));
-                }
-            }
-        }
+    /// Goes on to the next chunk; the one at hand is gone.
+    fn next_chunk(&mut self) -> Result<()> {
+        self.start = 0;
+        self.chunks.next_chunk(&mut self.chunk).map_err(|cause| {
+            self.chunk.clear();
+            Error::io(format!("cannot read {} data at offset {}", self.format, self.offset), cause)
+        })
     }
 }
 

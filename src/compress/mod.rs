@@ -29,10 +29,10 @@ mod xz_block;
 mod zstd;
 
 use std::fmt;
-use std::io::Read;
 
 use self::frames::Frames;
 use self::gzip::Gzip;
+pub use self::input::Chunks;
 use self::input::{Input, Look, look};
 pub use self::seekable::{CheckpointTable, Seekable};
 use self::xz::Xz;
@@ -187,7 +187,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`crate::Error::Decompress`] when the decoder cannot be set up.
-    pub fn new(compression: Compression, input: Box<dyn Read + Send>) -> Result<Self> {
+    pub fn new(compression: Compression, input: Box<dyn Chunks>) -> Result<Self> {
         Decoder::resume(compression, input, &Checkpoint::beginning())
     }
 
@@ -196,11 +196,7 @@ impl Decoder {
     /// # Errors
     /// [`crate::Error::Decompress`] when the checkpoint does not fit the format,
     /// [`crate::Error::Io`] when `input` cannot be read.
-    pub fn resume(
-        compression: Compression,
-        input: Box<dyn Read + Send>,
-        checkpoint: &Checkpoint,
-    ) -> Result<Self> {
+    pub fn resume(compression: Compression, input: Box<dyn Chunks>, checkpoint: &Checkpoint) -> Result<Self> {
         let mut input = Input::new(input, checkpoint.compressed_offset, compression.name());
         let format = match (compression, &checkpoint.state) {
             (Compression::Plain, Resume::Start) => Format::Plain,

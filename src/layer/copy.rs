@@ -12,9 +12,9 @@ use crate::error::{Error, Result};
 use crate::read_at::ReadAt;
 
 /// The copy must not slow down the first read of a layer. Negative levels trade size for speed (zstd manual,
-/// "Compression levels"): on a real 470 MB layer this one takes 0.64 s and leaves 64 %, -3 takes 0.88 s and
-/// leaves 54 %.
-const LEVEL: i32 = -10;
+/// "Compression levels"): on a real layer of 470 MB, level -10 packs 880 MB/s to 64 %, -20 1.1 GB/s to 71 %,
+/// -50 1.6 GB/s to 82 %.
+const LEVEL: i32 = -20;
 
 /// Writes a copy, one frame a span.
 pub struct CopyWriter {

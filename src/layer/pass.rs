@@ -10,7 +10,7 @@
 //! the damage that shows first.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +22,7 @@ use super::index::{Expected, Indexed, Request, Verify, mismatch};
 use super::table::{Facts, IndexBuilder};
 use super::tar::{Sink, TarParser};
 use super::windows::WindowWriter;
-use crate::compress::{Checkpoint, Compression, Decoder, Stop};
+use crate::compress::{Checkpoint, Chunks, Compression, Decoder, Stop};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::read_at::ReadAt;
@@ -79,7 +79,7 @@ pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
         } else {
             let (stored_out, stored_in) = sync_channel(QUEUE);
             let reader = scope.spawn(move || read_stored(&*bytes, blob, shared, &stored_out));
-            let input = ChannelReader::new(stored_in, shared.pool.clone());
+            let input = Received { from: stored_in, pool: shared.pool.clone() };
             let decoder = scope.spawn(move || decode(compression, input, shared, &span_out));
             (reader, Some(decoder))
         };
@@ -263,36 +263,17 @@ fn read_plain(
 }
 
 /// The decoder's input: what the reader sends.
-struct ChannelReader {
+struct Received {
     from: Receiver<Vec<u8>>,
     pool: Pool,
-    buffer: Vec<u8>,
-    used: usize,
 }
 
-impl ChannelReader {
-    fn new(from: Receiver<Vec<u8>>, pool: Pool) -> Self {
-        ChannelReader { from, pool, buffer: Vec::new(), used: 0 }
-    }
-}
-
-impl Read for ChannelReader {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while self.used == self.buffer.len() {
-            match self.from.recv() {
-                Ok(buffer) => self.pool.give(std::mem::replace(&mut self.buffer, buffer)),
-                // The reader is done; had it failed, its error is the one that is told.
-                Err(_) => return Ok(0),
-            }
-            self.used = 0;
-        }
-        let ready = self.buffer.get(self.used..).unwrap_or_default();
-        let len = ready.len().min(buf.len());
-        if let (Some(to), Some(from)) = (buf.get_mut(..len), ready.get(..len)) {
-            to.copy_from_slice(from);
-        }
-        self.used += len;
-        Ok(len)
+impl Chunks for Received {
+    fn next_chunk(&mut self, chunk: &mut Vec<u8>) -> io::Result<()> {
+        // Nothing comes any more when the reader is done; had it failed, its error is the one that is told.
+        let next = self.from.recv().unwrap_or_default();
+        self.pool.give(std::mem::replace(chunk, next));
+        Ok(())
     }
 }
 
@@ -305,7 +286,7 @@ struct Decoded {
 
 fn decode(
     compression: Compression,
-    input: ChannelReader,
+    input: Received,
     shared: &Shared<'_>,
     out: &SyncSender<RawSpan>,
 ) -> Result<Decoded> {
