@@ -5,6 +5,7 @@
 //! store). It parses nothing, merges nothing and knows no view.
 
 mod archive;
+mod members;
 mod parts;
 mod tree;
 
@@ -23,7 +24,7 @@ use crate::content::{LayerBytes, ReadAhead};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::claimed_compression;
-use crate::layer::index::{Expected, Request, Verify, index_layer};
+use crate::layer::index::{Expected, Request, Tap, Verify, index_layer};
 use crate::layer::reader::LayerReader;
 use crate::layer::store::{Key, Store, StoredIndex};
 use crate::layer::table::LayerIndex;
@@ -285,7 +286,7 @@ impl Engine {
             blob_bytes: descriptor.size,
         };
         let key = Key::layer(&descriptor.diff_id, stored.as_deref());
-        let index = self.index(&what, &blob.bytes, compression, &key, expected)?;
+        let index = self.index(&what, &blob.bytes, compression, &key, expected, None)?;
         let bytes = self.layer_bytes(&what, index, blob.bytes.clone());
         self.lock_open().insert(descriptor.diff_id, Arc::downgrade(&bytes));
         Ok(OpenLayer { bytes, compression, lie })
@@ -317,6 +318,7 @@ impl Engine {
         compression: Compression,
         key: &Key,
         expected: Expected,
+        tap: Option<Box<dyn Tap>>,
     ) -> Result<StoredIndex> {
         let options = &self.inner.options;
         // A header scan is as fast as a look into the store, and shows what is there now.
@@ -338,6 +340,7 @@ impl Engine {
             what,
             compression,
             expected,
+            learn: false,
             verify: options.verify,
             limits: options.limits,
             scratch,
@@ -346,6 +349,7 @@ impl Engine {
                     progress.advance(bytes);
                 }
             },
+            tap,
         })?;
         if let (Some(store), Some(draft)) = (store, draft) {
             store.save(key, draft, &indexed).unwrap_or_else(|error| {

@@ -27,10 +27,12 @@ fn layer(content: &[u8], cache_bytes: usize, ahead: bool) -> (Arc<LayerBytes>, E
         what: "layer 0",
         compression: Compression::Gzip,
         expected: Expected::default(),
+        learn: false,
         verify: Verify::Full,
         limits: Limits::default(),
         scratch: None,
         progress: &|_| {},
+        tap: None,
     });
     let index = StoredIndex::from_pass(indexed.unwrap()).unwrap();
     let reader = LayerReader::new("layer 0", index, blob, Verify::Full);

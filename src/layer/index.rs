@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use super::entry::Extent;
 use super::pass;
 use super::scan;
 use super::table::LayerIndex;
@@ -48,6 +49,8 @@ pub struct Request<'a> {
     pub compression: Compression,
     /// What it must be.
     pub expected: Expected,
+    /// Take the SHA-256 of what nothing is expected of, too.
+    pub learn: bool,
     /// Whether that is checked.
     pub verify: Verify,
     /// What the tar may hold.
@@ -57,6 +60,17 @@ pub struct Request<'a> {
     pub scratch: Option<Scratch>,
     /// Told how many more stored bytes were read.
     pub progress: &'a (dyn Fn(u64) + Sync),
+    /// Sees the uncompressed bytes go by.
+    pub tap: Option<Box<dyn Tap>>,
+}
+
+/// Watches the uncompressed bytes of a pass go by: an archive's members can be indexed as they are unpacked.
+pub trait Tap {
+    /// A regular file begins: its bytes lie in this extent, and none of them went by yet.
+    fn file(&mut self, extent: Extent);
+
+    /// The bytes at `offset` of the uncompressed tar; they follow those of the call before.
+    fn bytes(&mut self, offset: u64, bytes: &[u8]);
 }
 
 impl std::fmt::Debug for Request<'_> {

@@ -17,13 +17,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use super::copy::CopyWriter;
-use super::entry::{Entry, Extent};
-use super::index::{Expected, Indexed, Request, Verify, mismatch};
+use super::entry::{Entry, EntryKind, Extent, FileData, Stored};
+use super::index::{Expected, Indexed, Request, Tap, Verify, mismatch};
 use super::table::{Facts, IndexBuilder};
 use super::tar::{Sink, TarParser};
 use super::windows::WindowWriter;
 use crate::compress::{Checkpoint, Chunks, Compression, Decoder, Stop};
-use crate::digest::{Digest, Hasher};
+use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::read_at::ReadAt;
 use crate::warning::WarningKind;
@@ -45,18 +45,24 @@ const QUEUE: usize = 4;
 
 /// Runs the stages and judges what they found.
 pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
-    let Request { bytes, what, compression, expected, verify, limits, scratch, progress } = request;
+    let Request { bytes, what, compression, expected, learn, verify, limits, scratch, progress, tap } =
+        request;
     let hashed = verify == Verify::Full;
     let blob_bytes = bytes.len();
     let (windows, copy) = scratch.map_or((None, None), |scratch| (Some(scratch.windows), Some(scratch.copy)));
     // A plain layer is seekable as it is.
     let copy = copy.filter(|_| compression != Compression::Plain);
     let shared = Shared { pool: Pool::default(), abandoned: AtomicBool::new(false), progress };
+    let hasher_for = |expected: Option<Digest>| {
+        let algorithm = expected.map(|digest| digest.algorithm()).or(learn.then_some(Algorithm::Sha256));
+        algorithm.filter(|_| hashed).map(Algorithm::hasher)
+    };
     let mut stage = DigestStage {
         hashed,
-        diff_id: expected.diff_id.filter(|_| hashed).map(|diff_id| diff_id.algorithm().hasher()),
+        diff_id: hasher_for(expected.diff_id),
         parser: TarParser::new(limits),
-        sink: BuilderSink::default(),
+        sink: BuilderSink { files: tap.is_some().then(Vec::new), ..BuilderSink::default() },
+        tap,
         tar_fault: None,
         last_checkpoint: 0,
         tar_bytes: 0,
@@ -71,8 +77,7 @@ pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
         let (copy_out, copy_in) = sync_channel(QUEUE);
         // The blob of a plain layer is its tar: one hash answers both.
         let same = compression == Compression::Plain && expected.blob_digest == expected.diff_id;
-        let blob = expected.blob_digest.filter(|_| hashed && !same);
-        let blob = blob.map(|digest| digest.algorithm().hasher());
+        let blob = hasher_for(expected.blob_digest).filter(|_| !same);
         let (reader, decoder) = if compression == Compression::Plain {
             let reader = scope.spawn(move || read_plain(&*bytes, blob, shared, &span_out));
             (reader, None)
@@ -134,8 +139,9 @@ fn judge(outcome: Outcome<'_>) -> Result<Indexed> {
             false
         }
     };
+    let mut diff_id = None;
     if damage.is_none() {
-        let diff_id = stage.diff_id.take().map(Hasher::finish);
+        diff_id = stage.diff_id.take().map(Hasher::finish);
         if let (Some(expected), Some(found)) = (expected.diff_id, diff_id)
             && expected != found
         {
@@ -161,8 +167,8 @@ fn judge(outcome: Outcome<'_>) -> Result<Indexed> {
     Ok(stage.into_indexed(
         copied,
         Facts {
-            diff_id: expected.diff_id.filter(|_| verify == Verify::Full),
-            blob_digest,
+            diff_id,
+            blob_digest: blob_digest.or(diff_id.filter(|_| compression == Compression::Plain)),
             blob_bytes,
             compression,
             tar_bytes: 0,
@@ -363,6 +369,7 @@ struct DigestStage {
     diff_id: Option<Hasher>,
     parser: TarParser,
     sink: BuilderSink,
+    tap: Option<Box<dyn Tap>>,
     /// The first thing that is wrong with the tar; told only if the digests are right.
     tar_fault: Option<Error>,
     last_checkpoint: u64,
@@ -408,13 +415,14 @@ impl DigestStage {
             return Ok(());
         }
         match self.parser.feed(&span.bytes, &mut self.sink) {
-            Err(error @ Error::Limit { .. }) => Err(error),
-            Err(error) => {
-                self.tar_fault = Some(error);
-                Ok(())
-            }
-            Ok(()) => Ok(()),
+            Err(error @ Error::Limit { .. }) => return Err(error),
+            fed => self.tar_fault = fed.err(),
         }
+        if let Some(tap) = &mut self.tap {
+            self.sink.files.iter_mut().flat_map(|files| files.drain(..)).for_each(|file| tap.file(file));
+            tap.bytes(span.offset, &span.bytes);
+        }
+        Ok(())
     }
 
     fn finish_tar(&mut self) {
@@ -443,10 +451,17 @@ impl DigestStage {
 #[derive(Default)]
 pub(super) struct BuilderSink {
     pub(super) builder: IndexBuilder,
+    /// Where the bytes of regular files lie, if somebody wants to know.
+    files: Option<Vec<Extent>>,
 }
 
 impl Sink for BuilderSink {
     fn entry(&mut self, entry: Entry<'_>) -> Result<()> {
+        if let (Some(files), EntryKind::File(FileData { stored: Stored::Contiguous(extent), .. })) =
+            (&mut self.files, &entry.kind)
+        {
+            files.push(*extent);
+        }
         self.builder.push_entry(&entry)
     }
 

@@ -75,10 +75,12 @@ fn index(
         what: "layer 7",
         compression,
         expected,
+        learn: false,
         verify,
         limits: Limits::default(),
         scratch: store.map(|store| store.draft().unwrap().scratch().unwrap()),
         progress: &|_| {},
+        tap: None,
     })
 }
 
@@ -141,10 +143,12 @@ fn save(store: &Store, key: &Key, blob: &[u8], compression: Compression, tar: &[
         what: "layer 7",
         compression,
         expected: expected(tar, blob),
+        learn: false,
         verify: Verify::Full,
         limits: Limits::default(),
         scratch: Some(draft.scratch().unwrap()),
         progress: &|_| {},
+        tap: None,
     })
     .unwrap();
     store.save(key, draft, &indexed).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Engine, sniff};
 use crate::content::TarBytes;
 use crate::error::Result;
-use crate::layer::index::Expected;
+use crate::layer::index::{Expected, Tap};
 use crate::layer::store::Key;
 use crate::read_at::ReadAt;
 use crate::source::{self, BlobIdentity, Member, OpenOptions, Reference, Source, Unpack};
@@ -40,7 +40,8 @@ impl Unpack for Engine {
         if let Some(progress) = progress {
             progress.begin("Reading the archive", bytes.len());
         }
-        let index = self.index(&what, &bytes, compression, &key, Expected::default());
+        let tap = self.members().map(|members| Box::new(members) as Box<dyn Tap>);
+        let index = self.index(&what, &bytes, compression, &key, Expected::default(), tap);
         if let Some(progress) = progress {
             progress.end();
         }

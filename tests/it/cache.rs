@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use crate::fixture::{Compression, Image, file, oci, patterned, sample_tree, sha256_hex, tar};
+use crate::fixture::{
+    Compression, Image, Item, Layer, docker_legacy, file, oci, patterned, sample_tree, sha256_hex, tar,
+};
 use crate::mounted::{Imgmount, Need, have, run};
 use crate::tree::Snapshot;
 
@@ -49,9 +51,9 @@ fn listed(imgmount: &Imgmount) -> Vec<Value> {
     out.lines().into_iter().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// Those of layers; the index of an archive has none.
 fn listed_diff_ids(imgmount: &Imgmount) -> Vec<String> {
-    let text = |layer: Value| layer["diff_id"].as_str().unwrap().to_owned();
-    listed(imgmount).into_iter().map(text).collect()
+    listed(imgmount).iter().filter_map(|layer| Some(layer["diff_id"].as_str()?.to_owned())).collect()
 }
 
 #[test]
@@ -223,5 +225,58 @@ fn a_mount_that_is_running_does_not_notice() {
         let again = imgmount.mount(&path, &[]);
         assert!(!files(&imgmount, ".idx").is_empty());
         tree.assert_shown_by(&Snapshot::of(again.path()), "a mount after that");
+    }
+}
+
+/// The archive is inflated once: its layers are in the cache before anything tells that they are layers.
+#[test]
+fn the_layers_of_a_compressed_archive_are_indexed_while_it_is_unpacked() {
+    let large = [file("a", patterned(3 << 20, 7)), file("b", b"after the spans of a")];
+    for (outer, inner, form) in [
+        (Compression::Gzip(6), Compression::Plain, docker_legacy as fn(&[Image]) -> Vec<Item>),
+        (Compression::Gzip(1), Compression::Gzip(6), oci),
+        (Compression::Zstd, Compression::Zstd, oci),
+        (Compression::Xz, Compression::Plain, docker_legacy),
+    ] {
+        let imgmount = Imgmount::new();
+        let image = ["COPY", "ADD"].into_iter().fold(Image::named("a:1"), |image, step| {
+            image.layer_as(step, &[&large[..], &[file(step, b"small")]].concat(), "", inner)
+        });
+        let items = form(&[image.clone().layer_as("RUN", &[file("c", b"small")], "", inner)]);
+        let pack = |items: &[Item]| outer.compress(&tar(items));
+
+        let tells = |item: &&Item| item.name == b"manifest.json" || item.name == b"index.json";
+        let undocumented: Vec<Item> = items.iter().filter(|item| !tells(item)).cloned().collect();
+        let path = imgmount.write("undocumented", &pack(&undocumented));
+        run(imgmount.command(&["ls"]).arg(path)).expect(2);
+        let mut expected: Vec<String> = image.layers.iter().map(Layer::diff_id).collect();
+        let mut found = listed_diff_ids(&imgmount);
+        expected.sort();
+        found.sort();
+        assert_eq!(found, expected, "{outer:?} {inner:?}");
+
+        let mounted = imgmount.mount(imgmount.write("image", &pack(&items)), &[]);
+        let small = ["COPY", "ADD"].map(|step| file(step, b"small"));
+        let tree = [&large[..], &small, &[file("c", b"small")]].concat();
+        Snapshot::described(&tree).assert_shown_by(&Snapshot::of(mounted.path()), &format!("{outer:?}"));
+    }
+}
+
+/// An index on a guess is of what is there, not of what the image asks for.
+#[test]
+fn a_layer_of_a_compressed_archive_that_is_another_is_refused() {
+    let imgmount = Imgmount::new();
+    let image = Image::named("a:1").layer("COPY", &[file("a", patterned(3 << 20, 7))]);
+    let other = tar(&[file("a", patterned(3 << 20, 8))]);
+    let items: Vec<Item> = docker_legacy(&[image])
+        .into_iter()
+        .map(|item| match item.name.ends_with(b"layer.tar") {
+            true => file(String::from_utf8(item.name).unwrap(), &other),
+            false => item,
+        })
+        .collect();
+    for (name, bytes) in [("plain", tar(&items)), ("gzip", Compression::Gzip(6).compress(&tar(&items)))] {
+        let path = imgmount.write(name, &bytes);
+        run(imgmount.command(&["ls"]).arg(path)).expect(2).says("diff_id").says(&sha256_hex(&other));
     }
 }

@@ -1,0 +1,229 @@
+//! The members of an archive that is compressed as a whole, indexed while it is unpacked for the first time.
+//!
+//! Which of them are layers, and what they must be, is told by documents that may come last. So every member
+//! that could be one is indexed on a guess, with the digests it turns out to have, and its index goes into
+//! the store under these. If the image asks for that layer, the index is there, and the archive is inflated
+//! once; if it asks for another, nothing was served. What fails here fails again, with an error that says
+//! more, where the layer is asked for.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use super::{Engine, SNIFF_BYTES};
+use crate::compress::Compression;
+use crate::error::{Error, Result};
+use crate::layer::entry::Extent;
+use crate::layer::index::{Expected, Request, Tap, Verify, index_layer};
+use crate::layer::store::{Key, Store};
+use crate::layer::tar::Limits;
+use crate::read_at::ReadAt;
+
+/// Smaller members are read again faster than a guess is made.
+const MIN_BYTES: u64 = 1 << 20;
+/// Pieces of a member that may wait for the pass over it.
+const QUEUE: usize = 4;
+
+impl Engine {
+    /// Somebody who indexes the members of an archive, if there is a store to put the indexes into.
+    pub(super) fn members(&self) -> Option<Members> {
+        let options = &self.inner.options;
+        let store = options.store.clone().filter(|_| options.verify == Verify::Full)?;
+        Some(Members { store, limits: options.limits, ahead: VecDeque::new(), current: None, last: None })
+    }
+}
+
+/// Indexes members as they go by. Dropping it waits for what is under way.
+#[derive(Debug)]
+pub(super) struct Members {
+    store: Store,
+    limits: Limits,
+    /// Where the members lie that did not end yet.
+    ahead: VecDeque<Extent>,
+    /// The pass over the first of them; nothing for one that is not worth a guess.
+    current: Option<Flow>,
+    /// The pass over the member before, which may still be at its last bytes.
+    last: Option<JoinHandle<()>>,
+}
+
+/// The sending end of a member's bytes.
+#[derive(Debug)]
+struct Flow {
+    full: SyncSender<Vec<u8>>,
+    used: Receiver<Vec<u8>>,
+    pass: JoinHandle<()>,
+}
+
+impl Tap for Members {
+    fn file(&mut self, extent: Extent) {
+        self.ahead.push_back(extent);
+    }
+
+    fn bytes(&mut self, offset: u64, bytes: &[u8]) {
+        let end = offset + bytes.len() as u64;
+        while let Some(member) = self.ahead.front().copied().filter(|member| member.offset < end) {
+            let member_end = member.offset.saturating_add(member.len_bytes);
+            let from = member.offset.max(offset);
+            let to = member_end.min(end);
+            let part =
+                bytes.get(to_index(from - offset)..to_index(to.saturating_sub(offset))).unwrap_or_default();
+            if from == member.offset {
+                self.current = self.begin(member, part);
+            }
+            if self.current.as_ref().is_some_and(|flow| !flow.send(part)) {
+                // The pass gave up: no tar, or a damaged one.
+                self.finish();
+            }
+            if member_end > end {
+                return;
+            }
+            self.finish();
+            self.ahead.pop_front();
+        }
+    }
+}
+
+impl Members {
+    /// Starts a pass over the member that begins with `head`.
+    fn begin(&mut self, member: Extent, head: &[u8]) -> Option<Flow> {
+        let sniffable = head.len() as u64 >= SNIFF_BYTES;
+        if member.len_bytes < MIN_BYTES || !sniffable {
+            return None;
+        }
+        let compression = Compression::sniff(head);
+        let (store, limits) = (self.store.clone(), self.limits);
+        let (full, pieces) = sync_channel(QUEUE);
+        let (empty, used) = sync_channel(QUEUE);
+        let bytes = Arc::new(Passing::new(member.len_bytes, pieces, empty));
+        let pass = thread::Builder::new().name("member".to_owned()).spawn(move || {
+            if let Err(error) = index_member(&store, limits, compression, bytes) {
+                log::debug!(
+                    "the member at offset {} is indexed when it is asked for: {error}",
+                    member.offset
+                );
+            }
+        });
+        Some(Flow { full, used, pass: pass.ok()? })
+    }
+
+    /// Hangs up on the pass over the current member, and waits for the one before.
+    fn finish(&mut self) {
+        if let Some(Flow { full, pass, .. }) = self.current.take() {
+            drop(full);
+            if let Some(last) = self.last.replace(pass) {
+                // Its panic is its own: the layer is indexed again.
+                let _ = last.join();
+            }
+        }
+    }
+}
+
+impl Drop for Members {
+    fn drop(&mut self) {
+        self.finish();
+        if let Some(last) = self.last.take() {
+            let _ = last.join();
+        }
+    }
+}
+
+impl Flow {
+    /// False when nobody listens any more.
+    fn send(&self, part: &[u8]) -> bool {
+        let mut piece = self.used.try_recv().unwrap_or_default();
+        piece.clear();
+        piece.extend_from_slice(part);
+        self.full.send(piece).is_ok()
+    }
+}
+
+/// Indexes the layer that `bytes` may be, and stores the index under the digests that it has.
+fn index_member(store: &Store, limits: Limits, compression: Compression, bytes: Arc<Passing>) -> Result<()> {
+    let draft = store.draft()?;
+    let indexed = index_layer(Request {
+        bytes,
+        what: "a member",
+        compression,
+        expected: Expected::default(),
+        learn: true,
+        verify: Verify::Full,
+        limits,
+        scratch: Some(draft.scratch()?),
+        progress: &|_| {},
+        tap: None,
+    })?;
+    let facts = indexed.index.facts();
+    let Some(diff_id) = facts.diff_id else {
+        return Err(Error::io("no diff_id was taken", io::ErrorKind::Other.into()));
+    };
+    let blob = facts.blob_digest.filter(|_| compression != Compression::Plain).map(|blob| blob.to_string());
+    store.save(&Key::layer(&diff_id, blob.as_deref()), draft, &indexed)
+}
+
+/// Bytes that can be read once, from front to back.
+struct Passing {
+    len_bytes: u64,
+    state: Mutex<State>,
+}
+
+struct State {
+    pieces: Receiver<Vec<u8>>,
+    empty: SyncSender<Vec<u8>>,
+    piece: Vec<u8>,
+    /// How much of the piece was read.
+    used: usize,
+    /// Offset of the next byte.
+    offset: u64,
+}
+
+impl fmt::Debug for Passing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Passing").field("len_bytes", &self.len_bytes).finish_non_exhaustive()
+    }
+}
+
+impl Passing {
+    fn new(len_bytes: u64, pieces: Receiver<Vec<u8>>, empty: SyncSender<Vec<u8>>) -> Self {
+        let state = State { pieces, empty, piece: Vec::new(), used: 0, offset: 0 };
+        Passing { len_bytes, state: Mutex::new(state) }
+    }
+}
+
+impl ReadAt for Passing {
+    fn len(&self) -> u64 {
+        self.len_bytes
+    }
+
+    /// Waits for the bytes. Fails anywhere but where the last read ended.
+    fn read_exact_at(&self, mut buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset != state.offset {
+            return Err(io::Error::other("these bytes went by"));
+        }
+        while !buf.is_empty() {
+            if state.used == state.piece.len() {
+                let next = state.pieces.recv().map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+                let spent = std::mem::replace(&mut state.piece, next);
+                state.used = 0;
+                // Only saves an allocation.
+                let _ = state.empty.try_send(spent);
+            }
+            let ready = state.piece.get(state.used..).unwrap_or_default();
+            let len = ready.len().min(buf.len());
+            let (now, later) = buf.split_at_mut(len);
+            now.copy_from_slice(ready.get(..len).unwrap_or_default());
+            buf = later;
+            state.used += len;
+            state.offset += len as u64;
+        }
+        Ok(())
+    }
+}
+
+fn to_index(offset: u64) -> usize {
+    // Within a span.
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}
