@@ -85,9 +85,7 @@ enum Command {
 /// Runs the program: parses `arguments` (the first is the program's name), sets up logging, does what is
 /// asked and gives the exit code: 0 done, 1 a negative answer, 2 failure or wrong usage.
 pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(with_command(
-        arguments.into_iter().map(args::mark_standard_input).collect(),
-    )) {
+    let cli = match parse(arguments.into_iter().map(args::mark_standard_input).collect()) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -112,17 +110,25 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     result.unwrap_or_else(|error| fail(&error))
 }
 
-/// `imgmount IMAGE DIR` is short for `imgmount mount IMAGE DIR`.
-fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
+/// `imgmount IMAGE DIR` is short for `imgmount mount IMAGE DIR`, unless the first word is nearly a command and
+/// no image.
+fn parse(mut arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
     use clap::CommandFactory as _;
     let is_option = |argument: &OsString| argument != "-" && argument.as_encoded_bytes().starts_with(b"-");
     let first = arguments.iter().skip(1).find(|argument| !is_option(argument));
     let command = Cli::command();
     let named = |name: &OsString| command.get_subcommands().any(|command| command.get_name() == name);
-    if first.is_some_and(|first| !named(first)) {
+    if let Some(first) = first.filter(|first| !named(first)) {
+        let mistyped = Cli::try_parse_from(&arguments).err().filter(|error| {
+            let similar = error.get(clap::error::ContextKind::SuggestedSubcommand).is_some();
+            similar && !std::path::Path::new(first).exists()
+        });
+        if let Some(error) = mistyped {
+            return Err(error);
+        }
         arguments.insert(1, OsString::from("mount"));
     }
-    arguments
+    Cli::try_parse_from(arguments)
 }
 
 /// Help and version go to standard output and are a success; wrong usage is told as every error is.
@@ -178,7 +184,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// The error and its causes, leaving out those that the one before already tells.
 fn chain(error: &anyhow::Error) -> String {
     // Whatever else fails says what was tried; only standard output is written to without a word.
-    let unnamed = error.downcast_ref::<std::io::Error>().is_some();
+    let unnamed = error.chain().next().is_some_and(|first| first.is::<std::io::Error>());
     let mut text = if unnamed { String::from("cannot write the output") } else { String::new() };
     for cause in error.chain().map(ToString::to_string) {
         if !text.ends_with(&cause) {

@@ -253,6 +253,23 @@ fn wrong_usage_is_2_and_help_is_0() {
 }
 
 #[test]
+fn a_mistyped_command_is_told_from_an_image() {
+    let imgmount = Imgmount::new();
+    imgmount.run(&["inspct", "image.tar"]).expect(2).says("'inspect'");
+    // A file of that name is an image, and what is no command at all is one that is missing.
+    let path = imgmount.write("inspct", b"no image");
+    run(imgmount.command(&["inspct", "/mnt"]).current_dir(path.parent().unwrap())).expect(2).says("neither");
+    imgmount.run(&["image.tar", "/mnt"]).expect(2).says("cannot open 'image.tar'");
+}
+
+#[test]
+fn what_cannot_be_written_is_named() {
+    let imgmount = Imgmount::new();
+    let out = run(imgmount.command(&["export", "-o", "/nonexistent/x"]).arg(sample(&imgmount))).expect(2);
+    assert!(out.stderr.starts_with("imgmount: cannot write '/nonexistent/x'"), "{}", out.stderr);
+}
+
+#[test]
 fn a_broken_pipe_is_no_failure() {
     let imgmount = Imgmount::new();
     let image = sample(&imgmount);
