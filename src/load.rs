@@ -347,10 +347,10 @@ impl Engine {
                 }
             },
         })?;
-        if let (Some(store), Some(draft)) = (store, draft) {
-            store.save(key, draft, &indexed).unwrap_or_else(|error| {
-                log::warn!("the next mount will index again: {error}");
-            });
+        match store.zip(draft).map(|(store, draft)| store.save(key, draft, &indexed)) {
+            Some(Ok(())) => return StoredIndex::from_saved(indexed, what),
+            Some(Err(error)) => log::warn!("the next mount will index again: {error}"),
+            None => {}
         }
         StoredIndex::from_pass(indexed)
     }
