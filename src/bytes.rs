@@ -7,6 +7,7 @@
 //! know what the bytes mean.
 
 mod mapping;
+mod sections;
 
 use std::fmt;
 use std::fs::File;
@@ -18,6 +19,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use self::mapping::Mapping;
+pub(crate) use self::sections::{CHECKSUM_BYTES, Sections};
 
 /// From here on a file is mapped. Copying less takes a few milliseconds and little memory, and makes images of
 /// up to some 150,000 entries immune to whatever happens to their files.

@@ -195,13 +195,13 @@ impl Engine {
             layers.iter().filter_map(|index| Some(index.facts().diff_id?.to_string())).collect();
         let key = Key::tree(&format!("version {TREE_VERSION} {options:?} {}", names.join(" ")));
         if let Some(bytes) = store.load_tree(&key) {
-            match Rootfs::from_bytes(&bytes, layers.clone(), "stored tree") {
+            match Rootfs::from_bytes(bytes, layers.clone(), "stored tree") {
                 Ok(rootfs) => return Ok(rootfs),
                 Err(doubt) => log::info!("the tree is merged anew: {doubt}"),
             }
         }
         let rootfs = merge(layers, options)?;
-        store.save_tree(&key, &rootfs.to_bytes()).unwrap_or_else(|error| {
+        store.save_tree(&key, |file| rootfs.write_to(file)).unwrap_or_else(|error| {
             log::warn!("the next mount will merge again: {error}");
         });
         Ok(rootfs)

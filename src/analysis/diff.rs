@@ -13,7 +13,7 @@ use super::{PathBudget, ReadFile};
 use crate::error::Result;
 use crate::glob::Glob;
 use crate::layer::entry::Stored;
-use crate::rootfs::{EntryAt, InodeId, InodeKind, ROOT, Rootfs};
+use crate::rootfs::{EntryAt, InodeId, ROOT, Rootfs};
 
 /// One of two trees.
 #[derive(Clone, Copy)]
@@ -135,9 +135,7 @@ impl Comparison<'_> {
     }
 
     fn push_children(&self, place: &Place, ahead: &mut Vec<Place>) {
-        let directory = |side: Side<'_>, id: Option<InodeId>| {
-            id.filter(|id| side.rootfs.inode(*id).is_some_and(|inode| inode.kind == InodeKind::Directory))
-        };
+        let directory = |side: Side<'_>, id: Option<InodeId>| id.filter(|id| side.rootfs.is_directory(*id));
         let (a, b) = (directory(self.a, place.a), directory(self.b, place.b));
         let mut names: BTreeMap<&[u8], (Option<InodeId>, Option<InodeId>)> = BTreeMap::new();
         for (name, id) in a.into_iter().flat_map(|a| self.a.rootfs.children(a)) {
@@ -246,7 +244,7 @@ impl Links {
     fn of(rootfs: &Rootfs) -> Self {
         let mut names: HashMap<InodeId, Vec<Vec<u8>>> = HashMap::new();
         for (path, id) in rootfs.walk(ROOT) {
-            if rootfs.inode(id).is_some_and(|inode| inode.kind != InodeKind::Directory && inode.nlink > 1) {
+            if !rootfs.is_directory(id) && rootfs.nlink(id) > 1 {
                 names.entry(id).or_default().push(path);
             }
         }

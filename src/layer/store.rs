@@ -25,7 +25,7 @@ use super::windows::Windows;
 use crate::bytes::Bytes;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::read_at::{FileBytes, ReadAt, Window, read_to_vec};
+use crate::read_at::{FileBytes, ReadAt, Window};
 
 /// Ends every stored index: where the index lies in the file, behind the windows.
 const TRAILER_BYTES: usize = 24;
@@ -256,22 +256,27 @@ impl Store {
 
     /// The bytes of the merged tree for `key`, if they can be read. They are not checked here.
     #[must_use]
-    pub fn load_tree(&self, key: &Key) -> Option<Vec<u8>> {
+    pub fn load_tree(&self, key: &Key) -> Option<Bytes> {
         let path = self.path(key, "tree");
         let file = open_own(&path).map_err(|error| log::info!("{error}")).ok()??;
         let _ = file.set_modified(SystemTime::now());
-        let bytes = FileBytes::new(file).ok().filter(|bytes| bytes.len() <= MAX_INDEX_BYTES)?;
-        read_to_vec(&bytes).map_err(|cause| log::info!("cannot read '{}': {cause}", path.display())).ok()
+        let len = file.metadata().ok().map(|found| found.len()).filter(|len| *len <= MAX_INDEX_BYTES)?;
+        let bytes = Bytes::of_file(&file, 0, usize::try_from(len).ok()?);
+        bytes.map_err(|cause| log::info!("cannot read '{}': {cause}", path.display())).ok()
     }
 
-    /// Keeps the bytes of a merged tree.
+    /// Keeps the bytes of a merged tree, as `write` writes them.
     ///
     /// # Errors
     /// When they cannot be written (the disk is full). Nothing is left behind then.
-    pub fn save_tree(&self, key: &Key, bytes: &[u8]) -> Result<()> {
+    pub fn save_tree(
+        &self,
+        key: &Key,
+        write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+    ) -> Result<()> {
         let path = self.path(key, "tree");
         let draft = self.draft_file()?;
-        let written = (&draft.file).write_all(bytes).and_then(|()| draft.file.sync_data());
+        let written = write(&mut &draft.file).and_then(|()| draft.file.sync_data());
         written.map_err(|cause| Error::io(format!("cannot write '{}'", path.display()), cause))?;
         self.publish(&path, draft)
     }

@@ -8,7 +8,6 @@
 mod build;
 
 use std::io::{self, Write};
-use std::ops::Range;
 
 pub use self::build::IndexBuilder;
 
@@ -16,7 +15,7 @@ use super::EntryId;
 use super::entry::{
     DeviceNumber, Entry, EntryKind, Extent, FileData, Meta, Segment, Stored, Timestamp, Xattrs,
 };
-use crate::bytes::{Bytes, Checksum, checksum};
+use crate::bytes::{Bytes, Sections};
 use crate::compress::Compression;
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
@@ -29,8 +28,6 @@ const MAGIC: &[u8; 8] = b"IMGMIDX\0";
 pub const FORMAT_VERSION: u32 = 2;
 /// Fixed part in front of the sections, in bytes.
 pub const HEADER_BYTES: usize = 384;
-/// Where the checksum of everything else (windows excepted) stands in the header.
-const CHECKSUM: Range<usize> = 352..384;
 const SECTIONS: usize = 6;
 /// Record sizes of the sections, in bytes, in their order in the file.
 const RECORD_BYTES: [usize; SECTIONS] = [72, 1, 24, 56, 40, 12];
@@ -108,16 +105,7 @@ pub enum Place {
 #[derive(Debug)]
 pub struct LayerIndex {
     facts: Facts,
-    tables: Tables,
-}
-
-/// Where the sections are.
-#[derive(Debug)]
-enum Tables {
-    /// As they were built.
-    Built([Vec<u8>; SECTIONS]),
-    /// As they are stored, behind their header.
-    Stored { bytes: Bytes, sections: [Range<usize>; SECTIONS] },
+    sections: Sections<SECTIONS>,
 }
 
 impl LayerIndex {
@@ -133,8 +121,7 @@ impl LayerIndex {
         let mut fields = self.record(Section::Entries, id.0)?;
         let header_offset = fields.u64();
         let (first, second) = (fields.u64(), fields.u64());
-        let mtime = Timestamp { seconds: fields.u64(), nanos: fields.u32() };
-        let (uid, gid, mode) = (fields.u32(), fields.u32(), fields.u16());
+        let meta = read_meta(&mut fields);
         let code = fields.u16();
         let name = self.heap(fields.u32(), fields.u32());
         let target = self.heap(fields.u32(), fields.u32());
@@ -156,7 +143,15 @@ impl LayerIndex {
             KIND_FIFO => EntryKind::Fifo,
             _ => return None,
         };
-        Some(Entry { header_offset, name, kind, meta: Meta { mode, uid, gid, mtime }, xattrs })
+        Some(Entry { header_offset, name, kind, meta, xattrs })
+    }
+
+    /// Mode, owner and time of one entry.
+    #[must_use]
+    pub fn meta(&self, id: EntryId) -> Option<Meta> {
+        let mut fields = self.record(Section::Entries, id.0)?;
+        fields.array::<24>();
+        Some(read_meta(&mut fields))
     }
 
     /// All entries, in tar order.
@@ -244,37 +239,21 @@ impl LayerIndex {
     /// Length of the index as it is stored, in bytes, without the windows that lie before it.
     #[must_use]
     pub fn stored_bytes(&self) -> usize {
-        match &self.tables {
-            Tables::Built(sections) => HEADER_BYTES + sections.iter().map(Vec::len).sum::<usize>(),
-            Tables::Stored { bytes, .. } => bytes.len(),
-        }
+        HEADER_BYTES + self.sections.lengths().iter().sum::<usize>()
     }
 
     /// Writes the index as it is stored, without the windows that lie before it.
     ///
     /// # Errors
     /// What `out` says.
-    pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
-        match &self.tables {
-            Tables::Stored { bytes, .. } => out.write_all(bytes),
-            Tables::Built(sections) => {
-                let mut header = build::header(&self.facts, sections.each_ref().map(Vec::len));
-                let mut sum = Checksum::new(header.get(..CHECKSUM.start).unwrap_or_default());
-                sections.iter().for_each(|section| sum.update(section));
-                header.truncate(CHECKSUM.start);
-                header.extend_from_slice(&sum.finish());
-                out.write_all(&header)?;
-                sections.iter().try_for_each(|section| out.write_all(section))
-            }
-        }
+    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.sections.write_to(&build::head(&self.facts, self.sections.lengths()), out)
     }
 
     /// Tells the system that entries which were looked at so far are not needed soon. An index in memory stays
     /// there; one in a mapped file comes back by itself.
     pub fn release(&self) {
-        if let Tables::Stored { bytes, .. } = &self.tables {
-            bytes.release();
-        }
+        self.sections.release();
     }
 
     /// Takes over the bytes of a stored index (without the windows).
@@ -299,36 +278,14 @@ impl LayerIndex {
             .ok_or_else(|| bad("unknown compression"))?;
         let (diff_id, blob_digest) = (read_digest(&mut fields), read_digest(&mut fields));
         let (blob_bytes, tar_bytes, copy_bytes) = (fields.u64(), fields.u64(), fields.u64());
-        let mut sections: [Range<usize>; SECTIONS] = Default::default();
-        let mut end = HEADER_BYTES;
-        for (section, record) in sections.iter_mut().zip(RECORD_BYTES) {
-            let len = usize::try_from(fields.u64()).ok().filter(|len| len.is_multiple_of(record));
-            let next = len.and_then(|len| end.checked_add(len)).ok_or_else(|| bad("broken section"))?;
-            *section = end..next;
-            end = next;
-        }
-        if end != bytes.len() {
-            return Err(bad("cut short"));
-        }
-        let (head, body) = bytes.split_at(HEADER_BYTES);
-        if checksum(head.get(..CHECKSUM.start).unwrap_or_default(), body)
-            != head.get(CHECKSUM).unwrap_or_default()
-        {
-            return Err(bad("checksum does not match"));
-        }
-        bytes.release();
+        let lengths = [(); SECTIONS].map(|()| fields.u64());
         let facts = Facts { diff_id, blob_digest, blob_bytes, compression, tar_bytes, copy_bytes };
-        Ok(LayerIndex { facts, tables: Tables::Stored { bytes, sections } })
+        let sections = Sections::stored(bytes, HEADER_BYTES, lengths, RECORD_BYTES).map_err(bad)?;
+        Ok(LayerIndex { facts, sections })
     }
 
     fn section(&self, section: Section) -> &[u8] {
-        match &self.tables {
-            Tables::Built(sections) => sections.get(section as usize).map_or(&[], Vec::as_slice),
-            Tables::Stored { bytes, sections } => {
-                let range = sections.get(section as usize).cloned().unwrap_or_default();
-                bytes.get(range).unwrap_or_default()
-            }
-        }
+        self.sections.get(section as usize)
     }
 
     fn count(&self, section: Section) -> u32 {
@@ -435,6 +392,12 @@ fn place_from_code(code: u32) -> Option<Place> {
         2 => Some(Place::XzBlock(argument)),
         _ => None,
     }
+}
+
+fn read_meta(fields: &mut Fields<'_>) -> Meta {
+    let mtime = Timestamp { seconds: fields.u64(), nanos: fields.u32() };
+    let (uid, gid) = (fields.u32(), fields.u32());
+    Meta { mode: fields.u16(), uid, gid, mtime }
 }
 
 fn read_digest(fields: &mut Fields<'_>) -> Option<Digest> {

@@ -3,8 +3,9 @@
 use super::{
     CheckpointRecord, FORMAT_VERSION, Facts, HEADER_BYTES, KIND_BLOCK, KIND_CHAR, KIND_DIRECTORY, KIND_FIFO,
     KIND_FILE, KIND_HARDLINK, KIND_SPARSE, KIND_SYMLINK, LayerIndex, MAGIC, MAX_WARNINGS, NO_COPY, SECTIONS,
-    Section, Tables, compression_code, low, pack, place_code, record_bytes,
+    Section, compression_code, low, pack, place_code, record_bytes,
 };
+use crate::bytes::{CHECKSUM_BYTES, Sections};
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
 use crate::layer::entry::{Entry, EntryKind, Extent, FileData, Segment, Stored};
@@ -104,7 +105,7 @@ impl IndexBuilder {
     pub fn finish(self, facts: Facts) -> LayerIndex {
         let IndexBuilder { entries, heap, segments, spans, checkpoints, warnings } = self;
         let sections = [entries, heap, segments, spans, checkpoints, warnings];
-        LayerIndex { facts, tables: Tables::Built(sections) }
+        LayerIndex { facts, sections: Sections::Built(sections) }
     }
 
     fn push_heap(&mut self, bytes: &[u8]) -> Result<(u32, u32)> {
@@ -138,8 +139,8 @@ impl IndexBuilder {
     }
 }
 
-/// The header of an index whose sections have these lengths, its checksum still zero.
-pub(super) fn header(facts: &Facts, lengths: [usize; SECTIONS]) -> Vec<u8> {
+/// The header of an index whose sections have these lengths, without the checksum.
+pub(super) fn head(facts: &Facts, lengths: [usize; SECTIONS]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -152,7 +153,7 @@ pub(super) fn header(facts: &Facts, lengths: [usize; SECTIONS]) -> Vec<u8> {
     for len in lengths {
         bytes.extend_from_slice(&(len as u64).to_le_bytes());
     }
-    bytes.resize(HEADER_BYTES, 0);
+    bytes.resize(HEADER_BYTES - CHECKSUM_BYTES, 0);
     bytes
 }
 

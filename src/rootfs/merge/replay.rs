@@ -306,7 +306,7 @@ impl<'a> Teller<'_, 'a> {
             return Ok(());
         }
         let objects = &self.merged.objects;
-        let found = |stand: Stand| stand.attributes.and_then(|at| inode(&objects[at], objects));
+        let found = |stand: Stand| stand.attributes.map(|at| inode(&objects[at], objects));
         let before = found(before).map(|inode| Stood { inode, since });
         let after = found(after);
         self.book.set_since(slot_after, self.layer);

@@ -107,6 +107,11 @@ impl<'a> Tree<'a> {
         self.table.reserve(more);
     }
 
+    /// Frees what finding slots by name takes.
+    pub(super) fn forget_names(&mut self) {
+        self.table = HashMap::new();
+    }
+
     /// The slot of a name, made if it is not there.
     pub(super) fn slot(&mut self, directory: DirId, name: &'a [u8]) -> Result<SlotId> {
         match self.table.entry((directory, name)) {
@@ -368,20 +373,25 @@ impl<'a> Objects<'a> {
         if object.kind != ObjectKind::Symlink {
             return None;
         }
-        match self.layers.get(usize::from(object.layer.0))?.entry(object.entry)?.kind {
+        match self.entry(&object)?.kind {
             EntryKind::Symlink(target) => Some(target),
             _ => None,
         }
     }
+
+    /// The entry that holds an object's content, target or device number.
+    pub(super) fn entry(&self, object: &Object) -> Option<Entry<'a>> {
+        self.layers.get(usize::from(object.layer.0))?.entry(object.entry)
+    }
 }
 
-/// The number of the next of a list, which stays below 2^32.
+/// The number of the next of a list, which stays below 2^32 - 1: that is no number.
 pub(super) fn number(len: usize) -> Result<u32> {
-    u32::try_from(len).map_err(|_| Error::Limit {
+    u32::try_from(len).ok().filter(|number| *number != u32::MAX).ok_or_else(|| Error::Limit {
         what: "merged rootfs".to_owned(),
         limit: "names and objects",
         value: len as u64,
-        max: u64::from(u32::MAX),
+        max: u64::from(u32::MAX - 1),
     })
 }
 
