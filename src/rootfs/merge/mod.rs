@@ -10,6 +10,7 @@
 
 mod flat;
 mod links;
+mod names;
 mod over;
 mod own;
 mod replay;

@@ -113,6 +113,8 @@ impl<'a, 'm> Reader<'a, 'm> {
                 Err(Fault::Fatal(error)) => return Err(error),
             }
         }
+        // From here on it is names that count.
+        index.release();
         self.bind_links();
         Ok(self.own)
     }

@@ -6,10 +6,10 @@
 //! follow the slot of the directory itself: one pass over all slots in order goes parents first,
 //! without recursion.
 
-use std::collections::{HashMap, hash_map};
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
+use super::names::Names;
 use crate::error::{Error, Result};
 use crate::layer::entry::{Entry, EntryKind};
 use crate::layer::table::LayerIndex;
@@ -59,6 +59,12 @@ pub(super) struct Slot<'a> {
     pub(super) remade: bool,
 }
 
+impl Slot<'_> {
+    fn is(&self, directory: DirId, name: &[u8]) -> bool {
+        self.directory == directory && self.name == name
+    }
+}
+
 /// A directory, without its name.
 #[derive(Debug)]
 pub(super) struct Dir {
@@ -82,7 +88,7 @@ pub(super) struct Tree<'a> {
     pub(super) slots: Vec<Slot<'a>>,
     pub(super) dirs: Vec<Dir>,
     pub(super) root: DirId,
-    table: HashMap<(DirId, &'a [u8]), SlotId>,
+    names: Names,
 }
 
 impl DirId {
@@ -97,44 +103,37 @@ impl<'a> Tree<'a> {
         let root = DirId(0);
         let mut dir = Dir::empty(None, 0);
         dir.real = true;
-        Tree { slots: Vec::new(), dirs: vec![dir], root, table: HashMap::new() }
+        Tree { slots: Vec::new(), dirs: vec![dir], root, names: Names::default() }
     }
 
     /// Makes room for `names` in all: growing bit by bit hashes every name several times.
     pub(super) fn expect(&mut self, names: usize) {
         let more = names.saturating_sub(self.slots.len());
         self.slots.reserve(more);
-        self.table.reserve(more);
+        self.names.reserve(more);
     }
 
     /// Frees what finding slots by name takes.
     pub(super) fn forget_names(&mut self) {
-        self.table = HashMap::new();
+        self.names = Names::default();
     }
 
     /// The slot of a name, made if it is not there.
     pub(super) fn slot(&mut self, directory: DirId, name: &'a [u8]) -> Result<SlotId> {
-        match self.table.entry((directory, name)) {
-            hash_map::Entry::Occupied(known) => Ok(*known.get()),
-            hash_map::Entry::Vacant(free) => {
-                let slot = SlotId(number(self.slots.len())?);
-                let occupant = Occupant::Nothing;
-                self.slots.push(Slot {
-                    name,
-                    directory,
-                    occupant,
-                    whiteout: None,
-                    late: false,
-                    remade: false,
-                });
-                Ok(*free.insert(slot))
-            }
+        let hash = self.names.hash(directory, name);
+        if let Some(known) = self.names.find(hash, |slot| self[slot].is(directory, name)) {
+            return Ok(known);
         }
+        let slot = SlotId(number(self.slots.len())?);
+        let occupant = Occupant::Nothing;
+        self.slots.push(Slot { name, directory, occupant, whiteout: None, late: false, remade: false });
+        self.names.insert(hash, slot);
+        Ok(slot)
     }
 
     /// The slot of a name, if it was ever used.
     pub(super) fn known(&self, directory: DirId, name: &[u8]) -> Option<SlotId> {
-        self.table.get(&(directory, name)).copied()
+        self.names.find(self.names.hash(directory, name), |slot| self[slot].is(directory, name))
     }
 
     /// What a name stands for.
