@@ -21,9 +21,9 @@ use std::thread;
 use self::mapping::Mapping;
 pub(crate) use self::sections::{CHECKSUM_BYTES, Sections};
 
-/// From here on a file is mapped. Copying less takes a few milliseconds and little memory, and makes images of
-/// up to some 150,000 entries immune to whatever happens to their files.
-const MAP_FROM_BYTES: usize = 16 << 20;
+/// From here on a file is mapped. Copying less takes a few milliseconds and little memory, and makes layers of
+/// up to some 80,000 entries, which is nearly all, immune to whatever happens to their files.
+const MAP_FROM_BYTES: usize = 8 << 20;
 /// Unit of the checksum: pieces of this length are hashed by themselves, on several threads.
 const PIECE_BYTES: usize = 1 << 20;
 /// Fewer pieces are hashed faster than a thread is started.

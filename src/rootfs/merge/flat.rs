@@ -4,15 +4,12 @@
 //! everything else in the order in which its first name comes up.
 
 use super::over::Merged;
-use super::tree::{DirId, Object, ObjectId, ObjectKind, Objects, Occupant, SlotId, Tree, number};
+use super::tree::{DirId, NONE, Object, ObjectId, ObjectKind, Objects, Occupant, SlotId, Tree, number};
 use crate::error::{Error, Result};
 use crate::layer::entry::EntryKind;
 use crate::layer::{EntryId, LayerId};
 use crate::rootfs::tables::{Dentry, Directory, InodeRecord, Parts, RecordKind, Stray, Tables};
 use crate::rootfs::{EntryAt, Inode, InodeId, described};
-
-/// In lists of numbers: there is none.
-const NONE: u32 = u32::MAX;
 
 /// Lays out the merged tree. `warnings` are as they are stored.
 pub(super) fn flatten(merged: Merged<'_>, warnings: Vec<u8>) -> Result<Tables> {
@@ -62,7 +59,7 @@ impl Plan {
                 let dentry = number(parts.dentries.len())?;
                 let name = names_offset(parts.names.len(), slot.name.len())?;
                 parts.names.extend_from_slice(slot.name);
-                let (inode, object) = match slot.occupant {
+                let (inode, object) = match slot.occupant() {
                     Occupant::Object(object) => (InodeId(0), object.0),
                     Occupant::Directory(below) => {
                         let (made, parent) = (number(queue.len())?, InodeId(number(next)?));
@@ -146,7 +143,7 @@ impl Members {
     fn of(tree: &Tree<'_>) -> Self {
         let in_use = || {
             tree.slot_ids()
-                .filter(|slot| matches!(tree[*slot].occupant, Occupant::Object(_) | Occupant::Directory(_)))
+                .filter(|slot| matches!(tree[*slot].occupant(), Occupant::Object(_) | Occupant::Directory(_)))
         };
         let mut starts = vec![0; tree.dirs.len() + 1];
         for slot in in_use() {
@@ -201,7 +198,8 @@ fn implied_directory(layer: LayerId) -> InodeRecord {
 /// The record of an object that has no names yet, and the entries beside its own that tell of it: for mode, owner
 /// and time, and for attributes.
 fn record(object: &Object, objects: &Objects<'_>) -> (InodeRecord, Option<(EntryId, EntryId)>) {
-    let Object { layer, entry, meta, xattrs, .. } = *object;
+    let Object { layer, entry, meta, .. } = *object;
+    let xattrs = object.xattrs();
     let kind = match object.kind {
         ObjectKind::File => RecordKind::File,
         ObjectKind::Directory => RecordKind::Directory,
