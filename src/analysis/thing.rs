@@ -57,7 +57,7 @@ impl Field {
 }
 
 /// What comparing two things gave.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Compared {
     /// What differs, content included where that is known; ascending.
     pub fields: Vec<Field>,

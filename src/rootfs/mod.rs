@@ -113,6 +113,28 @@ pub struct Inode {
     pub xattrs: Option<EntryAt>,
 }
 
+/// All that an inode is made from, its names apart: inodes of one origin in the same layer are alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Origin {
+    kind: RecordKind,
+    layer: LayerId,
+    entry: EntryId,
+    meta: EntryId,
+    xattrs: Option<EntryId>,
+}
+
+impl Origin {
+    /// The layer that the entries are in.
+    pub(crate) fn layer(self) -> LayerId {
+        self.layer
+    }
+
+    /// The same entries of another layer.
+    pub(crate) fn moved_to(self, layer: LayerId) -> Self {
+        Origin { layer, ..self }
+    }
+}
+
 /// Whether a path's last component is followed when it is a symbolic link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Follow {
@@ -149,6 +171,14 @@ impl Rootfs {
     #[must_use]
     pub fn nlink(&self, id: InodeId) -> u32 {
         self.tables.inode(id).map_or(0, |record| record.nlink)
+    }
+
+    /// Which entries tell of an inode.
+    pub(crate) fn origin(&self, id: InodeId) -> Option<Origin> {
+        let InodeRecord { kind, layer, entry, has_xattrs, is_stray, .. } = self.tables.inode(id)?;
+        let stray = if is_stray { self.tables.stray(id) } else { None };
+        let (meta, xattrs) = stray.map_or((entry, entry), |stray| (stray.meta, stray.xattrs));
+        Some(Origin { kind, layer, entry, meta, xattrs: has_xattrs.then_some(xattrs) })
     }
 
     /// Whether there is a directory of this number.
