@@ -77,13 +77,14 @@
 //! Data flows one way, and a module uses only what stands to its left:
 //!
 //! ```text
-//! error digest glob path read_at warning | compress | layer | image | source | rootfs | analysis | content | load |
+//! bytes error digest glob path read_at warning | compress | layer | image | source | rootfs | analysis | content | load |
 //! forest verify extract export fuse cli
 //! ```
 //!
 //! | module | owns |
 //! |---|---|
 //! | [`error`], [`digest`], [`glob`], [`path`], [`read_at`], [`warning`] | leaves: what everything speaks |
+//! | [`bytes`] | stored bytes that are copied or mapped, and their checksum |
 //! | [`compress`] | how to re-enter a compressed stream |
 //! | [`layer`] | one tar stream, indexed: entries, checkpoints, span hashes; the index on disk |
 //! | [`image`] | what the image is: image index, manifest, config, platform choice |
@@ -99,6 +100,7 @@
 //! | [`fuse`] | the FUSE view, the only user of `fuser` |
 
 pub mod analysis;
+pub mod bytes;
 pub mod compress;
 pub mod content;
 pub mod digest;

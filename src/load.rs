@@ -196,13 +196,13 @@ impl Engine {
             layers.iter().filter_map(|index| Some(index.facts().diff_id?.to_string())).collect();
         let key = Key::tree(&format!("version {TREE_VERSION} {options:?} {}", names.join(" ")));
         if let Some(bytes) = store.load_tree(&key) {
-            match Rootfs::from_bytes(&bytes, layers.clone(), "stored tree") {
+            match Rootfs::from_bytes(bytes, layers.clone(), "stored tree") {
                 Ok(rootfs) => return Ok(rootfs),
                 Err(doubt) => log::info!("the tree is merged anew: {doubt}"),
             }
         }
         let rootfs = merge(layers, options)?;
-        store.save_tree(&key, &rootfs.to_bytes()).unwrap_or_else(|error| {
+        store.save_tree(&key, |file| rootfs.write_to(file)).unwrap_or_else(|error| {
             log::warn!("the next mount will merge again: {error}");
         });
         Ok(rootfs)
@@ -351,10 +351,10 @@ impl Engine {
             },
             tap,
         })?;
-        if let (Some(store), Some(draft)) = (store, draft) {
-            store.save(key, draft, &indexed).unwrap_or_else(|error| {
-                log::warn!("the next mount will index again: {error}");
-            });
+        match store.zip(draft).map(|(store, draft)| store.save(key, draft, &indexed)) {
+            Some(Ok(())) => return StoredIndex::from_saved(indexed, what),
+            Some(Err(error)) => log::warn!("the next mount will index again: {error}"),
+            None => {}
         }
         StoredIndex::from_pass(indexed)
     }

@@ -67,6 +67,12 @@ impl FileBytes {
         let len_bytes = file.metadata()?.len();
         Ok(FileBytes { file, len_bytes })
     }
+
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
 }
 
 impl ReadAt for FileBytes {

@@ -6,17 +6,23 @@
 //! files equal, and hashes never make them different.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use super::ReadFile;
 use super::thing::Thing;
 use crate::error::Result;
+use crate::layer::LayerId;
 use crate::layer::entry::{Extent, FileData, Stored};
 use crate::layer::table::LayerIndex;
 use crate::rootfs::EntryAt;
 
-/// Read of each file at a time.
+/// Read of each file at a time, at most.
 const BLOCK_BYTES: usize = 1 << 20;
+/// Read of each file at first: most of those that differ do so early, and what lies further on may have to be
+/// decoded just for that.
+const FIRST_BLOCK_BYTES: usize = 64 << 10;
 
 /// What is known of two files' bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +54,7 @@ pub(super) fn compare(a: &Thing<'_>, b: &Thing<'_>) -> Option<Verdict> {
 }
 
 /// A diff_id in an index was computed from the bytes; an index without one proves nothing.
-fn is_same_layer(a: &Arc<LayerIndex>, b: &Arc<LayerIndex>) -> bool {
+pub(super) fn is_same_layer(a: &Arc<LayerIndex>, b: &Arc<LayerIndex>) -> bool {
     Arc::ptr_eq(a, b) || (a.facts().diff_id.is_some() && a.facts().diff_id == b.facts().diff_id)
 }
 
@@ -103,11 +109,14 @@ pub fn same_bytes(a: Readable<'_>, b: Readable<'_>) -> Result<bool> {
     if a_data.size != b_data.size {
         return Ok(false);
     }
-    let (mut a_block, mut b_block) = (vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES]);
+    let block_bytes = usize::try_from(a_data.size).map_or(BLOCK_BYTES, |size| size.min(BLOCK_BYTES));
+    let (mut a_block, mut b_block) = (vec![0; block_bytes], vec![0; block_bytes]);
+    let mut step = FIRST_BLOCK_BYTES;
     for range in stored_ranges(&a_data, &b_data) {
         let mut offset = range.start;
         while offset < range.end {
-            let len = usize::try_from(range.end - offset).map_or(BLOCK_BYTES, |len| len.min(BLOCK_BYTES));
+            let len = usize::try_from(range.end - offset).map_or(step, |len| len.min(step)).min(block_bytes);
+            step = step.saturating_mul(2).min(BLOCK_BYTES);
             let a_part = read(a.from, a_at, &mut a_block, len, offset)?;
             let b_part = read(b.from, b_at, &mut b_block, len, offset)?;
             if a_part != b_part {
@@ -117,6 +126,55 @@ pub fn same_bytes(a: Readable<'_>, b: Readable<'_>) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// [`same_bytes`] of each pair, in order. Pairs should come in the order in which the first of each lies in its
+/// layer: those that share a span are compared by one thread, one after the other, and others beside it.
+///
+/// # Errors
+/// As [`same_bytes`] for the first pair that fails.
+pub(super) fn same_bytes_of_all(pairs: &[(Readable<'_>, Readable<'_>)]) -> Result<Vec<bool>> {
+    let groups: Vec<_> = pairs.chunk_by(|(one, _), (next, _)| place(one) == place(next)).collect();
+    let results = Mutex::new(Vec::new());
+    let next = AtomicUsize::new(0);
+    let work = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(group) = groups.get(at) else { return };
+            let found: Result<Vec<bool>> = group.iter().map(|(a, b)| same_bytes(*a, *b)).collect();
+            if found.is_err() {
+                // Groups after this one are not worth the wait; those before it are being worked on.
+                next.store(groups.len(), Ordering::Relaxed);
+            }
+            results.lock().unwrap_or_else(PoisonError::into_inner).push((at, found));
+        }
+    };
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(groups.len());
+    thread::scope(|scope| {
+        for _ in 1..workers {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(at, _)| *at);
+    let found: Result<Vec<Vec<bool>>> = results.into_iter().map(|(_, found)| found).collect();
+    Ok(found?.concat())
+}
+
+/// The span that a file begins in.
+fn place(file: &Readable<'_>) -> Option<(LayerId, Option<u32>)> {
+    let (at, data) = file.thing.file()?;
+    let index = file.thing.layers.get(usize::from(at.layer.0))?;
+    Some((at.layer, index.span_at(first_byte(&data))))
+}
+
+/// Where the bytes of a file begin in its layer.
+pub(super) fn first_byte(file: &FileData<'_>) -> u64 {
+    match &file.stored {
+        Stored::Contiguous(extent) => extent.offset,
+        Stored::Sparse(segments) => segments.first().map_or(0, |segment| segment.extent.offset),
+    }
 }
 
 fn read<'b>(

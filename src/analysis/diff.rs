@@ -5,15 +5,16 @@
 //! so that no span is decoded over and over. Then everything is put in order. This module owns what counts
 //! as a difference; what is read at all is for [`super::content`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Ordering;
+use std::collections::HashMap;
 
-use super::content::{Readable, same_bytes};
-use super::thing::{Field, Thing};
+use super::content::{Readable, first_byte, is_same_layer, same_bytes_of_all};
+use super::thing::{Compared, Field, Thing};
 use super::{PathBudget, ReadFile};
 use crate::error::Result;
 use crate::glob::Glob;
-use crate::layer::entry::Stored;
-use crate::rootfs::{EntryAt, InodeId, InodeKind, ROOT, Rootfs};
+use crate::layer::LayerId;
+use crate::rootfs::{EntryAt, InodeId, ROOT, Rootfs};
 
 /// One of two trees.
 #[derive(Clone, Copy)]
@@ -96,6 +97,7 @@ pub fn diff(a: Side<'_>, b: Side<'_>, options: &DiffOptions) -> Result<Vec<Diffe
         links: options.modified.then(|| (Links::of(a.rootfs), Links::of(b.rootfs))),
         found: Vec::new(),
         undecided: Vec::new(),
+        shared: shared_layers(a.rootfs, b.rootfs),
         budget: PathBudget::default(),
     };
     comparison.walk()?;
@@ -112,9 +114,21 @@ struct Comparison<'a> {
     options: &'a DiffOptions,
     links: Option<(Links, Links)>,
     found: Vec<Difference>,
-    /// Places in `found` whose content is to be compared, and with what.
-    undecided: Vec<(usize, EntryAt, EntryAt)>,
+    undecided: Vec<Undecided>,
+    /// For each layer of the first tree those of the second that are the same.
+    shared: Vec<Vec<LayerId>>,
     budget: PathBudget,
+}
+
+/// Two files of one path that only their bytes can tell apart.
+struct Undecided {
+    /// The place in what was found.
+    at: usize,
+    a: InodeId,
+    b: InodeId,
+    /// The entries with their bytes.
+    a_at: EntryAt,
+    b_at: EntryAt,
 }
 
 /// A path that is still to be compared, and what either tree has there.
@@ -135,18 +149,22 @@ impl Comparison<'_> {
     }
 
     fn push_children(&self, place: &Place, ahead: &mut Vec<Place>) {
-        let directory = |side: Side<'_>, id: Option<InodeId>| {
-            id.filter(|id| side.rootfs.inode(*id).is_some_and(|inode| inode.kind == InodeKind::Directory))
-        };
+        let directory = |side: Side<'_>, id: Option<InodeId>| id.filter(|id| side.rootfs.is_directory(*id));
         let (a, b) = (directory(self.a, place.a), directory(self.b, place.b));
-        let mut names: BTreeMap<&[u8], (Option<InodeId>, Option<InodeId>)> = BTreeMap::new();
-        for (name, id) in a.into_iter().flat_map(|a| self.a.rootfs.children(a)) {
-            names.entry(name).or_default().0 = Some(id);
-        }
-        for (name, id) in b.into_iter().flat_map(|b| self.b.rootfs.children(b)) {
-            names.entry(name).or_default().1 = Some(id);
-        }
-        for (name, (a, b)) in names {
+        let mut a = a.into_iter().flat_map(|a| self.a.rootfs.children(a)).peekable();
+        let mut b = b.into_iter().flat_map(|b| self.b.rootfs.children(b)).peekable();
+        // Both are sorted by name.
+        loop {
+            let order = match (a.peek(), b.peek()) {
+                (Some((a, _)), Some((b, _))) => a.cmp(b),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => return,
+            };
+            let a = if order.is_le() { a.next() } else { None };
+            let b = if order.is_ge() { b.next() } else { None };
+            let Some((name, _)) = a.or(b) else { return };
+            let (a, b) = (a.map(|(_, id)| id), b.map(|(_, id)| id));
             let path = [&place.path, &b"/"[..], name].concat();
             if !self.options.ignore.iter().any(|glob| glob.matches(&path)) {
                 ahead.push(Place { path, a, b });
@@ -175,7 +193,11 @@ impl Comparison<'_> {
 
     /// What differs without reading; `None` where nothing differs and nothing is to be read.
     fn fields(&mut self, a: InodeId, b: InodeId) -> Option<Vec<Field>> {
-        let compared = Thing::of(self.a.rootfs, a)?.compare(&Thing::of(self.b.rootfs, b)?);
+        let compared = if self.are_one(a, b) {
+            Compared::default()
+        } else {
+            Thing::of(self.a.rootfs, a)?.compare(&Thing::of(self.b.rootfs, b)?)
+        };
         let mut fields = compared.fields;
         fields.retain(|field| *field != Field::Mtime || self.options.mtime);
         if let Some((a_links, b_links)) = &self.links
@@ -185,37 +207,46 @@ impl Comparison<'_> {
             fields.sort_unstable();
         }
         match compared.undecided {
-            Some((a, b)) => self.undecided.push((self.found.len(), a, b)),
+            Some((a_at, b_at)) => {
+                self.undecided.push(Undecided { at: self.found.len(), a, b, a_at, b_at });
+            }
             None if fields.is_empty() => return None,
             None => {}
         }
         Some(fields)
     }
 
+    /// Whether the same entries of the same layers tell of both: then there is nothing to compare but names.
+    fn are_one(&self, a: InodeId, b: InodeId) -> bool {
+        let (Some(a), Some(b)) = (self.a.rootfs.origin(a), self.b.rootfs.origin(b)) else { return false };
+        let shared = self.shared.get(usize::from(a.layer().0));
+        a.moved_to(b.layer()) == b && shared.is_some_and(|shared| shared.contains(&b.layer()))
+    }
+
     /// Reads what has to be read.
     fn decide(&mut self) -> Result<()> {
-        let mut undecided = std::mem::take(&mut self.undecided);
-        let rootfs = self.a.rootfs;
-        undecided.sort_by_cached_key(|(_, a, _)| (a.layer, first_byte(rootfs, *a)));
-        let mut known: HashMap<(EntryAt, EntryAt), bool> = HashMap::new();
-        for (at, a, b) in undecided {
-            let Some(Difference { what: What::Modified { a: a_id, b: b_id, fields }, .. }) =
-                self.found.get_mut(at)
-            else {
-                continue;
-            };
-            let same = match known.get(&(a, b)) {
-                Some(same) => *same,
-                None => {
-                    let (Some(one), Some(other)) = (self.a.readable(*a_id), self.b.readable(*b_id)) else {
-                        continue;
-                    };
-                    let same = same_bytes(one, other)?;
-                    known.insert((a, b), same);
-                    same
-                }
-            };
-            if !same {
+        let undecided = std::mem::take(&mut self.undecided);
+        let mut job_of: HashMap<(EntryAt, EntryAt), usize> = HashMap::new();
+        let mut jobs: Vec<(Readable<'_>, Readable<'_>)> = Vec::new();
+        for undecided in &undecided {
+            let job = job_of.entry((undecided.a_at, undecided.b_at)).or_insert(jobs.len());
+            if *job == jobs.len() {
+                let (Some(one), Some(other)) = (self.a.readable(undecided.a), self.b.readable(undecided.b))
+                else {
+                    continue;
+                };
+                jobs.push((one, other));
+            }
+        }
+        let mut order: Vec<usize> = (0..jobs.len()).collect();
+        order.sort_by_cached_key(|job| jobs.get(*job).map(|(one, _)| place(*one)));
+        let sorted: Vec<_> = order.iter().filter_map(|job| jobs.get(*job).copied()).collect();
+        let same: HashMap<usize, bool> = order.into_iter().zip(same_bytes_of_all(&sorted)?).collect();
+        for Undecided { at, a_at, b_at, .. } in undecided {
+            let verdict = job_of.get(&(a_at, b_at)).and_then(|job| same.get(job));
+            if let (Some(false), Some(Difference { what: What::Modified { fields, .. }, .. })) =
+                (verdict, self.found.get_mut(at))
+            {
                 fields.insert(0, Field::Content);
             }
         }
@@ -223,18 +254,17 @@ impl Comparison<'_> {
     }
 }
 
-/// Where a file's bytes begin in its layer.
-fn first_byte(rootfs: &Rootfs, at: EntryAt) -> u64 {
-    let index = rootfs.layers().get(usize::from(at.layer.0));
-    let Some(crate::layer::entry::EntryKind::File(data)) =
-        index.and_then(|index| index.entry(at.entry)).map(|entry| entry.kind)
-    else {
-        return 0;
-    };
-    match &data.stored {
-        Stored::Contiguous(extent) => extent.offset,
-        Stored::Sparse(segments) => segments.first().map_or(0, |segment| segment.extent.offset),
-    }
+/// Where a file's bytes begin: its layer, and the offset in that.
+fn place(file: Readable<'_>) -> Option<(LayerId, u64)> {
+    let (at, data) = file.thing.file()?;
+    Some((at.layer, first_byte(&data)))
+}
+
+fn shared_layers(a: &Rootfs, b: &Rootfs) -> Vec<Vec<LayerId>> {
+    let numbered = || (0..).map(LayerId).zip(b.layers());
+    let same =
+        |layer| numbered().filter(|(_, other)| is_same_layer(layer, other)).map(|(id, _)| id).collect();
+    a.layers().iter().map(same).collect()
 }
 
 /// The names of everything that has more than one, directories aside.
@@ -245,15 +275,20 @@ struct Links {
 impl Links {
     fn of(rootfs: &Rootfs) -> Self {
         let mut names: HashMap<InodeId, Vec<Vec<u8>>> = HashMap::new();
-        for (path, id) in rootfs.walk(ROOT) {
-            if rootfs.inode(id).is_some_and(|inode| inode.kind != InodeKind::Directory && inode.nlink > 1) {
-                names.entry(id).or_default().push(path);
+        for directory in (0..).map(InodeId).take_while(|id| rootfs.is_directory(*id)) {
+            let linked = rootfs
+                .children(directory)
+                .filter(|(_, id)| !rootfs.is_directory(*id) && rootfs.nlink(*id) > 1);
+            for (name, id) in linked {
+                let path = if directory == ROOT { Vec::new() } else { rootfs.path(directory) };
+                names.entry(id).or_default().push([&path, &b"/"[..], name].concat());
             }
         }
+        names.values_mut().for_each(|names| names.sort_unstable());
         Links { names }
     }
 
-    /// All names of an inode, in the order of the walk; none where there is only one.
+    /// All names of an inode, sorted; none where there is only one.
     fn names(&self, id: InodeId) -> &[Vec<u8>] {
         self.names.get(&id).map_or(&[], Vec::as_slice)
     }

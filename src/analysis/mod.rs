@@ -22,8 +22,8 @@ pub use thing::{Compared, Field, Thing};
 /// can unfold into names that fill any memory.
 const MAX_PATH_BYTES_TOTAL: u64 = 1 << 30;
 
-/// Gives the bytes of an image's files.
-pub trait ReadFile {
+/// Gives the bytes of an image's files, to several threads at once.
+pub trait ReadFile: Sync {
     /// Fills `buf` from `offset` of the regular file that `file` describes and gives the number of bytes,
     /// which is short only at the file's end. Holes are zeros.
     ///

@@ -1,7 +1,6 @@
 //! What is read and what is not: file systems of one file, and a reader that counts.
 
-use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::content::{Readable, Verdict, compare, same_bytes};
 use super::diff::{DiffOptions, Side, What, diff};
@@ -76,12 +75,12 @@ fn digest(number: u8) -> Digest {
 #[derive(Default)]
 struct Reader {
     fill: u8,
-    reads: RefCell<Vec<(EntryAt, u64, usize)>>,
+    reads: Mutex<Vec<(EntryAt, u64, usize)>>,
 }
 
 impl ReadFile for Reader {
     fn read_file(&self, file: EntryAt, buf: &mut [u8], offset: u64) -> Result<usize> {
-        self.reads.borrow_mut().push((file, offset, buf.len()));
+        self.reads.lock().unwrap().push((file, offset, buf.len()));
         buf.fill(self.fill);
         Ok(buf.len())
     }
@@ -153,7 +152,7 @@ fn holes_of_both_files_are_not_read_however_large() {
     let reader = Reader::default();
     let readable = |tree| Readable { thing: thing(tree, "/f"), from: &reader };
     assert!(same_bytes(readable(&a), readable(&b)).unwrap());
-    let reads: Vec<_> = reader.reads.borrow().iter().map(|(_, offset, len)| (*offset, *len)).collect();
+    let reads: Vec<_> = reader.reads.lock().unwrap().iter().map(|(_, offset, len)| (*offset, *len)).collect();
     assert_eq!(reads, [(0, 15), (0, 15), (huge - 10, 10), (huge - 10, 10)]);
 }
 
@@ -174,8 +173,55 @@ fn bytes_are_read_once_for_all_names_and_in_the_order_of_the_layer() {
         .collect();
     let content = [Field::Content];
     assert_eq!(fields, [(&b"/a"[..], &content[..]), (b"/b", &content), (b"/c", &content)]);
-    let order: Vec<_> = zeros.reads.borrow().iter().map(|(at, ..)| at.entry.0).collect();
+    let order: Vec<_> = zeros.reads.lock().unwrap().iter().map(|(at, ..)| at.entry.0).collect();
     assert_eq!(order, [1, 2, 0]);
+}
+
+#[test]
+fn large_files_that_differ_early_are_not_read_far() {
+    let files = [("f", contiguous(512, 4 << 20))];
+    let (a, b) = (sketch(1, &files).merged(), sketch(2, &files).merged());
+    let readable = |tree, from| Readable { thing: thing(tree, "/f"), from };
+    let lengths = |reader: &Reader| -> Vec<usize> {
+        reader.reads.lock().unwrap().iter().map(|(_, _, len)| *len >> 10).collect()
+    };
+    let (zeros, ones) = (Reader::default(), Reader { fill: 1, ..Reader::default() });
+    assert!(!same_bytes(readable(&a, &zeros), readable(&b, &ones)).unwrap());
+    assert_eq!(lengths(&zeros), [64]);
+    let (one, other) = (Reader::default(), Reader::default());
+    assert!(same_bytes(readable(&a, &one), readable(&b, &other)).unwrap());
+    assert_eq!(lengths(&one), [64, 128, 256, 512, 1024, 1024, 1024, 64]);
+}
+
+/// Threads finish as they like; the answer does not depend on it.
+#[test]
+fn of_several_failures_the_first_in_the_layer_is_told() {
+    struct Failing;
+    impl ReadFile for Failing {
+        fn read_file(&self, file: EntryAt, buf: &mut [u8], _: u64) -> Result<usize> {
+            match file.entry.0 {
+                0 | 2 => Ok(buf.len()),
+                entry => Err(crate::Error::io(entry.to_string(), std::io::ErrorKind::Other.into())),
+            }
+        }
+    }
+    let files = [
+        ("a", contiguous(0, 9)),
+        ("b", contiguous(450, 9)),
+        ("c", contiguous(200, 9)),
+        ("d", contiguous(310, 9)),
+        ("e", contiguous(320, 9)),
+    ];
+    let tree = |diff_id| {
+        let hashes = (0..5).map(|span| Some(5 * diff_id + span)).collect();
+        Sketch { spans: hashes, ..sketch(diff_id, &files) }.merged()
+    };
+    let (a, b) = (tree(1), tree(2));
+    for _ in 0..20 {
+        let side = |rootfs| Side { rootfs, files: &Failing };
+        let error = diff(side(&a), side(&b), &DiffOptions::default()).unwrap_err().to_string();
+        assert!(error.starts_with('3'), "{error}");
+    }
 }
 
 #[test]
@@ -191,7 +237,7 @@ fn what_is_ignored_or_not_asked_for_is_not_read() {
     ] {
         assert_eq!(diff(side(&a), side(&b), &options).unwrap(), []);
     }
-    assert!(reader.reads.borrow().is_empty());
+    assert!(reader.reads.lock().unwrap().is_empty());
 }
 
 fn config(layers: u8, history: &str) -> ImageConfig {

@@ -57,7 +57,7 @@ impl Field {
 }
 
 /// What comparing two things gave.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Compared {
     /// What differs, content included where that is known; ascending.
     pub fields: Vec<Field>,
@@ -75,7 +75,7 @@ impl<'a> Thing<'a> {
     /// An inode of a merged tree.
     #[must_use]
     pub fn of(rootfs: &'a Rootfs, id: InodeId) -> Option<Self> {
-        rootfs.inode(id).map(|inode| Thing::new(*inode, rootfs.layers()))
+        rootfs.inode(id).map(|inode| Thing::new(inode, rootfs.layers()))
     }
 
     /// Where a symbolic link leads; `None` for everything else.

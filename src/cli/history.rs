@@ -16,7 +16,7 @@ use imgmount::error::{Error, PathFault};
 use imgmount::image::{HistoryEntry, ImageConfig};
 use imgmount::load::{LayerInfo, LayerRange, Tree};
 use imgmount::path::escape;
-use imgmount::rootfs::{Follow, InodeKind};
+use imgmount::rootfs::Follow;
 use imgmount::source::reference::split_path;
 
 /// What is printed for a command or a time that the image does not tell.
@@ -89,7 +89,7 @@ fn through_links(tree: &Tree, path: &[u8]) -> Option<Vec<u8>> {
     let (parent, name) = path.split_at(slash);
     let rootfs = tree.rootfs();
     let directory = rootfs.resolve(parent, Follow::Last).ok()?;
-    let is_directory = rootfs.inode(directory).is_some_and(|inode| inode.kind == InodeKind::Directory);
+    let is_directory = rootfs.is_directory(directory);
     is_directory.then(|| literal(&[&rootfs.path(directory), name].concat()))
 }
 

@@ -135,7 +135,7 @@ impl Exporter<'_> {
         let name = self.options.name;
         let base = rootfs.path(inode);
         let base: &[u8] = if inode == ROOT { b"" } else { &base };
-        let is_directory = rootfs.inode(inode).is_some_and(|inode| inode.kind == InodeKind::Directory);
+        let is_directory = rootfs.is_directory(inode);
         if is_directory {
             for (path, inode) in rootfs.walk(inode) {
                 let below = path.strip_prefix(base).unwrap_or(&path);

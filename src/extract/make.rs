@@ -54,7 +54,7 @@ impl<'a> Maker<'a> {
         let work = self.work;
         let Some(inode) = work.tree.rootfs().inode(node.inode) else { return };
         let path = || work.plan.path_of(node);
-        let made = self.within(node.parent, path, |parent| work.make_whole(node, inode, parent));
+        let made = self.within(node.parent, path, |parent| work.make_whole(node, &inode, parent));
         if made != Some(true) && inode.nlink > 1 {
             work.outcome().unmade.insert(node.inode);
         }

@@ -36,7 +36,7 @@ use self::target::{Identity, Target};
 use crate::error::{Error, PathFault, Result};
 use crate::load::{Progress, Tree};
 use crate::path::escape;
-use crate::rootfs::{InodeId, InodeKind};
+use crate::rootfs::InodeId;
 
 /// Threads that write. More than this only wait for each other in the file system's journal.
 const MAX_WRITERS: usize = 8;
@@ -68,7 +68,7 @@ pub struct ExtractOptions<'a> {
 /// otherwise is in the [`Report`].
 pub fn extract(tree: &Tree, root: InodeId, dir: &Path, options: &ExtractOptions<'_>) -> Result<Report> {
     let rootfs = tree.rootfs();
-    if rootfs.inode(root).is_none_or(|inode| inode.kind != InodeKind::Directory) {
+    if !rootfs.is_directory(root) {
         return Err(Error::Path { path: format!("inode {}", root.0), reason: PathFault::NotADirectory });
     }
     let plan = match options.existing {

@@ -35,7 +35,7 @@ pub(super) fn attributes(rootfs: &Rootfs, node: Node) -> Option<FileAttr> {
     let id = node.inode();
     let inode = rootfs.inode(id)?;
     let stored_bytes = rootfs.file(id).map_or(0, |(_, file)| stored_bytes(&file));
-    Some(stat(number(node), inode, rootfs.size(id), stored_bytes))
+    Some(stat(number(node), &inode, rootfs.size(id), stored_bytes))
 }
 
 /// What takes the place of attributes in an answer that says: there is no such name, and you may

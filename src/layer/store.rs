@@ -22,14 +22,15 @@ pub use self::usage::{Allowance, StoredLayer};
 use super::index::{Indexed, Scratch};
 use super::table::{FORMAT_VERSION, LayerIndex};
 use super::windows::Windows;
+use crate::bytes::Bytes;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::read_at::{FileBytes, ReadAt, Window, read_to_vec};
+use crate::read_at::{FileBytes, ReadAt, Window};
 
 /// Ends every stored index: where the index lies in the file, behind the windows.
 const TRAILER_BYTES: usize = 24;
 const TRAILER_MAGIC: &[u8; 8] = b"IMGMEND\0";
-/// An index is read whole; one of 16 Mi entries with long names stays below.
+/// An index is checked whole; one of 16 Mi entries with long names stays below.
 const MAX_INDEX_BYTES: u64 = 4 << 30;
 /// A nameless file cannot be left behind; where the file system has none, leftovers of a kill are
 /// removed when they are this old.
@@ -85,6 +86,32 @@ pub struct StoredIndex {
 }
 
 impl StoredIndex {
+    /// What a pass found and [`Store::save`] wrote: a large index is from now on read from its file, as it
+    /// will be by whoever comes next, and what it was built in is freed.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when the file does not hold what was written to it, and as
+    /// [`StoredIndex::from_pass`].
+    pub fn from_saved(indexed: Indexed, what: &str) -> Result<Self> {
+        let Indexed { index, windows, copy } = indexed;
+        let len = index.stored_bytes();
+        let mapped = match &windows {
+            Windows::File(file, offset) if Bytes::would_map(len) => Bytes::of_file(file, *offset, len)
+                .map_err(|cause| log::info!("{what}: the index stays in memory: {cause}"))
+                .ok(),
+            _ => None,
+        };
+        let index = match mapped {
+            Some(bytes) => {
+                // First, or both would be in memory at once.
+                drop(index);
+                LayerIndex::from_bytes(bytes, what)?
+            }
+            None => index,
+        };
+        StoredIndex::from_pass(Indexed { index, windows, copy })
+    }
+
     /// What a pass found, for use without a store.
     ///
     /// # Errors
@@ -218,33 +245,38 @@ impl Store {
         }
         let path = self.path(key, "idx");
         let failed = |cause| Error::io(format!("cannot write '{}'", path.display()), cause);
-        let index = indexed.index.as_bytes();
+        let index = &indexed.index;
         let mut file = &draft.index.file;
         // The pass left the file at the end of the windows.
-        file.write_all(index).map_err(failed)?;
-        file.write_all(&trailer(windows_len, index.len() as u64)).map_err(failed)?;
+        index.write_to(&mut file).map_err(failed)?;
+        file.write_all(&trailer(windows_len, index.stored_bytes() as u64)).map_err(failed)?;
         file.sync_data().map_err(failed)?;
         self.publish(&path, draft.index)
     }
 
     /// The bytes of the merged tree for `key`, if they can be read. They are not checked here.
     #[must_use]
-    pub fn load_tree(&self, key: &Key) -> Option<Vec<u8>> {
+    pub fn load_tree(&self, key: &Key) -> Option<Bytes> {
         let path = self.path(key, "tree");
         let file = open_own(&path).map_err(|error| log::info!("{error}")).ok()??;
         let _ = file.set_modified(SystemTime::now());
-        let bytes = FileBytes::new(file).ok().filter(|bytes| bytes.len() <= MAX_INDEX_BYTES)?;
-        read_to_vec(&bytes).map_err(|cause| log::info!("cannot read '{}': {cause}", path.display())).ok()
+        let len = file.metadata().ok().map(|found| found.len()).filter(|len| *len <= MAX_INDEX_BYTES)?;
+        let bytes = Bytes::of_file(&file, 0, usize::try_from(len).ok()?);
+        bytes.map_err(|cause| log::info!("cannot read '{}': {cause}", path.display())).ok()
     }
 
-    /// Keeps the bytes of a merged tree.
+    /// Keeps the bytes of a merged tree, as `write` writes them.
     ///
     /// # Errors
     /// When they cannot be written (the disk is full). Nothing is left behind then.
-    pub fn save_tree(&self, key: &Key, bytes: &[u8]) -> Result<()> {
+    pub fn save_tree(
+        &self,
+        key: &Key,
+        write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+    ) -> Result<()> {
         let path = self.path(key, "tree");
         let draft = self.draft_file()?;
-        let written = (&draft.file).write_all(bytes).and_then(|()| draft.file.sync_data());
+        let written = write(&mut &draft.file).and_then(|()| draft.file.sync_data());
         written.map_err(|cause| Error::io(format!("cannot write '{}'", path.display()), cause))?;
         self.publish(&path, draft)
     }
@@ -343,8 +375,8 @@ fn read_index(bytes: &FileBytes, what: &str) -> Result<(LayerIndex, u64)> {
     if index_offset.checked_add(index_len) != Some(trailer_at) || index_len > MAX_INDEX_BYTES {
         return Err(bad("the trailer leads nowhere"));
     }
-    let mut index = vec![0; usize::try_from(index_len).map_err(|_| bad("too large"))?];
-    bytes.read_exact_at(&mut index, index_offset).map_err(failed)?;
+    let index_len = usize::try_from(index_len).map_err(|_| bad("too large"))?;
+    let index = Bytes::of_file(bytes.file(), index_offset, index_len).map_err(failed)?;
     Ok((LayerIndex::from_bytes(index, what)?, index_offset))
 }
 

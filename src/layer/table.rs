@@ -1,15 +1,21 @@
-//! A layer index as one run of bytes: built once, then read where it lies, from memory or from disk.
+//! A layer index as tables of bytes: built once, then read where it lies, in memory or in a mapped file.
 //!
 //! This module owns the layout that docs/index-format.md draws. An index that was just built and one that was
-//! loaded are the same bytes behind the same accessors. Reading never fails and never panics: checksum and bounds
-//! are checked once, and a reference that still leads nowhere (a forged file with a right checksum) reads as empty.
+//! loaded are the same tables behind the same accessors. Reading never fails and never panics: checksum and bounds
+//! are checked once, and a reference that still leads nowhere (a forged file with a right checksum, or one that
+//! changed after the check) reads as empty.
 
-use std::ops::Range;
+mod build;
+
+use std::io::{self, Write};
+
+pub use self::build::IndexBuilder;
 
 use super::EntryId;
 use super::entry::{
     DeviceNumber, Entry, EntryKind, Extent, FileData, Meta, Segment, Stored, Timestamp, Xattrs,
 };
+use crate::bytes::{Bytes, Sections};
 use crate::compress::Compression;
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
@@ -19,11 +25,9 @@ use crate::warning::{Warning, WarningKind};
 /// First bytes of every layer index.
 const MAGIC: &[u8; 8] = b"IMGMIDX\0";
 /// Raised whenever the layout or the meaning of a field changes; other versions are rebuilt.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Fixed part in front of the sections, in bytes.
 pub const HEADER_BYTES: usize = 384;
-/// Where the checksum of everything else (windows excepted) stands in the header.
-const CHECKSUM: Range<usize> = 352..384;
 const SECTIONS: usize = 6;
 /// Record sizes of the sections, in bytes, in their order in the file.
 const RECORD_BYTES: [usize; SECTIONS] = [72, 1, 24, 56, 40, 12];
@@ -101,8 +105,7 @@ pub enum Place {
 #[derive(Debug)]
 pub struct LayerIndex {
     facts: Facts,
-    bytes: Vec<u8>,
-    sections: [Range<usize>; SECTIONS],
+    sections: Sections<SECTIONS>,
 }
 
 impl LayerIndex {
@@ -118,8 +121,7 @@ impl LayerIndex {
         let mut fields = self.record(Section::Entries, id.0)?;
         let header_offset = fields.u64();
         let (first, second) = (fields.u64(), fields.u64());
-        let mtime = Timestamp { seconds: fields.u64(), nanos: fields.u32() };
-        let (uid, gid, mode) = (fields.u32(), fields.u32(), fields.u16());
+        let meta = read_meta(&mut fields);
         let code = fields.u16();
         let name = self.heap(fields.u32(), fields.u32());
         let target = self.heap(fields.u32(), fields.u32());
@@ -141,7 +143,15 @@ impl LayerIndex {
             KIND_FIFO => EntryKind::Fifo,
             _ => return None,
         };
-        Some(Entry { header_offset, name, kind, meta: Meta { mode, uid, gid, mtime }, xattrs })
+        Some(Entry { header_offset, name, kind, meta, xattrs })
+    }
+
+    /// Mode, owner and time of one entry.
+    #[must_use]
+    pub fn meta(&self, id: EntryId) -> Option<Meta> {
+        let mut fields = self.record(Section::Entries, id.0)?;
+        fields.array::<24>();
+        Some(read_meta(&mut fields))
     }
 
     /// All entries, in tar order.
@@ -226,16 +236,24 @@ impl LayerIndex {
         })
     }
 
-    /// Memory that the index takes up, in bytes.
+    /// Length of the index as it is stored, in bytes, without the windows that lie before it.
     #[must_use]
-    pub fn memory_bytes(&self) -> usize {
-        self.bytes.len()
+    pub fn stored_bytes(&self) -> usize {
+        HEADER_BYTES + self.sections.lengths().iter().sum::<usize>()
     }
 
-    /// The index as it is stored, without the windows that follow it.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
+    /// Writes the index as it is stored, without the windows that lie before it.
+    ///
+    /// # Errors
+    /// What `out` says.
+    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.sections.write_to(&build::head(&self.facts, self.sections.lengths()), out)
+    }
+
+    /// Tells the system that entries which were looked at so far are not needed soon. An index in memory stays
+    /// there; one in a mapped file comes back by itself.
+    pub fn release(&self) {
+        self.sections.release();
     }
 
     /// Takes over the bytes of a stored index (without the windows).
@@ -243,7 +261,8 @@ impl LayerIndex {
     /// # Errors
     /// [`Error::Malformed`] when they are no index of this version, are cut short, or do not match
     /// their checksum. `what` names the file.
-    pub fn from_bytes(bytes: Vec<u8>, what: &str) -> Result<Self> {
+    pub fn from_bytes(bytes: impl Into<Bytes>, what: &str) -> Result<Self> {
+        let bytes = bytes.into();
         let bad = |reason: &str| Error::Malformed { what: what.to_owned(), reason: reason.to_owned() };
         let header = bytes.first_chunk::<HEADER_BYTES>().ok_or_else(|| bad("shorter than its header"))?;
         let mut fields = Fields(header);
@@ -259,27 +278,14 @@ impl LayerIndex {
             .ok_or_else(|| bad("unknown compression"))?;
         let (diff_id, blob_digest) = (read_digest(&mut fields), read_digest(&mut fields));
         let (blob_bytes, tar_bytes, copy_bytes) = (fields.u64(), fields.u64(), fields.u64());
-        let mut sections: [Range<usize>; SECTIONS] = Default::default();
-        let mut end = HEADER_BYTES;
-        for (section, record) in sections.iter_mut().zip(RECORD_BYTES) {
-            let len = usize::try_from(fields.u64()).ok().filter(|len| len.is_multiple_of(record));
-            let next = len.and_then(|len| end.checked_add(len)).ok_or_else(|| bad("broken section"))?;
-            *section = end..next;
-            end = next;
-        }
-        if end != bytes.len() {
-            return Err(bad("cut short"));
-        }
-        if checksum(&bytes) != bytes.get(CHECKSUM).unwrap_or_default() {
-            return Err(bad("checksum does not match"));
-        }
+        let lengths = [(); SECTIONS].map(|()| fields.u64());
         let facts = Facts { diff_id, blob_digest, blob_bytes, compression, tar_bytes, copy_bytes };
-        Ok(LayerIndex { facts, bytes, sections })
+        let sections = Sections::stored(bytes, HEADER_BYTES, lengths, RECORD_BYTES).map_err(bad)?;
+        Ok(LayerIndex { facts, sections })
     }
 
     fn section(&self, section: Section) -> &[u8] {
-        let range = self.sections.get(section as usize).cloned().unwrap_or_default();
-        self.bytes.get(range).unwrap_or_default()
+        self.sections.get(section as usize)
     }
 
     fn count(&self, section: Section) -> u32 {
@@ -324,157 +330,6 @@ impl LayerIndex {
             }
         }
         low.checked_sub(1)
-    }
-}
-
-/// Collects what one pass over a layer finds and lays it out as a [`LayerIndex`].
-#[derive(Debug, Default)]
-pub struct IndexBuilder {
-    entries: Vec<u8>,
-    heap: Vec<u8>,
-    segments: Vec<u8>,
-    spans: Vec<u8>,
-    checkpoints: Vec<u8>,
-    warnings: Vec<u8>,
-}
-
-impl IndexBuilder {
-    /// An index of nothing.
-    #[must_use]
-    pub fn new() -> Self {
-        IndexBuilder::default()
-    }
-
-    /// Adds the next entry of the tar.
-    ///
-    /// # Errors
-    /// [`Error::Limit`] when names, link targets and attributes outgrow the layout's 4 GiB.
-    pub fn push_entry(&mut self, entry: &Entry<'_>) -> Result<()> {
-        let (code, first, second, target): (u16, u64, u64, &[u8]) = match &entry.kind {
-            EntryKind::File(FileData { stored: Stored::Contiguous(extent), .. }) => {
-                (KIND_FILE, extent.offset, extent.len_bytes, &[])
-            }
-            EntryKind::File(FileData { size, stored: Stored::Sparse(segments) }) => {
-                (KIND_SPARSE, self.push_segments(segments)?, *size, &[])
-            }
-            EntryKind::Directory => (KIND_DIRECTORY, 0, 0, &[]),
-            EntryKind::Symlink(target) => (KIND_SYMLINK, 0, 0, target),
-            EntryKind::Hardlink(target) => (KIND_HARDLINK, 0, 0, target),
-            EntryKind::Char(device) => (KIND_CHAR, pack(device.major, device.minor), 0, &[]),
-            EntryKind::Block(device) => (KIND_BLOCK, pack(device.major, device.minor), 0, &[]),
-            EntryKind::Fifo => (KIND_FIFO, 0, 0, &[]),
-        };
-        let name = self.push_heap(entry.name)?;
-        let target = self.push_heap(target)?;
-        let xattrs = self.push_heap(entry.xattrs.as_packed())?;
-        let out = &mut self.entries;
-        for number in [entry.header_offset, first, second, entry.meta.mtime.seconds] {
-            out.extend_from_slice(&number.to_le_bytes());
-        }
-        for number in [entry.meta.mtime.nanos, entry.meta.uid, entry.meta.gid] {
-            out.extend_from_slice(&number.to_le_bytes());
-        }
-        out.extend_from_slice(&entry.meta.mode.to_le_bytes());
-        out.extend_from_slice(&code.to_le_bytes());
-        for (offset, len) in [name, target, xattrs] {
-            out.extend_from_slice(&offset.to_le_bytes());
-            out.extend_from_slice(&len.to_le_bytes());
-        }
-        Ok(())
-    }
-
-    /// Adds a span that starts where the one before it ended.
-    pub fn push_span(&mut self, offset: u64, hash: Option<[u8; 32]>, copy: Option<Extent>) {
-        let copy_len = copy.map_or(0, |copy| u32::try_from(copy.len_bytes).unwrap_or(u32::MAX));
-        self.spans.extend_from_slice(&offset.to_le_bytes());
-        self.spans.extend_from_slice(&copy.map_or(NO_COPY, |copy| copy.offset).to_le_bytes());
-        self.spans.extend_from_slice(&copy_len.to_le_bytes());
-        self.spans.extend_from_slice(&[0; 4]);
-        self.spans.extend_from_slice(&hash.unwrap_or_default());
-    }
-
-    /// Adds a checkpoint past the one before it.
-    pub fn push_checkpoint(&mut self, record: &CheckpointRecord) {
-        let window_len = u32::try_from(record.window.len_bytes).unwrap_or(u32::MAX);
-        for number in [record.output_offset, record.compressed_offset, record.window.offset] {
-            self.checkpoints.extend_from_slice(&number.to_le_bytes());
-        }
-        self.checkpoints.extend_from_slice(&window_len.to_le_bytes());
-        self.checkpoints.extend_from_slice(&place_code(record.place).to_le_bytes());
-        self.checkpoints.extend_from_slice(&record.window_hash);
-    }
-
-    /// Adds a warning; those past the first [`MAX_WARNINGS`] are left out, and so is a name that no longer
-    /// fits.
-    pub fn push_warning(&mut self, kind: WarningKind, path: &[u8]) {
-        if self.warnings.len() >= MAX_WARNINGS * record_bytes(Section::Warnings) {
-            return;
-        }
-        let (offset, len) = self.push_heap(path).unwrap_or_default();
-        for number in [u32::from(kind.code()), offset, len] {
-            self.warnings.extend_from_slice(&number.to_le_bytes());
-        }
-    }
-
-    /// Lays everything out.
-    #[must_use]
-    pub fn finish(self, facts: Facts) -> LayerIndex {
-        let parts = [self.entries, self.heap, self.segments, self.spans, self.checkpoints, self.warnings];
-        let total = HEADER_BYTES + parts.iter().map(Vec::len).sum::<usize>();
-        let mut bytes = Vec::with_capacity(total);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-        bytes.extend_from_slice(&u32::from(compression_code(facts.compression)).to_le_bytes());
-        push_digest(&mut bytes, facts.diff_id);
-        push_digest(&mut bytes, facts.blob_digest);
-        for number in [facts.blob_bytes, facts.tar_bytes, facts.copy_bytes] {
-            bytes.extend_from_slice(&number.to_le_bytes());
-        }
-        for part in &parts {
-            bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
-        }
-        bytes.resize(HEADER_BYTES, 0);
-        let mut sections: [Range<usize>; SECTIONS] = Default::default();
-        for (section, part) in sections.iter_mut().zip(&parts) {
-            let start = bytes.len();
-            bytes.extend_from_slice(part);
-            *section = start..bytes.len();
-        }
-        let sum = checksum(&bytes);
-        if let Some(place) = bytes.get_mut(CHECKSUM) {
-            place.copy_from_slice(&sum);
-        }
-        LayerIndex { facts, bytes, sections }
-    }
-
-    fn push_heap(&mut self, bytes: &[u8]) -> Result<(u32, u32)> {
-        let (offset, len) = (self.heap.len() as u64, bytes.len() as u64);
-        let max = u64::from(u32::MAX);
-        if offset + len > max {
-            return Err(Error::Limit {
-                what: String::new(),
-                limit: "index heap bytes",
-                value: offset + len,
-                max,
-            });
-        }
-        self.heap.extend_from_slice(bytes);
-        // Both fit: their sum does.
-        Ok((low(offset), low(len)))
-    }
-
-    fn push_segments(&mut self, segments: &[Segment]) -> Result<u64> {
-        let first = self.segments.len() / record_bytes(Section::Segments);
-        let (Ok(first), Ok(count)) = (u32::try_from(first), u32::try_from(segments.len())) else {
-            let max = u64::from(u32::MAX);
-            return Err(Error::Limit { what: String::new(), limit: "sparse segments", value: max + 1, max });
-        };
-        for segment in segments {
-            for number in [segment.file_offset, segment.extent.offset, segment.extent.len_bytes] {
-                self.segments.extend_from_slice(&number.to_le_bytes());
-            }
-        }
-        Ok(pack(first, count))
     }
 }
 
@@ -539,26 +394,10 @@ fn place_from_code(code: u32) -> Option<Place> {
     }
 }
 
-/// An algorithm's number (0: no digest) and room for the longest hash.
-fn push_digest(out: &mut Vec<u8>, digest: Option<Digest>) {
-    let start = out.len();
-    if let Some(digest) = digest {
-        out.push(match digest.algorithm() {
-            Algorithm::Sha256 => 1,
-            Algorithm::Sha512 => 2,
-            Algorithm::Blake3 => 3,
-        });
-        out.extend_from_slice(digest.hash());
-    }
-    out.resize(start + 65, 0);
-}
-
-/// BLAKE3 of the header in front of the checksum and of all sections.
-fn checksum(bytes: &[u8]) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(bytes.get(..CHECKSUM.start).unwrap_or_default());
-    hasher.update(bytes.get(HEADER_BYTES..).unwrap_or_default());
-    *hasher.finalize().as_bytes()
+fn read_meta(fields: &mut Fields<'_>) -> Meta {
+    let mtime = Timestamp { seconds: fields.u64(), nanos: fields.u32() };
+    let (uid, gid) = (fields.u32(), fields.u32());
+    Meta { mode: fields.u16(), uid, gid, mtime }
 }
 
 fn read_digest(fields: &mut Fields<'_>) -> Option<Digest> {

@@ -1,11 +1,14 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use super::entry::{EntryKind, FileData, Stored};
+use super::entry::{Entry, EntryKind, Extent, FileData, Meta, Segment, Stored, Xattrs};
 use super::index::{Expected, Indexed, Request, Verify, index_layer};
 use super::reader::LayerReader;
 use super::store::{Key, Store, StoredIndex};
+use super::table::{Facts, IndexBuilder, LayerIndex};
 use super::tar::Limits;
+use super::windows::Windows;
+use crate::bytes::checksum;
 use crate::compress::Compression;
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
@@ -241,6 +244,126 @@ fn x16_an_index_that_is_cut_flipped_or_foreign_is_not_loaded() {
     flipped[index_at / 2] ^= 0x10;
     std::fs::write(&path, &flipped).unwrap();
     assert!(read_all(store.load(&key).unwrap(), blob, Verify::Full).unwrap() == tar);
+}
+
+/// An index that is large enough to be mapped: its attributes are.
+fn mapped_index(store: &Store, key: &Key) -> (StoredIndex, Vec<String>) {
+    let draft = store.draft().unwrap();
+    let mut builder = IndexBuilder::new();
+    let mut packed = Vec::new();
+    Xattrs::pack(&mut packed, b"user.large", &vec![7; 1 << 20]);
+    let names: Vec<String> = (0..18).map(|at| format!("file-{at}")).collect();
+    for name in &names {
+        let (name, kind, meta) = (name.as_bytes(), EntryKind::Directory, Meta::default());
+        let xattrs = Xattrs::from_packed(&packed);
+        builder.push_entry(&Entry { header_offset: 0, name, kind, meta, xattrs }).unwrap();
+    }
+    let mut windows = draft.scratch().unwrap().windows;
+    windows.write_all(&[5; 1000]).unwrap();
+    let facts = Facts {
+        diff_id: None,
+        blob_digest: None,
+        blob_bytes: 1,
+        compression: Compression::Plain,
+        tar_bytes: 1,
+        copy_bytes: 0,
+    };
+    let index = builder.finish(facts);
+    let indexed = Indexed { index, windows: Windows::File(windows, 1000), copy: None };
+    store.save(key, draft, &indexed).unwrap();
+    (StoredIndex::from_saved(indexed, "layer 7").unwrap(), names)
+}
+
+#[test]
+fn a_large_index_is_read_from_its_file() {
+    let (_home, store) = store();
+    let key = Key::archive("large");
+    let (saved, expected) = mapped_index(&store, &key);
+    let loaded = store.load(&key).unwrap();
+    for found in [saved, loaded] {
+        assert!(format!("{:?}", found.index).contains("Mapped"));
+        assert_eq!(names(&found), expected);
+        found.index.release();
+        let (_, last) = found.index.entries().last().unwrap();
+        assert_eq!(last.xattrs.get(b"user.large"), Some(&vec![7; 1 << 20][..]));
+        assert_eq!(found.windows.len(), 1000);
+        // Whoever has it open keeps it.
+        let _ = store.clear().unwrap();
+        assert_eq!(names(&found), expected);
+    }
+}
+
+#[test]
+fn x16_a_large_index_that_is_cut_flipped_or_foreign_is_not_loaded() {
+    let (_home, store) = store();
+    let key = Key::archive("large");
+    drop(mapped_index(&store, &key));
+    let path = std::fs::read_dir(store.directory()).unwrap().next().unwrap().unwrap().path();
+    let whole = std::fs::read(&path).unwrap();
+    for cut in [whole.len() - 1, whole.len() - 24, whole.len() - 25, whole.len() / 2, 17 << 20] {
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        assert!(store.load(&key).is_none(), "cut to {cut} bytes");
+        // The trailer is there, and what it speaks of is not.
+        let trailed = [&whole[..cut.min(whole.len() - 25)], &whole[whole.len() - 24..]].concat();
+        std::fs::write(&path, trailed).unwrap();
+        assert!(store.load(&key).is_none(), "cut to {cut} bytes before the trailer");
+    }
+    for at in [1000, 1010, 1200, 1352, 1384, 2000, 5 << 20, whole.len() - 25, whole.len() - 20] {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 0x10;
+        std::fs::write(&path, &flipped).unwrap();
+        assert!(store.load(&key).is_none(), "flipped at {at}");
+    }
+    std::fs::write(&path, &whole).unwrap();
+    assert!(store.load(&key).is_some(), "whole again");
+}
+
+/// A checksum keeps out accidents only.
+#[test]
+fn x16_a_forged_index_is_refused_or_can_be_read() {
+    let mut builder = IndexBuilder::new();
+    let mut packed = Vec::new();
+    Xattrs::pack(&mut packed, b"user.a", b"1");
+    let segment = Segment { file_offset: 1, extent: Extent { offset: 512, len_bytes: 9 } };
+    let sparse = FileData { size: 99, stored: Stored::Sparse(vec![segment].into()) };
+    for kind in [EntryKind::Directory, EntryKind::Symlink(b"to"), EntryKind::File(sparse)] {
+        let (meta, xattrs) = (Meta::default(), Xattrs::from_packed(&packed));
+        builder.push_entry(&Entry { header_offset: 0, name: b"name", kind, meta, xattrs }).unwrap();
+    }
+    builder.push_span(0, Some([1; 32]), Some(Extent { offset: 0, len_bytes: 10 }));
+    builder.push_span(1024, Some([2; 32]), None);
+    builder.push_warning(WarningKind::Damaged, b"name");
+    let facts = Facts {
+        diff_id: Some(Algorithm::Sha256.digest(b"")),
+        blob_digest: None,
+        blob_bytes: 2048,
+        compression: Compression::Gzip,
+        tar_bytes: 2048,
+        copy_bytes: 0,
+    };
+    let mut whole = Vec::new();
+    builder.finish(facts).write_to(&mut whole).unwrap();
+    let (mut refused, mut read) = (0, 0);
+    for at in 0..whole.len() {
+        for value in [0, 1, 2, 3, 0x7f, 0xff] {
+            let mut forged = whole.clone();
+            forged[at] = value;
+            let sum = checksum(&forged[..352], &forged[384..]);
+            forged[352..384].copy_from_slice(&sum);
+            let Ok(index) = LayerIndex::from_bytes(forged, "index") else {
+                refused += 1;
+                continue;
+            };
+            let entries = index.entries().map(|(_, entry)| format!("{entry:?}").len()).sum::<usize>();
+            assert!(entries < 100_000, "byte {at} as {value}");
+            for place in [0, 1, 1023, 1024, 2047, 2048, u64::MAX] {
+                let _ = (index.span_at(place).map(|span| index.span(span)), index.checkpoint_at(place));
+            }
+            let _ = (index.warnings().count(), index.checkpoint(0));
+            read += 1;
+        }
+    }
+    assert!(refused > 100 && read > 100, "{refused} refused, {read} read");
 }
 
 fn index_len(file: &[u8]) -> usize {

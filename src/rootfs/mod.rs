@@ -1,14 +1,15 @@
 //! The merged tree: what a container would see, as inodes and names.
 //!
-//! Pure: no I/O, no clock, no errno, no log. It refers to layer indexes for link targets, extended
-//! attributes and extents, and owns names, attributes and numbers. This module is the tree as it is
-//! read; [`merge`](mod@merge) makes it.
+//! Pure: no I/O, no clock, no errno, no log. It refers to layer indexes for mode, owner, time, link targets,
+//! extended attributes and extents, and owns names and numbers. This module is the tree as it is read;
+//! [`merge`](mod@merge) makes it.
 
 mod by_path;
 mod glob;
 pub mod merge;
 mod resolve;
 pub mod stored;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -25,8 +26,15 @@ pub use by_path::ByPath;
 pub use merge::{Cause, Change, MergeOptions, Semantics, Stood, merge, replay};
 pub use walk::Walk;
 
+use tables::{InodeRecord, RecordKind, Stray, Tables};
+
 /// Unit of [`Rootfs::blocks`], in bytes: that of `st_blocks` (stat(3type)).
 const BLOCK_BYTES: u64 = 512;
+
+/// Mode of the root and of directories that no layer describes (semantics M4, M5).
+const DEFAULT_DIRECTORY_MODE: u16 = 0o755;
+/// Mode of every symbolic link (semantics M6).
+const SYMLINK_MODE: u16 = 0o777;
 
 /// An object of the rootfs; hard links share one. The root is 0, and numbers are the same every time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -105,6 +113,28 @@ pub struct Inode {
     pub xattrs: Option<EntryAt>,
 }
 
+/// All that an inode is made from, its names apart: inodes of one origin in the same layer are alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Origin {
+    kind: RecordKind,
+    layer: LayerId,
+    entry: EntryId,
+    meta: EntryId,
+    xattrs: Option<EntryId>,
+}
+
+impl Origin {
+    /// The layer that the entries are in.
+    pub(crate) fn layer(self) -> LayerId {
+        self.layer
+    }
+
+    /// The same entries of another layer.
+    pub(crate) fn moved_to(self, layer: LayerId) -> Self {
+        Origin { layer, ..self }
+    }
+}
+
 /// Whether a path's last component is followed when it is a symbolic link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Follow {
@@ -122,73 +152,33 @@ pub struct Rootfs {
     warnings: Vec<(LayerId, Warning)>,
 }
 
-/// The tree as flat tables: about 90 bytes for each name of an ordinary image.
-#[derive(Debug)]
-struct Tables {
-    /// Directories come first, in the order of `directories`.
-    inodes: Vec<Inode>,
-    directories: Vec<Directory>,
-    /// The names of the first directory, sorted by bytes, then those of the second, and so on.
-    dentries: Vec<Dentry>,
-    /// The names of `dentries`, end to end.
-    names: Vec<u8>,
-}
-
-/// A directory's place in the tree.
-#[derive(Debug)]
-struct Directory {
-    /// The first of its dentries; the last is the one before the next directory's first.
-    children: u32,
-    /// The directory that holds it; the root's is the root.
-    parent: InodeId,
-    /// The dentry that names it; the root has none.
-    dentry: u32,
-}
-
-/// A name in a directory.
-#[derive(Debug)]
-struct Dentry {
-    /// Where the name begins; it ends where the next one begins.
-    name: u32,
-    inode: InodeId,
-}
-
-impl Tables {
-    fn directory(&self, id: InodeId) -> Option<&Directory> {
-        self.directories.get(id.0 as usize)
-    }
-
-    /// The dentries of a directory; none for everything else.
-    fn range(&self, directory: InodeId) -> Range<usize> {
-        let at = directory.0 as usize;
-        let end = match self.directories.get(at.saturating_add(1)) {
-            Some(next) => next.children as usize,
-            None => self.dentries.len(),
-        };
-        self.directories.get(at).map_or(0..0, |record| record.children as usize..end)
-    }
-
-    fn name(&self, dentry: usize) -> &[u8] {
-        let end = match self.dentries.get(dentry.saturating_add(1)) {
-            Some(next) => next.name as usize,
-            None => self.names.len(),
-        };
-        let start = self.dentries.get(dentry).map_or(end, |dentry| dentry.name as usize);
-        self.names.get(start..end).unwrap_or_default()
-    }
-}
-
 impl Rootfs {
     /// How many inodes there are; they are numbered from 0.
     #[must_use]
     pub fn inode_count(&self) -> u32 {
-        u32::try_from(self.tables.inodes.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.tables.inode_count()).unwrap_or(u32::MAX)
     }
 
     /// One inode.
     #[must_use]
-    pub fn inode(&self, id: InodeId) -> Option<&Inode> {
-        self.tables.inodes.get(id.0 as usize)
+    pub fn inode(&self, id: InodeId) -> Option<Inode> {
+        let record = self.tables.inode(id)?;
+        let stray = if record.is_stray { self.tables.stray(id) } else { None };
+        Some(described(record, stray, &self.layers))
+    }
+
+    /// Number of names of an inode, as [`Inode::nlink`]; 0 for what is not there.
+    #[must_use]
+    pub fn nlink(&self, id: InodeId) -> u32 {
+        self.tables.inode(id).map_or(0, |record| record.nlink)
+    }
+
+    /// Which entries tell of an inode.
+    pub(crate) fn origin(&self, id: InodeId) -> Option<Origin> {
+        let InodeRecord { kind, layer, entry, has_xattrs, is_stray, .. } = self.tables.inode(id)?;
+        let stray = if is_stray { self.tables.stray(id) } else { None };
+        let (meta, xattrs) = stray.map_or((entry, entry), |stray| (stray.meta, stray.xattrs));
+        Some(Origin { kind, layer, entry, meta, xattrs: has_xattrs.then_some(xattrs) })
     }
 
     /// Whether there is a directory of this number.
@@ -207,7 +197,7 @@ impl Rootfs {
             match self.tables.name(middle).cmp(name) {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
-                std::cmp::Ordering::Equal => return Some(self.tables.dentries.get(middle)?.inode),
+                std::cmp::Ordering::Equal => return Some(self.tables.dentry(middle)?.inode),
             }
         }
         None
@@ -253,8 +243,7 @@ impl Rootfs {
     /// Where a symbolic link leads; `None` for everything else.
     #[must_use]
     pub fn target(&self, id: InodeId) -> Option<&[u8]> {
-        let InodeKind::Symlink(at) = self.inode(id)?.kind else { return None };
-        match self.entry(at)?.kind {
+        match self.own_entry(id, RecordKind::Symlink)?.1.kind {
             EntryKind::Symlink(target) => Some(target),
             _ => None,
         }
@@ -263,9 +252,8 @@ impl Rootfs {
     /// Where a regular file's bytes are; `None` for everything else.
     #[must_use]
     pub fn file(&self, id: InodeId) -> Option<(LayerId, FileData<'_>)> {
-        let InodeKind::File(at) = self.inode(id)?.kind else { return None };
-        match self.entry(at)?.kind {
-            EntryKind::File(data) => Some((at.layer, data)),
+        match self.own_entry(id, RecordKind::File)? {
+            (layer, Entry { kind: EntryKind::File(data), .. }) => Some((layer, data)),
             _ => None,
         }
     }
@@ -273,8 +261,12 @@ impl Rootfs {
     /// The extended attributes.
     #[must_use]
     pub fn xattrs(&self, id: InodeId) -> Xattrs<'_> {
-        let at = self.inode(id).and_then(|inode| inode.xattrs);
-        at.and_then(|at| self.entry(at)).map(|entry| entry.xattrs).unwrap_or_default()
+        let Some(record) = self.tables.inode(id).filter(|record| record.has_xattrs) else {
+            return Xattrs::default();
+        };
+        let stray = if record.is_stray { self.tables.stray(id) } else { None };
+        let entry = stray.map_or(record.entry, |stray| stray.xattrs);
+        self.entry(EntryAt { layer: record.layer, entry }).map(|entry| entry.xattrs).unwrap_or_default()
     }
 
     /// Size in bytes as `stat` gives it: a file's logical size, a link's target length, else 0.
@@ -308,16 +300,46 @@ impl Rootfs {
     /// Memory that the tree itself takes up, in bytes; the layer indexes are not in it.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        let Tables { inodes, directories, dentries, names } = &self.tables;
-        size_of_val(inodes.as_slice())
-            + size_of_val(directories.as_slice())
-            + size_of_val(dentries.as_slice())
-            + names.len()
+        self.tables.0.lengths().iter().sum()
+    }
+
+    /// The entry that tells of an inode, if the inode is of this kind, and its layer.
+    fn own_entry(&self, id: InodeId, kind: RecordKind) -> Option<(LayerId, Entry<'_>)> {
+        let record = self.tables.inode(id).filter(|record| record.kind == kind)?;
+        Some((record.layer, self.entry(EntryAt { layer: record.layer, entry: record.entry })?))
     }
 
     fn entry(&self, at: EntryAt) -> Option<Entry<'_>> {
         self.layers.get(usize::from(at.layer.0))?.entry(at.entry)
     }
+}
+
+/// What a record and the entries that it refers to say. Entries that are not there say nothing.
+fn described(record: InodeRecord, stray: Option<Stray>, layers: &[Arc<LayerIndex>]) -> Inode {
+    let InodeRecord { layer, entry, nlink, .. } = record;
+    let index = layers.get(usize::from(layer.0));
+    let meta = || {
+        let entry = stray.map_or(entry, |stray| stray.meta);
+        index.and_then(|index| index.meta(entry)).unwrap_or_default()
+    };
+    let device = || match index.and_then(|index| index.entry(entry)).map(|entry| entry.kind) {
+        Some(EntryKind::Char(device) | EntryKind::Block(device)) => device,
+        _ => DeviceNumber::default(),
+    };
+    let at = EntryAt { layer, entry };
+    let implied = Meta { mode: DEFAULT_DIRECTORY_MODE, ..Meta::default() };
+    let (kind, meta) = match record.kind {
+        RecordKind::File => (InodeKind::File(at), meta()),
+        RecordKind::Directory => (InodeKind::Directory, meta()),
+        RecordKind::Symlink => (InodeKind::Symlink(at), Meta { mode: SYMLINK_MODE, ..meta() }),
+        RecordKind::Char => (InodeKind::Char(device()), meta()),
+        RecordKind::Block => (InodeKind::Block(device()), meta()),
+        RecordKind::Fifo => (InodeKind::Fifo, meta()),
+        RecordKind::ImpliedDirectory => (InodeKind::Directory, implied),
+        RecordKind::Root => (InodeKind::Directory, Meta { mtime: meta().mtime, ..implied }),
+    };
+    let xattrs = EntryAt { layer, entry: stray.map_or(entry, |stray| stray.xattrs) };
+    Inode { kind, meta, nlink, layer, xattrs: record.has_xattrs.then_some(xattrs) }
 }
 
 /// The children of a directory: see [`Rootfs::children`].
@@ -332,7 +354,7 @@ impl<'a> Iterator for Children<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let at = self.range.next()?;
-        Some((self.tables.name(at), self.tables.dentries.get(at)?.inode))
+        Some((self.tables.name(at), self.tables.dentry(at)?.inode))
     }
 
     /// In constant time, so that a directory can be listed in pieces without counting through it each time.

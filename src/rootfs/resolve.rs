@@ -1,6 +1,6 @@
 //! Paths, followed as a kernel does for a process whose root is the tree.
 
-use super::{Follow, InodeId, InodeKind, ROOT, Rootfs};
+use super::{Follow, InodeId, ROOT, Rootfs};
 use crate::error::{Error, PathFault, Result};
 use crate::path::escape;
 
@@ -50,7 +50,7 @@ impl Rootfs {
     }
 
     fn step(&self, from: InodeId, name: &[u8]) -> Result<InodeId, PathFault> {
-        if self.inode(from).is_none_or(|inode| inode.kind != InodeKind::Directory) {
+        if !self.is_directory(from) {
             return Err(PathFault::NotADirectory);
         }
         match name {

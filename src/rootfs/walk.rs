@@ -57,7 +57,7 @@ impl Iterator for Walk<'_> {
         }
         self.leave_finished()?;
         let tables = &self.tree.tables;
-        let inode = tables.dentries.get(self.next)?.inode;
+        let inode = tables.dentry(self.next)?.inode;
         let mut path = self.path.clone();
         path.push(b'/');
         path.extend_from_slice(tables.name(self.next));

@@ -76,7 +76,7 @@ fn the_library_neither_prints_nor_looks_at_environment_or_terminal() {
 #[test]
 fn a_module_uses_what_stands_to_its_left() {
     let order = [
-        &["error", "digest", "path", "read_at", "warning"][..],
+        &["bytes", "error", "digest", "path", "read_at", "warning"][..],
         &["compress"],
         &["layer"],
         &["image"],

@@ -4,117 +4,131 @@
 //! everything else in the order in which its first name comes up.
 
 use super::over::Merged;
-use super::tree::{DirId, Object, ObjectId, ObjectKind, Objects, Occupant, SlotId, Tree, number};
+use super::tree::{DirId, NONE, Object, ObjectId, ObjectKind, Objects, Occupant, SlotId, Tree, number};
 use crate::error::{Error, Result};
-use crate::layer::LayerId;
-use crate::layer::entry::{EntryKind, Meta};
-use crate::rootfs::{Dentry, Directory, EntryAt, Inode, InodeId, InodeKind, Tables};
+use crate::layer::entry::EntryKind;
+use crate::layer::{EntryId, LayerId};
+use crate::rootfs::tables::{Dentry, Directory, InodeRecord, Parts, RecordKind, Stray, Tables};
+use crate::rootfs::{EntryAt, Inode, InodeId, described};
 
-/// Mode of the root and of directories that no layer describes (semantics M4, M5).
-const DEFAULT_DIRECTORY_MODE: u16 = 0o755;
-/// Mode of every symbolic link (semantics M6).
-const SYMLINK_MODE: u16 = 0o777;
-
-/// Lays out the merged tree.
-pub(super) fn flatten(merged: Merged<'_>) -> Result<Tables> {
-    let Merged { tree, objects, root, seen, .. } = merged;
+/// Lays out the merged tree. `warnings` are as they are stored.
+pub(super) fn flatten(merged: Merged<'_>, warnings: Vec<u8>) -> Result<Tables> {
+    let Merged { mut tree, objects, root, seen, .. } = merged;
     drop(seen);
+    tree.forget_names();
     let mut plan = Plan::of(tree)?;
-    let mut inodes = vec![root_inode(root, &objects)];
-    for attributes in plan.attributes.iter().skip(1) {
-        let found = attributes.and_then(|attributes| inode(&objects[attributes], &objects));
-        inodes.push(found.unwrap_or_else(|| directory_inode(LayerId(0), Meta::default())));
-    }
-    for directory in plan.directories.iter().skip(1) {
-        if let Some(parent) = inodes.get_mut(directory.parent.0 as usize) {
-            parent.nlink = parent.nlink.saturating_add(1);
-        }
-    }
-    plan.number_objects(&objects, &mut inodes)?;
-    inodes.shrink_to_fit();
-    let Plan { directories, dentries, names, .. } = plan;
-    Ok(Tables { inodes, directories, dentries, names })
+    plan.parts.warnings = warnings;
+    plan.number_directories(root, &objects);
+    plan.number_objects(&objects)?;
+    Ok(Tables::build(plan.parts))
 }
 
-/// The tables that do not depend on what the objects are.
+/// The tables in the making.
+#[derive(Default)]
 struct Plan {
-    directories: Vec<Directory>,
-    dentries: Vec<Dentry>,
-    names: Vec<u8>,
-    /// Where each of `directories` has its attributes from.
+    parts: Parts,
+    /// Where each directory has its attributes from.
     attributes: Vec<Option<ObjectId>>,
-    /// What each of `dentries` leads to, where that is no directory.
-    objects: Vec<Option<ObjectId>>,
+    /// The object that each dentry leads to; none where that is a directory.
+    objects: Vec<u32>,
 }
 
 impl Plan {
+    /// All that does not depend on what the objects are.
     fn of(tree: Tree<'_>) -> Result<Self> {
         let members = Members::of(&tree);
-        let mut plan = Plan {
-            directories: Vec::new(),
-            dentries: Vec::with_capacity(members.slots.len()),
-            names: Vec::new(),
-            attributes: Vec::new(),
-            objects: Vec::with_capacity(members.slots.len()),
-        };
+        let mut plan = Plan::default();
+        let parts = &mut plan.parts;
+        parts.dentries.reserve_exact(members.slots.len());
+        plan.objects.reserve_exact(members.slots.len());
+        parts.names.reserve_exact(members.slots.iter().map(|slot| tree[*slot].name.len()).sum());
         // The queue is the list of all directories: each has its number by its place in it.
         let mut queue = vec![tree.root];
-        plan.directories.push(Directory { children: 0, parent: InodeId(0), dentry: 0 });
+        parts.directories.push(Directory { children: 0, parent: InodeId(0), dentry: 0 });
         let mut next = 0;
         let mut sorted = Vec::new();
         while let Some(directory) = queue.get(next).copied() {
-            if let Some(record) = plan.directories.get_mut(next) {
-                record.children = number(plan.dentries.len())?;
+            if let Some(record) = parts.directories.get_mut(next) {
+                record.children = number(parts.dentries.len())?;
             }
             plan.attributes.push(tree[directory].attributes);
             sorted.clear();
             sorted.extend_from_slice(members.of_directory(directory));
             sorted.sort_unstable_by_key(|slot| tree[*slot].name);
             for slot in sorted.iter().map(|slot| &tree[*slot]) {
-                let dentry = number(plan.dentries.len())?;
-                let name = names_offset(plan.names.len(), slot.name.len())?;
-                plan.names.extend_from_slice(slot.name);
-                let (inode, object) = match slot.occupant {
-                    Occupant::Object(object) => (InodeId(0), Some(object)),
+                let dentry = number(parts.dentries.len())?;
+                let name = names_offset(parts.names.len(), slot.name.len())?;
+                parts.names.extend_from_slice(slot.name);
+                let (inode, object) = match slot.occupant() {
+                    Occupant::Object(object) => (InodeId(0), object.0),
                     Occupant::Directory(below) => {
                         let (made, parent) = (number(queue.len())?, InodeId(number(next)?));
                         queue.push(below);
-                        plan.directories.push(Directory { children: 0, parent, dentry });
-                        (InodeId(made), None)
+                        parts.directories.push(Directory { children: 0, parent, dentry });
+                        (InodeId(made), NONE)
                     }
                     Occupant::Nothing | Occupant::Link(_) => continue,
                 };
-                plan.dentries.push(Dentry { name, inode });
+                parts.dentries.push(Dentry { name, inode });
                 plan.objects.push(object);
             }
             next += 1;
         }
-        plan.names.shrink_to_fit();
         Ok(plan)
     }
 
+    fn number_directories(&mut self, root: Option<EntryAt>, objects: &Objects<'_>) {
+        let Parts { inodes, strays, directories, dentries, .. } = &mut self.parts;
+        // Nearly every name has an inode of its own.
+        inodes.reserve_exact(dentries.len() + 1);
+        inodes.push(root_record(root));
+        for attributes in self.attributes.iter().skip(1) {
+            let object = attributes.map(|attributes| &objects[attributes]);
+            push_inode(
+                object
+                    .map_or_else(|| (implied_directory(LayerId(0)), None), |object| record(object, objects)),
+                inodes,
+                strays,
+            );
+        }
+        for directory in directories.iter().skip(1) {
+            if let Some(parent) = inodes.get_mut(directory.parent.0 as usize) {
+                parent.nlink = parent.nlink.saturating_add(1);
+            }
+        }
+    }
+
     /// Numbers what is no directory, and counts its names.
-    fn number_objects(&mut self, objects: &Objects<'_>, inodes: &mut Vec<Inode>) -> Result<()> {
-        let mut numbers: Vec<Option<InodeId>> = vec![None; objects.len()];
-        for (dentry, object) in self.dentries.iter_mut().zip(&self.objects) {
-            let Some(object) = *object else { continue };
-            let id = match numbers[object.0 as usize] {
-                Some(id) => id,
-                None => {
-                    let id = InodeId(number(inodes.len())?);
-                    let found = inode(&objects[object], objects);
-                    inodes.push(found.unwrap_or_else(|| directory_inode(LayerId(0), Meta::default())));
-                    numbers[object.0 as usize] = Some(id);
-                    id
-                }
-            };
-            dentry.inode = id;
-            if let Some(inode) = inodes.get_mut(id.0 as usize) {
+    fn number_objects(&mut self, objects: &Objects<'_>) -> Result<()> {
+        let Parts { inodes, strays, dentries, .. } = &mut self.parts;
+        let mut numbers = vec![NONE; objects.len()];
+        for (dentry, object) in dentries.iter_mut().zip(std::mem::take(&mut self.objects)) {
+            if object == NONE {
+                continue;
+            }
+            let known = &mut numbers[object as usize];
+            if *known == NONE {
+                *known = number(inodes.len())?;
+                push_inode(record(&objects[ObjectId(object)], objects), inodes, strays);
+            }
+            dentry.inode = InodeId(*known);
+            if let Some(inode) = inodes.get_mut(*known as usize) {
                 inode.nlink = inode.nlink.saturating_add(1);
             }
         }
         Ok(())
     }
+}
+
+fn push_inode(
+    (record, stray): (InodeRecord, Option<(EntryId, EntryId)>),
+    inodes: &mut Vec<InodeRecord>,
+    strays: &mut Vec<Stray>,
+) {
+    // Lists stay below 2^32: whoever asks for the number has checked it.
+    let inode = InodeId(u32::try_from(inodes.len()).unwrap_or(NONE));
+    strays.extend(stray.map(|(meta, xattrs)| Stray { inode, meta, xattrs }));
+    inodes.push(record);
 }
 
 /// The names in use, by directory.
@@ -129,7 +143,7 @@ impl Members {
     fn of(tree: &Tree<'_>) -> Self {
         let in_use = || {
             tree.slot_ids()
-                .filter(|slot| matches!(tree[*slot].occupant, Occupant::Object(_) | Occupant::Directory(_)))
+                .filter(|slot| matches!(tree[*slot].occupant(), Occupant::Object(_) | Occupant::Directory(_)))
         };
         let mut starts = vec![0; tree.dirs.len() + 1];
         for slot in in_use() {
@@ -167,41 +181,50 @@ fn names_offset(offset: usize, len: usize) -> Result<u32> {
 }
 
 /// The root looks the same in every image, except for its time (semantics M5).
-pub(super) fn root_inode(at: Option<EntryAt>, objects: &Objects<'_>) -> Inode {
-    let entry = at.and_then(|at| objects.layers.get(usize::from(at.layer.0))?.entry(at.entry));
-    let meta = Meta { mtime: entry.map(|entry| entry.meta.mtime).unwrap_or_default(), ..Meta::default() };
-    let mode = DEFAULT_DIRECTORY_MODE;
-    directory_inode(at.map_or(LayerId(0), |at| at.layer), Meta { mode, ..meta })
-}
-
-fn directory_inode(layer: LayerId, meta: Meta) -> Inode {
-    Inode { kind: InodeKind::Directory, meta, nlink: 2, layer, xattrs: None }
-}
-
-/// What an object's entries say of it; `None` if the layer index does not have them.
-pub(super) fn inode(object: &Object, objects: &Objects<'_>) -> Option<Inode> {
-    let layer = object.layer;
-    if object.kind == ObjectKind::ImpliedDirectory {
-        let meta = Meta { mode: DEFAULT_DIRECTORY_MODE, ..Meta::default() };
-        return Some(directory_inode(layer, meta));
+fn root_record(at: Option<EntryAt>) -> InodeRecord {
+    match at {
+        Some(EntryAt { layer, entry }) => {
+            InodeRecord { kind: RecordKind::Root, entry, ..implied_directory(layer) }
+        }
+        None => implied_directory(LayerId(0)),
     }
-    let index = objects.layers.get(usize::from(layer.0))?;
-    let entry = index.entry(object.entry)?;
-    let mut meta = if object.meta == object.entry { entry.meta } else { index.entry(object.meta)?.meta };
-    let at = EntryAt { layer, entry: object.entry };
-    let kind = match entry.kind {
-        EntryKind::File(_) => InodeKind::File(at),
-        EntryKind::Directory => InodeKind::Directory,
-        EntryKind::Symlink(_) => InodeKind::Symlink(at),
-        EntryKind::Char(device) => InodeKind::Char(device),
-        EntryKind::Block(device) => InodeKind::Block(device),
-        EntryKind::Fifo => InodeKind::Fifo,
-        EntryKind::Hardlink(_) => return None,
+}
+
+fn implied_directory(layer: LayerId) -> InodeRecord {
+    let (kind, entry) = (RecordKind::ImpliedDirectory, EntryId(NONE));
+    InodeRecord { kind, layer, entry, nlink: 2, has_xattrs: false, is_stray: false }
+}
+
+/// The record of an object that has no names yet, and the entries beside its own that tell of it: for mode, owner
+/// and time, and for attributes.
+fn record(object: &Object, objects: &Objects<'_>) -> (InodeRecord, Option<(EntryId, EntryId)>) {
+    let Object { layer, entry, meta, .. } = *object;
+    let xattrs = object.xattrs();
+    let kind = match object.kind {
+        ObjectKind::File => RecordKind::File,
+        ObjectKind::Directory => RecordKind::Directory,
+        ObjectKind::Symlink => RecordKind::Symlink,
+        ObjectKind::Fifo => RecordKind::Fifo,
+        ObjectKind::ImpliedDirectory => return (implied_directory(layer), None),
+        ObjectKind::Device => match objects.entry(object).map(|entry| entry.kind) {
+            Some(EntryKind::Block(_)) => RecordKind::Block,
+            _ => RecordKind::Char,
+        },
     };
-    if matches!(kind, InodeKind::Symlink(_)) {
-        meta.mode = SYMLINK_MODE;
-    }
-    let nlink = if kind == InodeKind::Directory { 2 } else { 0 };
-    let xattrs = object.xattrs.map(|entry| EntryAt { layer, entry });
-    Some(Inode { kind, meta, nlink, layer, xattrs })
+    let nlink = if kind == RecordKind::Directory { 2 } else { 0 };
+    let is_stray = meta != entry || xattrs.is_some_and(|xattrs| xattrs != entry);
+    let record = InodeRecord { kind, layer, entry, nlink, has_xattrs: xattrs.is_some(), is_stray };
+    (record, is_stray.then(|| (meta, xattrs.unwrap_or(entry))))
+}
+
+/// The root, as [`flatten`] has it.
+pub(super) fn root_inode(at: Option<EntryAt>, objects: &Objects<'_>) -> Inode {
+    described(root_record(at), None, objects.layers)
+}
+
+/// An object, as [`flatten`] has it; its names are not counted.
+pub(super) fn inode(object: &Object, objects: &Objects<'_>) -> Inode {
+    let (record, stray) = record(object, objects);
+    let stray = stray.map(|(meta, xattrs)| Stray { inode: InodeId(NONE), meta, xattrs });
+    described(record, stray, objects.layers)
 }

@@ -69,7 +69,7 @@ impl<'a> Reader<'a, '_> {
     }
 
     fn is_waiting(&self, link: &Link<'a>, at: usize) -> bool {
-        matches!(self.own.tree[link.slot].occupant, Occupant::Link(LinkId(own)) if own as usize == at)
+        matches!(self.own.tree[link.slot].occupant(), Occupant::Link(LinkId(own)) if own as usize == at)
     }
 
     /// The link that this one's target is at the moment.
@@ -77,14 +77,14 @@ impl<'a> Reader<'a, '_> {
         if !self.is_waiting(link, at) {
             return None;
         }
-        match self.own.tree[aim?.slot()?].occupant {
+        match self.own.tree[aim?.slot()?].occupant() {
             Occupant::Link(LinkId(next)) => Some(next as usize),
             _ => None,
         }
     }
 
     fn bind(&mut self, link: &Link<'a>, aim: Option<Found>) {
-        let own = aim.and_then(Found::slot).map_or(Occupant::Nothing, |slot| self.own.tree[slot].occupant);
+        let own = aim.and_then(Found::slot).map_or(Occupant::Nothing, |slot| self.own.tree[slot].occupant());
         let (found, kind) = match own {
             Occupant::Object(object) if self.objects[object].layer == self.layer => {
                 (own, WarningKind::LinkToLater)
@@ -94,7 +94,7 @@ impl<'a> Reader<'a, '_> {
         };
         match found {
             Occupant::Object(_) => {
-                self.own.tree[link.slot].occupant = found;
+                self.own.tree[link.slot].put(found);
                 self.warn_at(kind, link.name);
             }
             Occupant::Directory(_) => self.leave_out(link, WarningKind::LinkToDirectory),
@@ -108,7 +108,7 @@ impl<'a> Reader<'a, '_> {
         let found = self.lower.find(&components, self.objects, &mut self.steps, |_, _| None);
         let found = match found {
             Some(Found::Root) => Occupant::Directory(self.lower.root),
-            Some(Found::Slot(slot)) => self.lower[slot].occupant,
+            Some(Found::Slot(slot)) => self.lower[slot].occupant(),
             None => Occupant::Nothing,
         };
         let whited_out = self.whites_out(&components);
@@ -120,10 +120,10 @@ impl<'a> Reader<'a, '_> {
         let mut at = self.own.tree.root;
         for name in components {
             let slot = self.own.tree.known(at, name);
-            if self.own.tree[at].opaque || slot.is_some_and(|slot| self.own.tree[slot].whiteout.is_some()) {
+            if self.own.tree[at].opaque || slot.is_some_and(|slot| self.own.tree[slot].whiteout().is_some()) {
                 return true;
             }
-            match slot.map(|slot| self.own.tree[slot].occupant) {
+            match slot.map(|slot| self.own.tree[slot].occupant()) {
                 Some(Occupant::Directory(dir)) => at = dir,
                 _ => return false,
             }
@@ -132,7 +132,7 @@ impl<'a> Reader<'a, '_> {
     }
 
     fn leave_out(&mut self, link: &Link<'a>, kind: WarningKind) {
-        self.own.tree[link.slot].occupant = link.fallback;
+        self.own.tree[link.slot].put(link.fallback);
         self.warn_at(kind, link.name);
     }
 }

@@ -10,6 +10,7 @@
 
 mod flat;
 mod links;
+mod names;
 mod over;
 mod own;
 mod replay;
@@ -17,7 +18,7 @@ mod tree;
 
 use std::sync::Arc;
 
-use super::{EntryAt, Rootfs};
+use super::{EntryAt, Rootfs, stored};
 use crate::error::{Error, Result};
 use crate::layer::LayerId;
 use crate::layer::table::LayerIndex;
@@ -61,7 +62,7 @@ pub fn merge(layers: Vec<Arc<LayerIndex>>, options: &MergeOptions) -> Result<Roo
         let noticed = merged.add_layer(layer, index, options)?;
         warnings.extend(index.warnings().chain(noticed).map(|warning| (layer, warning)));
     }
-    let tables = flat::flatten(merged)?;
+    let tables = flat::flatten(merged, stored::pack_warnings(&warnings))?;
     Ok(Rootfs { tables, layers, warnings })
 }
 

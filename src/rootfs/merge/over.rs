@@ -69,7 +69,7 @@ impl<'a> Merged<'a> {
         let mut steps = Steps::for_entries(number(own.dirs.len())?);
         for at in own.slot_ids() {
             let slot = &own[at];
-            let Occupant::Directory(dir) = slot.occupant else { continue };
+            let Occupant::Directory(dir) = slot.occupant() else { continue };
             let source = match sources[slot.directory.at()] {
                 Source { directory: Some(above), only } if !hides(slot, options) => {
                     self.source(above, only, slot.name, &mut steps)
@@ -139,22 +139,22 @@ impl<'a> Merged<'a> {
                 continue;
             }
             self.note(directory, slot, own);
-            match slot.occupant {
-                Occupant::Directory(dir) if slot.whiteout.is_none() || own[dir].real => {
+            match slot.occupant() {
+                Occupant::Directory(dir) if slot.whiteout().is_none() || own[dir].real => {
                     let there = self.tree.slot(directory, slot.name)?;
                     told.of_directory(self, own, at, there, options);
                     into[dir.at()] = Some(self.apply_directory(&own[dir], slot, there, layer, options)?);
                 }
                 Occupant::Object(_) => {
                     let there = self.tree.slot(directory, slot.name)?;
-                    self.tree[there].occupant = slot.occupant;
+                    self.tree[there].put(slot.occupant());
                     told.of_object(slot);
                 }
                 Occupant::Directory(_) => {
                     self.vacate(directory, slot.name);
                     told.of_whiteout(slot, WarningKind::WhiteoutBelowWhiteout);
                 }
-                Occupant::Nothing | Occupant::Link(_) if slot.whiteout.is_some() => {
+                Occupant::Nothing | Occupant::Link(_) if slot.whiteout().is_some() => {
                     self.vacate(directory, slot.name);
                 }
                 Occupant::Nothing | Occupant::Link(_) => {}
@@ -172,7 +172,7 @@ impl<'a> Merged<'a> {
         layer: LayerId,
         options: &MergeOptions,
     ) -> Result<DirId> {
-        let merged = match self.tree[there].occupant {
+        let merged = match self.tree[there].occupant() {
             Occupant::Directory(below) if !dir.opaque && !hides(slot, options) => below,
             _ => self.tree.make_directory(there)?,
         };
@@ -185,7 +185,7 @@ impl<'a> Merged<'a> {
 
     fn note(&mut self, directory: DirId, slot: &Slot<'a>, own: &Tree<'a>) {
         if let Some(notes) = &mut self.notes {
-            let dir = match slot.occupant {
+            let dir = match slot.occupant() {
                 Occupant::Directory(dir) => Some(&own[dir]),
                 _ => None,
             };
@@ -195,7 +195,7 @@ impl<'a> Merged<'a> {
 
     fn vacate(&mut self, directory: DirId, name: &[u8]) {
         if let Some(slot) = self.tree.known(directory, name) {
-            self.tree[slot].occupant = Occupant::Nothing;
+            self.tree[slot].put(Occupant::Nothing);
         }
     }
 }
@@ -204,7 +204,7 @@ impl<'a> Merged<'a> {
 /// made by its own entry after the whiteout is in a runtime as if the whiteout had never been (W3).
 fn hides(slot: &Slot<'_>, options: &MergeOptions) -> bool {
     let undone = slot.remade && !slot.late && options.semantics == Semantics::Runtime;
-    slot.whiteout.is_some() && !undone
+    slot.whiteout().is_some() && !undone
 }
 
 /// What laying a layer over the others has to tell.
@@ -225,13 +225,13 @@ impl Told<'_> {
         options: &MergeOptions,
     ) {
         let slot = &own[at];
-        let Occupant::Directory(dir) = slot.occupant else { return };
-        let below = merged.tree[there].occupant;
+        let Occupant::Directory(dir) = slot.occupant() else { return };
+        let below = merged.tree[there].occupant();
         if slot.late {
             self.of_whiteout(slot, WarningKind::LateWhiteout);
-        } else if slot.whiteout.is_some() && !slot.remade {
+        } else if slot.whiteout().is_some() && !slot.remade {
             self.of_whiteout(slot, WarningKind::ImpliedAfterWhiteout);
-        } else if slot.whiteout.is_some()
+        } else if slot.whiteout().is_some()
             && !hides(slot, options)
             && !own[dir].opaque
             && matches!(below, Occupant::Directory(_))
@@ -242,7 +242,7 @@ impl Told<'_> {
             Occupant::Object(object) => merged.objects[object].kind == ObjectKind::Symlink,
             _ => false,
         };
-        if replaces_link && slot.whiteout.is_none() && self.is_implied(merged, &own[dir]) {
+        if replaces_link && slot.whiteout().is_none() && self.is_implied(merged, &own[dir]) {
             let path = own.path(at);
             self.warnings.push(Warning { kind: WarningKind::DirectoryReplacesLink, path });
         }
@@ -263,7 +263,7 @@ impl Told<'_> {
 
     /// Names the whiteout as it stands in the tar.
     fn of_whiteout(&mut self, slot: &Slot<'_>, kind: WarningKind) {
-        let entry = slot.whiteout.and_then(|entry| self.index?.entry(entry));
+        let entry = slot.whiteout().and_then(|entry| self.index?.entry(entry));
         self.warnings.push(Warning { kind, path: entry.map_or_else(Vec::new, |entry| entry.name.to_vec()) });
     }
 }

@@ -113,6 +113,8 @@ impl<'a, 'm> Reader<'a, 'm> {
                 Err(Fault::Fatal(error)) => return Err(error),
             }
         }
+        // From here on it is names that count.
+        index.release();
         self.bind_links();
         Ok(self.own)
     }
@@ -218,7 +220,7 @@ impl<'a, 'm> Reader<'a, 'm> {
         let known = self.own.tree.known(directory, name);
         if !self.options.follow_dirlinks
             || dir.opaque
-            || known.is_some_and(|slot| self.own.tree[slot].whiteout.is_some())
+            || known.is_some_and(|slot| self.own.tree[slot].whiteout().is_some())
         {
             return None;
         }
@@ -245,7 +247,7 @@ impl<'a, 'm> Reader<'a, 'm> {
         let made = self.own.tree.make_directory(slot)?;
         let slot = &mut self.own.tree[slot];
         slot.remade = false;
-        let (name, directory, deleted) = (slot.name, slot.directory, slot.whiteout.is_some());
+        let (name, directory, deleted) = (slot.name, slot.directory, slot.whiteout().is_some());
         if self.options.follow_dirlinks && !deleted {
             let lower = self.own.tree[directory].lower.map(|lower| self.lower.occupant(lower, name));
             if let Some(Occupant::Directory(lower)) = lower {
@@ -257,7 +259,7 @@ impl<'a, 'm> Reader<'a, 'm> {
 
     /// The walk to the recent directory may have led through a slot that is about to change.
     fn forget_recent(&mut self, slot: SlotId) {
-        if self.own.tree[slot].occupant != Occupant::Nothing {
+        if self.own.tree[slot].occupant() != Occupant::Nothing {
             self.recent = None;
         }
     }
@@ -273,8 +275,8 @@ impl<'a, 'm> Reader<'a, 'm> {
     fn whiteout(&mut self, directory: DirId, name: &'a [u8], id: EntryId) -> Result<(), Fault> {
         let slot = self.slot(directory, name)?;
         let slot = &mut self.own.tree[slot];
-        slot.late |= slot.occupant != Occupant::Nothing;
-        if slot.whiteout.replace(id).is_some() {
+        slot.late |= slot.occupant() != Occupant::Nothing;
+        if slot.white_out(id) {
             self.warn(WarningKind::RepeatedWhiteout);
         }
         Ok(())
@@ -304,18 +306,18 @@ impl<'a, 'm> Reader<'a, 'm> {
     fn device_whiteout(&mut self, slot: SlotId, id: EntryId) {
         self.forget_recent(slot);
         let slot = &mut self.own.tree[slot];
-        slot.occupant = Occupant::Nothing;
-        slot.whiteout = Some(id);
+        slot.put(Occupant::Nothing);
+        slot.white_out(id);
     }
 
     fn put_directory(&mut self, slot: SlotId, id: EntryId, entry: &Entry<'a>) -> Result<(), Fault> {
-        let made = match self.own.tree[slot].occupant {
+        let made = match self.own.tree[slot].occupant() {
             Occupant::Directory(dir) => dir,
             _ => {
                 self.warn_if_changed(slot, Some(ObjectKind::Directory));
                 let made = self.make_directory(slot)?;
                 let slot = &mut self.own.tree[slot];
-                slot.remade = slot.whiteout.is_some() && !slot.late;
+                slot.remade = slot.whiteout().is_some() && !slot.late;
                 made
             }
         };
@@ -342,7 +344,7 @@ impl<'a, 'm> Reader<'a, 'm> {
             Some(Found::Slot(found)) if found == slot => {
                 return Err(Fault::LeftOut(WarningKind::LinkCycle));
             }
-            Some(Found::Slot(found)) => self.own.tree[found].occupant,
+            Some(Found::Slot(found)) => self.own.tree[found].occupant(),
             None => Occupant::Nothing,
         };
         match found {
@@ -351,7 +353,7 @@ impl<'a, 'm> Reader<'a, 'm> {
                 let shared = &mut self.objects[object];
                 shared.meta = id;
                 if !entry.xattrs.is_empty() {
-                    shared.xattrs = Some(id);
+                    shared.set_xattrs(id);
                 }
                 self.replace(slot, Occupant::Object(object));
                 Ok(())
@@ -359,7 +361,7 @@ impl<'a, 'm> Reader<'a, 'm> {
             Occupant::Link(_) | Occupant::Nothing => {
                 let link = number(self.own.links.len())?;
                 let waiting = Occupant::Link(LinkId(link));
-                let fallback = match self.own.tree[slot].occupant {
+                let fallback = match self.own.tree[slot].occupant() {
                     Occupant::Link(LinkId(earlier)) => {
                         self.own.links.get(earlier as usize).map_or(Occupant::Nothing, |link| link.fallback)
                     }
@@ -389,12 +391,12 @@ impl<'a, 'm> Reader<'a, 'm> {
         };
         self.warn_if_changed(slot, kind);
         self.forget_recent(slot);
-        self.own.tree[slot].occupant = occupant;
+        self.own.tree[slot].put(occupant);
     }
 
     /// `kind` is `None` for a hard link that waits: it will be anything but a directory.
     fn warn_if_changed(&mut self, slot: SlotId, kind: Option<ObjectKind>) {
-        let changed = match self.own.tree[slot].occupant {
+        let changed = match self.own.tree[slot].occupant() {
             Occupant::Directory(_) => kind != Some(ObjectKind::Directory),
             Occupant::Object(object) => kind.is_some_and(|kind| kind != self.objects[object].kind),
             Occupant::Link(_) => kind == Some(ObjectKind::Directory),

@@ -81,7 +81,7 @@ impl<'a> Note<'a> {
             directory,
             name: slot.name,
             before: Stand::of(tree, tree.occupant(directory, slot.name)),
-            whiteout: slot.whiteout.is_some(),
+            whiteout: slot.whiteout().is_some(),
             opaque: dir.is_some_and(|dir| dir.opaque),
         }
     }
@@ -279,7 +279,7 @@ impl<'a> Teller<'_, 'a> {
         let tree = &self.merged.tree;
         let other = |directory: Option<DirId>, name| directory.and_then(|at| tree.known(at, name));
         let stand = |slot: Option<SlotId>| {
-            Stand::of(tree, slot.map_or(Occupant::Nothing, |slot| tree[slot].occupant))
+            Stand::of(tree, slot.map_or(Occupant::Nothing, |slot| tree[slot].occupant()))
         };
         let mut push = |slot: SlotId, slot_before: Option<SlotId>, slot_after: Option<SlotId>| {
             let path = [path, b"/", tree[slot].name].concat();
@@ -306,7 +306,7 @@ impl<'a> Teller<'_, 'a> {
             return Ok(());
         }
         let objects = &self.merged.objects;
-        let found = |stand: Stand| stand.attributes.and_then(|at| inode(&objects[at], objects));
+        let found = |stand: Stand| stand.attributes.map(|at| inode(&objects[at], objects));
         let before = found(before).map(|inode| Stood { inode, since });
         let after = found(after);
         self.book.set_since(slot_after, self.layer);

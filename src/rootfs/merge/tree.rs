@@ -6,10 +6,10 @@
 //! follow the slot of the directory itself: one pass over all slots in order goes parents first,
 //! without recursion.
 
-use std::collections::{HashMap, hash_map};
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
+use super::names::Names;
 use crate::error::{Error, Result};
 use crate::layer::entry::{Entry, EntryKind};
 use crate::layer::table::LayerIndex;
@@ -18,6 +18,9 @@ use crate::layer::{EntryId, LayerId};
 /// The most symbolic links on the way to an entry's parent: as containerd's continuity and umoci do
 /// (semantics N2).
 const MAX_HOPS: u32 = 255;
+
+/// In the place of a number: there is none. Lists stay below it, see [`number`]; layers have fewer entries.
+pub(super) const NONE: u32 = u32::MAX;
 
 /// A directory of a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,13 +53,58 @@ pub(super) enum Occupant {
 pub(super) struct Slot<'a> {
     pub(super) name: &'a [u8],
     pub(super) directory: DirId,
-    pub(super) occupant: Occupant,
-    /// The entry that deletes what lower layers have here.
-    pub(super) whiteout: Option<EntryId>,
+    /// The number of the occupant, whatever it is. There are as many slots as names, and apart from each other,
+    /// number and kind leave them small.
+    occupant: u32,
+    /// See [`Slot::whiteout`]; [`NONE`] for none.
+    whiteout: u32,
+    kind: OccupantKind,
     /// The whiteout came when this layer had something here already (semantics W5).
     pub(super) late: bool,
     /// The directory here was made by its own entry after the whiteout (semantics W3).
     pub(super) remade: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum OccupantKind {
+    Nothing,
+    Directory,
+    Object,
+    Link,
+}
+
+impl Slot<'_> {
+    pub(super) fn occupant(&self) -> Occupant {
+        match self.kind {
+            OccupantKind::Nothing => Occupant::Nothing,
+            OccupantKind::Directory => Occupant::Directory(DirId(self.occupant)),
+            OccupantKind::Object => Occupant::Object(ObjectId(self.occupant)),
+            OccupantKind::Link => Occupant::Link(LinkId(self.occupant)),
+        }
+    }
+
+    pub(super) fn put(&mut self, occupant: Occupant) {
+        (self.kind, self.occupant) = match occupant {
+            Occupant::Nothing => (OccupantKind::Nothing, NONE),
+            Occupant::Directory(DirId(number)) => (OccupantKind::Directory, number),
+            Occupant::Object(ObjectId(number)) => (OccupantKind::Object, number),
+            Occupant::Link(LinkId(number)) => (OccupantKind::Link, number),
+        };
+    }
+
+    /// The entry that deletes what lower layers have here.
+    pub(super) fn whiteout(&self) -> Option<EntryId> {
+        (self.whiteout != NONE).then_some(EntryId(self.whiteout))
+    }
+
+    /// Deletes what lower layers have here. True if that was so before.
+    pub(super) fn white_out(&mut self, entry: EntryId) -> bool {
+        std::mem::replace(&mut self.whiteout, entry.0) != NONE
+    }
+
+    fn is(&self, directory: DirId, name: &[u8]) -> bool {
+        self.directory == directory && self.name == name
+    }
 }
 
 /// A directory, without its name.
@@ -82,7 +130,7 @@ pub(super) struct Tree<'a> {
     pub(super) slots: Vec<Slot<'a>>,
     pub(super) dirs: Vec<Dir>,
     pub(super) root: DirId,
-    table: HashMap<(DirId, &'a [u8]), SlotId>,
+    names: Names,
 }
 
 impl DirId {
@@ -97,44 +145,43 @@ impl<'a> Tree<'a> {
         let root = DirId(0);
         let mut dir = Dir::empty(None, 0);
         dir.real = true;
-        Tree { slots: Vec::new(), dirs: vec![dir], root, table: HashMap::new() }
+        Tree { slots: Vec::new(), dirs: vec![dir], root, names: Names::default() }
     }
 
     /// Makes room for `names` in all: growing bit by bit hashes every name several times.
     pub(super) fn expect(&mut self, names: usize) {
         let more = names.saturating_sub(self.slots.len());
         self.slots.reserve(more);
-        self.table.reserve(more);
+        self.names.reserve(more);
+    }
+
+    /// Frees what finding slots by name takes.
+    pub(super) fn forget_names(&mut self) {
+        self.names = Names::default();
     }
 
     /// The slot of a name, made if it is not there.
     pub(super) fn slot(&mut self, directory: DirId, name: &'a [u8]) -> Result<SlotId> {
-        match self.table.entry((directory, name)) {
-            hash_map::Entry::Occupied(known) => Ok(*known.get()),
-            hash_map::Entry::Vacant(free) => {
-                let slot = SlotId(number(self.slots.len())?);
-                let occupant = Occupant::Nothing;
-                self.slots.push(Slot {
-                    name,
-                    directory,
-                    occupant,
-                    whiteout: None,
-                    late: false,
-                    remade: false,
-                });
-                Ok(*free.insert(slot))
-            }
+        let hash = self.names.hash(directory, name);
+        if let Some(known) = self.names.find(hash, |slot| self[slot].is(directory, name)) {
+            return Ok(known);
         }
+        let slot = SlotId(number(self.slots.len())?);
+        let kind = OccupantKind::Nothing;
+        let (occupant, whiteout) = (NONE, NONE);
+        self.slots.push(Slot { name, directory, occupant, whiteout, kind, late: false, remade: false });
+        self.names.insert(hash, slot);
+        Ok(slot)
     }
 
     /// The slot of a name, if it was ever used.
     pub(super) fn known(&self, directory: DirId, name: &[u8]) -> Option<SlotId> {
-        self.table.get(&(directory, name)).copied()
+        self.names.find(self.names.hash(directory, name), |slot| self[slot].is(directory, name))
     }
 
     /// What a name stands for.
     pub(super) fn occupant(&self, directory: DirId, name: &[u8]) -> Occupant {
-        self.known(directory, name).map_or(Occupant::Nothing, |slot| self[slot].occupant)
+        self.known(directory, name).map_or(Occupant::Nothing, |slot| self[slot].occupant())
     }
 
     /// Puts a new, empty directory into a slot.
@@ -142,7 +189,7 @@ impl<'a> Tree<'a> {
         let made = DirId(number(self.dirs.len())?);
         let Slot { directory, name, .. } = self[slot];
         self.dirs.push(Dir::empty(Some(slot), self[directory].path_len + 1 + name.len()));
-        self[slot].occupant = Occupant::Directory(made);
+        self[slot].put(Occupant::Directory(made));
         Ok(made)
     }
 
@@ -315,8 +362,20 @@ pub(super) struct Object {
     pub(super) entry: EntryId,
     /// The entry that holds its mode, owner and time: for hard links, the last header (semantics H1).
     pub(super) meta: EntryId,
+    /// See [`Object::xattrs`]; [`NONE`] for none.
+    xattrs: EntryId,
+}
+
+impl Object {
     /// The entry that holds its extended attributes.
-    pub(super) xattrs: Option<EntryId>,
+    pub(super) fn xattrs(&self) -> Option<EntryId> {
+        (self.xattrs.0 != NONE).then_some(self.xattrs)
+    }
+
+    /// Gives it the attributes of an entry.
+    pub(super) fn set_xattrs(&mut self, entry: EntryId) {
+        self.xattrs = entry;
+    }
 }
 
 /// The objects of all layers; hard links share them, across layers too.
@@ -328,7 +387,11 @@ pub(super) struct Objects<'a> {
 
 impl<'a> Objects<'a> {
     pub(super) fn new(layers: &'a [Arc<LayerIndex>]) -> Self {
-        Objects { layers, list: Vec::new() }
+        let entries: usize = layers.iter().map(|index| index.entry_count() as usize).sum();
+        let mut list = Vec::new();
+        // Growing bit by bit leaves gaps behind. Too much does no harm: nobody touches it.
+        let _ = list.try_reserve_exact(entries);
+        Objects { layers, list }
     }
 
     /// How many objects there are; they are numbered from 0.
@@ -345,15 +408,15 @@ impl<'a> Objects<'a> {
             EntryKind::Char(_) | EntryKind::Block(_) => ObjectKind::Device,
             EntryKind::Fifo => ObjectKind::Fifo,
         };
-        let xattrs = (!entry.xattrs.is_empty()).then_some(id);
+        let xattrs = if entry.xattrs.is_empty() { EntryId(NONE) } else { id };
         self.push(Object { layer, kind, entry: id, meta: id, xattrs })
     }
 
     /// Adds a directory that no entry tells of.
     pub(super) fn add_implied(&mut self, layer: LayerId) -> Result<ObjectId> {
-        let none = EntryId(u32::MAX);
+        let none = EntryId(NONE);
         let kind = ObjectKind::ImpliedDirectory;
-        self.push(Object { layer, kind, entry: none, meta: none, xattrs: None })
+        self.push(Object { layer, kind, entry: none, meta: none, xattrs: none })
     }
 
     fn push(&mut self, object: Object) -> Result<ObjectId> {
@@ -368,22 +431,30 @@ impl<'a> Objects<'a> {
         if object.kind != ObjectKind::Symlink {
             return None;
         }
-        match self.layers.get(usize::from(object.layer.0))?.entry(object.entry)?.kind {
+        match self.entry(&object)?.kind {
             EntryKind::Symlink(target) => Some(target),
             _ => None,
         }
     }
+
+    /// The entry that holds an object's content, target or device number.
+    pub(super) fn entry(&self, object: &Object) -> Option<Entry<'a>> {
+        self.layers.get(usize::from(object.layer.0))?.entry(object.entry)
+    }
 }
 
-/// The number of the next of a list, which stays below 2^32.
+/// The number of the next of a list, which stays below [`NONE`].
 pub(super) fn number(len: usize) -> Result<u32> {
-    u32::try_from(len).map_err(|_| Error::Limit {
+    u32::try_from(len).ok().filter(|number| *number != NONE).ok_or_else(|| Error::Limit {
         what: "merged rootfs".to_owned(),
         limit: "names and objects",
         value: len as u64,
-        max: u64::from(u32::MAX),
+        max: u64::from(NONE - 1),
     })
 }
+
+// There is one for nearly every file of an image.
+const _: () = assert!(size_of::<Slot<'_>>() == 32 && size_of::<Object>() == 16);
 
 macro_rules! indexed {
     ($id:ty, $list:ident, $item:ty, $owner:ty) => {

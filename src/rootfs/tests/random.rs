@@ -103,7 +103,7 @@ proptest! {
             let merged = merge(layers[..=at].to_vec(), &options).unwrap();
             let named = |path: &[u8], inode: &Inode| (path.to_vec(), Inode { nlink: 0, ..*inode });
             let shown: BTreeMap<_, _> =
-                merged.walk(ROOT).map(|(path, id)| named(&path, merged.inode(id).unwrap())).collect();
+                merged.walk(ROOT).map(|(path, id)| named(&path, &merged.inode(id).unwrap())).collect();
             let kept: BTreeMap<_, _> = state.iter().map(|(path, stood)| named(path, &stood.inode)).collect();
             prop_assert_eq!(kept, shown);
         }

@@ -1,8 +1,8 @@
 //! The tree as bytes and back.
 
 use super::*;
+use crate::bytes::checksum;
 use crate::rootfs::ROOT;
-use crate::rootfs::stored::seal;
 
 fn sample() -> Rootfs {
     merged(&[
@@ -17,17 +17,29 @@ fn sample() -> Rootfs {
     ])
 }
 
+fn written(tree: &Rootfs) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    tree.write_to(&mut bytes).unwrap();
+    bytes
+}
+
+/// Makes the checksum right.
+fn seal(bytes: &mut [u8]) {
+    let sum = checksum(&bytes[..64], &bytes[96..]);
+    bytes[64..96].copy_from_slice(&sum);
+}
+
 fn stored(tree: &Rootfs, bytes: &[u8]) -> crate::error::Result<Rootfs> {
-    Rootfs::from_bytes(bytes, tree.layers().to_vec(), "tree")
+    Rootfs::from_bytes(bytes.to_vec(), tree.layers().to_vec(), "tree")
 }
 
 #[test]
 fn a_stored_tree_is_the_tree_that_was_stored() {
     let tree = sample();
-    let again = stored(&tree, &tree.to_bytes()).unwrap();
+    let again = stored(&tree, &written(&tree)).unwrap();
     assert_eq!(listing(&again), listing(&tree));
     assert_eq!(warned(&again), warned(&tree));
-    assert_eq!(again.to_bytes(), tree.to_bytes());
+    assert_eq!(written(&again), written(&tree));
     let inodes = (0..=tree.inode_count()).map(InodeId);
     assert!(inodes.into_iter().all(|id| again.inode(id) == tree.inode(id)));
 }
@@ -35,7 +47,7 @@ fn a_stored_tree_is_the_tree_that_was_stored() {
 #[test]
 fn x16_a_tree_that_is_cut_or_flipped_is_refused() {
     let tree = sample();
-    let whole = tree.to_bytes();
+    let whole = written(&tree);
     for len in 0..whole.len() {
         assert!(stored(&tree, &whole[..len]).is_err(), "cut to {len} bytes");
     }
@@ -46,12 +58,25 @@ fn x16_a_tree_that_is_cut_or_flipped_is_refused() {
     }
 }
 
+/// A tree that was stored for other layers cannot come by that name; if it does all the same, it finds nothing.
+#[test]
+fn x16_a_tree_without_its_layers_can_be_walked() {
+    let tree = sample();
+    let orphan = Rootfs::from_bytes(written(&tree), Vec::new(), "tree").unwrap();
+    assert_eq!(orphan.walk(ROOT).count(), tree.walk(ROOT).count());
+    for id in (0..orphan.inode_count()).map(InodeId) {
+        let found = orphan.inode(id).unwrap();
+        assert_eq!(found.kind.letter(), tree.inode(id).unwrap().kind.letter());
+        assert_eq!((orphan.size(id), orphan.target(id), orphan.xattrs(id).is_empty()), (0, None, true));
+    }
+}
+
 /// Whoever can write the cache can make the checksum right, too: then the tree may be another one, but
 /// looking at it ends.
 #[test]
 fn x16_a_forged_tree_is_refused_or_can_be_walked() {
     let tree = sample();
-    let whole = tree.to_bytes();
+    let whole = written(&tree);
     let (mut refused, mut walked) = (0, 0);
     for at in 0..whole.len() {
         for value in [0, 1, 2, 3, 0xff] {
@@ -62,10 +87,17 @@ fn x16_a_forged_tree_is_refused_or_can_be_walked() {
                 refused += 1;
                 continue;
             };
-            let names = tree.walk(ROOT).inspect(|(_, id)| {
-                let _ = (tree.size(*id), tree.xattrs(*id).iter().count());
+            let names = tree.walk(ROOT).inspect(|(path, id)| {
+                let _ = (tree.size(*id), tree.blocks(*id), tree.xattrs(*id).iter().count());
+                let _ = (tree.lookup(tree.parent(*id), path), tree.target(*id));
             });
             assert!(names.count() <= 1 + whole.len(), "byte {at} as {value}");
+            // Also what no name leads to: the kernel can ask for any number.
+            for id in (0..=tree.inode_count()).map(InodeId) {
+                assert_eq!(tree.inode(id).is_some(), id.0 < tree.inode_count());
+                assert!(tree.path(id).len() <= 1 + whole.len(), "byte {at} as {value}");
+                assert!(tree.children(id).count() <= whole.len(), "byte {at} as {value}");
+            }
             walked += 1;
         }
     }

@@ -1,0 +1,235 @@
+//! Bytes of a stored file, held for reading: a private copy of what is small, a mapping of what is large.
+//!
+//! This module owns which of the two it is, and the checksum that stored files carry. A mapping costs no time
+//! and only as much memory as is looked at, but it is as good as its file: whoever truncates that, or a disk
+//! that no longer reads, ends the process with a SIGBUS. Hence only files of the store are mapped, which are
+//! written once and never changed by us, and only where a copy would cost what a user notices. It does not
+//! know what the bytes mean.
+
+mod mapping;
+mod sections;
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use self::mapping::Mapping;
+pub(crate) use self::sections::{CHECKSUM_BYTES, Sections};
+
+/// From here on a file is mapped. Copying less takes a few milliseconds and little memory, and makes layers of
+/// up to some 80,000 entries, which is nearly all, immune to whatever happens to their files.
+const MAP_FROM_BYTES: usize = 8 << 20;
+/// Unit of the checksum: pieces of this length are hashed by themselves, on several threads.
+const PIECE_BYTES: usize = 1 << 20;
+/// Fewer pieces are hashed faster than a thread is started.
+const PIECES_A_THREAD: usize = 4;
+
+/// A run of bytes that does not change.
+pub struct Bytes(Kind);
+
+enum Kind {
+    Owned(Vec<u8>),
+    Mapped(Mapping),
+}
+
+impl Bytes {
+    /// `len_bytes` bytes of `file` from `offset`. They must not change any more, see the module.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::UnexpectedEof`] when the file ends before, and when it cannot be read or mapped.
+    pub fn of_file(file: &File, offset: u64, len_bytes: usize) -> io::Result<Self> {
+        if len_bytes >= MAP_FROM_BYTES {
+            return Mapping::new(file, offset, len_bytes).map(|mapping| Bytes(Kind::Mapped(mapping)));
+        }
+        let mut bytes = vec![0; len_bytes];
+        file.read_exact_at(&mut bytes, offset)?;
+        Ok(Bytes(Kind::Owned(bytes)))
+    }
+
+    /// Whether so many bytes of a file are mapped and need no memory of their own.
+    #[must_use]
+    pub fn would_map(len_bytes: usize) -> bool {
+        len_bytes >= MAP_FROM_BYTES
+    }
+
+    /// Tells the system that what was looked at so far is not needed soon. What is looked at again is there.
+    pub fn release(&self) {
+        if let Kind::Mapped(mapping) = &self.0 {
+            mapping.release();
+        }
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Kind::Owned(bytes) => bytes,
+            Kind::Mapped(mapping) => mapping.as_slice(),
+        }
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes(Kind::Owned(bytes))
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.0 {
+            Kind::Owned(_) => "Owned",
+            Kind::Mapped(_) => "Mapped",
+        };
+        f.debug_struct("Bytes").field("kind", &kind).field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// The checksum of a stored file: BLAKE3 of `head`, followed by the BLAKE3 of each MiB of `body`.
+pub(crate) fn checksum(head: &[u8], body: &[u8]) -> [u8; 32] {
+    let mut all = blake3::Hasher::new();
+    all.update(head);
+    piece_hashes(body).iter().for_each(|hash| {
+        all.update(hash);
+    });
+    *all.finalize().as_bytes()
+}
+
+fn piece_hashes(body: &[u8]) -> Vec<[u8; 32]> {
+    let pieces: Vec<&[u8]> = body.chunks(PIECE_BYTES).collect();
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(pieces.len() / PIECES_A_THREAD);
+    let hashes = Mutex::new(vec![[0; 32]; pieces.len()]);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(piece) = pieces.get(at) else { return };
+            let hash = *blake3::hash(piece).as_bytes();
+            if let Some(place) = hashes.lock().unwrap_or_else(PoisonError::into_inner).get_mut(at) {
+                *place = hash;
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..workers {
+            scope.spawn(work);
+        }
+        work();
+    });
+    hashes.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// [`checksum`] of a body that does not lie in one run.
+pub(crate) struct Checksum {
+    all: blake3::Hasher,
+    piece: blake3::Hasher,
+    /// Bytes of the piece that were added.
+    filled: usize,
+}
+
+impl Checksum {
+    /// Of `head` and nothing yet.
+    pub(crate) fn new(head: &[u8]) -> Self {
+        let mut all = blake3::Hasher::new();
+        all.update(head);
+        Checksum { all, piece: blake3::Hasher::new(), filled: 0 }
+    }
+
+    /// Adds the next part of the body.
+    pub(crate) fn update(&mut self, mut part: &[u8]) {
+        while !part.is_empty() {
+            let (now, later) = part.split_at(part.len().min(PIECE_BYTES - self.filled));
+            self.piece.update(now);
+            self.filled += now.len();
+            part = later;
+            if self.filled == PIECE_BYTES {
+                self.end_piece();
+            }
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> [u8; 32] {
+        if self.filled > 0 {
+            self.end_piece();
+        }
+        *self.all.finalize().as_bytes()
+    }
+
+    fn end_piece(&mut self) {
+        self.all.update(self.piece.finalize().as_bytes());
+        self.piece.reset();
+        self.filled = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_checksum_is_the_same_however_the_body_comes() {
+        let body: Vec<u8> = (0..251).cycle().take(PIECE_BYTES * 9 + 17).collect();
+        for len in [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, body.len()] {
+            let body = &body[..len];
+            let whole = checksum(b"head", body);
+            for part_bytes in [PIECE_BYTES / 3, PIECE_BYTES, 5 * PIECE_BYTES] {
+                let mut parts = Checksum::new(b"head");
+                body.chunks(part_bytes).for_each(|part| parts.update(part));
+                assert_eq!(parts.finish(), whole, "{len} bytes in parts of {part_bytes}");
+            }
+            assert_ne!(checksum(b"other", body), whole);
+        }
+    }
+
+    #[test]
+    fn every_byte_counts() {
+        let mut body = vec![0; 3 * PIECE_BYTES + 5];
+        let whole = checksum(b"", &body);
+        for at in [0, PIECE_BYTES - 1, PIECE_BYTES, 2 * PIECE_BYTES + 7, 3 * PIECE_BYTES + 4] {
+            body[at] ^= 1;
+            assert_ne!(checksum(b"", &body), whole, "byte {at}");
+            body[at] ^= 1;
+        }
+    }
+
+    #[test]
+    fn small_and_large_parts_of_a_file_read_alike() {
+        let content: Vec<u8> = (0..253).cycle().take(MAP_FROM_BYTES + 9000).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&content).unwrap();
+        for (offset, len) in
+            [(0, 10), (4097, 0), (4097, 5000), (4097, MAP_FROM_BYTES), (8999, MAP_FROM_BYTES)]
+        {
+            let bytes = Bytes::of_file(&file, offset as u64, len).unwrap();
+            assert!(bytes[..] == content[offset..offset + len], "{len} bytes from {offset}");
+            bytes.release();
+            assert!(bytes[..] == content[offset..offset + len], "{len} bytes from {offset}, again");
+            assert_eq!(format!("{bytes:?}").contains("Mapped"), Bytes::would_map(len));
+        }
+    }
+
+    #[test]
+    fn what_reaches_past_the_end_of_the_file_is_refused() {
+        let file = tempfile::tempfile().unwrap();
+        let len = MAP_FROM_BYTES + 100;
+        file.set_len(len as u64).unwrap();
+        for (offset, len) in [(0, len + 1), (1, len), (101, MAP_FROM_BYTES), (u64::MAX, len), (len as u64, 1)]
+        {
+            let error = Bytes::of_file(&file, offset, len).map(|bytes| bytes.len()).unwrap_err();
+            assert!(
+                matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput),
+                "{len} bytes from {offset}: {error}"
+            );
+        }
+        assert!(Bytes::of_file(&file, 0, len).is_ok());
+    }
+}
