@@ -1,7 +1,10 @@
 //! The tree as bytes and back.
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
 use crate::bytes::checksum;
+use crate::layer::store::{Key, Store};
 use crate::rootfs::ROOT;
 
 fn sample() -> Rootfs {
@@ -102,4 +105,41 @@ fn x16_a_forged_tree_is_refused_or_can_be_walked() {
         }
     }
     assert!(refused > 100 && walked > 100, "{refused} refused, {walked} walked");
+}
+
+/// Long names make a tree that is large enough to be mapped.
+#[test]
+fn x16_a_large_tree_is_mapped_unless_it_is_cut_flipped_or_foreign() {
+    let items: Vec<_> = (0..34_000).map(|n| file(format!("d{}/{n:0>250}", n % 100), n)).collect();
+    let tree = merged(&[items]);
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(&home.path().join("cache")).unwrap();
+    let key = Key::tree("large");
+    store.save_tree(&key, |file| tree.write_to(file)).unwrap();
+    let load = || Rootfs::from_bytes(store.load_tree(&key).unwrap(), tree.layers().to_vec(), "tree");
+    let loaded = load().unwrap();
+    assert!(format!("{loaded:?}").contains("Mapped"));
+    assert!(loaded.walk(ROOT).eq(tree.walk(ROOT)));
+
+    let path = std::fs::read_dir(store.directory()).unwrap().next().unwrap().unwrap().path();
+    let whole = written(&tree);
+    // Whoever has a tree mapped keeps it: a file is replaced, never changed.
+    let replace = |bytes: &[u8]| {
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    for len in [0, 95, 96, whole.len() / 2, whole.len() - 1] {
+        replace(&whole[..len]);
+        assert!(load().is_err(), "cut to {len} bytes");
+    }
+    for at in [0, 8, 20, 70, 96, 500_000, whole.len() - 1] {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 0x40;
+        replace(&flipped);
+        assert!(load().is_err(), "flipped at {at}");
+    }
+    replace(&vec![b'x'; whole.len()]);
+    assert!(load().is_err(), "foreign");
+    assert!(loaded.walk(ROOT).eq(tree.walk(ROOT)));
 }
