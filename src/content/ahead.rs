@@ -77,6 +77,16 @@ impl ReadAhead {
         }
     }
 
+    /// A span is asked for by now, or not needed: nobody need begin with it any more.
+    pub(super) fn withdraw(&self, layer: &Arc<LayerBytes>, span: u32) {
+        let mut queue = self.shared.lock();
+        let hint =
+            |(hinted, at): &(Weak<LayerBytes>, u32)| *at == span && hinted.as_ptr() == Arc::as_ptr(layer);
+        if let Some(found) = queue.hints.iter().position(hint) {
+            queue.hints.remove(found);
+        }
+    }
+
     fn start(&self, queue: &mut Queue) {
         let shared = self.shared.clone();
         match thread::Builder::new().name("read-ahead".to_owned()).spawn(move || shared.serve()) {

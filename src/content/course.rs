@@ -101,6 +101,8 @@ impl State<'_> {
         self.reached = place;
         while self.under_way.front().is_some_and(|step| step.place <= place) {
             let Some(step) = self.under_way.pop_front() else { break };
+            // Decoded after it was forgotten, it would only be in the way.
+            self.read_ahead.withdraw(&step.layer, step.place.1);
             self.pass(step);
         }
         while self.under_way.len() < self.read_ahead.depth() {

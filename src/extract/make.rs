@@ -12,9 +12,10 @@ use rustix::io::Errno;
 
 use super::Work;
 use super::attributes::{Made, Wanted, apply};
-use super::plan::{Link, Node};
+use super::plan::{Link, Node, is_large};
 use super::report::NotKept;
 use super::target::discard;
+use crate::content::Passed;
 use crate::error::{Error, Result};
 use crate::layer::entry::{DeviceNumber, Stored};
 use crate::rootfs::{Inode, InodeId, InodeKind};
@@ -179,7 +180,10 @@ impl Work<'_> {
         {
             ftruncate(file, data.size).map_err(|cause| failed(cause.into()))?;
         }
-        self.tree.read_stored_on((&self.course, place), id, &mut |offset, bytes| {
+        let own = is_large(self.tree.rootfs(), id)
+            .then(|| self.tree.course(std::iter::once((place, id)), Passed::Forget { lag: 0 }));
+        let course = own.as_ref().unwrap_or(&self.course);
+        self.tree.read_stored_on((course, place), id, &mut |offset, bytes| {
             if self.is_over() {
                 return Err(failed(std::io::ErrorKind::Interrupted.into()));
             }

@@ -29,7 +29,7 @@ use std::thread;
 use rustix::io::Errno;
 
 use self::make::Maker;
-use self::plan::Plan;
+use self::plan::{Plan, is_large};
 pub use self::report::{Failure, NotKept, Report};
 pub use self::target::Existing;
 use self::target::{Identity, Target};
@@ -43,6 +43,9 @@ use crate::rootfs::{InodeId, InodeKind};
 const MAX_WRITERS: usize = 8;
 /// Fewer would let decompression and writing wait for each other.
 const MIN_WRITERS: usize = 2;
+/// Files come in the order of their bytes: a span that all writers passed is done with. Each of them may be one
+/// span behind the other.
+const PASSED: Passed = Passed::Forget { lag: MAX_WRITERS };
 
 /// How a tree is extracted.
 #[derive(Debug, Default)]
@@ -111,14 +114,14 @@ fn run(tree: &Tree, plan: &Plan<'_>, dir: &Path, options: &ExtractOptions<'_>) -
         known.get_or_init(|| base);
     }
     let files = (0..).zip(&plan.files).map(|(place, file)| (place, file.inode));
+    let files = files.filter(|(_, file)| !is_large(tree.rootfs(), *file));
     let work = Work {
         tree,
         plan,
         target,
         options,
         known,
-        // Files come in the order of their bytes: a span that all writers passed is done with.
-        course: tree.course(files, Passed::Forget { lag: MAX_WRITERS * 2 }),
+        course: tree.course(files, PASSED),
         outcome: Mutex::default(),
         over: AtomicBool::new(false),
     };
@@ -141,7 +144,7 @@ struct Work<'a> {
     options: &'a ExtractOptions<'a>,
     /// The directories of the plan that were made.
     known: Vec<OnceLock<Identity>>,
-    /// The files, in the order of the plan.
+    /// The files but for large ones, in the order of the plan.
     course: Course<'a>,
     outcome: Mutex<Outcome>,
     /// There is no point in going on.
