@@ -118,7 +118,7 @@ pub struct Engine {
 struct Inner {
     options: EngineOptions,
     cache: Arc<SpanCache>,
-    read_ahead: Option<Arc<ReadAhead>>,
+    read_ahead: Arc<ReadAhead>,
     /// The verified layers that are open, by diff_id: images that share a layer share its bytes.
     open: Mutex<HashMap<Digest, Weak<LayerBytes>>>,
 }
@@ -134,13 +134,12 @@ struct OpenLayer {
 }
 
 impl Engine {
-    /// An engine with a span cache of its own. Starts a thread for read-ahead.
+    /// An engine with a span cache of its own.
     #[must_use]
     pub fn new(options: EngineOptions) -> Self {
         let cache = Arc::new(SpanCache::new(options.cache_bytes));
-        // Without the thread everything works, only slower.
-        let read_ahead = ReadAhead::start().map_err(|error| log::warn!("{error}")).ok().map(Arc::new);
-        Engine { inner: Arc::new(Inner { options, cache, read_ahead, open: Mutex::default() }) }
+        let inner = Inner { options, cache, read_ahead: Arc::default(), open: Mutex::default() };
+        Engine { inner: Arc::new(inner) }
     }
 
     /// Whether bytes are checked.
@@ -307,7 +306,7 @@ impl Engine {
 
     fn layer_bytes(&self, what: &str, index: StoredIndex, stored: Arc<dyn ReadAt>) -> Arc<LayerBytes> {
         let reader = LayerReader::new(what, index, stored, self.verify());
-        Arc::new(LayerBytes::new(reader, self.inner.cache.clone(), self.inner.read_ahead.clone()))
+        Arc::new(LayerBytes::new(reader, self.inner.cache.clone(), Some(self.inner.read_ahead.clone())))
     }
 
     /// The index from the store, or from a pass and then in the store.

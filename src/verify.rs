@@ -1,29 +1,33 @@
 //! Every promise of an image, compared with what is there.
 //!
-//! All bytes are read anew; no index is asked. One promise is one [`Item`], and nothing ends at the first
-//! that is not kept. This module owns which promises there are and what a verdict is. What is inside of a
-//! layer's tar is not looked at: bytes that have the digests they should have are the image's, sound or not.
+//! All bytes are read, decoded and hashed anew; how, is for [`digests`]. One promise is one [`Item`], and
+//! nothing ends at the first that is not kept. This module owns which promises there are and what a verdict is.
+//! What is inside of a layer's tar is not looked at: bytes that have the digests they should have are the
+//! image's, sound or not.
+
+mod digests;
 
 use std::fmt;
-use std::io::{self, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crate::compress::{Compression, Decoder, Stop};
-use crate::digest::{Digest, Hasher};
+use self::digests::{Indexes, digests};
+use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::layer::store::Store;
 use crate::load::Progress;
-use crate::read_at::ReadAt;
 use crate::source::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
 
-/// Uncompressed bytes that are decoded at a time.
-const DECODE_BYTES: usize = 1 << 20;
-/// Stored bytes that are read and dropped at a time, behind damage.
-const DRAIN_BYTES: usize = 256 << 10;
-/// The longest magic number there is to recognise a compression by.
-const SNIFF_BYTES: u64 = 16;
+/// How an image is checked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct VerifyOptions<'a> {
+    /// Where earlier passes left what they learned of layers: it tells where a layer can be decoded side by
+    /// side. No verdict depends on it, and nothing is added.
+    pub indexes: Option<&'a Store>,
+    /// Who is told how the work goes on.
+    pub progress: Option<&'a dyn Progress>,
+}
 
 /// What a promise is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +134,7 @@ impl Item {
 /// What `tell` gives; and the first fault of the survey when it is all there is to tell.
 pub fn verify<E: From<Error>>(
     survey: Survey,
-    progress: Option<&dyn Progress>,
+    options: &VerifyOptions<'_>,
     tell: &mut dyn FnMut(&Item) -> Result<(), E>,
 ) -> Result<bool, E> {
     let mut sound = true;
@@ -149,7 +153,7 @@ pub fn verify<E: From<Error>>(
     }
     told(items)?;
     told(faults.iter().filter_map(|fault| check_fault(fault, explained)).collect())?;
-    check_layers(&layers, progress, &mut told)?;
+    check_layers(&layers, options, &mut told)?;
     Ok(sound)
 }
 
@@ -181,9 +185,11 @@ fn check_fault(fault: &Error, explained: bool) -> Option<Item> {
 /// Longest first, so that no thread ends up alone with the largest; told in their own order.
 fn check_layers<E: From<Error>>(
     layers: &[SurveyedLayer],
-    progress: Option<&dyn Progress>,
+    options: &VerifyOptions<'_>,
     told: &mut dyn FnMut(Vec<Item>) -> Result<(), E>,
 ) -> Result<(), E> {
+    let progress = options.progress;
+    let indexes = options.indexes.map(Indexes::new);
     let len = |layer: &SurveyedLayer| layer.bytes.as_ref().map_or(0, |bytes| bytes.len());
     let mut order: Vec<(usize, &SurveyedLayer)> = layers.iter().enumerate().collect();
     order.sort_by_key(|(_, layer)| std::cmp::Reverse(len(layer)));
@@ -195,10 +201,13 @@ fn check_layers<E: From<Error>>(
     let result = thread::scope(|scope| {
         let (done, results) = channel();
         for _ in 0..workers {
-            let (done, next, order) = (done.clone(), &next, &order);
+            let (done, next, order, indexes) = (done.clone(), &next, &order, indexes.as_ref());
             scope.spawn(move || {
                 while let Some((number, layer)) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let items = check_layer(*number, layer, progress);
+                    let items = check_layer(*number, layer, indexes);
+                    if let (Some(progress), Some(bytes)) = (progress, &layer.bytes) {
+                        progress.advance(bytes.len());
+                    }
                     // Nobody listens any more: what is left need not be read.
                     if done.send((*number, items)).is_err() {
                         next.store(usize::MAX / 2, Ordering::Relaxed);
@@ -226,7 +235,7 @@ fn check_layers<E: From<Error>>(
     result
 }
 
-fn check_layer(number: usize, layer: &SurveyedLayer, progress: Option<&dyn Progress>) -> Vec<Item> {
+fn check_layer(number: usize, layer: &SurveyedLayer, indexes: Option<&Indexes<'_>>) -> Vec<Item> {
     let subject = Subject::Layer(number);
     let SurveyedLayer { digest, size, diff_id, bytes } = layer;
     let Some(bytes) = bytes else {
@@ -235,10 +244,7 @@ fn check_layer(number: usize, layer: &SurveyedLayer, progress: Option<&dyn Progr
     };
     let mut items = Vec::new();
     items.extend(size.map(|size| Item::compare(subject, Check::Size, size, bytes.len())));
-    let (stored, tar) = digests(bytes, *digest, *diff_id);
-    if let Some(progress) = progress {
-        progress.advance(bytes.len());
-    }
+    let (stored, tar) = digests(bytes, *digest, *diff_id, indexes);
     for (check, expected, found) in [(Check::Digest, digest, stored), (Check::DiffId, diff_id, tar)] {
         let Some(expected) = expected else { continue };
         items.push(match found {
@@ -247,80 +253,4 @@ fn check_layer(number: usize, layer: &SurveyedLayer, progress: Option<&dyn Progr
         });
     }
     items
-}
-
-/// The digests of a blob and of what it holds, in one pass. Damage within does not keep the blob's own from
-/// being found.
-fn digests(
-    bytes: &Arc<dyn ReadAt>,
-    digest: Option<Digest>,
-    diff_id: Option<Digest>,
-) -> (Result<Digest>, Result<Digest>) {
-    let nothing = || Err(Error::io("not asked for", io::ErrorKind::InvalidInput.into()));
-    let tap = Tap::new(bytes.clone(), digest.map(|digest| digest.algorithm().hasher()));
-    let tar = diff_id.map(|diff_id| tap.decode_into(diff_id.algorithm().hasher()));
-    let stored = tap.finish();
-    (stored.and_then(|digest| digest.map_or_else(nothing, Ok)), tar.unwrap_or_else(nothing))
-}
-
-/// Stored bytes, read front to back and hashed on the way. Clones share the position.
-#[derive(Debug, Clone)]
-struct Tap(Arc<Mutex<TapState>>);
-
-#[derive(Debug)]
-struct TapState {
-    bytes: Arc<dyn ReadAt>,
-    offset: u64,
-    hasher: Option<Hasher>,
-}
-
-impl Tap {
-    fn new(bytes: Arc<dyn ReadAt>, hasher: Option<Hasher>) -> Self {
-        Tap(Arc::new(Mutex::new(TapState { bytes, offset: 0, hasher })))
-    }
-
-    fn state(&self) -> MutexGuard<'_, TapState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn decode_into(&self, mut hasher: Hasher) -> Result<Digest> {
-        let bytes = self.state().bytes.clone();
-        let mut head = vec![0; usize::try_from(bytes.len().min(SNIFF_BYTES)).unwrap_or(0)];
-        bytes.read_exact_at(&mut head, 0).map_err(|cause| Error::io("cannot read", cause))?;
-        let mut decoder = Decoder::new(Compression::sniff(&head), Box::new(self.clone()))?;
-        let mut out = Vec::new();
-        loop {
-            out.clear();
-            let stop = decoder.decode(&mut out, DECODE_BYTES, DECODE_BYTES)?;
-            hasher.update(&out);
-            if stop == Stop::End {
-                return Ok(hasher.finish());
-            }
-        }
-    }
-
-    /// Reads what nobody read, and gives the digest if one was asked for.
-    fn finish(mut self) -> Result<Option<Digest>> {
-        let mut rest = vec![0; DRAIN_BYTES];
-        if self.state().hasher.is_some() {
-            while self.read(&mut rest).map_err(|cause| Error::io("cannot read", cause))? > 0 {}
-        }
-        let hasher = self.state().hasher.take();
-        Ok(hasher.map(Hasher::finish))
-    }
-}
-
-impl Read for Tap {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let mut state = self.state();
-        let left = state.bytes.len().saturating_sub(state.offset);
-        let len = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
-        let buf = buf.get_mut(..len).unwrap_or_default();
-        state.bytes.read_exact_at(buf, state.offset)?;
-        if let Some(hasher) = &mut state.hasher {
-            hasher.update(buf);
-        }
-        state.offset += len as u64;
-        Ok(len)
-    }
 }

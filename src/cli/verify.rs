@@ -10,14 +10,15 @@ use clap::Args;
 use serde::Serialize;
 
 use super::NEGATIVE;
-use super::args::image_value;
+use super::args::{cache_directory, image_value};
 use super::output::{json_line, stdout};
 use super::progress::Bars;
 use imgmount::image::Platform;
+use imgmount::layer::store::Store;
 use imgmount::load::{Engine, EngineOptions, Progress};
 use imgmount::path::escape;
 use imgmount::source::reference::Reference;
-use imgmount::verify::{Found, Item, Subject, Verdict, verify};
+use imgmount::verify::{Found, Item, Subject, Verdict, VerifyOptions, verify};
 
 /// Check an image against all its digests
 ///
@@ -59,7 +60,9 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let engine = Engine::new(EngineOptions { progress: Some(bars.clone()), ..EngineOptions::default() });
     let survey = engine.open(&reference)?.survey(&reference.selection, platform.as_ref())?;
     let mut out = stdout();
-    let sound = verify(survey, Some(&*bars), &mut |item| -> Result<()> {
+    let indexes = indexes();
+    let options = VerifyOptions { indexes: indexes.as_ref(), progress: Some(&*bars) };
+    let sound = verify(survey, &options, &mut |item| -> Result<()> {
         if args.json {
             json_line(&mut out, &json_item(item))?;
         } else {
@@ -69,6 +72,13 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode> {
         Ok(out.flush()?)
     })?;
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(NEGATIVE) })
+}
+
+/// Where commands before this one left what they learned. Nothing is kept here, so a cache that is not there is
+/// not made.
+fn indexes() -> Option<Store> {
+    let directory = cache_directory().ok().filter(|directory| directory.is_dir())?;
+    Store::open(&directory).map_err(|error| log::info!("{error}")).ok()
 }
 
 fn status(verdict: &Verdict) -> &'static str {

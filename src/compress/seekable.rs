@@ -66,16 +66,42 @@ impl Seekable {
         Seekable { input, compression, len_bytes, table, parked: Mutex::default() }
     }
 
+    /// Appends exactly `len_bytes` bytes from `offset` to `out`: as [`ReadAt::read_exact_at`], but straight
+    /// from the decoder.
+    ///
+    /// # Errors
+    /// As [`ReadAt::read_exact_at`].
+    pub fn append_exact(&self, out: &mut Vec<u8>, offset: u64, len_bytes: usize) -> io::Result<()> {
+        self.check_end(offset, len_bytes)?;
+        self.append(out, offset, len_bytes).map_err(io::Error::other)
+    }
+
+    fn append(&self, out: &mut Vec<u8>, offset: u64, len_bytes: usize) -> Result<()> {
+        let mut decoder = self.decoder_for(offset)?;
+        pass_over(&mut decoder, offset)?;
+        take(&mut decoder, out, len_bytes)?;
+        self.park(decoder);
+        Ok(())
+    }
+
     fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let mut decoder = self.decoder_for(offset)?;
+        pass_over(&mut decoder, offset)?;
         let mut piece = Vec::new();
-        pass_over(&mut decoder, offset, &mut piece)?;
         for part in buf.chunks_mut(PIECE_BYTES) {
+            piece.clear();
             take(&mut decoder, &mut piece, part.len())?;
             part.copy_from_slice(&piece);
         }
         self.park(decoder);
         Ok(())
+    }
+
+    fn check_end(&self, offset: u64, len_bytes: usize) -> io::Result<()> {
+        match offset.checked_add(len_bytes as u64) {
+            Some(end) if end <= self.len_bytes => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 
     /// A decoder at `offset` or before it, and not before the last checkpoint there.
@@ -131,10 +157,7 @@ impl ReadAt for Seekable {
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        match offset.checked_add(buf.len() as u64) {
-            Some(end) if end <= self.len_bytes => {}
-            _ => return Err(io::ErrorKind::UnexpectedEof.into()),
-        }
+        self.check_end(offset, buf.len())?;
         if buf.is_empty() {
             return Ok(());
         }
@@ -143,23 +166,25 @@ impl ReadAt for Seekable {
 }
 
 /// Decodes up to `offset` and forgets it.
-fn pass_over(decoder: &mut Decoder, offset: u64, piece: &mut Vec<u8>) -> Result<()> {
+fn pass_over(decoder: &mut Decoder, offset: u64) -> Result<()> {
+    let mut piece = Vec::new();
     loop {
         let left = offset.saturating_sub(decoder.output_offset());
         if left == 0 {
             return Ok(());
         }
         let len_bytes = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
-        take(decoder, piece, len_bytes)?;
+        piece.clear();
+        take(decoder, &mut piece, len_bytes)?;
     }
 }
 
-/// Decodes exactly `len_bytes` bytes into `piece`.
-fn take(decoder: &mut Decoder, piece: &mut Vec<u8>, len_bytes: usize) -> Result<()> {
-    piece.clear();
-    while piece.len() < len_bytes {
-        let left = len_bytes.saturating_sub(piece.len());
-        if decoder.decode(piece, left, left)? == Stop::End && piece.len() < len_bytes {
+/// Appends exactly `len_bytes` bytes to `out`.
+fn take(decoder: &mut Decoder, out: &mut Vec<u8>, len_bytes: usize) -> Result<()> {
+    let end = out.len().saturating_add(len_bytes);
+    while out.len() < end {
+        let left = end.saturating_sub(out.len());
+        if decoder.decode(out, left, left)? == Stop::End && out.len() < end {
             return Err(decoder.ended_early());
         }
     }

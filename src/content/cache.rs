@@ -1,15 +1,23 @@
 //! A byte-bounded cache of spans, shared by all layers of all images that are open.
 //!
 //! This module owns the budget and single-flight: however many readers want a span at once, it is
-//! decoded once. It does not know what a span is made from.
+//! decoded once. It does not know what a span is made from, nor who reads ahead; but what was decoded ahead
+//! and not read yet may only ever be a part of the budget.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
+use super::buffers::{Buffers, SpanBytes};
+
+/// The part of the budget that spans may take up that were decoded ahead and that nobody read yet: one in so
+/// many. More would push out what is being read.
+const AHEAD_SHARE: usize = 2;
+
 /// A span's bytes, shared between the cache and its readers.
-pub type Bytes = Arc<Vec<u8>>;
+pub type Bytes = Arc<SpanBytes>;
 
 /// Which span: the number that a layer got from [`SpanCache::register`], and its position in the layer.
 pub type SpanKey = (u32, u32);
@@ -19,14 +27,24 @@ pub type SpanKey = (u32, u32);
 pub struct SpanCache {
     state: Mutex<State>,
     budget_bytes: usize,
+    buffers: Arc<Buffers>,
 }
 
 #[derive(Debug)]
 struct State {
-    ready: LruCache<SpanKey, Bytes>,
+    ready: LruCache<SpanKey, Ready>,
     ready_bytes: usize,
+    /// Of spans that were decoded ahead, or are on their way, and that nobody asked for yet.
+    ahead_bytes: usize,
     flights: HashMap<SpanKey, Arc<Flight>>,
     next_layer: u32,
+}
+
+#[derive(Debug)]
+struct Ready {
+    bytes: Bytes,
+    /// Nobody asked for it yet.
+    ahead: bool,
 }
 
 /// A span that somebody is decoding. `None` inside once it landed and failed.
@@ -34,15 +52,28 @@ struct State {
 struct Flight {
     landed: Mutex<Option<Option<Bytes>>>,
     landing: Condvar,
+    /// Nobody asked for it yet.
+    ahead: AtomicBool,
 }
 
 impl SpanCache {
     /// A cache that holds at most `budget_bytes` (and always the span that was asked for last).
     #[must_use]
     pub fn new(budget_bytes: usize) -> Self {
-        let state =
-            State { ready: LruCache::unbounded(), ready_bytes: 0, flights: HashMap::new(), next_layer: 0 };
-        SpanCache { state: Mutex::new(state), budget_bytes }
+        let state = State {
+            ready: LruCache::unbounded(),
+            ready_bytes: 0,
+            ahead_bytes: 0,
+            flights: HashMap::new(),
+            next_layer: 0,
+        };
+        SpanCache { state: Mutex::new(state), budget_bytes, buffers: Arc::default() }
+    }
+
+    /// The most that spans take up which were decoded ahead and not read yet, in bytes.
+    #[must_use]
+    pub fn ahead_max_bytes(&self) -> usize {
+        self.budget_bytes / AHEAD_SHARE
     }
 
     /// A number for a layer that no other layer in this cache has.
@@ -52,29 +83,35 @@ impl SpanCache {
         state.next_layer
     }
 
-    /// The span, from the cache or by `decode`, which runs without any lock held. Readers that come
-    /// meanwhile wait; if it fails for the first, each tries for itself and gets its own error.
+    /// The span, from the cache or by `decode`, which runs without any lock held. It is given a buffer with
+    /// something in it, and leaves the span there and nothing else. Readers that come meanwhile wait; if it
+    /// fails for the first, each tries for itself and gets its own error.
     ///
     /// # Errors
     /// What `decode` says.
     pub fn get_or_decode<E>(
         &self,
         key: SpanKey,
-        decode: impl FnOnce() -> Result<Vec<u8>, E>,
+        decode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<Bytes, E> {
         loop {
             let waiting = {
                 let mut state = self.lock();
-                if let Some(bytes) = state.ready.get(&key) {
-                    return Ok(bytes.clone());
+                if let Some(bytes) = state.get(key) {
+                    return Ok(bytes);
                 }
                 match state.flights.get(&key) {
-                    Some(flight) => flight.clone(),
+                    Some(flight) => {
+                        let flight = flight.clone();
+                        flight.ahead.store(false, Ordering::Relaxed);
+                        flight
+                    }
                     None => {
                         let flight = Arc::new(Flight::default());
                         state.flights.insert(key, flight.clone());
                         drop(state);
-                        return self.fly(key, &flight, decode);
+                        return self
+                            .fly(Landing { cache: self, key, flight, reserved: 0, bytes: None }, decode);
                     }
                 }
             };
@@ -84,22 +121,50 @@ impl SpanCache {
         }
     }
 
+    /// Decodes a span of `len_bytes` bytes that somebody may ask for. Does nothing when it is here or on its
+    /// way, or when too much is that nobody asked for yet.
+    pub fn decode_ahead<E>(
+        &self,
+        key: SpanKey,
+        len_bytes: usize,
+        decode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) {
+        let flight = Arc::new(Flight { ahead: AtomicBool::new(true), ..Flight::default() });
+        let mut state = self.lock();
+        let room = self.ahead_max_bytes().saturating_sub(state.ahead_bytes);
+        if state.has(key) || len_bytes > room {
+            return;
+        }
+        state.ahead_bytes += len_bytes;
+        state.flights.insert(key, flight.clone());
+        drop(state);
+        // Whoever asks for it meets the same error, and tells of it.
+        let _ = self.fly(Landing { cache: self, key, flight, reserved: len_bytes, bytes: None }, decode);
+    }
+
+    /// Drops a span that will not be read again, to make room for others.
+    pub fn forget(&self, key: SpanKey) {
+        let forgotten = self.lock().remove(key);
+        // The lock is not held while memory is freed.
+        drop(forgotten);
+    }
+
     /// True when the span is cached or on its way.
     #[must_use]
     pub fn has(&self, key: SpanKey) -> bool {
-        let state = self.lock();
-        state.ready.contains(&key) || state.flights.contains_key(&key)
+        self.lock().has(key)
     }
 
     fn fly<E>(
         &self,
-        key: SpanKey,
-        flight: &Flight,
-        decode: impl FnOnce() -> Result<Vec<u8>, E>,
+        mut landing: Landing<'_>,
+        decode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<Bytes, E> {
-        // Lands even when `decode` panics, or the readers that wait would wait for ever.
-        let mut landing = Landing { cache: self, key, flight, bytes: None };
-        let bytes = Arc::new(decode()?);
+        // `landing` lands even when `decode` panics, or the readers that wait would wait for ever.
+        let mut buffer = self.buffers.take();
+        let decoded = decode(&mut buffer);
+        let bytes = Arc::new(SpanBytes::new(buffer, self.buffers.clone()));
+        decoded?;
         landing.bytes = Some(bytes.clone());
         Ok(bytes)
     }
@@ -110,15 +175,42 @@ impl SpanCache {
 }
 
 impl State {
-    fn insert(&mut self, key: SpanKey, bytes: Bytes, budget_bytes: usize) {
+    fn get(&mut self, key: SpanKey) -> Option<Bytes> {
+        let ready = self.ready.get_mut(&key)?;
+        if std::mem::take(&mut ready.ahead) {
+            self.ahead_bytes -= ready.bytes.len();
+        }
+        Some(ready.bytes.clone())
+    }
+
+    fn has(&self, key: SpanKey) -> bool {
+        self.ready.contains(&key) || self.flights.contains_key(&key)
+    }
+
+    /// Gives back what had to make room.
+    fn insert(&mut self, key: SpanKey, bytes: Bytes, ahead: bool, budget_bytes: usize) -> Vec<Bytes> {
+        let mut evicted = Vec::new();
+        evicted.extend(self.remove(key));
         self.ready_bytes += bytes.len();
-        if let Some(replaced) = self.ready.put(key, bytes) {
-            self.ready_bytes -= replaced.len();
+        if ahead {
+            self.ahead_bytes += bytes.len();
         }
+        self.ready.put(key, Ready { bytes, ahead });
         while self.ready_bytes > budget_bytes && self.ready.len() > 1 {
-            let Some((_, evicted)) = self.ready.pop_lru() else { break };
-            self.ready_bytes -= evicted.len();
+            let Some((oldest, _)) = self.ready.peek_lru() else { break };
+            let oldest = *oldest;
+            evicted.extend(self.remove(oldest));
         }
+        evicted
+    }
+
+    fn remove(&mut self, key: SpanKey) -> Option<Bytes> {
+        let Ready { bytes, ahead } = self.ready.pop(&key)?;
+        self.ready_bytes -= bytes.len();
+        if ahead {
+            self.ahead_bytes -= bytes.len();
+        }
+        Some(bytes)
     }
 }
 
@@ -137,22 +229,26 @@ impl Flight {
 struct Landing<'a> {
     cache: &'a SpanCache,
     key: SpanKey,
-    flight: &'a Flight,
+    flight: Arc<Flight>,
+    /// What it counts for in [`State::ahead_bytes`].
+    reserved: usize,
     bytes: Option<Bytes>,
 }
 
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
         let bytes = self.bytes.take();
-        {
+        let evicted = {
             let mut state = self.cache.lock();
             state.flights.remove(&self.key);
-            if let Some(bytes) = &bytes {
-                state.insert(self.key, bytes.clone(), self.cache.budget_bytes);
-            }
-        }
+            state.ahead_bytes -= self.reserved;
+            let ahead = self.flight.ahead.load(Ordering::Relaxed);
+            bytes.clone().map(|bytes| state.insert(self.key, bytes, ahead, self.cache.budget_bytes))
+        };
         *self.flight.landed.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
         self.flight.landing.notify_all();
+        // Memory is freed when everybody can go on.
+        drop(evicted);
     }
 }
 
@@ -160,9 +256,17 @@ impl Drop for Landing<'_> {
 mod tests {
     use super::*;
     use std::convert::Infallible;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::thread;
     use std::time::Duration;
+
+    /// Decodes to ten bytes of `value`.
+    fn fill(value: u8) -> impl Fn(&mut Vec<u8>) -> Result<(), Infallible> {
+        move |buffer| {
+            *buffer = vec![value; 10];
+            Ok(())
+        }
+    }
 
     #[test]
     fn concurrent_readers_of_a_span_decode_it_once() {
@@ -171,12 +275,12 @@ mod tests {
         thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let bytes = cache.get_or_decode((1, 1), || {
+                    let bytes = cache.get_or_decode((1, 1), |buffer| {
                         decodes.fetch_add(1, Ordering::SeqCst);
                         thread::sleep(Duration::from_millis(50));
-                        Ok::<_, Infallible>(vec![7; 10])
+                        fill(7)(buffer)
                     });
-                    assert_eq!(*bytes.unwrap(), [7; 10]);
+                    assert_eq!(bytes.unwrap()[..], [7; 10]);
                 });
             }
         });
@@ -187,8 +291,8 @@ mod tests {
     fn the_budget_evicts_what_was_used_longest_ago() {
         let cache = SpanCache::new(25);
         for span in 0..3 {
-            cache.get_or_decode((1, span), || Ok::<_, Infallible>(vec![0; 10])).unwrap();
-            cache.get_or_decode((1, 0), || Ok::<_, Infallible>(vec![0; 10])).unwrap();
+            cache.get_or_decode((1, span), fill(0)).unwrap();
+            cache.get_or_decode((1, 0), fill(0)).unwrap();
         }
         assert_eq!([0, 1, 2].map(|span| cache.has((1, span))), [true, false, true]);
     }
@@ -196,11 +300,52 @@ mod tests {
     #[test]
     fn a_failure_is_not_cached_and_a_panic_leaves_nobody_waiting() {
         let cache = SpanCache::new(100);
-        assert_eq!(cache.get_or_decode((1, 1), || Err("no")), Err("no"));
+        assert_eq!(cache.get_or_decode((1, 1), |_| Err("no")).map(|bytes| bytes.len()), Err("no"));
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            cache.get_or_decode((1, 1), || -> Result<Vec<u8>, Infallible> { panic!("boom") })
+            cache.get_or_decode((1, 1), |_| -> Result<(), Infallible> { panic!("boom") })
         }));
         assert!(panicked.is_err());
-        assert_eq!(*cache.get_or_decode((1, 1), || Ok::<_, Infallible>(vec![1])).unwrap(), [1]);
+        assert_eq!(cache.get_or_decode((1, 1), fill(1)).unwrap()[..], [1; 10]);
+    }
+
+    #[test]
+    fn what_nobody_reads_takes_half_of_the_budget_at_most_and_is_gone_when_forgotten() {
+        let cache = SpanCache::new(60);
+        for span in 0..6 {
+            cache.decode_ahead((1, span), 10, fill(1));
+        }
+        let here = |cache: &SpanCache| [0, 1, 2, 3, 4, 5].map(|span| cache.has((1, span)));
+        assert_eq!(here(&cache), [true, true, true, false, false, false]);
+        // One that is read makes room for another, one that fails does not use any up.
+        cache.get_or_decode((1, 0), |_| Err(())).unwrap();
+        cache.decode_ahead((1, 9), 10, |_| Err(()));
+        cache.decode_ahead((1, 4), 10, fill(1));
+        cache.decode_ahead((1, 5), 10, fill(1));
+        assert_eq!(here(&cache), [true, true, true, false, true, false]);
+        for span in 0..5 {
+            cache.forget((1, span));
+        }
+        let state = cache.lock();
+        assert_eq!((state.ready_bytes, state.ahead_bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_span_that_is_asked_for_on_its_way_is_not_ahead_any_more() {
+        let cache = SpanCache::new(100);
+        thread::scope(|scope| {
+            let (begun, wait) = std::sync::mpsc::channel();
+            let cache = &cache;
+            scope.spawn(move || {
+                cache.decode_ahead((1, 1), 10, |buffer| {
+                    begun.send(()).unwrap();
+                    thread::sleep(Duration::from_millis(50));
+                    fill(3)(buffer)
+                });
+            });
+            wait.recv().unwrap();
+            assert_eq!(cache.lock().ahead_bytes, 10);
+            assert_eq!(cache.get_or_decode((1, 1), fill(4)).unwrap()[..], [3; 10]);
+        });
+        assert_eq!(cache.lock().ahead_bytes, 0);
     }
 }

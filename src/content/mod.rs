@@ -1,17 +1,27 @@
 //! Bytes of a layer and of its files: extents to spans, spans through the cache, verified, copied out.
 //!
-//! This module owns the cache's use, concurrency and read-ahead. It knows nothing of names or trees; who
+//! This module owns the cache's use, concurrency and reading ahead. It knows nothing of names or trees; who
 //! asks has already found the file.
+//!
+//! ```text
+//! an order that is known (course), or guessed (streams)  ->  threads (ahead)  ->  the cache  <-  readers
+//! ```
 
+mod ahead;
+mod buffers;
 pub mod cache;
-mod read_ahead;
+mod course;
+mod streams;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+pub use self::ahead::ReadAhead;
+pub use self::buffers::SpanBytes;
 use self::cache::{Bytes, SpanCache};
-pub use self::read_ahead::ReadAhead;
+pub use self::course::{Course, Passed, Stretch};
+use self::streams::Streams;
 use crate::error::{Error, Result};
 use crate::layer::entry::{Extent, FileData, Stored};
 use crate::layer::reader::LayerReader;
@@ -25,7 +35,9 @@ pub struct LayerBytes {
     cache: Arc<SpanCache>,
     number: u32,
     read_ahead: Option<Arc<ReadAhead>>,
-    /// The span that was read last: the one after it is read ahead. Only a hint, so races are harmless.
+    /// Who reads where, to guess what comes next.
+    streams: Mutex<Streams>,
+    /// The span that was read last, which tells nothing new. Only a hint, so races are harmless.
     last_span: AtomicU32,
 }
 
@@ -34,7 +46,14 @@ impl LayerBytes {
     #[must_use]
     pub fn new(reader: LayerReader, cache: Arc<SpanCache>, read_ahead: Option<Arc<ReadAhead>>) -> Self {
         let number = cache.register();
-        LayerBytes { reader, cache, number, read_ahead, last_span: AtomicU32::new(u32::MAX) }
+        let last_span = AtomicU32::new(u32::MAX);
+        LayerBytes { reader, cache, number, read_ahead, streams: Mutex::default(), last_span }
+    }
+
+    /// Who reads ahead of its readers.
+    #[must_use]
+    pub fn read_ahead(&self) -> Option<&Arc<ReadAhead>> {
+        self.read_ahead.as_ref()
     }
 
     /// The layer beneath.
@@ -49,7 +68,9 @@ impl LayerBytes {
     /// As [`LayerReader::read_span`], and [`Error::Io`] past the end of what the layer holds.
     pub fn read_exact(self: &Arc<Self>, mut buf: &mut [u8], mut offset: u64) -> Result<()> {
         while !buf.is_empty() {
-            let (span, bytes) = self.span_at(offset)?;
+            let (at, span) = self.span_at(offset)?;
+            self.guess(at);
+            let bytes = self.span(at)?;
             // The span holds `offset`, so there is at least one byte.
             let from = usize::try_from(offset - span.extent.offset).unwrap_or(usize::MAX);
             let ready = bytes.get(from..).unwrap_or_default();
@@ -93,65 +114,101 @@ impl LayerBytes {
     }
 
     /// Gives `sink` all stored bytes of a file of this layer in order, piece by piece, each with its offset
-    /// in the file. Holes are left out, and nothing is copied.
+    /// in the file. Holes are left out, and nothing is copied. The file lies at `place` of `course`.
     ///
     /// # Errors
     /// As [`LayerBytes::read_exact`], and what `sink` says, which ends the reading.
     pub fn read_stored(
-        self: &Arc<Self>,
-        file: &FileData<'_>,
+        &self,
+        file: FileData<'_>,
+        (course, place): (&Course<'_>, u64),
         sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        match &file.stored {
-            Stored::Contiguous(extent) => self.read_extent(*extent, 0, sink),
-            Stored::Sparse(segments) => {
-                segments.iter().try_for_each(|s| self.read_extent(s.extent, s.file_offset, sink))
-            }
-        }
+        stored_extents(file).try_for_each(|(file_offset, extent)| {
+            self.read_extent(extent, (course, place), &mut |offset, bytes| sink(file_offset + offset, bytes))
+        })
     }
 
-    fn read_extent(
-        self: &Arc<Self>,
+    /// Gives `sink` the bytes of an extent in order, piece by piece, each with its offset in the extent. It
+    /// lies at `place` of `course`.
+    ///
+    /// # Errors
+    /// As [`LayerBytes::read_stored`].
+    pub fn read_extent(
+        &self,
         extent: Extent,
-        file_offset: u64,
+        (course, place): (&Course<'_>, u64),
         sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
     ) -> Result<()> {
         let mut done = 0;
         while done < extent.len_bytes {
             let offset = extent.offset + done;
-            let (span, bytes) = self.span_at(offset)?;
+            let (at, span) = self.span_at(offset)?;
+            course.reached(place, at);
+            let bytes = self.span(at)?;
             let from = offset - span.extent.offset;
             let to = (from + extent.len_bytes - done).min(span.extent.len_bytes);
             let piece = bytes.get(to_range(from, to)).unwrap_or_default();
             if piece.is_empty() {
                 return Err(self.past_end(offset));
             }
-            sink(file_offset + done, piece)?;
+            sink(done, piece)?;
             done += piece.len() as u64;
         }
         Ok(())
     }
 
-    fn span_at(self: &Arc<Self>, offset: u64) -> Result<(Span, Bytes)> {
-        let at = self.reader.index().span_at(offset).ok_or_else(|| self.past_end(offset))?;
-        let span = self.reader.index().span(at).ok_or_else(|| self.past_end(offset))?;
-        let before = self.last_span.swap(at, Ordering::Relaxed);
-        if let Some(read_ahead) = &self.read_ahead
-            && before.checked_add(1) == Some(at)
-        {
-            read_ahead.after(self, at);
-        }
-        Ok((span, self.span(at)?))
+    fn span_at(&self, offset: u64) -> Result<(u32, Span)> {
+        let index = self.reader.index();
+        let found = index.span_at(offset).and_then(|at| Some((at, index.span(at)?)));
+        found.ok_or_else(|| self.past_end(offset))
     }
 
     fn span(&self, at: u32) -> Result<Bytes> {
-        self.cache.get_or_decode((self.number, at), || self.reader.read_span(at))
+        self.cache.get_or_decode((self.number, at), |buffer| self.reader.read_span(at, buffer))
+    }
+
+    /// Lets the spans that may follow be decoded, when whoever reads span `at` goes forward.
+    fn guess(self: &Arc<Self>, at: u32) {
+        let Some(read_ahead) = &self.read_ahead else { return };
+        if self.last_span.swap(at, Ordering::Relaxed) == at {
+            return;
+        }
+        let depth = u32::try_from(read_ahead.depth()).unwrap_or(u32::MAX);
+        let ahead = self.streams.lock().unwrap_or_else(PoisonError::into_inner).reached(at, depth);
+        let end = ahead.end.min(self.reader.index().span_count());
+        (ahead.start..end).filter(|span| !self.has(*span)).for_each(|span| read_ahead.hint(self, span));
+    }
+
+    /// Decodes a span that nobody waits for.
+    fn decode_ahead(&self, at: u32) {
+        let len_bytes = self.reader.index().span(at).map(|span| usize::try_from(span.extent.len_bytes));
+        if let Some(Ok(len_bytes)) = len_bytes {
+            self.cache.decode_ahead((self.number, at), len_bytes, |buffer| self.reader.read_span(at, buffer));
+        }
+    }
+
+    fn has(&self, at: u32) -> bool {
+        self.cache.has((self.number, at))
+    }
+
+    fn forget(&self, at: u32) {
+        self.cache.forget((self.number, at));
     }
 
     fn past_end(&self, offset: u64) -> Error {
         let what = format!("{}: cannot read at offset {offset}", self.reader.what());
         Error::io(what, io::ErrorKind::UnexpectedEof.into())
     }
+}
+
+/// What is stored of a file: offset in the file, and where its bytes are.
+pub fn stored_extents(file: FileData<'_>) -> impl Iterator<Item = (u64, Extent)> {
+    let (whole, parts) = match file.stored {
+        Stored::Contiguous(extent) => (Some((0, extent)), Vec::new()),
+        Stored::Sparse(segments) => (None, segments.into_owned()),
+    };
+    whole.into_iter().chain(parts.into_iter().map(|segment| (segment.file_offset, segment.extent)))
 }
 
 fn to_range(start: u64, end: u64) -> std::ops::Range<usize> {

@@ -36,7 +36,7 @@ fn layer(content: &[u8], cache_bytes: usize, ahead: bool) -> (Arc<LayerBytes>, E
     });
     let index = StoredIndex::from_pass(indexed.unwrap()).unwrap();
     let reader = LayerReader::new("layer 0", index, blob, Verify::Full);
-    let read_ahead = ahead.then(|| Arc::new(ReadAhead::start().unwrap()));
+    let read_ahead = ahead.then(|| Arc::new(ReadAhead::new(4)));
     let bytes = LayerBytes::new(reader, Arc::new(SpanCache::new(cache_bytes)), read_ahead);
     (Arc::new(bytes), Extent { offset: 512, len_bytes: content.len() as u64 })
 }
@@ -96,6 +96,87 @@ fn a_file_that_claims_more_than_its_layer_holds_is_an_error() {
     assert!(error.to_string().contains("cannot read at offset"), "{error}");
 }
 
+/// Waits until it is so, for what other threads do.
+fn until(what: &str, so: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !so() {
+        assert!(std::time::Instant::now() < deadline, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn whoever_follows_a_course_finds_what_comes_next_decoded_and_no_more_than_the_window() {
+    let content: Vec<u8> = content().repeat(4);
+    let (layer, extent) = layer(&content, 64 << 20, true);
+    let spans = layer.reader.index().span_count();
+    let depth = u32::try_from(layer.read_ahead().unwrap().depth()).unwrap();
+    assert!(depth + 2 < spans, "{spans} spans");
+    let stretches = [Stretch { place: 7, layer: &layer, extent }];
+    let course = Course::new(layer.read_ahead().cloned(), Passed::Forget { lag: 0 }, stretches.into_iter());
+    let mut read = Vec::new();
+    let read_on = layer.read_extent(extent, (&course, 7), &mut |offset, bytes| {
+        let at = layer.reader.index().span_at(extent.offset + offset).unwrap();
+        let window = at + 1..(at + 1 + depth).min(spans);
+        until("what comes next is decoded", || window.clone().all(|span| layer.has(span)));
+        assert!((window.end..spans).all(|span| !layer.has(span)), "more than the window at {at}");
+        assert!((0..at).all(|span| !layer.has(span)), "what was passed is kept at {at}");
+        read.extend_from_slice(bytes);
+        Ok(())
+    });
+    read_on.unwrap();
+    assert!(read == content);
+}
+
+#[test]
+fn reading_ahead_never_takes_more_than_half_of_the_cache() {
+    let content: Vec<u8> = content().repeat(4);
+    // Room for two of the eight spans that four threads would be ahead.
+    let (layer, extent) = layer(&content, 5 << 20, true);
+    let stretches = [Stretch { place: 0, layer: &layer, extent }];
+    let course = Course::new(layer.read_ahead().cloned(), Passed::Keep, stretches.into_iter());
+    let mut read = Vec::new();
+    let read_on = layer.read_extent(extent, (&course, 0), &mut |_, bytes| {
+        let here = (0..layer.reader.index().span_count()).filter(|span| layer.has(*span)).count();
+        assert!(here <= 5, "{here} spans of more than 1 MiB");
+        read.extend_from_slice(bytes);
+        Ok(())
+    });
+    read_on.unwrap();
+    assert!(read == content);
+}
+
+#[test]
+fn a_course_through_a_layer_without_threads_or_past_its_end_changes_nothing() {
+    let content = content();
+    let (layer, extent) = layer(&content, 1, false);
+    let longer = Extent { len_bytes: 1 << 40, ..extent };
+    let stretches = [Stretch { place: 0, layer: &layer, extent: longer }];
+    let course = Course::new(layer.read_ahead().cloned(), Passed::Keep, stretches.into_iter());
+    let mut len = 0;
+    let error = layer.read_extent(longer, (&course, 0), &mut |_, bytes| {
+        len += bytes.len();
+        Ok(())
+    });
+    assert!(error.unwrap_err().to_string().contains("cannot read at offset"));
+    assert!(len >= content.len());
+}
+
+#[test]
+fn threads_start_when_there_is_something_to_do_and_are_as_many_as_allowed() {
+    let content: Vec<u8> = content().repeat(4);
+    let (layer, extent) = layer(&content, 64 << 20, true);
+    let file = FileData { size: extent.len_bytes, stored: Stored::Contiguous(extent) };
+    assert_eq!(layer.read_ahead().unwrap().threads(), 0);
+    // Here and there: nothing comes next.
+    for offset in [9 << 20, 1 << 20, 15 << 20] {
+        read(&layer, &file, offset, 4096);
+    }
+    assert_eq!(layer.read_ahead().unwrap().threads(), 0);
+    read(&layer, &file, 0, content.len());
+    assert!((1..=4).contains(&layer.read_ahead().unwrap().threads()));
+}
+
 #[test]
 fn a_sequential_reader_finds_the_next_span_decoded() {
     let content = content();
@@ -104,9 +185,5 @@ fn a_sequential_reader_finds_the_next_span_decoded() {
     read(&layer, &file, 0, 1);
     let second = layer.reader.index().span(1).unwrap().extent.offset;
     read(&layer, &file, second, 1);
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while !layer.cache.has((layer.number, 2)) {
-        assert!(std::time::Instant::now() < deadline, "span 2 is not read ahead");
-        std::thread::yield_now();
-    }
+    until("span 2 is read ahead", || layer.cache.has((layer.number, 2)));
 }

@@ -15,12 +15,13 @@ mod header;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use self::header::{BLOCK_BYTES, Kind, Member, SparseMap, encode};
+use crate::content::{Course, Passed};
 use crate::error::{Error, Result};
 use crate::layer::entry::{FileData, Stored};
 use crate::load::Tree;
@@ -49,8 +50,13 @@ pub fn export(tree: &Tree, inode: InodeId, options: &ExportOptions<'_>, out: &mu
     let (full, pieces) = sync_channel(PIECES);
     let (empty, used) = sync_channel(PIECES);
     thread::scope(|scope| {
-        let exporter =
-            Exporter { tree, options, first_names: HashMap::new(), pieces: Pieces::new(full, used) };
+        let exporter = Exporter {
+            tree,
+            options,
+            course: course(tree, inode),
+            first_names: HashMap::new(),
+            pieces: Pieces::new(full, used),
+        };
         let producer = scope.spawn(move || exporter.run(inode));
         let written = write_pieces(pieces, &empty, out);
         let produced = producer.join();
@@ -58,6 +64,21 @@ pub fn export(tree: &Tree, inode: InodeId, options: &ExportOptions<'_>, out: &mu
         produced
             .unwrap_or_else(|_| Err(Error::io("cannot export", std::io::Error::other("a thread panicked"))))
     })
+}
+
+/// The files in the order of the walk, by their place in it.
+fn course(tree: &Tree, inode: InodeId) -> Course<'_> {
+    let mut linked = HashSet::new();
+    // There is nothing to walk in what is no directory.
+    let is_directory = tree.rootfs().inode(inode).is_some_and(|inode| inode.kind == InodeKind::Directory);
+    let alone = (!is_directory).then_some(inode);
+    let inodes = tree.rootfs().walk(inode).map(|(_, id)| id).chain(alone);
+    let files = (0..).zip(inodes).filter_map(move |(place, id)| {
+        let inode = tree.rootfs().inode(id)?;
+        let is_read = matches!(inode.kind, InodeKind::File(_)) && (inode.nlink < 2 || linked.insert(id));
+        is_read.then_some((place, id))
+    });
+    tree.course(files, Passed::Keep)
 }
 
 /// Ends when there are no more pieces, or at the first that cannot be written.
@@ -124,6 +145,7 @@ impl Pieces {
 struct Exporter<'a> {
     tree: &'a Tree,
     options: &'a ExportOptions<'a>,
+    course: Course<'a>,
     /// Of inodes with several names: the path of the first.
     first_names: HashMap<InodeId, Vec<u8>>,
     pieces: Pieces,
@@ -137,20 +159,20 @@ impl Exporter<'_> {
         let base: &[u8] = if inode == ROOT { b"" } else { &base };
         let is_directory = rootfs.is_directory(inode);
         if is_directory {
-            for (path, inode) in rootfs.walk(inode) {
+            for (place, (path, inode)) in (0..).zip(rootfs.walk(inode)) {
                 let below = path.strip_prefix(base).unwrap_or(&path);
                 let path = [name, below].concat();
-                self.member(path.strip_prefix(b"/").unwrap_or(&path), inode)?;
+                self.member(path.strip_prefix(b"/").unwrap_or(&path), inode, place)?;
             }
         } else {
-            self.member(name, inode)?;
+            self.member(name, inode, 0)?;
         }
         // The end: two blocks of zeros.
         self.pieces.push_zeros(2 * BLOCK_BYTES as u64)?;
         self.pieces.hand_on()
     }
 
-    fn member(&mut self, path: &[u8], id: InodeId) -> Result<()> {
+    fn member(&mut self, path: &[u8], id: InodeId, place: u64) -> Result<()> {
         let rootfs = self.tree.rootfs();
         let Some(inode) = rootfs.inode(id) else { return Ok(()) };
         let path = if path.is_empty() { b"." } else { path };
@@ -168,8 +190,8 @@ impl Exporter<'_> {
         let member = Member { path, kind, meta: inode.meta, xattrs: rootfs.xattrs(id) };
         self.pieces.push(&encode(&member))?;
         match (member.kind, file) {
-            (Kind::File(size), Some(_)) => self.contents(id, &[(0, size)])?,
-            (Kind::Sparse(map), Some(_)) => self.contents(id, map.runs())?,
+            (Kind::File(size), Some(_)) => self.contents((id, place), &[(0, size)])?,
+            (Kind::Sparse(map), Some(_)) => self.contents((id, place), map.runs())?,
             _ => {}
         }
         if inode.kind != InodeKind::Directory && inode.nlink > 1 && first_name.is_none() {
@@ -180,11 +202,11 @@ impl Exporter<'_> {
 
     /// The bytes of a file in these runs (offset and length), which hold all that is stored of it; holes are
     /// zeros.
-    fn contents(&mut self, id: InodeId, runs: &[(u64, u64)]) -> Result<()> {
+    fn contents(&mut self, (id, place): (InodeId, u64), runs: &[(u64, u64)]) -> Result<()> {
         let pieces = &mut self.pieces;
         let mut runs = runs.iter().map(|(offset, len)| (*offset, offset + len));
         let (mut done, mut end) = runs.next().unwrap_or_default();
-        self.tree.read_stored(id, &mut |offset, bytes| {
+        self.tree.read_stored_on((&self.course, place), id, &mut |offset, bytes| {
             while offset >= end {
                 pieces.push_zeros(end - done)?;
                 let Some(next) = runs.next() else { break };

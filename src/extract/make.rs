@@ -12,9 +12,10 @@ use rustix::io::Errno;
 
 use super::Work;
 use super::attributes::{Made, Wanted, apply};
-use super::plan::{Link, Node};
+use super::plan::{Link, Node, is_large};
 use super::report::NotKept;
 use super::target::discard;
+use crate::content::Passed;
 use crate::error::{Error, Result};
 use crate::layer::entry::{DeviceNumber, Stored};
 use crate::rootfs::{Inode, InodeId, InodeKind};
@@ -25,14 +26,14 @@ const PERMISSIONS: u16 = 0o777;
 const WRITABLE: u16 = 0o600;
 
 /// Makes one thing after the other, and remembers the directory it was in last.
-pub(super) struct Maker<'a> {
-    work: &'a Work<'a>,
+pub(super) struct Maker<'w, 'a> {
+    work: &'w Work<'a>,
     /// Which of the plan's directories is open.
     open: Option<(usize, OwnedFd)>,
 }
 
-impl<'a> Maker<'a> {
-    pub(super) fn new(work: &'a Work<'a>) -> Self {
+impl<'w, 'a> Maker<'w, 'a> {
+    pub(super) fn new(work: &'w Work<'a>) -> Self {
         Maker { work, open: None }
     }
 
@@ -49,12 +50,12 @@ impl<'a> Maker<'a> {
         }
     }
 
-    /// Makes a file, symbolic link, device or named pipe.
-    pub(super) fn make(&mut self, node: &Node<'_>) {
+    /// Makes a file, symbolic link, device or named pipe; a file is at `place` of the course.
+    pub(super) fn make(&mut self, node: &Node<'_>, place: u64) {
         let work = self.work;
         let Some(inode) = work.tree.rootfs().inode(node.inode) else { return };
         let path = || work.plan.path_of(node);
-        let made = self.within(node.parent, path, |parent| work.make_whole(node, &inode, parent));
+        let made = self.within(node.parent, path, |parent| work.make_whole(node, &inode, parent, place));
         if made != Some(true) && inode.nlink > 1 {
             work.outcome().unmade.insert(node.inode);
         }
@@ -126,10 +127,10 @@ impl<'a> Maker<'a> {
 
 impl Work<'_> {
     /// False for a device that is left out.
-    fn make_whole(&self, node: &Node<'_>, inode: &Inode, parent: BorrowedFd<'_>) -> Result<bool> {
+    fn make_whole(&self, node: &Node<'_>, inode: &Inode, parent: BorrowedFd<'_>, place: u64) -> Result<bool> {
         let temporary = self.target.temporary_name();
         let made = match inode.kind {
-            InodeKind::File(_) => self.make_file(node.inode, inode, parent, &temporary),
+            InodeKind::File(_) => self.make_file(node.inode, inode, (parent, &temporary), place),
             InodeKind::Symlink(_) => self.make_symlink(node.inode, parent, &temporary),
             InodeKind::Char(number) => {
                 self.make_node(node.inode, FileType::CharacterDevice, number, parent, &temporary)
@@ -153,27 +154,36 @@ impl Work<'_> {
         placed.map(|()| true)
     }
 
-    fn make_file(&self, id: InodeId, inode: &Inode, parent: BorrowedFd<'_>, name: &str) -> Result<bool> {
+    fn make_file(
+        &self,
+        id: InodeId,
+        inode: &Inode,
+        (parent, name): (BorrowedFd<'_>, &str),
+        place: u64,
+    ) -> Result<bool> {
         let mode = if inode.xattrs.is_some() { WRITABLE } else { inode.meta.mode & PERMISSIONS };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(parent, name, flags, Mode::from_raw_mode(mode.into()))
             .map_err(|cause| Error::io("cannot make the file", cause.into()))?;
         let file = File::from(file);
-        self.fill(id, &file)?;
+        self.fill(id, place, &file)?;
         self.apply(id, Made::Open(file.as_fd()))
             .map_err(|cause| Error::io("cannot set attributes", cause.into()))?;
         Ok(true)
     }
 
     /// Writes what is stored of a file; the rest stays a hole.
-    fn fill(&self, id: InodeId, file: &File) -> Result<()> {
+    fn fill(&self, id: InodeId, place: u64, file: &File) -> Result<()> {
         let failed = |cause: std::io::Error| Error::io("cannot write", cause);
         if let Some((_, data)) = self.tree.rootfs().file(id)
             && matches!(data.stored, Stored::Sparse(_))
         {
             ftruncate(file, data.size).map_err(|cause| failed(cause.into()))?;
         }
-        self.tree.read_stored(id, &mut |offset, bytes| {
+        let own = is_large(self.tree.rootfs(), id)
+            .then(|| self.tree.course(std::iter::once((place, id)), Passed::Forget { lag: 0 }));
+        let course = own.as_ref().unwrap_or(&self.course);
+        self.tree.read_stored_on((course, place), id, &mut |offset, bytes| {
             if self.is_over() {
                 return Err(failed(std::io::ErrorKind::Interrupted.into()));
             }

@@ -29,10 +29,11 @@ use std::thread;
 use rustix::io::Errno;
 
 use self::make::Maker;
-use self::plan::Plan;
+use self::plan::{Plan, is_large};
 pub use self::report::{Failure, NotKept, Report};
 pub use self::target::Existing;
 use self::target::{Identity, Target};
+use crate::content::{Course, Passed};
 use crate::error::{Error, PathFault, Result};
 use crate::load::{Progress, Tree};
 use crate::path::escape;
@@ -42,6 +43,9 @@ use crate::rootfs::InodeId;
 const MAX_WRITERS: usize = 8;
 /// Fewer would let decompression and writing wait for each other.
 const MIN_WRITERS: usize = 2;
+/// Files come in the order of their bytes: a span that all writers passed is done with. Each of them may be one
+/// span behind the other.
+const PASSED: Passed = Passed::Forget { lag: MAX_WRITERS };
 
 /// How a tree is extracted.
 #[derive(Debug, Default)]
@@ -109,8 +113,18 @@ fn run(tree: &Tree, plan: &Plan<'_>, dir: &Path, options: &ExtractOptions<'_>) -
     if let Some(known) = known.first() {
         known.get_or_init(|| base);
     }
-    let work =
-        Work { tree, plan, target, options, known, outcome: Mutex::default(), over: AtomicBool::new(false) };
+    let files = (0..).zip(&plan.files).map(|(place, file)| (place, file.inode));
+    let files = files.filter(|(_, file)| !is_large(tree.rootfs(), *file));
+    let work = Work {
+        tree,
+        plan,
+        target,
+        options,
+        known,
+        course: tree.course(files, PASSED),
+        outcome: Mutex::default(),
+        over: AtomicBool::new(false),
+    };
     if let Some(progress) = options.progress {
         progress.begin("Extracting", plan.total_bytes);
     }
@@ -130,6 +144,8 @@ struct Work<'a> {
     options: &'a ExtractOptions<'a>,
     /// The directories of the plan that were made.
     known: Vec<OnceLock<Identity>>,
+    /// The files but for large ones, in the order of the plan.
+    course: Course<'a>,
     outcome: Mutex<Outcome>,
     /// There is no point in going on.
     over: AtomicBool,
@@ -154,7 +170,7 @@ impl Work<'_> {
             let mut maker = Maker::new(self);
             while let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let files = self.plan.files.get(batch.clone()).unwrap_or_default();
-                files.iter().for_each(|file| maker.make(file));
+                (batch.start as u64..).zip(files).for_each(|(place, file)| maker.make(file, place));
             }
         };
         let writers = thread::available_parallelism().map_or(1, usize::from);
@@ -163,7 +179,7 @@ impl Work<'_> {
             for _ in 0..writers {
                 scope.spawn(write_files);
             }
-            self.plan.others.iter().for_each(|other| maker.make(other));
+            self.plan.others.iter().for_each(|other| maker.make(other, 0));
         });
         self.plan.links.iter().for_each(|link| maker.link(link));
         // A directory whose attributes are set may be closed to its owner: what is below it comes first.

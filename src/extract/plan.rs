@@ -16,6 +16,10 @@ const BATCH_BYTES: u64 = 1 << 20;
 /// A batch of small files ends after so many.
 const BATCH_FILES: usize = 64;
 
+/// A file from here on, in bytes, is written for so long that other threads get far ahead of who writes it:
+/// its spans are decoded ahead for itself.
+const LARGE_BYTES: u64 = 4 << 20;
+
 /// What is to be made.
 #[derive(Debug, Default)]
 pub(super) struct Plan<'a> {
@@ -158,6 +162,11 @@ impl<'a> Plan<'a> {
         batches.push(start..self.files.len());
         batches
     }
+}
+
+/// Whether a file has a course of its own, and is left out of the one through all files.
+pub(super) fn is_large(tree: &Rootfs, file: InodeId) -> bool {
+    stored_bytes(tree, file) >= LARGE_BYTES
 }
 
 /// Where a file's bytes begin: layer, offset in its tar.

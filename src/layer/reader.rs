@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::copy::read_frame;
+use super::entry::Extent;
 use super::index::Verify;
 use super::store::StoredIndex;
 use super::table::{LayerIndex, Span};
@@ -19,10 +20,18 @@ use crate::read_at::ReadAt;
 pub struct LayerReader {
     what: String,
     index: Arc<LayerIndex>,
-    /// The uncompressed tar, decoded from the bytes as stored.
-    tar: Arc<dyn ReadAt>,
+    tar: Tar,
     copy: Option<Arc<dyn ReadAt>>,
     verify: Verify,
+}
+
+/// The uncompressed tar.
+#[derive(Debug)]
+enum Tar {
+    /// As it is stored.
+    Plain(Arc<dyn ReadAt>),
+    /// Decoded from the bytes as stored.
+    Compressed(Seekable),
 }
 
 impl LayerReader {
@@ -31,11 +40,11 @@ impl LayerReader {
     pub fn new(what: &str, index: StoredIndex, stored: Arc<dyn ReadAt>, verify: Verify) -> Self {
         let StoredIndex { index, windows, copy } = index;
         let facts = index.facts();
-        let tar: Arc<dyn ReadAt> = match facts.compression {
-            Compression::Plain => stored,
+        let tar = match facts.compression {
+            Compression::Plain => Tar::Plain(stored),
             compression => {
                 let checkpoints = StoredCheckpoints::new(index.clone(), windows);
-                Arc::new(Seekable::new(stored, compression, facts.tar_bytes, Arc::new(checkpoints)))
+                Tar::Compressed(Seekable::new(stored, compression, facts.tar_bytes, Arc::new(checkpoints)))
             }
         };
         LayerReader { what: what.to_owned(), index, tar, copy, verify }
@@ -53,25 +62,36 @@ impl LayerReader {
         &self.what
     }
 
-    /// Decodes one span and checks it.
+    /// Decodes one span and checks it. It takes the place of whatever is in `buffer`.
     ///
     /// # Errors
     /// [`Error::Changed`] when its bytes are not those that were indexed, [`Error::Io`] when they cannot
     /// be had.
-    pub fn read_span(&self, at: u32) -> Result<Vec<u8>> {
+    pub fn read_span(&self, at: u32, buffer: &mut Vec<u8>) -> Result<()> {
         let span = self.index.span(at).ok_or_else(|| self.no_span(at))?;
         if let Some(bytes) = self.read_copied(&span) {
-            return Ok(bytes);
+            *buffer = bytes;
+            return Ok(());
         }
-        let len = usize::try_from(span.extent.len_bytes).map_err(|_| self.no_span(at))?;
-        let mut bytes = vec![0; len];
-        self.tar.read_exact_at(&mut bytes, span.extent.offset).map_err(|cause| {
-            Error::io(format!("{}: cannot read at offset {}", self.what, span.extent.offset), cause)
-        })?;
-        if !self.holds(&span, &bytes) {
-            return Err(Error::Changed { what: self.what.clone(), offset: span.extent.offset });
+        let Extent { offset, len_bytes } = span.extent;
+        let len = usize::try_from(len_bytes).map_err(|_| self.no_span(at))?;
+        let read = match &self.tar {
+            Tar::Plain(stored) => {
+                // What was in the buffer is overwritten: clearing it would cost as much as reading.
+                buffer.resize(len, 0);
+                stored.read_exact_at(buffer, offset)
+            }
+            Tar::Compressed(stream) => {
+                buffer.clear();
+                buffer.reserve_exact(len);
+                stream.append_exact(buffer, offset, len)
+            }
+        };
+        read.map_err(|cause| Error::io(format!("{}: cannot read at offset {offset}", self.what), cause))?;
+        if !self.holds(&span, buffer) {
+            return Err(Error::Changed { what: self.what.clone(), offset });
         }
-        Ok(bytes)
+        Ok(())
     }
 
     /// The span from the seekable copy. A copy that is damaged costs time, not the answer.

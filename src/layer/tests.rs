@@ -87,10 +87,16 @@ fn index(
     })
 }
 
+fn read_span(reader: &LayerReader, at: u32) -> Result<Vec<u8>> {
+    // Whatever is in the buffer does not show.
+    let mut buffer = b"left over".repeat(9);
+    reader.read_span(at, &mut buffer).map(|()| buffer)
+}
+
 fn read_all(index: StoredIndex, blob: Vec<u8>, verify: Verify) -> Result<Vec<u8>> {
     let reader = LayerReader::new("layer 7", index, Arc::new(blob), verify);
     let spans = reader.index().span_count();
-    let parts: Vec<Vec<u8>> = (0..spans).map(|span| reader.read_span(span)).collect::<Result<_>>()?;
+    let parts: Vec<Vec<u8>> = (0..spans).map(|span| read_span(&reader, span)).collect::<Result<_>>()?;
     Ok(parts.concat())
 }
 
@@ -457,7 +463,7 @@ fn without_verification_a_damaged_layer_shows_what_can_be_had() {
             panic!("not a file: {first:?}");
         };
         let reader = LayerReader::new("layer 7", found, Arc::new(cut.to_vec()), Verify::Off);
-        let span = reader.read_span(0).unwrap();
+        let span = read_span(&reader, 0).unwrap();
         assert_eq!(span[usize::try_from(extent.offset).unwrap()], b'1');
     }
 }
@@ -475,7 +481,7 @@ fn x17_bytes_that_changed_since_are_never_served() {
         }
         let reader = LayerReader::new("layer 7", found, Arc::new(changed), Verify::Full);
         let last = reader.index().span_count() - 1;
-        assert!(reader.read_span(last).is_err(), "{compression}");
+        assert!(read_span(&reader, last).is_err(), "{compression}");
     }
 }
 
@@ -518,6 +524,6 @@ fn a_source_that_shrinks_is_an_error_and_not_other_bytes() {
     let found = index(&blob, Compression::Gzip, expected(&tar, &blob), Verify::Full, None).unwrap();
     let found = StoredIndex::from_pass(found).unwrap();
     let reader = LayerReader::new("layer 7", found, Arc::new(Shrunk(blob.len() as u64)), Verify::Full);
-    let error = reader.read_span(0).unwrap_err();
+    let error = read_span(&reader, 0).unwrap_err();
     assert!(error.to_string().starts_with("layer 7: cannot read at offset 0"), "{error}");
 }

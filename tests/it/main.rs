@@ -32,6 +32,7 @@
 //! | `tidy` | layering, forgotten files |
 //! | `patterns` | paths with patterns, and lists in the order of bytes |
 //! | `verify` | every kind of damage, and what is said of it |
+//! | `spans` | one large file, read whole by its stored index |
 //! | `cache` | what is kept on disk, and throwing it away |
 //! | `view_all` | layers, states and documents beside the rootfs |
 //! | `man` | manual pages, and what is installed |
@@ -66,6 +67,7 @@ mod readme;
 mod semantics;
 mod served;
 mod sources;
+mod spans;
 mod tidy;
 mod tree;
 mod verify;

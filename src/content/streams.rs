@@ -1,0 +1,90 @@
+//! Guessing what will be read next: readers that go forward through a layer.
+//!
+//! Pure. This module owns what counts as going forward and how fast a reader gains trust. Somebody who reads
+//! here and there is given nothing, and somebody who begins to go forward a little at first.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// Readers of a layer that are told apart. The least recent is forgotten.
+const MAX_STREAMS: usize = 16;
+/// Spans that a reader may step over, as those of files that a higher layer replaces, and still go forward.
+const STEP_OVER: u32 = 1;
+/// How many spans a request may lag behind its reader: kernels send several at a time, in any order.
+const LAG: u32 = 2;
+
+/// The readers of one layer.
+#[derive(Debug, Default)]
+pub(super) struct Streams(VecDeque<Stream>);
+
+#[derive(Debug)]
+struct Stream {
+    /// The furthest span that it read.
+    at: u32,
+    /// The first span that it was not given ahead.
+    next: u32,
+    /// How many spans it may be ahead.
+    trust: u32,
+}
+
+impl Streams {
+    /// Somebody reads span `at`: which spans may follow, at most `depth` of them, that were not told before.
+    pub(super) fn reached(&mut self, at: u32, depth: u32) -> Range<u32> {
+        let found = self.0.iter().position(|stream| {
+            (stream.at.saturating_sub(LAG)..=stream.at.saturating_add(1 + STEP_OVER)).contains(&at)
+        });
+        let Some(mut stream) = found.and_then(|found| self.0.remove(found)) else {
+            self.0.truncate(MAX_STREAMS - 1);
+            self.0.push_front(Stream { at, next: at, trust: 0 });
+            return 0..0;
+        };
+        let mut ahead = 0..0;
+        if at > stream.at {
+            stream.at = at;
+            stream.trust = stream.trust.saturating_mul(2).clamp(1, depth.max(1));
+            let end = at.saturating_add(1).saturating_add(stream.trust.min(depth));
+            ahead = stream.next.max(at.saturating_add(1))..end;
+            stream.next = stream.next.max(end);
+        }
+        self.0.push_front(stream);
+        ahead
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(streams: &mut Streams, reads: &[u32]) -> Vec<Vec<u32>> {
+        reads.iter().map(|at| streams.reached(*at, 8).collect()).collect()
+    }
+
+    #[test]
+    fn who_goes_forward_is_trusted_more_and_more_up_to_the_depth() {
+        let found = told(&mut Streams::default(), &[10, 11, 12, 13, 14, 15]);
+        let expected: [&[u32]; 6] = [&[], &[12], &[13, 14], &[15, 16, 17], &[18, 19, 20, 21, 22], &[23]];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn who_reads_here_and_there_is_told_nothing() {
+        let reads: Vec<u32> = (0..100).map(|at| at * 37 % 1000).collect();
+        assert!(told(&mut Streams::default(), &reads).concat().is_empty());
+        assert!(told(&mut Streams::default(), &[90, 80, 70, 60]).concat().is_empty());
+    }
+
+    #[test]
+    fn readers_are_told_apart_and_requests_may_come_out_of_order() {
+        let mut streams = Streams::default();
+        let found = told(&mut streams, &[10, 500, 11, 501, 10, 500, 12, 502]);
+        let expected: [&[u32]; 8] = [&[], &[], &[12], &[502], &[], &[], &[13, 14], &[503, 504]];
+        assert_eq!(found, expected);
+        assert_eq!(told(&mut streams, &[14, 13]), [vec![15, 16, 17, 18], vec![]], "12 to 14, and late");
+    }
+
+    #[test]
+    fn no_depth_is_nothing_ahead() {
+        let mut streams = Streams::default();
+        assert!((0..10).all(|at| streams.reached(at, 0).is_empty()));
+    }
+}

@@ -1,0 +1,201 @@
+//! The digests of a layer: of its blob, and of the tar that it holds.
+//!
+//! ```text
+//! an index is stored:  read + hash the blob   |  decode spans side by side  ->  hash them in order
+//! plain:               read + hash, once
+//! else, or in doubt:   read + hash  ->  decode  ->  hash, one after the other
+//! ```
+//!
+//! This module owns which way is taken. The last one is the judge: a faster way counts only when it finds what
+//! was promised, so whatever is told of damage comes from the last one. Neither way believes an index more than
+//! that its checkpoints lead into the blob: the span hashes in it are not asked, nor is a seekable copy, and
+//! the hashes are over all bytes of the blob and of the tar.
+
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use crate::compress::{Compression, Decoder, Stop};
+use crate::content::cache::SpanCache;
+use crate::content::{Course, LayerBytes, Passed, ReadAhead, Stretch};
+use crate::digest::{Algorithm, Digest, Hasher};
+use crate::error::{Error, Result};
+use crate::layer::entry::Extent;
+use crate::layer::index::Verify;
+use crate::layer::reader::LayerReader;
+use crate::layer::store::{Key, Store, StoredIndex};
+use crate::load::DEFAULT_CACHE_BYTES;
+use crate::read_at::{Cursor, ReadAt};
+
+/// Uncompressed bytes that are decoded at a time.
+const DECODE_BYTES: usize = 1 << 20;
+/// Stored bytes that are read at a time where nothing decodes them.
+const READ_BYTES: usize = 256 << 10;
+/// The longest magic number there is to recognise a compression by.
+const SNIFF_BYTES: u64 = 16;
+
+/// Stored indexes, and what it takes to decode by them.
+#[derive(Debug)]
+pub(super) struct Indexes<'a> {
+    store: &'a Store,
+    cache: Arc<SpanCache>,
+    read_ahead: Arc<ReadAhead>,
+}
+
+impl<'a> Indexes<'a> {
+    pub(super) fn new(store: &'a Store) -> Self {
+        Indexes { store, cache: Arc::new(SpanCache::new(DEFAULT_CACHE_BYTES)), read_ahead: Arc::default() }
+    }
+
+    /// Whether blob and tar are known to have these digests. False when that cannot be told this way.
+    fn confirm(&self, bytes: &Arc<dyn ReadAt>, digest: Digest, diff_id: Digest) -> bool {
+        let Some(index) = self.find(&**bytes, digest, diff_id) else { return false };
+        let whole = Extent { offset: 0, len_bytes: index.index.facts().tar_bytes };
+        let reader = LayerReader::new("the layer", index, bytes.clone(), Verify::Off);
+        let layer = Arc::new(LayerBytes::new(reader, self.cache.clone(), Some(self.read_ahead.clone())));
+        let stretch = Stretch { place: 0, layer: &layer, extent: whole };
+        let course =
+            Course::new(Some(self.read_ahead.clone()), Passed::Forget { lag: 0 }, [stretch].into_iter());
+        let (blob, tar) = thread::scope(|scope| {
+            let blob = scope.spawn(|| hash_all(bytes.clone(), digest.algorithm()));
+            let mut hasher = diff_id.algorithm().hasher();
+            let tar = layer.read_extent(whole, (&course, 0), &mut |_, piece| {
+                hasher.update(piece);
+                Ok(())
+            });
+            (blob.join(), tar.map(|()| hasher.finish()))
+        });
+        let confirmed =
+            matches!(blob, Ok(Ok(found)) if found == digest) && tar.is_ok_and(|found| found == diff_id);
+        if !confirmed {
+            log::info!("{digest}: not as its index says; decoding from the start");
+        }
+        confirmed
+    }
+
+    /// An index by which decoding gains something.
+    fn find(&self, bytes: &dyn ReadAt, digest: Digest, diff_id: Digest) -> Option<StoredIndex> {
+        let compression = sniff(bytes).ok().filter(|compression| *compression != Compression::Plain)?;
+        let found = self.store.load(&Key::layer(&diff_id, Some(&digest.to_string())))?;
+        let facts = found.index.facts();
+        let fits = facts.blob_digest == Some(digest)
+            && facts.diff_id == Some(diff_id)
+            && facts.blob_bytes == bytes.len()
+            && facts.compression == compression;
+        // A copy is made where checkpoints are too far apart to decode from; it is not the image's.
+        (fits && facts.copy_bytes == 0 && found.index.checkpoint_count() > 1).then_some(found)
+    }
+}
+
+/// The digests of a blob and of what it holds. Damage within does not keep the blob's own from being found.
+pub(super) fn digests(
+    bytes: &Arc<dyn ReadAt>,
+    digest: Option<Digest>,
+    diff_id: Option<Digest>,
+    indexes: Option<&Indexes<'_>>,
+) -> (Result<Digest>, Result<Digest>) {
+    if let (Some(digest), Some(diff_id)) = (digest, diff_id) {
+        if indexes.is_some_and(|indexes| indexes.confirm(bytes, digest, diff_id)) {
+            return (Ok(digest), Ok(diff_id));
+        }
+        // The blob of a plain layer is its tar.
+        if digest.algorithm() == diff_id.algorithm()
+            && matches!(sniff(&**bytes), Ok(Compression::Plain))
+            && let Ok(found) = hash_all(bytes.clone(), digest.algorithm())
+        {
+            return (Ok(found), Ok(found));
+        }
+    }
+    in_one_pass(bytes, digest, diff_id)
+}
+
+fn in_one_pass(
+    bytes: &Arc<dyn ReadAt>,
+    digest: Option<Digest>,
+    diff_id: Option<Digest>,
+) -> (Result<Digest>, Result<Digest>) {
+    let nothing = || Err(Error::io("not asked for", io::ErrorKind::InvalidInput.into()));
+    let tap = Tap::new(bytes.clone(), digest.map(|digest| digest.algorithm().hasher()));
+    let tar = diff_id.map(|diff_id| tap.decode_into(diff_id.algorithm().hasher()));
+    let stored = tap.finish();
+    (stored.and_then(|digest| digest.map_or_else(nothing, Ok)), tar.unwrap_or_else(nothing))
+}
+
+fn sniff(bytes: &dyn ReadAt) -> io::Result<Compression> {
+    let mut head = vec![0; usize::try_from(bytes.len().min(SNIFF_BYTES)).unwrap_or(0)];
+    bytes.read_exact_at(&mut head, 0)?;
+    Ok(Compression::sniff(&head))
+}
+
+fn hash_all(bytes: Arc<dyn ReadAt>, algorithm: Algorithm) -> io::Result<Digest> {
+    let mut hasher = algorithm.hasher();
+    let mut cursor = Cursor::new(bytes, 0);
+    let mut piece = vec![0; READ_BYTES];
+    loop {
+        match cursor.read(&mut piece)? {
+            0 => return Ok(hasher.finish()),
+            len => hasher.update(piece.get(..len).unwrap_or_default()),
+        }
+    }
+}
+
+/// Stored bytes, read front to back and hashed on the way. Clones share the position.
+#[derive(Debug, Clone)]
+struct Tap(Arc<Mutex<TapState>>);
+
+#[derive(Debug)]
+struct TapState {
+    bytes: Arc<dyn ReadAt>,
+    offset: u64,
+    hasher: Option<Hasher>,
+}
+
+impl Tap {
+    fn new(bytes: Arc<dyn ReadAt>, hasher: Option<Hasher>) -> Self {
+        Tap(Arc::new(Mutex::new(TapState { bytes, offset: 0, hasher })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, TapState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn decode_into(&self, mut hasher: Hasher) -> Result<Digest> {
+        let bytes = self.state().bytes.clone();
+        let compression = sniff(&*bytes).map_err(|cause| Error::io("cannot read", cause))?;
+        let mut decoder = Decoder::new(compression, Box::new(self.clone()))?;
+        let mut out = Vec::new();
+        loop {
+            out.clear();
+            let stop = decoder.decode(&mut out, DECODE_BYTES, DECODE_BYTES)?;
+            hasher.update(&out);
+            if stop == Stop::End {
+                return Ok(hasher.finish());
+            }
+        }
+    }
+
+    /// Reads what nobody read, and gives the digest if one was asked for.
+    fn finish(mut self) -> Result<Option<Digest>> {
+        let mut rest = vec![0; READ_BYTES];
+        if self.state().hasher.is_some() {
+            while self.read(&mut rest).map_err(|cause| Error::io("cannot read", cause))? > 0 {}
+        }
+        let hasher = self.state().hasher.take();
+        Ok(hasher.map(Hasher::finish))
+    }
+}
+
+impl Read for Tap {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.state();
+        let left = state.bytes.len().saturating_sub(state.offset);
+        let len = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
+        let buf = buf.get_mut(..len).unwrap_or_default();
+        state.bytes.read_exact_at(buf, state.offset)?;
+        if let Some(hasher) = &mut state.hasher {
+            hasher.update(buf);
+        }
+        state.offset += len as u64;
+        Ok(len)
+    }
+}
