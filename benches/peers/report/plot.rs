@@ -1,0 +1,169 @@
+//! Line plots with two logarithmic axes, as SVG written by hand. A white ground keeps them readable on dark
+//! pages.
+
+use serde::{Deserialize, Serialize};
+
+use super::unit::Unit;
+
+/// One file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Plot {
+    pub(crate) file: String,
+    pub(crate) title: String,
+    pub(crate) panels: Vec<Panel>,
+}
+
+/// One pair of axes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Panel {
+    pub(crate) title: String,
+    pub(crate) x: String,
+    pub(crate) unit: Unit,
+    pub(crate) lines: Vec<Line>,
+}
+
+/// Points (x, y) in the order of x, all above 0.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Line {
+    pub(crate) name: String,
+    pub(crate) points: Vec<(f64, f64)>,
+}
+
+const COLUMNS: usize = 2;
+const PANEL: (f64, f64) = (460.0, 300.0);
+/// Around the axes of a panel: left, top, right, bottom.
+const MARGIN: (f64, f64, f64, f64) = (80.0, 40.0, 20.0, 45.0);
+const HEAD: f64 = 36.0;
+/// Colours that the colour-blind can tell apart.
+const COLOURS: [&str; 4] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"];
+
+/// Whole powers of ten around values.
+#[derive(Debug, Clone, Copy)]
+struct Decades {
+    low: f64,
+    high: f64,
+}
+
+impl Decades {
+    fn around(values: impl Iterator<Item = f64>) -> Self {
+        let (low, high) = values.fold((f64::MAX, f64::MIN_POSITIVE), |(l, h), v| (l.min(v), h.max(v)));
+        let low = low.log10().floor();
+        Decades { low, high: high.log10().ceil().max(low + 1.0) }
+    }
+
+    /// 0 at the low end, 1 at the high one.
+    fn place(self, value: f64) -> f64 {
+        (value.log10() - self.low) / (self.high - self.low)
+    }
+
+    /// Every power of ten, with its place.
+    fn ticks(self) -> impl Iterator<Item = (f64, f64)> {
+        let count = (self.high - self.low).round();
+        (0..=20_u8)
+            .map(f64::from)
+            .take_while(move |i| *i <= count)
+            .map(move |i| (10_f64.powf(self.low + i), i / count))
+    }
+}
+
+/// The file's content.
+pub(crate) fn svg(plot: &Plot) -> String {
+    let rows = plot.panels.len().div_ceil(COLUMNS);
+    let (width, height) = (PANEL.0 * to_f64(COLUMNS), HEAD + PANEL.1 * to_f64(rows));
+    let mut out = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
+         height=\"{height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+         <title>{title}</title>\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
+         <text x=\"{middle}\" y=\"24\" font-size=\"16\" text-anchor=\"middle\" fill=\"#000000\">{title}</text>\n",
+        title = escaped(&plot.title),
+        middle = width / 2.0,
+    );
+    for (i, panel) in plot.panels.iter().enumerate() {
+        let origin = (PANEL.0 * to_f64(i % COLUMNS), HEAD + PANEL.1 * to_f64(i / COLUMNS));
+        out.push_str(&panel_svg(panel, origin));
+    }
+    out.push_str("</svg>\n");
+    out
+}
+
+fn panel_svg(panel: &Panel, origin: (f64, f64)) -> String {
+    let points = || panel.lines.iter().flat_map(|line| line.points.iter().copied());
+    let (x, y) = (Decades::around(points().map(|p| p.0)), Decades::around(points().map(|p| p.1)));
+    let (left, top) = (MARGIN.0, MARGIN.1);
+    let (wide, high) = (PANEL.0 - left - MARGIN.2, PANEL.1 - top - MARGIN.3);
+    let at = |(px, py): (f64, f64)| (left + wide * x.place(px), top + high * (1.0 - y.place(py)));
+    let bottom = top + high;
+    let mut out = format!("<g transform=\"translate({},{})\">\n", origin.0, origin.1);
+    out.push_str(&label(left + wide / 2.0, top - 22.0, "middle", &format!("{} by {}", panel.title, panel.x)));
+    for (value, place) in x.ticks() {
+        let tick = left + wide * place;
+        out.push_str(&rule((tick, top), (tick, bottom), "#dddddd", ""));
+        out.push_str(&label(tick, bottom + 18.0, "middle", &count(value)));
+    }
+    for (value, place) in y.ticks() {
+        let tick = top + high * (1.0 - place);
+        out.push_str(&rule((left, tick), (left + wide, tick), "#dddddd", ""));
+        out.push_str(&label(left - 6.0, tick + 4.0, "end", &panel.unit.show(value)));
+    }
+    if let Some((from, to)) = guide(&panel.lines, x, y) {
+        out.push_str(&rule(at(from), at(to), "#888888", " stroke-dasharray=\"4 4\""));
+    }
+    for (i, line) in panel.lines.iter().enumerate() {
+        let colour = COLOURS[i % COLOURS.len()];
+        let places: Vec<(f64, f64)> = line.points.iter().map(|point| at(*point)).collect();
+        let path: Vec<String> = places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        out.push_str(&format!(
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\n",
+            path.join(" ")
+        ));
+        for (x, y) in &places {
+            out.push_str(&format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>\n"));
+        }
+        let below = top + 14.0 + 16.0 * to_f64(i);
+        out.push_str(&format!(
+            "<text x=\"{:.1}\" y=\"{below:.1}\" fill=\"{colour}\">{}</text>\n",
+            left + 8.0,
+            escaped(&line.name)
+        ));
+    }
+    out.push_str("</g>\n");
+    out
+}
+
+/// What linear growth from the first line's last point back would look like, as far as it is in sight.
+fn guide(lines: &[Line], x: Decades, y: Decades) -> Option<((f64, f64), (f64, f64))> {
+    let &(last_x, last_y) = lines.first()?.points.last()?;
+    let start_x = 10_f64.powf(x.low).max(last_x / last_y * 10_f64.powf(y.low));
+    Some(((start_x, last_y * start_x / last_x), (last_x, last_y)))
+}
+
+fn rule(from: (f64, f64), to: (f64, f64), colour: &str, more: &str) -> String {
+    format!(
+        "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{colour}\"{more}/>\n",
+        from.0, from.1, to.0, to.1
+    )
+}
+
+fn label(x: f64, y: f64, anchor: &str, text: &str) -> String {
+    format!(
+        "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"#000000\">{}</text>\n",
+        escaped(text)
+    )
+}
+
+fn count(value: f64) -> String {
+    match value {
+        value if value >= 1e6 => format!("{}M", value / 1e6),
+        value if value >= 1e3 => format!("{}k", value / 1e3),
+        value => format!("{value}"),
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a number of panels or lines")]
+fn to_f64(count: usize) -> f64 {
+    count as f64
+}
