@@ -23,35 +23,47 @@ const INTERRUPTED: i32 = 130;
 /// Process groups that run now.
 static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
-/// The directory for everything that does not outlive the bench.
+/// The directories for everything that does not outlive the bench.
 #[derive(Debug)]
-pub(crate) struct Work(TempDir);
+pub(crate) struct Work {
+    /// On the disk of the inputs.
+    dir: TempDir,
+    /// For what must have a short path: sockets, and some files of podman.
+    short: TempDir,
+}
 
 impl Work {
-    /// Makes it below `parent`, and takes it away when a signal ends the program.
+    /// Makes one below `parent`, and takes all away when a signal ends the program.
     pub(crate) fn below(parent: &Path) -> Result<Self> {
         let cannot = || format!("cannot make a directory below '{}'", parent.display());
         let dir = tempfile::Builder::new().prefix("work-").tempdir_in(parent).with_context(cannot)?;
-        let path = dir.path().to_owned();
+        let short = tempfile::Builder::new().prefix("bench-").tempdir().context("no temporary directory")?;
+        let paths = [dir.path().to_owned(), short.path().to_owned()];
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be waited for")?;
         thread::spawn(move || {
             if signals.forever().next().is_some() {
                 running().iter().for_each(|group| kill_group(*group));
-                clear(&path);
+                paths.iter().for_each(|path| clear(path));
                 exit(INTERRUPTED);
             }
         });
-        Ok(Work(dir))
+        Ok(Work { dir, short })
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.0.path()
+        self.dir.path()
+    }
+
+    /// A new directory with a short path.
+    pub(crate) fn short_directory(&self) -> Result<TempDir> {
+        tempfile::tempdir_in(self.short.path()).context("no temporary directory")
     }
 }
 
 impl Drop for Work {
     fn drop(&mut self) {
-        clear(self.0.path());
+        clear(self.dir.path());
+        clear(self.short.path());
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,17 +25,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Podman {
     store: TempDir,
+    run: TempDir,
 }
 
 impl Podman {
     pub(crate) fn new(bench: &Bench) -> Result<Self> {
-        Ok(Podman { store: bench.directory("podman-")? })
+        Ok(Podman { store: bench.directory("podman-")?, run: bench.work.short_directory()? })
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = tools::command("podman");
-        command.arg("--root").arg(self.store.path().join("store"));
-        command.arg("--runroot").arg(self.store.path().join("run"));
+        command.arg("--root").arg(self.store.path()).arg("--runroot").arg(self.run.path());
         command.args(["--storage-driver", "overlay"]).args(arguments);
         command
     }
@@ -67,27 +67,29 @@ impl Drop for Podman {
 #[derive(Debug)]
 pub(crate) struct Docker {
     dir: TempDir,
+    run: TempDir,
     daemon: Child,
     _interruptible: Running,
 }
 
 impl Docker {
     pub(crate) fn start(bench: &Bench) -> Result<Self> {
-        let dir = bench.directory("docker-")?;
-        let option = |name: &str, file: &str| format!("--{name}={}", dir.path().join(file).display());
+        let (dir, run) = (bench.directory("docker-")?, bench.work.short_directory()?);
+        let option = |name: &str, path: &Path| format!("--{name}={}", path.display());
         let mut command = tools::command("dockerd");
-        command.args([option("data-root", "data"), option("exec-root", "exec"), option("pidfile", "pid")]);
-        command.arg(format!("--host=unix://{}", socket(dir.path()).display()));
+        command.arg(option("data-root", dir.path())).arg(option("exec-root", &run.path().join("exec")));
+        command.arg(option("pidfile", &run.path().join("pid")));
+        command.arg(format!("--host={}", socket(run.path())));
         command.args(["--iptables=false", "--bridge=none", "--storage-driver=overlay2"]);
-        let log = File::create(dir.path().join("log"))?;
+        let log = File::create(run.path().join("log"))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
         let daemon = command.spawn().context("cannot start dockerd")?;
         let running = Running::group(daemon.id());
-        let mut docker = Docker { dir, daemon, _interruptible: running };
+        let mut docker = Docker { dir, run, daemon, _interruptible: running };
         let start = Instant::now();
         while output(&mut docker.command(&["version"])).is_err() {
             if start.elapsed() > PATIENCE || docker.daemon.try_wait()?.is_some() {
-                let log = fs::read_to_string(docker.dir.path().join("log")).unwrap_or_default();
+                let log = fs::read_to_string(docker.run.path().join("log")).unwrap_or_default();
                 bail!("dockerd does not start: {}", log.lines().last().unwrap_or_default());
             }
             thread::sleep(Duration::from_millis(50));
@@ -97,8 +99,8 @@ impl Docker {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = tools::command("docker");
-        command.env("DOCKER_HOST", format!("unix://{}", socket(self.dir.path()).display()));
-        command.env("DOCKER_CONFIG", self.dir.path()).args(arguments);
+        command.env("DOCKER_HOST", socket(self.run.path()));
+        command.env("DOCKER_CONFIG", self.run.path()).args(arguments);
         command
     }
 
@@ -122,9 +124,10 @@ impl Drop for Docker {
         cleanup::kill_group(self.daemon.id());
         let _ = self.daemon.wait();
         cleanup::unmount_below(self.dir.path());
+        cleanup::unmount_below(self.run.path());
     }
 }
 
-fn socket(dir: &Path) -> PathBuf {
-    dir.join("socket")
+fn socket(dir: &Path) -> String {
+    format!("unix://{}", dir.join("socket").display())
 }

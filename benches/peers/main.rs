@@ -5,7 +5,7 @@
 //!                              [--out DIR] [--soak SECONDS] [--docs] [--from FILE]
 //! ```
 //!
-//! `inputs` makes what is measured, `cases` measure it by `measure`, `report` judges and tells. The report is kept
+//! `inputs` has what is measured, `cases` measure it by `measure`, `report` judges and tells. The report is kept
 //! as JSON; topics that are not run again keep their figures, so that a long bench can be run in pieces.
 //! docs/performance.md says how to read the figures.
 
@@ -17,9 +17,9 @@ mod cleanup;
 mod engines;
 mod inputs;
 mod machine;
+mod made;
 mod measure;
 mod mounts;
-mod random;
 mod report;
 mod tools;
 mod trees;

@@ -27,6 +27,12 @@ pub(crate) const CORES: Quantity = ("cores", Unit::Number);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sample(pub(crate) Vec<(Quantity, f64)>);
 
+impl Sample {
+    pub(crate) fn get(&self, name: &str) -> Option<f64> {
+        self.0.iter().find(|((quantity, _), _)| *quantity == name).map(|(_, value)| *value)
+    }
+}
+
 /// What a command took.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spent {
@@ -106,9 +112,10 @@ pub(crate) fn race(title: &str, mut contenders: Vec<Contender<'_>>) -> Group {
 
 /// One figure for each quantity of the samples.
 pub(crate) fn row(contender: impl Into<String>, samples: &[Sample]) -> Row {
-    let quantities = samples.first().map(|sample| sample.0.iter().map(|(quantity, _)| *quantity));
-    let figures = quantities.into_iter().flatten().enumerate().filter_map(|(i, (name, unit))| {
-        let values = samples.iter().filter_map(|sample| sample.0.get(i)).map(|(_, value)| *value);
+    let quantities =
+        samples.first().into_iter().flat_map(|sample| sample.0.iter().map(|(quantity, _)| *quantity));
+    let figures = quantities.filter_map(|(name, unit)| {
+        let values = samples.iter().filter_map(|sample| sample.get(name));
         Figure::of(name, unit, values.collect())
     });
     Row { contender: contender.into(), figures: figures.collect(), skipped: None }
@@ -126,12 +133,17 @@ fn told(sample: &Sample) -> String {
 
 /// Runs a command to its end, which must be with code 0.
 pub(crate) fn run(command: &mut Command) -> Result<Spent> {
-    run_within(command, &[0], None)
+    run_to(command, 0)
+}
+
+/// Runs a command to its end, which must be with this code.
+pub(crate) fn run_to(command: &mut Command, code: i32) -> Result<Spent> {
+    run_within(command, code, None)?.context("a command without a limit was stopped")
 }
 
 /// Runs a command to its end, with all that it starts in a process group of its own. Nothing is read from it;
-/// what it says is in the error when it ends with none of `codes`. After `limit` it is killed.
-pub(crate) fn run_within(command: &mut Command, codes: &[i32], limit: Option<Duration>) -> Result<Spent> {
+/// what it says is in the error when it does not end with `code`. After `limit` it is killed, and nothing returned.
+pub(crate) fn run_within(command: &mut Command, code: i32, limit: Option<Duration>) -> Result<Option<Spent>> {
     let said = tempfile::tempfile().context("no file for messages")?;
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(said.try_clone().context("no file for messages")?).process_group(0);
@@ -155,13 +167,13 @@ pub(crate) fn run_within(command: &mut Command, codes: &[i32], limit: Option<Dur
         // It ends by itself, now that nobody waits.
         let _ = watch.join();
     }
-    if let Some(limit) = limit.filter(|limit| status.signal().is_some() && wall >= limit.as_secs_f64()) {
-        bail!("took more than {} s", limit.as_secs());
+    if limit.is_some_and(|limit| status.signal().is_some() && wall >= limit.as_secs_f64()) {
+        return Ok(None);
     }
-    if !status.code().is_some_and(|code| codes.contains(&code)) {
+    if status.code() != Some(code) {
         bail!("{name} ended with {status}: {}", last_words(said));
     }
-    Ok(Spent { wall, cpu })
+    Ok(Some(Spent { wall, cpu }))
 }
 
 /// Runs a command, unmeasured, for what it prints.

@@ -25,7 +25,7 @@ const PEERS: &[(&str, &[&str])] = &[
     ("fuse-archive", &["--version"]),
     ("squashfuse_ll", &["--help"]),
     ("mksquashfs", &["-version"]),
-    ("mkfs.erofs", &["--help"]),
+    ("mkfs.erofs", &["--version"]),
 ];
 
 /// What a contender cannot do without.
@@ -68,13 +68,19 @@ pub(crate) fn versions(program: &Path) -> Vec<Tool> {
     std::iter::once(ours).chain(peers).collect()
 }
 
-/// The first line with a digit in it that a program prints.
+/// The version that a program prints: the first line with a digit in it, if possible one with its name.
 fn version(program: &Path, arguments: &[&str]) -> Option<String> {
     let out = Command::new(program).args(arguments).stdin(Stdio::null()).output().ok()?;
     let text = [out.stdout, out.stderr].concat();
     let text = String::from_utf8_lossy(&text);
-    let line = text.lines().find(|line| line.contains(|c: char| c.is_ascii_digit()))?;
-    Some(line.trim().chars().take(60).collect())
+    let has_digit = |line: &str| line.contains(|c: char| c.is_ascii_digit());
+    let stem = program.file_name()?.to_str()?.split(['_', '.']).next()?.to_lowercase();
+    let mut lines: Vec<&str> = text.lines().filter(|line| has_digit(line)).collect();
+    lines.sort_by_key(|line| !line.to_lowercase().contains(&stem));
+    let line = lines.first()?.trim_matches(['*', ' ']);
+    // What follows in parentheses tells of libraries and dates.
+    let short = line.split(" (").next().filter(|short| has_digit(short));
+    Some(short.unwrap_or(line).to_owned())
 }
 
 fn kernel_has(name: &str) -> bool {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::{Findings, blobs, read_once};
 use crate::bench::Bench;
@@ -19,7 +19,7 @@ const FIRST: Quantity = ("first mount", Unit::Seconds);
 const AGAIN: Quantity = ("second mount", Unit::Seconds);
 const READ: Quantity = ("reading all", Unit::Seconds);
 /// Who is not done by then will not be.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(60);
 const TAR: &str = "tar cf - -C \"$1\" . | cat >/dev/null";
 
 /// A peer: its options come before archive and mount point; some keep an index in a directory.
@@ -44,7 +44,7 @@ pub(crate) fn measure(bench: &Bench, _: &Trees<'_>) -> Result<Findings> {
     let groups = groups.iter().map(|(title, image)| compare(bench, title, image));
     let notes = [
         "Reading all is `tar` of the whole mount, right after the second mount; the archive is in memory.",
-        "Each part may take 120 s. `imgmount` mounts an image of that layer alone, and checks its digests.",
+        "Who has no figure there took more than 60 s. `imgmount` mounts an image of that layer alone, and checks its digests.",
     ];
     Ok(Findings::new(groups.collect::<Result<_>>()?, &notes))
 }
@@ -90,7 +90,8 @@ fn mount(bench: &Bench, peer: &Peer, archive: &Path, index: &Path) -> Result<(f6
         command.arg(option).arg(index);
     }
     let start = Instant::now();
-    run_within(command.args(peer.options).arg(archive).arg(point.path()), &[0], Some(LIMIT))?;
+    let command = command.args(peer.options).arg(archive).arg(point.path());
+    run_within(command, 0, Some(LIMIT))?.context("does not mount in time")?;
     point.wait_until_mounted()?;
     let wall = start.elapsed().as_secs_f64();
     point.find_server()?;
@@ -98,6 +99,9 @@ fn mount(bench: &Bench, peer: &Peer, archive: &Path, index: &Path) -> Result<(f6
 }
 
 fn figures(first: f64, again: f64, mounted: &Path) -> Result<Sample> {
-    let read = run_within(&mut shell(TAR, &[mounted]), &[0], Some(LIMIT))?.wall;
-    Ok(Sample(vec![(FIRST, first), (AGAIN, again), (READ, read)]))
+    let mut sample = vec![(FIRST, first), (AGAIN, again)];
+    if let Some(read) = run_within(&mut shell(TAR, &[mounted]), 0, Some(LIMIT))? {
+        sample.push((READ, read.wall));
+    }
+    Ok(Sample(sample))
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::Findings;
 use crate::bench::Bench;
 use crate::inputs::{Real, UNPACKED};
-use crate::measure::{Contender, race, run_within};
+use crate::measure::{Contender, race, run_to};
 use crate::tools::missing;
 use crate::trees::Trees;
 
@@ -22,7 +22,7 @@ pub(crate) fn measure(bench: &Bench, _: &Trees<'_>) -> Result<Findings> {
     }
     let ours = || {
         let mut command = bench.imgmount(cache.path(), &["diff"]);
-        Ok(run_within(command.args(&images), &[DIFFERENT], None)?.with_cpu())
+        Ok(run_to(command.args(&images), DIFFERENT)?.with_cpu())
     };
     let absent = missing(&UNPACKED);
     let trees = match &absent {
@@ -32,7 +32,7 @@ pub(crate) fn measure(bench: &Bench, _: &Trees<'_>) -> Result<Findings> {
     let theirs = || {
         let mut command = Command::new("diff");
         command.args(["-rq", "--no-dereference"]).args(&trees);
-        Ok(run_within(&mut command, &[DIFFERENT], None)?.with_cpu())
+        Ok(run_to(&mut command, DIFFERENT)?.with_cpu())
     };
     if absent.is_none() {
         theirs()?;

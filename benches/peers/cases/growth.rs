@@ -1,6 +1,6 @@
 //! How costs grow with the number of files and of layers. Worse than linear is a defect.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
@@ -9,7 +9,7 @@ use crate::bench::Bench;
 use crate::measure::{Contender, Quantity, Sample, race};
 use crate::report::plot::{Line, Panel, Plot};
 use crate::report::stats::{exponents, max};
-use crate::report::unit::Unit;
+use crate::report::unit::{Unit, to_f64};
 use crate::report::{Figure, Group, Row};
 use crate::trees::Trees;
 
@@ -25,51 +25,42 @@ const FIRST_MOUNT: Quantity = ("first mount", Unit::Seconds);
 const REMOUNT: Quantity = ("remount", Unit::Seconds);
 const PEAK: Quantity = ("VmHWM", Unit::Bytes);
 const WALK: Quantity = ("walk", Unit::Seconds);
-const COSTS: [Quantity; 4] = [FIRST_MOUNT, REMOUNT, PEAK, WALK];
+const COSTS: [Quantity; 4] = [FIRST_MOUNT, REMOUNT, WALK, PEAK];
+/// What the exponents of these are called.
+const EXPONENTS: [&str; 4] = ["e (first mount)", "e (remount)", "e (walk)", "e (VmHWM)"];
 
 const NOTES: &[&str] = &[
     "VmHWM is that of a process that made the first mount. The walk is `find -ls` right after the remount, with the \
      image and its indexes in memory.",
-    "`exponent` is e where cost grows as count^e from the line above; 1 is linear. Dashed in the plots: linear growth \
+    "e tells that a cost grew as count^e since the line above; 1 is linear. Dashed in the plots: linear growth \
      to the last point.",
 ];
 
 /// Images that differ in one number.
 struct Series {
     title: &'static str,
-    /// What is counted.
-    unit: &'static str,
-    images: Vec<(usize, PathBuf)>,
+    images: Vec<Image>,
+}
+
+struct Image {
+    /// That number.
+    count: usize,
+    files: usize,
+    path: PathBuf,
 }
 
 pub(crate) fn measure(bench: &Bench, _: &Trees<'_>) -> Result<Findings> {
-    let sizes = bench.inputs.sizes;
     let spread = if bench.quick { QUICK_SPREAD } else { SPREAD };
-    let layers = LAYERS.into_iter().filter(|count| *count <= sizes.layers);
-    let series =
-        |title, unit, images: Result<Vec<_>>| Ok::<_, anyhow::Error>(Series { title, unit, images: images? });
-    let files = FILES.into_iter().filter(|count| *count <= sizes.many_files);
-    let files = files.map(|count| Ok((count, bench.inputs.many_files(count)?)));
-    let more = layers.clone().map(|n| Ok((n, bench.inputs.lowest_layers(n, sizes.layers, EACH)?)));
-    let split = layers.map(|n| Ok((n, bench.inputs.layers(n, spread / n)?)));
-    let all = [
-        series("files in one layer", "files", files.collect())?,
-        series("layers of 1000 files", "layers", more.collect())?,
-        series("the same number of files in layers", "layers", split.collect())?,
-    ];
+    let all = series(bench, spread)?;
     let mut findings = Findings::new(Vec::new(), NOTES);
-    findings.notes.push(format!("The same number of files is {spread}."));
-    let mut panels = Vec::new();
+    findings.notes.push(format!("The same files: {spread} in all."));
+    let mut lines = Vec::new();
     for series in &all {
-        let measured = race(
-            series.title,
-            series.images.iter().map(|(count, image)| point(bench, *count, image)).collect(),
-        );
-        let (groups, lines) = growth(series, &measured);
-        findings.groups.extend(groups);
-        panels.push(lines);
+        let mut group = race(series.title, series.images.iter().map(|image| costs(bench, image)).collect());
+        lines.push(growth(series, &mut group));
+        findings.groups.push(group);
     }
-    let [files, layers, split] = <[Vec<Line>; 3]>::try_from(panels).ok().context("three series")?;
+    let [files, layers, split] = <[Vec<Line>; 3]>::try_from(lines).ok().context("three series")?;
     let layers = layers.into_iter().zip(split).map(|(more, split)| vec![more, split]).collect();
     let files = files.into_iter().map(|line| vec![line]).collect();
     findings.plots = vec![
@@ -79,50 +70,67 @@ pub(crate) fn measure(bench: &Bench, _: &Trees<'_>) -> Result<Findings> {
     Ok(findings)
 }
 
-/// All costs of one image.
-fn point<'a>(bench: &'a Bench, count: usize, image: &'a Path) -> Contender<'a> {
-    Contender::new(count.to_string(), bench.few_runs(), move || {
+/// More files in one layer, more layers, and the files of `spread` in more layers.
+fn series(bench: &Bench, spread: usize) -> Result<[Series; 3]> {
+    let (inputs, sizes) = (&bench.inputs, bench.inputs.sizes);
+    let files = FILES.into_iter().filter(|count| *count <= sizes.many_files);
+    let layers = LAYERS.into_iter().filter(|count| *count <= sizes.layers);
+    let files = files.map(|count| Ok(Image { count, files: count, path: inputs.many_files(count)? }));
+    let more = layers.clone().map(|count| {
+        let path = inputs.lowest_layers(count, sizes.layers, EACH)?;
+        Ok(Image { count, files: count * EACH, path })
+    });
+    let split =
+        layers.map(|count| Ok(Image { count, files: spread, path: inputs.layers(count, spread / count)? }));
+    Ok([
+        Series { title: "files in one layer", images: files.collect::<Result<_>>()? },
+        Series { title: "layers of 1000 files", images: more.collect::<Result<_>>()? },
+        Series { title: "the same files in more layers", images: split.collect::<Result<_>>()? },
+    ])
+}
+
+/// All costs of one image. The smaller it is, the more often it is measured.
+fn costs<'a>(bench: &'a Bench, image: &'a Image) -> Contender<'a> {
+    let runs = match image.files {
+        0..=20_000 => bench.many_runs(),
+        20_001..=200_000 => bench.runs,
+        _ => bench.few_runs(),
+    };
+    Contender::new(image.count.to_string(), runs, move || {
         let cache = bench.directory("cache-")?;
-        let (first, served) = bench.mount(cache.path(), image, &[])?;
+        let (first, served) = bench.mount(cache.path(), &image.path, &[])?;
         let peak = served.memory()?.peak;
         drop(served);
-        let (again, served) = bench.mount(cache.path(), image, &[])?;
-        let walk = walk::find(served.path())?.0[0].1;
-        #[expect(clippy::cast_precision_loss, reason = "no machine has 2^53 bytes of memory")]
-        let peak = peak as f64;
-        Ok(Sample(vec![(FIRST_MOUNT, first.wall), (REMOUNT, again.wall), (PEAK, peak), (WALK, walk)]))
+        let (again, served) = bench.mount(cache.path(), &image.path, &[])?;
+        let walk = walk::find(served.path())?.wall;
+        let times = [(FIRST_MOUNT, first.wall), (REMOUNT, again.wall), (WALK, walk)];
+        Ok(Sample(times.into_iter().chain([(PEAK, to_f64(peak))]).collect()))
     })
 }
 
-/// A table and a line for each cost.
-fn growth(series: &Series, measured: &Group) -> (Vec<Group>, Vec<Line>) {
-    let (mut groups, mut lines) = (Vec::new(), Vec::new());
-    for (cost, _) in COSTS {
-        let counts = series.images.iter().map(|(count, _)| *count);
-        let figures = counts.zip(measured.rows.iter().map(|row| row.figure(cost)));
-        let points: Vec<(f64, f64)> =
-            figures.filter_map(|(count, figure)| Some((to_f64(count), figure?.median))).collect();
-        let mut group = Group { title: format!("{}: {cost}", series.title), rows: Vec::new() };
-        let exponents = exponents(&points);
-        let before = std::iter::once(None).chain(exponents.iter().copied().map(Some));
-        for (row, exponent) in measured.rows.iter().zip(before.chain(std::iter::repeat(None))) {
-            let figures = row.figure(cost).cloned().into_iter().chain(figure(exponent.into_iter().collect()));
-            let contender = format!("{} {}", row.contender, series.unit);
-            group.rows.push(Row { contender, figures: figures.collect(), skipped: row.skipped.clone() });
+/// Adds to each row how every cost has grown since the row above, and a row with the steepest growth of each. A
+/// line for each cost.
+fn growth(series: &Series, measured: &mut Group) -> Vec<Line> {
+    let mut steepest = Row { contender: "steepest".to_owned(), figures: Vec::new(), skipped: None };
+    let mut lines = Vec::new();
+    for (cost, exponent) in COSTS.iter().map(|(cost, _)| cost).zip(EXPONENTS) {
+        let figures = measured.rows.iter().map(|row| row.figure(cost));
+        let points = series
+            .images
+            .iter()
+            .zip(figures)
+            .filter_map(|(image, figure)| Some((to_f64(image.count as u64), figure?.median)));
+        let points: Vec<(f64, f64)> = points.collect();
+        // With a cost missing, nobody knows which rows are neighbours.
+        let exponents = if points.len() == measured.rows.len() { exponents(&points) } else { Vec::new() };
+        for (row, value) in measured.rows.iter_mut().skip(1).zip(&exponents) {
+            row.figures.extend(Figure::of(exponent, Unit::Number, vec![*value]));
         }
-        group.rows.push(Row {
-            contender: "steepest".to_owned(),
-            figures: figure(max(&exponents).into_iter().collect()).into_iter().collect(),
-            skipped: None,
-        });
-        groups.push(group);
+        steepest.figures.extend(Figure::of(exponent, Unit::Number, max(&exponents).into_iter().collect()));
         lines.push(Line { name: series.title.to_owned(), points });
     }
-    (groups, lines)
-}
-
-fn figure(exponent: Vec<f64>) -> Option<Figure> {
-    Figure::of("exponent", Unit::Number, exponent)
+    measured.rows.push(steepest);
+    lines
 }
 
 /// A panel for each cost.
@@ -134,9 +142,4 @@ fn plot(file: &str, title: &str, x: &str, lines: Vec<Vec<Line>>) -> Plot {
         lines,
     });
     Plot { file: file.to_owned(), title: title.to_owned(), panels: panels.collect() }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a number of files or layers")]
-fn to_f64(count: usize) -> f64 {
-    count as f64
 }

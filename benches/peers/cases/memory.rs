@@ -9,10 +9,10 @@ use super::random_read::Files;
 use super::{Findings, read, walk};
 use crate::bench::{Bench, Memory, Served};
 use crate::inputs::Real;
+use crate::made::random::Random;
 use crate::measure::{Contender, Quantity, Sample, race, row, say};
-use crate::random::Random;
 use crate::report::Group;
-use crate::report::unit::Unit;
+use crate::report::unit::{Unit, to_f64};
 use crate::trees::Trees;
 
 const PEAK: Quantity = ("VmHWM", Unit::Bytes);
@@ -59,12 +59,11 @@ fn real_image(bench: &Bench) -> Result<Group> {
     Ok(race("real image", contenders))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "an image has less than 2^53 entries")]
 fn many_files(bench: &Bench) -> Result<Group> {
     let image = bench.inputs.many_files(bench.inputs.sizes.many_files)?;
     let cache = bench.index(&image)?;
     // Directories are few.
-    let entries = bench.inputs.sizes.many_files as f64;
+    let entries = to_f64(bench.inputs.sizes.many_files as u64);
     let an_entry = |served: &Served| {
         let memory = served.memory()?;
         let mut sample = vec![(PEAK_AN_ENTRY, to_f64(memory.peak) / entries)];
@@ -134,9 +133,4 @@ fn read_until(
 
 fn figures(memory: Memory) -> Sample {
     Sample(vec![(PEAK, to_f64(memory.peak)), (OWN, to_f64(memory.own)), (MAPPED, to_f64(memory.files))])
-}
-
-#[expect(clippy::cast_precision_loss, reason = "no machine has 2^53 bytes of memory")]
-fn to_f64(bytes: u64) -> f64 {
-    bytes as f64
 }

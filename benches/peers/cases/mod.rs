@@ -19,10 +19,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::bench::Bench;
-use crate::inputs::layout;
+use crate::made::layout;
 use crate::measure::{Contender, run, shell};
-use crate::report::plot::Plot;
 use crate::report::Group;
+use crate::report::plot::Plot;
 use crate::tools::{Need, missing};
 use crate::trees::Trees;
 

@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result};
 
 use super::Findings;
 use crate::bench::Bench;
+use crate::made::random::Random;
 use crate::measure::{Quantity, Sample};
-use crate::random::Random;
 use crate::report::stats::{max, percentile};
 use crate::report::unit::Unit;
 use crate::trees::{Trees, WAYS, Way};

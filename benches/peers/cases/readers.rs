@@ -12,7 +12,7 @@ use super::Findings;
 use super::random_read::Files;
 use crate::bench::Bench;
 use crate::measure::{Quantity, Sample, WALL};
-use crate::report::unit::Unit;
+use crate::report::unit::{Unit, to_f64};
 use crate::report::{Figure, Group};
 use crate::trees::{Trees, Way};
 
@@ -52,7 +52,6 @@ fn add_scale(group: &mut Group, alone: &Group) {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "an image has less than 2^53 bytes")]
 fn read_all(files: &Files, root: &Path, readers: usize) -> Result<Sample> {
     let shares = files.split(readers);
     let start = Instant::now();
@@ -64,7 +63,7 @@ fn read_all(files: &Files, root: &Path, readers: usize) -> Result<Sample> {
         })
     })?;
     let wall = start.elapsed().as_secs_f64();
-    Ok(Sample(vec![(WALL, wall), (THROUGHPUT, files.total_len() as f64 / wall)]))
+    Ok(Sample(vec![(WALL, wall), (THROUGHPUT, to_f64(files.total_len()) / wall)]))
 }
 
 fn read_files(root: &Path, files: &[&Path]) -> Result<()> {

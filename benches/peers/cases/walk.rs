@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::Findings;
 use crate::bench::Bench;
-use crate::measure::{Sample, output, run};
+use crate::measure::{Spent, output, run};
 use crate::trees::{Trees, WAYS, Way};
 
 pub(crate) fn measure(bench: &Bench, trees: &Trees<'_>) -> Result<Findings> {
@@ -18,7 +18,7 @@ pub(crate) fn measure(bench: &Bench, trees: &Trees<'_>) -> Result<Findings> {
             let found = count(path)?;
             ensure!(found == entries, "{found} entries, {entries} in imgmount's tree");
         }
-        find(path)
+        Ok(find(path)?.wall_only())
     };
     let groups = vec![
         trees.warm("find -ls, warm", &WAYS, bench.many_runs(), &walk),
@@ -30,8 +30,8 @@ pub(crate) fn measure(bench: &Bench, trees: &Trees<'_>) -> Result<Findings> {
 }
 
 /// Walks a tree.
-pub(crate) fn find(path: &Path) -> Result<Sample> {
-    Ok(run(Command::new("find").arg(path).args(["-xdev", "-ls"]))?.wall_only())
+pub(crate) fn find(path: &Path) -> Result<Spent> {
+    run(Command::new("find").arg(path).args(["-xdev", "-ls"]))
 }
 
 fn count(path: &Path) -> Result<usize> {

@@ -25,6 +25,8 @@ pub(crate) struct Goal {
     pub(crate) figure: Place,
     /// Whose figure of the same name it is divided by.
     pub(crate) reference: Option<Place>,
+    /// Of the limit, unless that is a ratio.
+    pub(crate) unit: Unit,
     pub(crate) at_most: f64,
 }
 
@@ -57,11 +59,11 @@ pub(crate) enum Outcome {
 /// `case / group / contender / figure` of imgmount, and of whom it is compared with.
 const fn ratio(what: &'static str, figure: Place, reference: &'static str, at_most: f64) -> Goal {
     let reference = Place { contender: reference, ..figure };
-    Goal { what, figure, reference: Some(reference), at_most }
+    Goal { what, figure, reference: Some(reference), unit: Unit::Seconds, at_most }
 }
 
-const fn limit(what: &'static str, figure: Place, at_most: f64) -> Goal {
-    Goal { what, figure, reference: None, at_most }
+const fn limit(what: &'static str, figure: Place, at_most: f64, unit: Unit) -> Goal {
+    Goal { what, figure, reference: None, unit, at_most }
 }
 
 const fn at(case: &'static str, group: &'static str, contender: &'static str, figure: &'static str) -> Place {
@@ -72,8 +74,8 @@ const fn wall(case: &'static str, group: &'static str) -> Place {
     at(case, group, "imgmount", "wall")
 }
 
-const fn steepest(what: &'static str, group: &'static str) -> Goal {
-    limit(what, at("growth", group, "steepest", "exponent"), 1.1)
+const fn steepest(what: &'static str, group: &'static str, figure: &'static str) -> Goal {
+    limit(what, at("growth", group, "steepest", figure), 1.1, Unit::Number)
 }
 
 /// All goals, in the order of the report.
@@ -81,17 +83,32 @@ pub(crate) const GOALS: &[Goal] = &[
     ratio("first mount, gzip OCI", wall("first-mount", "gzip OCI layout"), "igzip -dc", 1.1),
     ratio("first mount, gzip OCI", wall("first-mount", "gzip OCI layout"), "gzip -dc | tar t", 0.25),
     ratio("first mount, docker-archive", wall("first-mount", "docker-archive"), "openssl dgst -sha256", 1.0),
-    limit("first mount, --verify off", wall("first-mount", "docker-archive, --verify off"), 0.25),
+    limit(
+        "first mount, --verify off",
+        wall("first-mount", "docker-archive, --verify off"),
+        0.25,
+        Unit::Seconds,
+    ),
     ratio("first mount, zstd OCI", wall("first-mount", "zstd OCI layout"), "zstd -dc", 2.0),
-    limit("remount, real image", wall("remount", "real image"), 0.030),
-    limit("remount, many files", wall("remount", "many small files"), 0.150),
+    limit("remount, real image", wall("remount", "real image"), 0.030, Unit::Seconds),
+    limit("remount, many files", wall("remount", "many small files"), 0.150, Unit::Seconds),
     ratio("walk, cold", wall("walk", "find -ls, cold"), "erofs", 1.0),
     ratio("walk, warm", wall("walk", "find -ls, warm"), "unpacked tree", 1.15),
     ratio("read, cold", wall("read", "tar, cold"), "erofs", 1.3),
     ratio("read, cold", wall("read", "tar, cold"), "squashfs", 0.6),
     ratio("read, warm", wall("read", "tar, warm"), "erofs", 1.2),
-    limit("random read, p50", at("random-read", "4 KiB at random, cold", "imgmount", "read p50"), 0.0025),
-    limit("random read, p99", at("random-read", "4 KiB at random, cold", "imgmount", "read p99"), 0.012),
+    limit(
+        "random read, p50",
+        at("random-read", "4 KiB at random, cold", "imgmount", "read p50"),
+        0.0025,
+        Unit::Seconds,
+    ),
+    limit(
+        "random read, p99",
+        at("random-read", "4 KiB at random, cold", "imgmount", "read p99"),
+        0.012,
+        Unit::Seconds,
+    ),
     ratio("extract to disk", wall("extract", "to disk"), "umoci unpack", 0.35),
     ratio("extract to disk", wall("extract", "to disk"), "tar x", 1.0),
     ratio("extract to tmpfs", wall("extract", "to tmpfs"), "umoci unpack", 0.35),
@@ -101,26 +118,34 @@ pub(crate) const GOALS: &[Goal] = &[
         "peak memory, first mount and read",
         at("memory", "real image", "after first mount and reading all", "VmHWM"),
         64.0 * MIB + CACHE_BUDGET,
+        Unit::Bytes,
     ),
     limit(
         "memory an entry, first mount",
         at("memory", "many small files", "first mount", "VmHWM an entry"),
         200.0,
+        Unit::BytesPerEntry,
     ),
-    limit("memory an entry, remount", at("memory", "many small files", "remount", "VmHWM an entry"), 200.0),
+    limit(
+        "memory an entry, remount",
+        at("memory", "many small files", "remount", "VmHWM an entry"),
+        200.0,
+        Unit::BytesPerEntry,
+    ),
     limit(
         "memory an entry, after a walk",
         at("memory", "many small files", "remount and walk", "VmHWM an entry"),
         200.0,
+        Unit::BytesPerEntry,
     ),
-    steepest("growth with files, first mount", "files in one layer: first mount"),
-    steepest("growth with files, remount", "files in one layer: remount"),
-    steepest("growth with files, memory", "files in one layer: VmHWM"),
-    steepest("growth with files, walk", "files in one layer: walk"),
-    steepest("growth with layers, first mount", "layers of 1000 files: first mount"),
-    steepest("growth with layers, remount", "layers of 1000 files: remount"),
-    steepest("growth with layers, memory", "layers of 1000 files: VmHWM"),
-    steepest("growth with layers, walk", "layers of 1000 files: walk"),
+    steepest("growth with files, first mount", "files in one layer", "e (first mount)"),
+    steepest("growth with files, remount", "files in one layer", "e (remount)"),
+    steepest("growth with files, memory", "files in one layer", "e (VmHWM)"),
+    steepest("growth with files, walk", "files in one layer", "e (walk)"),
+    steepest("growth with layers, first mount", "layers of 1000 files", "e (first mount)"),
+    steepest("growth with layers, remount", "layers of 1000 files", "e (remount)"),
+    steepest("growth with layers, memory", "layers of 1000 files", "e (VmHWM)"),
+    steepest("growth with layers, walk", "layers of 1000 files", "e (walk)"),
 ];
 
 /// Every goal against the report's figures.
@@ -131,15 +156,15 @@ pub(crate) fn judge(report: &Report) -> Vec<Verdict> {
 fn verdict(goal: &Goal, report: &Report) -> Verdict {
     let figure = find(report, goal.figure);
     let reference = goal.reference.map(|place| find(report, place));
-    let value = |found: &Result<(f64, Unit), String>| found.as_ref().ok().map(|(value, _)| *value);
-    let (figure_value, reference_value) = (value(&figure), reference.as_ref().and_then(value));
+    let figure_value = figure.as_ref().ok().copied();
+    let reference_value = reference.as_ref().and_then(|found| found.as_ref().ok().copied());
     let ratio = figure_value.zip(reference_value).map(|(figure, reference)| figure / reference);
     let judged = if goal.reference.is_some() { ratio } else { figure_value };
     let missing = figure.as_ref().err().or_else(|| reference.as_ref().and_then(|found| found.as_ref().err()));
     Verdict {
         what: goal.what.to_owned(),
         figure: figure_value,
-        unit: figure.as_ref().map_or(Unit::Number, |(_, unit)| *unit),
+        unit: goal.unit,
         against: goal.reference.map(|place| place.contender.to_owned()),
         reference: reference_value,
         ratio,
@@ -154,7 +179,7 @@ fn verdict(goal: &Goal, report: &Report) -> Verdict {
 }
 
 /// The median at `place`, or why there is none.
-fn find(report: &Report, place: Place) -> Result<(f64, Unit), String> {
+fn find(report: &Report, place: Place) -> Result<f64, String> {
     let case = report.case(place.case).ok_or(format!("case {} was not run", place.case))?;
     let group = case.group(place.group).ok_or(format!("no '{}' in {}", place.group, place.case))?;
     let row = group.row(place.contender).ok_or(format!("no '{}' in '{}'", place.contender, place.group))?;
@@ -162,7 +187,7 @@ fn find(report: &Report, place: Place) -> Result<(f64, Unit), String> {
         return Err(format!("{}: {why}", place.contender));
     }
     let figure = row.figure(place.figure).ok_or(format!("no {} of '{}'", place.figure, place.contender))?;
-    Ok((figure.median, figure.unit))
+    Ok(figure.median)
 }
 
 impl Verdict {

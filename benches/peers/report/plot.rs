@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::unit::Unit;
+use super::unit::{Unit, to_f64};
 
 /// One file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ impl Decades {
 /// The file's content.
 pub(crate) fn svg(plot: &Plot) -> String {
     let rows = plot.panels.len().div_ceil(COLUMNS);
-    let (width, height) = (PANEL.0 * to_f64(COLUMNS), HEAD + PANEL.1 * to_f64(rows));
+    let (width, height) = (PANEL.0 * to_f64(COLUMNS as u64), HEAD + PANEL.1 * to_f64(rows as u64));
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
          height=\"{height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
@@ -79,7 +79,7 @@ pub(crate) fn svg(plot: &Plot) -> String {
         middle = width / 2.0,
     );
     for (i, panel) in plot.panels.iter().enumerate() {
-        let origin = (PANEL.0 * to_f64(i % COLUMNS), HEAD + PANEL.1 * to_f64(i / COLUMNS));
+        let origin = (PANEL.0 * to_f64((i % COLUMNS) as u64), HEAD + PANEL.1 * to_f64((i / COLUMNS) as u64));
         out.push_str(&panel_svg(panel, origin));
     }
     out.push_str("</svg>\n");
@@ -119,7 +119,7 @@ fn panel_svg(panel: &Panel, origin: (f64, f64)) -> String {
         for (x, y) in &places {
             out.push_str(&format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>\n"));
         }
-        let below = top + 14.0 + 16.0 * to_f64(i);
+        let below = top + 14.0 + 16.0 * to_f64(i as u64);
         out.push_str(&format!(
             "<text x=\"{:.1}\" y=\"{below:.1}\" fill=\"{colour}\">{}</text>\n",
             left + 8.0,
@@ -161,9 +161,4 @@ fn count(value: f64) -> String {
 
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a number of panels or lines")]
-fn to_f64(count: usize) -> f64 {
-    count as f64
 }

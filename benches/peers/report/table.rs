@@ -1,6 +1,7 @@
 //! Tables, in plain text and in Markdown.
 
 use super::goals::Verdict;
+use super::unit::{Unit, to_f64};
 use super::{Group, Report, Row};
 
 /// Rows of cells below a head.
@@ -16,7 +17,7 @@ impl Table {
         let machine = &report.machine;
         let facts = [
             ("CPU", format!("{}, {} cores", machine.cpu, machine.cores)),
-            ("memory", super::unit::Unit::Bytes.show(bytes(machine.memory_bytes))),
+            ("memory", Unit::Bytes.show(to_f64(machine.memory_bytes))),
             ("kernel", machine.kernel.clone()),
             ("system", machine.system.clone()),
             ("inputs on", machine.inputs_on.clone()),
@@ -63,29 +64,24 @@ impl Table {
         Table { head: head.map(str::to_owned).to_vec(), rows: rows.collect() }
     }
 
-    /// Columns aligned by spaces: the first to the left, the others to the right.
+    /// Columns aligned by spaces: the first to the left, the others to the right. The last may be a sentence,
+    /// and so may what stands alone in its line.
     pub(crate) fn text(&self) -> String {
         let lines: Vec<&Vec<String>> = std::iter::once(&self.head).chain(&self.rows).collect();
-        let columns = lines.iter().map(|line| line.len()).max().unwrap_or(0);
+        let last = self.head.len() - 1;
         let width = |column: usize| {
-            let cells = lines.iter().filter_map(|line| line.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+            let whole = lines.iter().filter(|line| line.len() > last);
+            whole.map(|line| line[column].chars().count()).max().unwrap_or(0)
         };
-        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let first = lines.iter().map(|line| line[0].chars().count()).max().unwrap_or(0);
         let mut out = String::new();
         for line in lines.iter().filter(|line| line.iter().any(|cell| !cell.is_empty())) {
-            let mut shown = String::new();
-            for (column, cell) in line.iter().enumerate() {
-                let width = widths[column];
-                // The last column may be a sentence.
-                match column {
-                    0 => shown.push_str(&format!("{cell:<width$}")),
-                    _ if column + 1 == columns && columns > 2 => shown.push_str(&format!("  {cell}")),
-                    _ if columns == 2 => shown.push_str(&format!("  {cell}")),
-                    _ => shown.push_str(&format!("  {cell:>width$}")),
-                }
+            let mut shown = format!("    {:<first$}", line[0]);
+            for (column, cell) in line.iter().enumerate().skip(1) {
+                let free = column == last || column + 1 == line.len();
+                let width = if free { 0 } else { width(column) };
+                shown.push_str(&format!("  {cell:>width$}"));
             }
-            out.push_str("    ");
             out.push_str(shown.trim_end());
             out.push('\n');
         }
@@ -134,19 +130,13 @@ fn line(row: &Row, names: &[&str], first: Option<&Row>) -> Vec<String> {
         let figure = row.figure(name);
         cells.push(figure.map_or(String::new(), |figure| figure.unit.show(figure.median)));
         if i == 0 {
-            let spread = |figure: &super::Figure| {
-                format!("{}..{}", figure.unit.show(figure.min), figure.unit.show(figure.max))
-            };
-            cells.push(figure.filter(|figure| figure.samples.len() > 1).map_or(String::new(), spread));
+            let several = figure.filter(|figure| figure.samples.len() > 1);
+            cells
+                .push(several.map_or(String::new(), |figure| figure.unit.show_range(figure.min, figure.max)));
         }
     }
     if let Some((ours, this)) = first.and_then(|first| first.figures.first()).zip(row.figures.first()) {
         cells.push(format!("{:.2}", ours.median / this.median));
     }
     cells
-}
-
-#[expect(clippy::cast_precision_loss, reason = "no machine has 2^53 bytes of memory")]
-fn bytes(count: u64) -> f64 {
-    count as f64
 }

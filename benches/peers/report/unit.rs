@@ -30,6 +30,15 @@ impl Unit {
             Unit::Number => digits(value),
         }
     }
+
+    /// Both ends, with the unit once where it is the same.
+    pub(crate) fn show_range(self, low: f64, high: f64) -> String {
+        let (low, high) = (self.show(low), self.show(high));
+        match (low.split_once(' '), high.split_once(' ')) {
+            (Some((number, unit)), Some((_, same))) if unit == same => format!("{number}..{high}"),
+            _ => format!("{low}..{high}"),
+        }
+    }
 }
 
 /// Three digits or all before the point.
@@ -40,4 +49,10 @@ fn digits(value: f64) -> String {
         _ => 2,
     };
     format!("{value:.decimals$}")
+}
+
+/// A count as what is computed with.
+#[expect(clippy::cast_precision_loss, reason = "nothing here comes to 2^53: not bytes, not entries")]
+pub(crate) fn to_f64(count: u64) -> f64 {
+    count as f64
 }

@@ -1,11 +1,7 @@
 //! What is measured: a real image that scripts/bench-images.sh makes, and what is derived from it; and images
-//! made up by `synthetic`.
+//! made up by `made`.
 //!
 //! Each input is made when it is first asked for, under another name, and kept: what has its name is whole.
-
-mod data;
-pub(crate) mod layout;
-mod synthetic;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,12 +10,13 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use crate::made::layout::{self, Layer};
+use crate::made::{dense_file, layered_files, many_files, sparse_file};
 use crate::measure::{output, run, say, shell};
 use crate::tools::{self, Need};
-use layout::Layer;
 
-/// A layer is small when it can be read as a whole by a peer that begins anew for every file.
-const SMALL_LAYER: std::ops::Range<u64> = (1 << 20)..(32 << 20);
+/// A layer below this can be read as a whole by a peer that begins anew for every file.
+const SMALL_LAYER: u64 = 1 << 20;
 
 /// A real image in its forms: what scripts/bench-images.sh calls them.
 #[derive(Debug, Clone, Copy)]
@@ -142,7 +139,7 @@ impl Inputs {
     /// The largest of the small layers of the real image, as an image of its own.
     pub(crate) fn small_layer(&self) -> Result<PathBuf> {
         self.one_layer("demo-small-layer", |layers| {
-            layers.iter().map(|layer| layer.len).filter(|len| SMALL_LAYER.contains(len)).max()
+            layers.iter().map(|layer| layer.len).filter(|len| *len < SMALL_LAYER).max()
         })
     }
 
@@ -158,12 +155,12 @@ impl Inputs {
 
     /// One layer of so many small files.
     pub(crate) fn many_files(&self, count: usize) -> Result<PathBuf> {
-        self.ensure(&format!("files-{count}"), |part| synthetic::many_files(part, count))
+        self.ensure(&format!("files-{count}"), |part| many_files(part, count))
     }
 
     /// So many layers of so many small files each.
     pub(crate) fn layers(&self, layers: usize, each: usize) -> Result<PathBuf> {
-        self.ensure(&format!("layers-{layers}x{each}"), |part| synthetic::layered_files(part, layers, each))
+        self.ensure(&format!("layers-{layers}x{each}"), |part| layered_files(part, layers, each))
     }
 
     /// The lowest layers of an image with `of` layers.
@@ -175,13 +172,13 @@ impl Inputs {
     /// One large file without holes.
     pub(crate) fn dense(&self) -> Result<PathBuf> {
         let size = self.sizes.dense_mib;
-        self.ensure(&format!("dense-{size}"), |part| synthetic::dense_file(part, size))
+        self.ensure(&format!("dense-{size}"), |part| dense_file(part, size))
     }
 
     /// One large file that is nearly all holes.
     pub(crate) fn sparse(&self) -> Result<PathBuf> {
         let size = self.sizes.sparse_mib;
-        self.ensure(&format!("sparse-{size}"), |part| synthetic::sparse_file(part, size))
+        self.ensure(&format!("sparse-{size}"), |part| sparse_file(part, size))
     }
 
     /// The input called `name`, which `make` makes at the path that it is given.

@@ -1,7 +1,7 @@
 //! Bytes that look like files: words, some of them frequent, between stretches that do not compress. gzip
 //! makes about 40 % of them, as it does of a distribution's files.
 
-use crate::random::Random;
+use super::random::Random;
 
 /// Words that text is made of.
 const WORDS: usize = 4096;

@@ -1,5 +1,4 @@
-//! Images that no distribution makes: a million files, hundreds of layers, one huge file. The same bytes
-//! every time.
+//! Images that no distribution makes: a million files, hundreds of layers, one huge file.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -9,7 +8,7 @@ use tar::{EntryType, Header};
 
 use super::data::Data;
 use super::layout::{self, LayerTar};
-use crate::random::Random;
+use super::random::Random;
 
 /// Time of everything, in seconds since 1970.
 const MTIME: u64 = 1_700_000_000;
