@@ -32,8 +32,9 @@ pub(crate) struct Line {
 const COLUMNS: usize = 2;
 const PANEL: (f64, f64) = (460.0, 300.0);
 /// Around the axes of a panel: left, top, right, bottom.
-const MARGIN: (f64, f64, f64, f64) = (80.0, 40.0, 20.0, 45.0);
+const MARGIN: (f64, f64, f64, f64) = (80.0, 50.0, 20.0, 45.0);
 const HEAD: f64 = 36.0;
+const BLACK: &str = "#000000";
 /// Colours that the colour-blind can tell apart.
 const COLOURS: [&str; 4] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"];
 
@@ -87,30 +88,36 @@ pub(crate) fn svg(plot: &Plot) -> String {
 }
 
 fn panel_svg(panel: &Panel, origin: (f64, f64)) -> String {
-    let points = || panel.lines.iter().flat_map(|line| line.points.iter().copied());
-    let (x, y) = (Decades::around(points().map(|p| p.0)), Decades::around(points().map(|p| p.1)));
+    let scale = panel.unit.scale();
+    let scaled = |line: &Line| line.points.iter().map(|(x, y)| (*x, y / scale)).collect::<Vec<_>>();
+    let lines: Vec<Vec<(f64, f64)>> = panel.lines.iter().map(scaled).collect();
+    let (x, y) = (
+        Decades::around(lines.iter().flatten().map(|point| point.0)),
+        Decades::around(lines.iter().flatten().map(|point| point.1)),
+    );
     let (left, top) = (MARGIN.0, MARGIN.1);
     let (wide, high) = (PANEL.0 - left - MARGIN.2, PANEL.1 - top - MARGIN.3);
     let at = |(px, py): (f64, f64)| (left + wide * x.place(px), top + high * (1.0 - y.place(py)));
     let bottom = top + high;
     let mut out = format!("<g transform=\"translate({},{})\">\n", origin.0, origin.1);
-    out.push_str(&label(left + wide / 2.0, top - 22.0, "middle", &format!("{} by {}", panel.title, panel.x)));
+    let title = format!("{} by {}", panel.title, panel.x);
+    out.push_str(&label((left + wide / 2.0, top - 28.0), "middle", BLACK, &title));
     for (value, place) in x.ticks() {
         let tick = left + wide * place;
         out.push_str(&rule((tick, top), (tick, bottom), "#dddddd", ""));
-        out.push_str(&label(tick, bottom + 18.0, "middle", &count(value)));
+        out.push_str(&label((tick, bottom + 18.0), "middle", BLACK, &count(value)));
     }
     for (value, place) in y.ticks() {
         let tick = top + high * (1.0 - place);
         out.push_str(&rule((left, tick), (left + wide, tick), "#dddddd", ""));
-        out.push_str(&label(left - 6.0, tick + 4.0, "end", &panel.unit.show(value)));
+        out.push_str(&label((left - 6.0, tick + 4.0), "end", BLACK, &panel.unit.show(value * scale)));
     }
-    if let Some((from, to)) = guide(&panel.lines, x, y) {
+    if let Some((from, to)) = lines.first().and_then(|first| guide(first, x, y)) {
         out.push_str(&rule(at(from), at(to), "#888888", " stroke-dasharray=\"4 4\""));
     }
-    for (i, line) in panel.lines.iter().enumerate() {
+    for (i, points) in lines.iter().enumerate() {
         let colour = COLOURS[i % COLOURS.len()];
-        let places: Vec<(f64, f64)> = line.points.iter().map(|point| at(*point)).collect();
+        let places: Vec<(f64, f64)> = points.iter().map(|point| at(*point)).collect();
         let path: Vec<String> = places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         out.push_str(&format!(
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\n",
@@ -119,20 +126,19 @@ fn panel_svg(panel: &Panel, origin: (f64, f64)) -> String {
         for (x, y) in &places {
             out.push_str(&format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>\n"));
         }
-        let below = top + 14.0 + 16.0 * to_f64(i as u64);
-        out.push_str(&format!(
-            "<text x=\"{:.1}\" y=\"{below:.1}\" fill=\"{colour}\">{}</text>\n",
-            left + 8.0,
-            escaped(&line.name)
-        ));
+    }
+    // One line needs no name.
+    for (i, line) in panel.lines.iter().enumerate().filter(|_| panel.lines.len() > 1) {
+        let place = (left + wide * to_f64(i as u64) / to_f64(panel.lines.len() as u64), top - 8.0);
+        out.push_str(&label(place, "start", COLOURS[i % COLOURS.len()], &line.name));
     }
     out.push_str("</g>\n");
     out
 }
 
-/// What linear growth from the first line's last point back would look like, as far as it is in sight.
-fn guide(lines: &[Line], x: Decades, y: Decades) -> Option<((f64, f64), (f64, f64))> {
-    let &(last_x, last_y) = lines.first()?.points.last()?;
+/// What linear growth from a line's last point back would look like, as far as it is in sight.
+fn guide(points: &[(f64, f64)], x: Decades, y: Decades) -> Option<((f64, f64), (f64, f64))> {
+    let &(last_x, last_y) = points.last()?;
     let start_x = 10_f64.powf(x.low).max(last_x / last_y * 10_f64.powf(y.low));
     Some(((start_x, last_y * start_x / last_x), (last_x, last_y)))
 }
@@ -144,9 +150,11 @@ fn rule(from: (f64, f64), to: (f64, f64), colour: &str, more: &str) -> String {
     )
 }
 
-fn label(x: f64, y: f64, anchor: &str, text: &str) -> String {
+fn label(at: (f64, f64), anchor: &str, colour: &str, text: &str) -> String {
     format!(
-        "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"#000000\">{}</text>\n",
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{}</text>\n",
+        at.0,
+        at.1,
         escaped(text)
     )
 }

@@ -31,6 +31,14 @@ impl Unit {
         }
     }
 
+    /// What an axis counts in.
+    pub(crate) fn scale(self) -> f64 {
+        match self {
+            Unit::Bytes | Unit::BytesPerSecond => MIB,
+            Unit::Seconds | Unit::BytesPerEntry | Unit::Number => 1.0,
+        }
+    }
+
     /// Both ends, with the unit once where it is the same.
     pub(crate) fn show_range(self, low: f64, high: f64) -> String {
         let (low, high) = (self.show(low), self.show(high));
