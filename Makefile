@@ -3,6 +3,7 @@
 CARGO   ?= cargo
 PREFIX  ?= /usr/local
 DESTDIR ?=
+BENCH   ?=
 
 bindir  = $(DESTDIR)$(PREFIX)/bin
 datadir = $(DESTDIR)$(PREFIX)/share
@@ -14,7 +15,7 @@ completions = \
 	$(datadir)/zsh/site-functions/_imgmount \
 	$(datadir)/fish/vendor_completions.d/imgmount.fish
 
-.PHONY: build demo test lint install uninstall clean
+.PHONY: build demo test bench lint install uninstall clean
 
 build:
 	$(CARGO) build --release --locked
@@ -33,6 +34,12 @@ test:
 	$(CARGO) build --locked --bins --example sample_image
 	scripts/demo.sh target/debug
 	$(CARGO) test --locked
+
+# Against its peers and its own goals; see docs/performance.md. BENCH=--quick for a first look, BENCH=--help for more.
+bench:
+	scripts/deps.sh bench
+	$(CARGO) build --release --locked
+	$(CARGO) bench --locked --bench peers -- $(BENCH)
 
 lint:
 	$(CARGO) fmt --check

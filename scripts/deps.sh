@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Looks for what `make demo` and `make test` need, and installs what is missing on Debian and Ubuntu.
-# usage: scripts/deps.sh demo|test
+# Looks for what `make demo`, `make test` and `make bench` need, and installs what is missing on Debian and
+# Ubuntu.
+# usage: scripts/deps.sh demo|test|bench
 # Changes the system only through apt-get (as root, or by sudo), and says so first. Elsewhere it
 # names what is missing and fails.
 set -euo pipefail
@@ -12,6 +13,11 @@ rust_needed=1.88
 demo=(cc:gcc make:make fusermount3:fuse3 getfattr:attr)
 tests=(podman:podman skopeo:skopeo umoci:umoci dockerd:docker.io docker:docker-cli newuidmap:uidmap
     jq:jq script:bsdutils unshare:util-linux patch:patch man:man-db chromium:chromium)
+# What inputs are made with, and peers.
+bench=(mmdebstrap:mmdebstrap podman:podman skopeo:skopeo umoci:umoci newuidmap:uidmap dockerd:docker.io
+    docker:docker-cli igzip:isal gzip:gzip pigz:pigz zstd:zstd openssl:openssl tar:tar diff:diffutils
+    find:findutils findmnt:util-linux mksquashfs:squashfs-tools squashfuse_ll:squashfuse mkfs.erofs:erofs-utils
+    archivemount:archivemount fuse-archive:fuse-archive ratarmount:ratarmount)
 
 say() { printf 'deps: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -29,11 +35,15 @@ can_be_root() { [ "$(id -u)" = 0 ] || { has sudo && { [ -t 0 ] || sudo -n true 2
 # Containers made from nothing have no libraries: the tests run a busybox in them that needs none.
 static_busybox() { has busybox && ! ldd "$(command -v busybox)" >/dev/null 2>&1; }
 
-missing_packages() {
+not_there() {
     local pair
     for pair in "$@"; do has "${pair%%:*}" || printf '%s\n' "${pair#*:}"; done
+}
+
+missing_packages() {
+    not_there "$@"
     [ -e /usr/include/stdio.h ] || echo libc6-dev
-    [ "$purpose" = demo ] || static_busybox || echo busybox-static
+    [ "$purpose" != test ] || static_busybox || echo busybox-static
 }
 
 install_packages() {
@@ -49,6 +59,21 @@ install_packages() {
     done
     [ ${#wanted[@]} -gt 0 ] || return 0
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${wanted[@]}" </dev/null >&2
+}
+
+# The bench measures the peers that there are. What cannot be had is named, and no failure.
+install_peers() {
+    local missing known=() package
+    mapfile -t missing < <(not_there "${bench[@]}")
+    if [ ${#missing[@]} -gt 0 ] && has apt-get && can_be_root; then
+        if ! compgen -G '/var/lib/apt/lists/*Packages*' >/dev/null; then as_root apt-get update -qq </dev/null || true; fi
+        for package in "${missing[@]}"; do
+            if [ -n "$(apt-cache show "$package" 2>/dev/null)" ]; then known+=("$package"); fi
+        done
+        if [ ${#known[@]} -gt 0 ]; then (install_packages "${known[@]}") || true; fi
+    fi
+    mapfile -t missing < <(not_there "${bench[@]}")
+    if [ ${#missing[@]} -gt 0 ]; then say "measured without: ${missing[*]} (ratarmount comes by pip)"; fi
 }
 
 # True when version $1 is at least $2.
@@ -86,9 +111,11 @@ purpose=${1:-}
 case $purpose in
     demo) pairs=("${demo[@]}") ;;
     test) pairs=("${demo[@]}" "${tests[@]}") ;;
-    *) die "usage: scripts/deps.sh demo|test" ;;
+    bench) pairs=("${demo[@]}") ;;
+    *) die "usage: scripts/deps.sh demo|test|bench" ;;
 esac
 mapfile -t missing < <(missing_packages "${pairs[@]}")
 if [ ${#missing[@]} -gt 0 ]; then install_packages "${missing[@]}"; fi
+if [ "$purpose" = bench ]; then install_peers; fi
 check_rust
 check_fuse_device

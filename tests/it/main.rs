@@ -36,8 +36,10 @@
 //! | `cache` | what is kept on disk, and throwing it away |
 //! | `view_all` | layers, states and documents beside the rootfs |
 //! | `man` | manual pages, and what is installed |
+//! | `bench` | what the bench makes, judges and writes; it measures nothing |
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod bench;
 mod cache;
 mod cli;
 mod deleted;

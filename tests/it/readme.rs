@@ -150,7 +150,7 @@ fn every_file_that_is_named_is_there() {
         assert!(root.join(name).is_file(), "{name}");
     }
     let makefile = fs::read_to_string(root.join("Makefile")).unwrap();
-    for target in ["demo", "test", "build", "install"] {
+    for target in ["demo", "test", "bench", "build", "install"] {
         assert!(
             README.contains(&format!("make {target}")) && makefile.contains(&format!("\n{target}:")),
             "{target}"

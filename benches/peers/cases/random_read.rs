@@ -1,0 +1,117 @@
+//! Reads of 4 KiB, anywhere in any file, by one thread.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+use super::Findings;
+use crate::bench::Bench;
+use crate::made::random::Random;
+use crate::measure::{Quantity, Sample};
+use crate::report::stats::{max, percentile};
+use crate::report::unit::Unit;
+use crate::trees::{Trees, WAYS, Way};
+
+const READS: usize = 1000;
+const READ_LEN: usize = 4096;
+const READ_P50: Quantity = ("read p50", Unit::Seconds);
+const READ_P99: Quantity = ("read p99", Unit::Seconds);
+const READ_MAX: Quantity = ("read max", Unit::Seconds);
+const OPEN_P50: Quantity = ("open p50", Unit::Seconds);
+const OPEN_P99: Quantity = ("open p99", Unit::Seconds);
+
+/// Regular files of a tree, from its root, with their lengths.
+#[derive(Debug)]
+pub(crate) struct Files {
+    /// Each with the sum of lengths up to its end.
+    ends: Vec<(PathBuf, u64)>,
+}
+
+impl Files {
+    /// All that are below `root` and not empty, in the order of their paths.
+    pub(crate) fn below(root: &Path) -> Result<Self> {
+        let mut found = Vec::new();
+        let mut open = vec![root.to_owned()];
+        while let Some(dir) = open.pop() {
+            for entry in fs::read_dir(&dir).with_context(|| format!("cannot list '{}'", dir.display()))? {
+                let entry = entry?;
+                let meta = entry.metadata()?;
+                if meta.is_dir() {
+                    open.push(entry.path());
+                } else if meta.is_file() && meta.len() > 0 {
+                    found.push((entry.path().strip_prefix(root)?.to_owned(), meta.len()));
+                }
+            }
+        }
+        found.sort();
+        let mut end = 0;
+        for (_, len) in &mut found {
+            end += *len;
+            *len = end;
+        }
+        Ok(Files { ends: found })
+    }
+
+    pub(crate) fn total_len(&self) -> u64 {
+        self.ends.last().map_or(0, |(_, end)| *end)
+    }
+
+    /// The file that has this byte of all bytes, and where.
+    fn at(&self, byte: u64) -> (&Path, u64) {
+        let i = self.ends.partition_point(|(_, end)| *end <= byte);
+        let start = if i == 0 { 0 } else { self.ends[i - 1].1 };
+        (&self.ends[i].0, byte - start)
+    }
+
+    /// Opens a file at random, the larger the likelier, and reads a piece of it at random. Seconds for both.
+    pub(crate) fn read_somewhere(&self, root: &Path, random: &mut Random) -> Result<(f64, f64)> {
+        let (path, offset) = self.at(random.below(self.total_len()));
+        let path = root.join(path);
+        let start = Instant::now();
+        let file = File::open(&path).with_context(|| format!("cannot open '{}'", path.display()))?;
+        let opened = start.elapsed();
+        file.read_at(&mut [0; READ_LEN], offset)
+            .with_context(|| format!("cannot read '{}'", path.display()))?;
+        Ok((opened.as_secs_f64(), (start.elapsed() - opened).as_secs_f64()))
+    }
+
+    /// The files cut into `parts` runs of about the same length in bytes.
+    pub(crate) fn split(&self, parts: usize) -> Vec<Vec<&Path>> {
+        let mut split = vec![Vec::new(); parts];
+        let mut start = 0;
+        for (path, end) in &self.ends {
+            let part = u128::from(start) * parts as u128 / u128::from(self.total_len());
+            split[usize::try_from(part).unwrap_or(0)].push(path.as_path());
+            start = *end;
+        }
+        split
+    }
+}
+
+pub(crate) fn measure(_: &Bench, trees: &Trees<'_>) -> Result<Findings> {
+    let files = Files::below(trees.mount(Way::Imgmount)?.path())?;
+    let group = trees.cold("4 KiB at random, cold", &WAYS, &|path, run| read_all(&files, path, run));
+    let notes = [
+        "1000 reads a run, one after the other, of files chosen by their size at offsets chosen evenly, the same \
+         for all; each run has its own. The file is opened before; that is told apart.",
+        "The figures are medians of the runs' percentiles.",
+    ];
+    Ok(Findings::new(vec![group], &notes))
+}
+
+fn read_all(files: &Files, root: &Path, run: usize) -> Result<Sample> {
+    let mut random = Random::new(run as u64);
+    let times = (0..READS).map(|_| files.read_somewhere(root, &mut random)).collect::<Result<Vec<_>>>()?;
+    let (opens, reads): (Vec<f64>, Vec<f64>) = times.into_iter().unzip();
+    let figures = [
+        (READ_P50, percentile(&reads, 50)),
+        (READ_P99, percentile(&reads, 99)),
+        (READ_MAX, max(&reads)),
+        (OPEN_P50, percentile(&opens, 50)),
+        (OPEN_P99, percentile(&opens, 99)),
+    ];
+    Ok(Sample(figures.into_iter().filter_map(|(quantity, value)| Some((quantity, value?))).collect()))
+}

@@ -1,0 +1,214 @@
+//! `make bench`: this program against its peers, and against its own goals.
+//!
+//! ```text
+//! cargo bench --bench peers -- [--quick] [--only TOPIC,TOPIC] [--runs N] [--inputs DIR] [--real DIR]
+//!                              [--out DIR] [--soak SECONDS] [--docs] [--from FILE]
+//! ```
+//!
+//! `inputs` has what is measured, `cases` measure it by `measure`, `report` judges and tells. The report is kept
+//! as JSON; topics that are not run again keep their figures, so that a long bench can be run in pieces.
+//! docs/performance.md says how to read the figures.
+
+#![allow(clippy::print_stderr, clippy::print_stdout, reason = "a bench tells what it does and finds")]
+
+mod bench;
+mod cases;
+mod cleanup;
+mod engines;
+mod inputs;
+mod machine;
+mod made;
+mod measure;
+mod mounts;
+mod report;
+mod tools;
+mod trees;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+
+use bench::Bench;
+use cases::{Findings, TOPICS, Topic};
+use cleanup::Work;
+use inputs::{Inputs, Sizes};
+use measure::say;
+use report::{Case, Report, document, plot};
+use trees::Trees;
+
+/// The document that `--docs` writes to, and where its plots are, from there.
+const DOCUMENT: &str = "docs/performance.md";
+const PLOTS: &str = "plots";
+const REPORT: &str = "report.json";
+
+/// Measures imgmount against its peers
+#[derive(Debug, Parser)]
+struct Options {
+    /// Measure these topics only, and keep the figures of the others
+    #[arg(long, value_name = "TOPIC", value_delimiter = ',')]
+    only: Vec<String>,
+    /// How often each contender runs; cheap ones more often, expensive ones less
+    #[arg(long, value_name = "N")]
+    runs: Option<usize>,
+    /// Small inputs and few runs, for a first look
+    #[arg(long)]
+    quick: bool,
+    /// Where inputs are kept: 20 GB, or 3 GB with --quick
+    #[arg(long, value_name = "DIR")]
+    inputs: Option<PathBuf>,
+    /// Where scripts/bench-images.sh has put the real image; made below the inputs otherwise
+    #[arg(long, value_name = "DIR")]
+    real: Option<PathBuf>,
+    /// Where report and plots go: target/bench, or target/bench/quick
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// How long to read at random while memory is watched
+    #[arg(long, value_name = "SECONDS")]
+    soak: Option<u64>,
+    /// Write tables and plots to docs/performance.md as well
+    #[arg(long, conflicts_with = "quick")]
+    docs: bool,
+    /// Measure nothing, and tell what this report has
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    /// What cargo says to every bench.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    let out = options.out.clone().unwrap_or_else(|| {
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+        if options.quick { target.join("quick") } else { target }
+    });
+    let report = match &options.from {
+        Some(file) => load(file)?.with_context(|| format!("there is no '{}'", file.display()))?,
+        None => measure(options, &out)?,
+    };
+    write(&report, &out)?;
+    if options.docs {
+        write_document(&report)?;
+    }
+    print!("{}", document::text(&report));
+    Ok(())
+}
+
+/// Measures the topics that were asked for. The report is written after each of them, so that nothing is lost.
+fn measure(options: &Options, out: &Path) -> Result<Report> {
+    let topics = choose(&options.only)?;
+    let sizes = if options.quick { Sizes::QUICK } else { Sizes::FULL };
+    let dir = options.inputs.clone();
+    let dir = dir.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench/inputs"));
+    let inputs = Inputs::new(&dir, options.real.as_deref(), sizes)?;
+    let bench = Bench {
+        program: PathBuf::from(env!("CARGO_BIN_EXE_imgmount")),
+        work: Work::below(inputs.dir())?,
+        inputs,
+        runs: options.runs.unwrap_or(if options.quick { 2 } else { 5 }),
+        quick: options.quick,
+        soak: Duration::from_secs(options.soak.unwrap_or(if options.quick { 10 } else { 60 })),
+    };
+    let trees = Trees::new(&bench);
+    let file = out.join(REPORT);
+    let mut report =
+        Report::after(load(&file)?, machine::describe(bench.inputs.dir()), tools::versions(&bench.program));
+    let order: Vec<&str> = TOPICS.iter().map(|topic| topic.name).collect();
+    let mut failed = Vec::new();
+    for topic in topics {
+        say(&format!("{}: {}", topic.name, topic.title));
+        match (topic.measure)(&bench, &trees) {
+            Ok(found) => report.put(case(topic, found, bench.quick), &order),
+            Err(error) => {
+                say(&format!("{} FAILED: {error:#}", topic.name));
+                failed.push(topic.name);
+            }
+        }
+        write(&report, out)?;
+    }
+    if !failed.is_empty() {
+        bail!("not measured: {}", failed.join(", "));
+    }
+    Ok(report)
+}
+
+fn choose(names: &[String]) -> Result<Vec<&'static Topic>> {
+    let known = |name: &String| {
+        let topic = TOPICS.iter().find(|topic| topic.name == name);
+        let all: Vec<&str> = TOPICS.iter().map(|topic| topic.name).collect();
+        topic.with_context(|| format!("'{name}' is none of {}", all.join(", ")))
+    };
+    if names.is_empty() { Ok(TOPICS.iter().collect()) } else { names.iter().map(known).collect() }
+}
+
+fn case(topic: &Topic, found: Findings, quick: bool) -> Case {
+    Case {
+        name: topic.name.to_owned(),
+        title: topic.title.to_owned(),
+        date: machine::today(),
+        commit: machine::commit(),
+        quick,
+        notes: found.notes,
+        groups: found.groups,
+        plots: found.plots,
+    }
+}
+
+/// The report in `file`, if there is one.
+fn load(file: &Path) -> Result<Option<Report>> {
+    let text = match fs::read(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        text => text.with_context(|| format!("cannot read '{}'", file.display()))?,
+    };
+    let report = serde_json::from_slice(&text);
+    Ok(Some(report.with_context(|| format!("'{}' is no report of this bench", file.display()))?))
+}
+
+/// Writes the report as JSON and text, and its plots.
+fn write(report: &Report, out: &Path) -> Result<()> {
+    let json = serde_json::to_string_pretty(report)? + "\n";
+    let files = [(REPORT.into(), json), ("report.txt".into(), document::text(report))];
+    let plots = plots(report).map(|(file, svg)| (Path::new(PLOTS).join(file), svg));
+    for (name, content) in files.into_iter().chain(plots) {
+        write_file(&out.join(name), &content)?;
+    }
+    Ok(())
+}
+
+/// Writes the document's generated part, and its plots.
+fn write_document(report: &Report) -> Result<()> {
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join(DOCUMENT);
+    if report.cases.iter().any(|case| case.quick) {
+        bail!("figures of quick runs are not for {DOCUMENT}");
+    }
+    let text = fs::read_to_string(&document).with_context(|| format!("cannot read {DOCUMENT}"))?;
+    let text = document::replace_generated(&text, &document::markdown(report, PLOTS))
+        .with_context(|| format!("{DOCUMENT} does not have the lines between which to write"))?;
+    write_file(&document, &text)?;
+    for (file, svg) in plots(report) {
+        write_file(&document.with_file_name(PLOTS).join(file), &svg)?;
+    }
+    Ok(())
+}
+
+fn plots(report: &Report) -> impl Iterator<Item = (&str, String)> {
+    report.cases.iter().flat_map(|case| &case.plots).map(|plot| (plot.file.as_str(), plot::svg(plot)))
+}
+
+fn write_file(path: &Path, content: &str) -> Result<()> {
+    let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(path, content));
+    written.with_context(|| format!("cannot write '{}'", path.display()))
+}

@@ -1,0 +1,151 @@
+//! Mounts that end with their guard.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::mount::UnmountFlags;
+use tempfile::TempDir;
+
+use crate::measure;
+
+/// How long to try to unmount what is in use, before it is detached.
+const PATIENCE: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(2);
+
+/// A new empty directory, whatever is mounted on it, and the process that serves that.
+#[derive(Debug)]
+pub(crate) struct Point {
+    path: PathBuf,
+    server: Option<u32>,
+}
+
+impl Point {
+    /// Makes the directory below `work`.
+    pub(crate) fn below(work: &Path) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("mnt-").tempdir_in(work).context("no mount point")?;
+        Ok(Point { path: dir.keep(), server: None })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The process whose command line has this mount point in it; the guard waits for its end.
+    pub(crate) fn find_server(&mut self) -> Result<u32> {
+        let server = server_of(&self.path).context("the mount has no server")?;
+        self.server = Some(server);
+        Ok(server)
+    }
+
+    /// Mounts by mount(8).
+    pub(crate) fn mount<S: AsRef<OsStr>>(self, options: &[S]) -> Result<Self> {
+        measure::run(Command::new("mount").args(options).arg(&self.path))?;
+        Ok(self)
+    }
+
+    /// Waits for a server that returned before it was done.
+    pub(crate) fn wait_until_mounted(&self) -> Result<()> {
+        ensure!(wait_for(|| is_mounted(&self.path)), "nothing is mounted");
+        Ok(())
+    }
+}
+
+/// A place to write to, emptied with its guard.
+#[derive(Debug)]
+pub(crate) enum Scratch {
+    /// On the disk of the inputs.
+    Disk(TempDir),
+    /// In memory; needs root.
+    Tmpfs(Point),
+}
+
+impl Scratch {
+    pub(crate) fn on_disk(work: &Path) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("scratch-").tempdir_in(work).context("no directory")?;
+        // What was written there before shall not go to the disk now.
+        rustix::fs::sync();
+        Ok(Scratch::Disk(dir))
+    }
+
+    pub(crate) fn in_memory(work: &Path) -> Result<Self> {
+        let options = ["-t", "tmpfs", "-o", "mode=0700,size=90%", "tmpfs"];
+        Ok(Scratch::Tmpfs(Point::below(work)?.mount(&options)?))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Scratch::Disk(dir) => dir.path(),
+            Scratch::Tmpfs(point) => point.path(),
+        }
+    }
+}
+
+impl Drop for Point {
+    fn drop(&mut self) {
+        let gone = !is_mounted(&self.path)
+            || wait_for(|| unmount(&self.path, UnmountFlags::empty(), "-u"))
+            || unmount_lazily(&self.path);
+        if let Some(server) = self.server {
+            wait_for(|| !Path::new(&format!("/proc/{server}")).exists());
+        }
+        // Fails where something is still mounted, which the end of the bench sees to.
+        if gone {
+            let _ = fs::remove_dir(&self.path);
+        }
+    }
+}
+
+/// Detaches a mount, in use or not.
+pub(crate) fn unmount_lazily(point: &Path) -> bool {
+    unmount(point, UnmountFlags::DETACH, "-uz")
+}
+
+fn unmount(point: &Path, flags: UnmountFlags, option: &str) -> bool {
+    if is_root() {
+        return rustix::mount::unmount(point, flags).is_ok();
+    }
+    let status = Command::new("fusermount3").arg(option).arg(point).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Writes out and forgets everything that the kernel has of files: the next read is from the disk.
+pub(crate) fn drop_caches() -> Result<()> {
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "3").context("the kernel keeps its caches")
+}
+
+/// A mount is in the table once it can be used.
+fn is_mounted(point: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table.lines().any(|line| line.split(' ').nth(4).map(Path::new) == Some(point))
+}
+
+fn wait_for(mut done: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    while !done() {
+        if start.elapsed() > PATIENCE {
+            return false;
+        }
+        thread::sleep(POLL);
+    }
+    true
+}
+
+fn server_of(point: &Path) -> Option<u32> {
+    let processes =
+        fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let serves = |pid: &u32| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.split(|byte| *byte == 0).any(|word| word == point.as_os_str().as_encoded_bytes())
+    };
+    processes.filter(serves).last()
+}

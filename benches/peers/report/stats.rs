@@ -1,0 +1,38 @@
+//! Figures from samples.
+
+/// The middle one, or the mean of the two in the middle; none without samples.
+pub(crate) fn median(samples: &[f64]) -> Option<f64> {
+    let sorted = sorted(samples);
+    let upper = *sorted.get(sorted.len() / 2)?;
+    if sorted.len() % 2 == 1 {
+        return Some(upper);
+    }
+    let lower = *sorted.get(sorted.len() / 2 - 1)?;
+    Some(f64::midpoint(lower, upper))
+}
+
+/// The least sample that at least `percent` of 100 do not exceed; none without samples.
+pub(crate) fn percentile(samples: &[f64], percent: usize) -> Option<f64> {
+    let sorted = sorted(samples);
+    let rank = (sorted.len() * percent.min(100)).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied()
+}
+
+pub(crate) fn min(samples: &[f64]) -> Option<f64> {
+    sorted(samples).first().copied()
+}
+
+pub(crate) fn max(samples: &[f64]) -> Option<f64> {
+    sorted(samples).last().copied()
+}
+
+/// How cost grows between each two neighbouring points (x, y): the exponent e of y = c * x^e. 1 is linear.
+pub(crate) fn exponents(points: &[(f64, f64)]) -> Vec<f64> {
+    points.windows(2).map(|pair| (pair[1].1 / pair[0].1).ln() / (pair[1].0 / pair[0].0).ln()).collect()
+}
+
+fn sorted(samples: &[f64]) -> Vec<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted
+}
