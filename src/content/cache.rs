@@ -2,7 +2,9 @@
 //!
 //! This module owns the budget and single-flight: however many readers want a span at once, it is
 //! decoded once. It does not know what a span is made from, nor who reads ahead; but what was decoded ahead
-//! and not read yet may only ever be a part of the budget.
+//! and not read yet may only ever be a part of the budget, and what a reader that goes forward has passed a
+//! small one: it is seldom read again, and a megabyte that is used again costs nothing where a fresh one has to
+//! be mapped and cleared.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +17,9 @@ use super::buffers::{Buffers, SpanBytes};
 /// The part of the budget that spans may take up that were decoded ahead and that nobody read yet: one in so
 /// many. More would push out what is being read.
 const AHEAD_SHARE: usize = 2;
+/// The part of the budget for spans that were passed: one in so many. Walking a tree by path, which goes back
+/// now and then in a layer, decodes no more often with 16 MiB than with all of 256.
+const PASSED_SHARE: usize = 16;
 
 /// A span's bytes, shared between the cache and its readers.
 pub type Bytes = Arc<SpanBytes>;
@@ -33,7 +38,11 @@ pub struct SpanCache {
 #[derive(Debug)]
 struct State {
     ready: LruCache<SpanKey, Ready>,
+    /// Spans that were passed. They stay here, also when they are read again.
+    passed: LruCache<SpanKey, Bytes>,
+    /// Of both.
     ready_bytes: usize,
+    passed_bytes: usize,
     /// Of spans that were decoded ahead, or are on their way, and that nobody asked for yet.
     ahead_bytes: usize,
     flights: HashMap<SpanKey, Arc<Flight>>,
@@ -62,7 +71,9 @@ impl SpanCache {
     pub fn new(budget_bytes: usize) -> Self {
         let state = State {
             ready: LruCache::unbounded(),
+            passed: LruCache::unbounded(),
             ready_bytes: 0,
+            passed_bytes: 0,
             ahead_bytes: 0,
             flights: HashMap::new(),
             next_layer: 0,
@@ -142,11 +153,11 @@ impl SpanCache {
         let _ = self.fly(Landing { cache: self, key, flight, reserved: len_bytes, bytes: None }, decode);
     }
 
-    /// Drops a span that will not be read again, to make room for others.
-    pub fn forget(&self, key: SpanKey) {
-        let forgotten = self.lock().remove(key);
+    /// A reader that goes forward is done with this span: it is among the first to make room for others.
+    pub fn pass(&self, key: SpanKey) {
+        let evicted = self.lock().pass(key, self.budget_bytes / PASSED_SHARE);
         // The lock is not held while memory is freed.
-        drop(forgotten);
+        drop(evicted);
     }
 
     /// True when the span is cached or on its way.
@@ -176,7 +187,7 @@ impl SpanCache {
 
 impl State {
     fn get(&mut self, key: SpanKey) -> Option<Bytes> {
-        let ready = self.ready.get_mut(&key)?;
+        let Some(ready) = self.ready.get_mut(&key) else { return self.passed.get(&key).cloned() };
         if std::mem::take(&mut ready.ahead) {
             self.ahead_bytes -= ready.bytes.len();
         }
@@ -184,7 +195,7 @@ impl State {
     }
 
     fn has(&self, key: SpanKey) -> bool {
-        self.ready.contains(&key) || self.flights.contains_key(&key)
+        self.ready.contains(&key) || self.passed.contains(&key) || self.flights.contains_key(&key)
     }
 
     /// Gives back what had to make room.
@@ -196,8 +207,26 @@ impl State {
             self.ahead_bytes += bytes.len();
         }
         self.ready.put(key, Ready { bytes, ahead });
-        while self.ready_bytes > budget_bytes && self.ready.len() > 1 {
-            let Some((oldest, _)) = self.ready.peek_lru() else { break };
+        while self.ready_bytes > budget_bytes && self.ready.len() + self.passed.len() > 1 {
+            let oldest = self.passed.peek_lru().map(|(key, _)| *key);
+            let oldest = oldest.or_else(|| self.ready.peek_lru().map(|(key, _)| *key));
+            evicted.extend(oldest.and_then(|oldest| self.remove(oldest)));
+        }
+        evicted
+    }
+
+    /// Gives back what had to make room.
+    fn pass(&mut self, key: SpanKey, max_bytes: usize) -> Vec<Bytes> {
+        let mut evicted = Vec::new();
+        if self.ready.contains(&key)
+            && let Some(bytes) = self.remove(key)
+        {
+            self.ready_bytes += bytes.len();
+            self.passed_bytes += bytes.len();
+            self.passed.put(key, bytes);
+        }
+        while self.passed_bytes > max_bytes {
+            let Some((oldest, _)) = self.passed.peek_lru() else { break };
             let oldest = *oldest;
             evicted.extend(self.remove(oldest));
         }
@@ -205,11 +234,16 @@ impl State {
     }
 
     fn remove(&mut self, key: SpanKey) -> Option<Bytes> {
-        let Ready { bytes, ahead } = self.ready.pop(&key)?;
-        self.ready_bytes -= bytes.len();
-        if ahead {
-            self.ahead_bytes -= bytes.len();
+        if let Some(Ready { bytes, ahead }) = self.ready.pop(&key) {
+            self.ready_bytes -= bytes.len();
+            if ahead {
+                self.ahead_bytes -= bytes.len();
+            }
+            return Some(bytes);
         }
+        let bytes = self.passed.pop(&key)?;
+        self.ready_bytes -= bytes.len();
+        self.passed_bytes -= bytes.len();
         Some(bytes)
     }
 }
@@ -309,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_reads_takes_half_of_the_budget_at_most_and_is_gone_when_forgotten() {
+    fn what_nobody_reads_takes_half_of_the_budget_at_most() {
         let cache = SpanCache::new(60);
         for span in 0..6 {
             cache.decode_ahead((1, span), 10, fill(1));
@@ -322,11 +356,34 @@ mod tests {
         cache.decode_ahead((1, 4), 10, fill(1));
         cache.decode_ahead((1, 5), 10, fill(1));
         assert_eq!(here(&cache), [true, true, true, false, true, false]);
-        for span in 0..5 {
-            cache.forget((1, span));
+        let state = cache.lock();
+        assert_eq!((state.ready_bytes, state.ahead_bytes), (40, 30));
+    }
+
+    #[test]
+    fn what_was_passed_takes_a_small_part_and_goes_first() {
+        let cache = SpanCache::new(320);
+        for span in 0..10 {
+            cache.get_or_decode((1, span), fill(0)).unwrap();
+            cache.pass((1, span));
+        }
+        let here =
+            |spans: std::ops::Range<u32>| spans.filter(|span| cache.has((1, *span))).collect::<Vec<_>>();
+        assert_eq!(here(0..10), [8, 9], "20 bytes of 320");
+        // Read again and passed again, it is still one of them.
+        cache.get_or_decode((1, 8), fill(0)).unwrap();
+        cache.pass((1, 8));
+        cache.pass((1, 7));
+        for span in 20..51 {
+            cache.get_or_decode((1, span), fill(0)).unwrap();
+        }
+        assert_eq!(here(0..10), [8], "the one that was read less recently made room");
+        assert_eq!(here(20..51).len(), 31);
+        for span in 0..51 {
+            cache.pass((1, span));
         }
         let state = cache.lock();
-        assert_eq!((state.ready_bytes, state.ahead_bytes), (0, 0));
+        assert_eq!((state.ready_bytes, state.passed_bytes, state.ahead_bytes), (20, 20, 0));
     }
 
     #[test]

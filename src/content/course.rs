@@ -23,18 +23,6 @@ pub struct Stretch<'a> {
     pub extent: Extent,
 }
 
-/// What becomes of a span that was passed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Passed {
-    /// It is cached as any other.
-    Keep,
-    /// It will not be read again once so many others were passed: its memory is free for them.
-    Forget {
-        /// How many, for readers that lag behind the first.
-        lag: usize,
-    },
-}
-
 /// A known order of spans, read by one reader or by several that keep together.
 pub struct Course<'a>(Option<Mutex<State<'a>>>);
 
@@ -45,8 +33,8 @@ struct State<'a> {
     reached: (u64, u32),
     /// What is decoded or being decoded, and not reached.
     under_way: VecDeque<Step>,
-    passed: Passed,
-    behind: VecDeque<Step>,
+    /// The step that was reached last.
+    current: Option<Step>,
 }
 
 /// A span where it is read first.
@@ -65,7 +53,6 @@ impl<'a> Course<'a> {
     /// A course along `stretches`, which are asked for a window at a time.
     pub fn new(
         read_ahead: Option<Arc<ReadAhead>>,
-        passed: Passed,
         stretches: impl Iterator<Item = Stretch<'a>> + Send + 'a,
     ) -> Self {
         Course(read_ahead.map(|read_ahead| {
@@ -79,8 +66,7 @@ impl<'a> Course<'a> {
                 read_ahead,
                 reached: (0, 0),
                 under_way: VecDeque::new(),
-                passed,
-                behind: VecDeque::new(),
+                current: None,
             })
         }))
     }
@@ -116,13 +102,10 @@ impl State<'_> {
         }
     }
 
+    /// Goes on to `step`, and is done with the one before.
     fn pass(&mut self, step: Step) {
-        let Passed::Forget { lag } = self.passed else { return };
-        self.behind.push_back(step);
-        // One more than the lag: the one that was reached last is being read.
-        while self.behind.len() > lag + 1 {
-            let Some(step) = self.behind.pop_front() else { break };
-            step.layer.forget(step.place.1);
+        if let Some(done) = self.current.replace(step) {
+            done.layer.pass(done.place.1);
         }
     }
 }

@@ -20,8 +20,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use self::ahead::ReadAhead;
 pub use self::buffers::SpanBytes;
 use self::cache::{Bytes, SpanCache};
-pub use self::course::{Course, Passed, Stretch};
-use self::streams::Streams;
+pub use self::course::{Course, Stretch};
+use self::streams::{Streams, Told};
 use crate::error::{Error, Result};
 use crate::layer::entry::{Extent, FileData, Stored};
 use crate::layer::reader::LayerReader;
@@ -175,7 +175,9 @@ impl LayerBytes {
             return;
         }
         let depth = u32::try_from(read_ahead.depth()).unwrap_or(u32::MAX);
-        let ahead = self.streams.lock().unwrap_or_else(PoisonError::into_inner).reached(at, depth);
+        let Told { ahead, passed } =
+            self.streams.lock().unwrap_or_else(PoisonError::into_inner).reached(at, depth);
+        passed.for_each(|span| self.pass(span));
         let end = ahead.end.min(self.reader.index().span_count());
         (ahead.start..end).filter(|span| !self.has(*span)).for_each(|span| read_ahead.hint(self, span));
     }
@@ -192,8 +194,8 @@ impl LayerBytes {
         self.cache.has((self.number, at))
     }
 
-    fn forget(&self, at: u32) {
-        self.cache.forget((self.number, at));
+    fn pass(&self, at: u32) {
+        self.cache.pass((self.number, at));
     }
 
     fn past_end(&self, offset: u64) -> Error {

@@ -8,7 +8,8 @@ use std::ops::Range;
 
 /// Readers of a layer that are told apart. The least recent is forgotten.
 const MAX_STREAMS: usize = 16;
-/// Spans that a reader may step over, as those of files that a higher layer replaces, and still go forward.
+/// Spans that a trusted reader may step over, as those of files that a higher layer replaces, and still go
+/// forward.
 const STEP_OVER: u32 = 1;
 /// How many spans a request may lag behind its reader: kernels send several at a time, in any order.
 const LAG: u32 = 2;
@@ -16,6 +17,15 @@ const LAG: u32 = 2;
 /// The readers of one layer.
 #[derive(Debug, Default)]
 pub(super) struct Streams(VecDeque<Stream>);
+
+/// What can be guessed of a reader.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// Spans that it may read next.
+    pub(super) ahead: Range<u32>,
+    /// Spans that it is done with.
+    pub(super) passed: Range<u32>,
+}
 
 #[derive(Debug)]
 struct Stream {
@@ -29,25 +39,27 @@ struct Stream {
 
 impl Streams {
     /// Somebody reads span `at`: which spans may follow, at most `depth` of them, that were not told before.
-    pub(super) fn reached(&mut self, at: u32, depth: u32) -> Range<u32> {
+    pub(super) fn reached(&mut self, at: u32, depth: u32) -> Told {
         let found = self.0.iter().position(|stream| {
-            (stream.at.saturating_sub(LAG)..=stream.at.saturating_add(1 + STEP_OVER)).contains(&at)
+            let step = if stream.trust > 0 { 1 + STEP_OVER } else { 1 };
+            (stream.at.saturating_sub(LAG)..=stream.at.saturating_add(step)).contains(&at)
         });
         let Some(mut stream) = found.and_then(|found| self.0.remove(found)) else {
             self.0.truncate(MAX_STREAMS - 1);
             self.0.push_front(Stream { at, next: at, trust: 0 });
-            return 0..0;
+            return Told::default();
         };
-        let mut ahead = 0..0;
+        let mut told = Told::default();
         if at > stream.at {
+            told.passed = stream.at.saturating_sub(LAG)..at.saturating_sub(LAG);
             stream.at = at;
             stream.trust = stream.trust.saturating_mul(2).clamp(1, depth.max(1));
             let end = at.saturating_add(1).saturating_add(stream.trust.min(depth));
-            ahead = stream.next.max(at.saturating_add(1))..end;
+            told.ahead = stream.next.max(at.saturating_add(1))..end;
             stream.next = stream.next.max(end);
         }
         self.0.push_front(stream);
-        ahead
+        told
     }
 }
 
@@ -56,7 +68,7 @@ mod tests {
     use super::*;
 
     fn told(streams: &mut Streams, reads: &[u32]) -> Vec<Vec<u32>> {
-        reads.iter().map(|at| streams.reached(*at, 8).collect()).collect()
+        reads.iter().map(|at| streams.reached(*at, 8).ahead.collect()).collect()
     }
 
     #[test]
@@ -83,8 +95,17 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_behind_is_told_once_and_late() {
+        let mut streams = Streams::default();
+        let passed: Vec<u32> =
+            [0, 1, 2, 3, 5, 6, 5, 6].iter().flat_map(|at| streams.reached(*at, 8).passed).collect();
+        assert_eq!(passed, [0, 1, 2, 3]);
+        assert_eq!(streams.reached(500, 8), Told::default());
+    }
+
+    #[test]
     fn no_depth_is_nothing_ahead() {
         let mut streams = Streams::default();
-        assert!((0..10).all(|at| streams.reached(at, 0).is_empty()));
+        assert!((0..10).all(|at| streams.reached(at, 0).ahead.is_empty()));
     }
 }

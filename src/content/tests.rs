@@ -113,14 +113,15 @@ fn whoever_follows_a_course_finds_what_comes_next_decoded_and_no_more_than_the_w
     let depth = u32::try_from(layer.read_ahead().unwrap().depth()).unwrap();
     assert!(depth + 2 < spans, "{spans} spans");
     let stretches = [Stretch { place: 7, layer: &layer, extent }];
-    let course = Course::new(layer.read_ahead().cloned(), Passed::Forget { lag: 0 }, stretches.into_iter());
+    let course = Course::new(layer.read_ahead().cloned(), stretches.into_iter());
     let mut read = Vec::new();
     let read_on = layer.read_extent(extent, (&course, 7), &mut |offset, bytes| {
         let at = layer.reader.index().span_at(extent.offset + offset).unwrap();
         let window = at + 1..(at + 1 + depth).min(spans);
         until("what comes next is decoded", || window.clone().all(|span| layer.has(span)));
         assert!((window.end..spans).all(|span| !layer.has(span)), "more than the window at {at}");
-        assert!((0..at).all(|span| !layer.has(span)), "what was passed is kept at {at}");
+        let passed = (0..at).filter(|span| layer.has(*span)).count();
+        assert!(passed <= 3, "{passed} spans are kept of those that were passed");
         read.extend_from_slice(bytes);
         Ok(())
     });
@@ -134,7 +135,7 @@ fn reading_ahead_never_takes_more_than_half_of_the_cache() {
     // Room for two of the eight spans that four threads would be ahead.
     let (layer, extent) = layer(&content, 5 << 20, true);
     let stretches = [Stretch { place: 0, layer: &layer, extent }];
-    let course = Course::new(layer.read_ahead().cloned(), Passed::Keep, stretches.into_iter());
+    let course = Course::new(layer.read_ahead().cloned(), stretches.into_iter());
     let mut read = Vec::new();
     let read_on = layer.read_extent(extent, (&course, 0), &mut |_, bytes| {
         let here = (0..layer.reader.index().span_count()).filter(|span| layer.has(*span)).count();
@@ -152,7 +153,7 @@ fn a_course_through_a_layer_without_threads_or_past_its_end_changes_nothing() {
     let (layer, extent) = layer(&content, 1, false);
     let longer = Extent { len_bytes: 1 << 40, ..extent };
     let stretches = [Stretch { place: 0, layer: &layer, extent: longer }];
-    let course = Course::new(layer.read_ahead().cloned(), Passed::Keep, stretches.into_iter());
+    let course = Course::new(layer.read_ahead().cloned(), stretches.into_iter());
     let mut len = 0;
     let error = layer.read_extent(longer, (&course, 0), &mut |_, bytes| {
         len += bytes.len();

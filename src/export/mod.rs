@@ -21,7 +21,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use self::header::{BLOCK_BYTES, Kind, Member, SparseMap, encode};
-use crate::content::{Course, Passed};
+use crate::content::Course;
 use crate::error::{Error, Result};
 use crate::layer::entry::{FileData, Stored};
 use crate::load::Tree;
@@ -78,7 +78,7 @@ fn course(tree: &Tree, inode: InodeId) -> Course<'_> {
         let is_read = matches!(inode.kind, InodeKind::File(_)) && (inode.nlink < 2 || linked.insert(id));
         is_read.then_some((place, id))
     });
-    tree.course(files, Passed::Keep)
+    tree.course(files)
 }
 
 /// Ends when there are no more pieces, or at the first that cannot be written.

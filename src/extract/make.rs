@@ -15,7 +15,6 @@ use super::attributes::{Made, Wanted, apply};
 use super::plan::{Link, Node, is_large};
 use super::report::NotKept;
 use super::target::discard;
-use crate::content::Passed;
 use crate::error::{Error, Result};
 use crate::layer::entry::{DeviceNumber, Stored};
 use crate::rootfs::{Inode, InodeId, InodeKind};
@@ -180,8 +179,7 @@ impl Work<'_> {
         {
             ftruncate(file, data.size).map_err(|cause| failed(cause.into()))?;
         }
-        let own = is_large(self.tree.rootfs(), id)
-            .then(|| self.tree.course(std::iter::once((place, id)), Passed::Forget { lag: 0 }));
+        let own = is_large(self.tree.rootfs(), id).then(|| self.tree.course(std::iter::once((place, id))));
         let course = own.as_ref().unwrap_or(&self.course);
         self.tree.read_stored_on((course, place), id, &mut |offset, bytes| {
             if self.is_over() {

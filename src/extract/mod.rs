@@ -33,7 +33,7 @@ use self::plan::{Plan, is_large};
 pub use self::report::{Failure, NotKept, Report};
 pub use self::target::Existing;
 use self::target::{Identity, Target};
-use crate::content::{Course, Passed};
+use crate::content::Course;
 use crate::error::{Error, PathFault, Result};
 use crate::load::{Progress, Tree};
 use crate::path::escape;
@@ -43,9 +43,6 @@ use crate::rootfs::InodeId;
 const MAX_WRITERS: usize = 8;
 /// Fewer would let decompression and writing wait for each other.
 const MIN_WRITERS: usize = 2;
-/// Files come in the order of their bytes: a span that all writers passed is done with. Each of them may be one
-/// span behind the other.
-const PASSED: Passed = Passed::Forget { lag: MAX_WRITERS };
 
 /// How a tree is extracted.
 #[derive(Debug, Default)]
@@ -121,7 +118,7 @@ fn run(tree: &Tree, plan: &Plan<'_>, dir: &Path, options: &ExtractOptions<'_>) -
         target,
         options,
         known,
-        course: tree.course(files, PASSED),
+        course: tree.course(files),
         outcome: Mutex::default(),
         over: AtomicBool::new(false),
     };

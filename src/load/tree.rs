@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::OpenLayer;
 use crate::analysis::ReadFile;
 use crate::compress::Compression;
-use crate::content::{Course, LayerBytes, Passed, Stretch, stored_extents};
+use crate::content::{Course, LayerBytes, Stretch, stored_extents};
 use crate::digest::Digest;
 use crate::error::{Error, PathFault, Result};
 use crate::layer::LayerId;
@@ -123,23 +123,19 @@ impl Tree {
     /// # Errors
     /// As [`Tree::read_at`], and what `sink` says, which ends the reading.
     pub fn read_stored(&self, file: InodeId, sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
-        let course = self.course(std::iter::once((0, file)), Passed::Keep);
+        let course = self.course(std::iter::once((0, file)));
         self.read_stored_on((&course, 0), file, sink)
     }
 
     /// Prepares for reading these regular files whole and in this order: while one is read, the spans of those
     /// that follow are decoded by other threads. Each comes with its place, a number that never falls.
-    pub fn course<'a>(
-        &'a self,
-        files: impl Iterator<Item = (u64, InodeId)> + Send + 'a,
-        passed: Passed,
-    ) -> Course<'a> {
+    pub fn course<'a>(&'a self, files: impl Iterator<Item = (u64, InodeId)> + Send + 'a) -> Course<'a> {
         let stretches = files.flat_map(|(place, file)| {
             let (layer, data) = self.stored(file).ok().unzip();
             let extents = data.into_iter().flat_map(stored_extents);
             extents.filter_map(move |(_, extent)| Some(Stretch { place, layer: layer?, extent }))
         });
-        Course::new(self.bytes.first().and_then(|layer| layer.read_ahead().cloned()), passed, stretches)
+        Course::new(self.bytes.first().and_then(|layer| layer.read_ahead().cloned()), stretches)
     }
 
     /// As [`Tree::read_stored`], for the file at this place of a course.

@@ -17,7 +17,7 @@ use std::thread;
 
 use crate::compress::{Compression, Decoder, Stop};
 use crate::content::cache::SpanCache;
-use crate::content::{Course, LayerBytes, Passed, ReadAhead, Stretch};
+use crate::content::{Course, LayerBytes, ReadAhead, Stretch};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::layer::entry::Extent;
@@ -54,8 +54,7 @@ impl<'a> Indexes<'a> {
         let reader = LayerReader::new("the layer", index, bytes.clone(), Verify::Off);
         let layer = Arc::new(LayerBytes::new(reader, self.cache.clone(), Some(self.read_ahead.clone())));
         let stretch = Stretch { place: 0, layer: &layer, extent: whole };
-        let course =
-            Course::new(Some(self.read_ahead.clone()), Passed::Forget { lag: 0 }, [stretch].into_iter());
+        let course = Course::new(Some(self.read_ahead.clone()), [stretch].into_iter());
         let (blob, tar) = thread::scope(|scope| {
             let blob = scope.spawn(|| hash_all(bytes.clone(), digest.algorithm()));
             let mut hasher = diff_id.algorithm().hasher();
