@@ -53,6 +53,11 @@ impl SpanBytes {
     pub(super) fn new(bytes: Vec<u8>, buffers: Arc<Buffers>) -> Self {
         SpanBytes { bytes, buffers }
     }
+
+    /// What it takes up, which may be more than it holds.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
 }
 
 impl Deref for SpanBytes {

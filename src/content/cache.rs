@@ -189,7 +189,7 @@ impl State {
     fn get(&mut self, key: SpanKey) -> Option<Bytes> {
         let Some(ready) = self.ready.get_mut(&key) else { return self.passed.get(&key).cloned() };
         if std::mem::take(&mut ready.ahead) {
-            self.ahead_bytes -= ready.bytes.len();
+            self.ahead_bytes -= ready.bytes.memory_bytes();
         }
         Some(ready.bytes.clone())
     }
@@ -202,9 +202,9 @@ impl State {
     fn insert(&mut self, key: SpanKey, bytes: Bytes, ahead: bool, budget_bytes: usize) -> Vec<Bytes> {
         let mut evicted = Vec::new();
         evicted.extend(self.remove(key));
-        self.ready_bytes += bytes.len();
+        self.ready_bytes += bytes.memory_bytes();
         if ahead {
-            self.ahead_bytes += bytes.len();
+            self.ahead_bytes += bytes.memory_bytes();
         }
         self.ready.put(key, Ready { bytes, ahead });
         while self.ready_bytes > budget_bytes && self.ready.len() + self.passed.len() > 1 {
@@ -221,8 +221,8 @@ impl State {
         if self.ready.contains(&key)
             && let Some(bytes) = self.remove(key)
         {
-            self.ready_bytes += bytes.len();
-            self.passed_bytes += bytes.len();
+            self.ready_bytes += bytes.memory_bytes();
+            self.passed_bytes += bytes.memory_bytes();
             self.passed.put(key, bytes);
         }
         while self.passed_bytes > max_bytes {
@@ -235,15 +235,15 @@ impl State {
 
     fn remove(&mut self, key: SpanKey) -> Option<Bytes> {
         if let Some(Ready { bytes, ahead }) = self.ready.pop(&key) {
-            self.ready_bytes -= bytes.len();
+            self.ready_bytes -= bytes.memory_bytes();
             if ahead {
-                self.ahead_bytes -= bytes.len();
+                self.ahead_bytes -= bytes.memory_bytes();
             }
             return Some(bytes);
         }
         let bytes = self.passed.pop(&key)?;
-        self.ready_bytes -= bytes.len();
-        self.passed_bytes -= bytes.len();
+        self.ready_bytes -= bytes.memory_bytes();
+        self.passed_bytes -= bytes.memory_bytes();
         Some(bytes)
     }
 }

@@ -63,17 +63,25 @@ impl CopyWriter {
     }
 }
 
-/// Reads the frame at `frame` of a copy, which holds `len_bytes` bytes of the tar.
+/// Reads the frame at `frame` of a copy, which holds `len_bytes` bytes of the tar. They take the place of
+/// whatever is in `buffer`.
 ///
 /// # Errors
 /// When the copy is cut short or damaged.
-pub fn read_frame(copy: &dyn ReadAt, frame: Extent, len_bytes: usize) -> Result<Vec<u8>> {
+pub fn read_frame(copy: &dyn ReadAt, frame: Extent, len_bytes: u64, buffer: &mut Vec<u8>) -> Result<()> {
     let failed = |cause| Error::io("cannot read the seekable copy", cause);
     // Both lengths come from an index whose checksum holds, but a forged one must not allocate at will.
     let stored = usize::try_from(frame.len_bytes.min(copy.len())).unwrap_or(0);
+    let len = usize::try_from(len_bytes).unwrap_or(usize::MAX);
     let mut compressed = vec![0; stored];
     copy.read_exact_at(&mut compressed, frame.offset).map_err(failed)?;
-    zstd::bulk::decompress(&compressed, len_bytes).map_err(failed)
+    buffer.clear();
+    buffer.reserve_exact(len);
+    let mut decompressor = zstd::bulk::Decompressor::new().map_err(failed)?;
+    match decompressor.decompress_to_buffer(&compressed, buffer).map_err(failed)? {
+        found if found == len => Ok(()),
+        _ => Err(failed(std::io::ErrorKind::InvalidData.into())),
+    }
 }
 
 #[cfg(test)]
@@ -89,9 +97,13 @@ mod tests {
         let (file, len) = writer.finish();
         assert_eq!(len, first.len_bytes + second.len_bytes);
         let copy = FileBytes::new(file).unwrap();
-        assert_eq!(read_frame(&copy, second, 4).unwrap(), b"tail");
-        assert_eq!(read_frame(&copy, first, 100_000).unwrap(), [7; 100_000]);
-        let past = Extent { offset: len, len_bytes: 10 };
-        assert!(read_frame(&copy, past, 4).is_err());
+        let read = |frame, len| {
+            let mut buffer = vec![1; 10];
+            read_frame(&copy, frame, len, &mut buffer).map(|()| buffer)
+        };
+        assert_eq!(read(second, 4).unwrap(), b"tail");
+        assert_eq!(read(first, 100_000).unwrap(), [7; 100_000]);
+        assert!(read(second, 3).is_err() && read(second, 5).is_err());
+        assert!(read(Extent { offset: len, len_bytes: 10 }, 4).is_err());
     }
 }

@@ -15,6 +15,10 @@ use crate::compress::{Compression, Seekable};
 use crate::error::{Error, Result};
 use crate::read_at::ReadAt;
 
+/// Buffers for spans are made in steps of this size, so that nearly all are of one: memory that was freed for
+/// one span then serves the next, whichever thread decodes it.
+const BUFFER_STEP_BYTES: usize = 256 << 10;
+
 /// An indexed layer and its bytes.
 #[derive(Debug)]
 pub struct LayerReader {
@@ -69,12 +73,12 @@ impl LayerReader {
     /// be had.
     pub fn read_span(&self, at: u32, buffer: &mut Vec<u8>) -> Result<()> {
         let span = self.index.span(at).ok_or_else(|| self.no_span(at))?;
-        if let Some(bytes) = self.read_copied(&span) {
-            *buffer = bytes;
-            return Ok(());
-        }
         let Extent { offset, len_bytes } = span.extent;
         let len = usize::try_from(len_bytes).map_err(|_| self.no_span(at))?;
+        buffer.reserve_exact(len.next_multiple_of(BUFFER_STEP_BYTES).saturating_sub(buffer.len()));
+        if self.read_copied(&span, buffer) {
+            return Ok(());
+        }
         let read = match &self.tar {
             Tar::Plain(stored) => {
                 // What was in the buffer is overwritten: clearing it would cost as much as reading.
@@ -83,7 +87,6 @@ impl LayerReader {
             }
             Tar::Compressed(stream) => {
                 buffer.clear();
-                buffer.reserve_exact(len);
                 stream.append_exact(buffer, offset, len)
             }
         };
@@ -94,27 +97,19 @@ impl LayerReader {
         Ok(())
     }
 
-    /// The span from the seekable copy. A copy that is damaged costs time, not the answer.
-    fn read_copied(&self, span: &Span) -> Option<Vec<u8>> {
-        let (copy, frame) = (self.copy.as_ref()?, span.copy?);
-        let len = usize::try_from(span.extent.len_bytes).ok()?;
-        match read_frame(copy, frame, len) {
-            // The copy is ours and not the image's: it is checked even where the image is not.
-            Ok(bytes)
-                if bytes.len() == len
-                    && span.hash.is_none_or(|hash| *blake3::hash(&bytes).as_bytes() == hash) =>
-            {
-                Some(bytes)
-            }
-            Ok(_) => {
-                log::warn!("{}: the seekable copy is damaged at {}", self.what, span.extent.offset);
-                None
-            }
-            Err(error) => {
-                log::warn!("{}: {error}", self.what);
-                None
-            }
+    /// The span from the seekable copy; false when it is not there. A copy that is damaged costs time, not the
+    /// answer.
+    fn read_copied(&self, span: &Span, buffer: &mut Vec<u8>) -> bool {
+        let (Some(copy), Some(frame)) = (self.copy.as_ref(), span.copy) else { return false };
+        let read = read_frame(copy, frame, span.extent.len_bytes, buffer);
+        // The copy is ours and not the image's: it is checked even where the image is not.
+        let holds = || span.hash.is_none_or(|hash| *blake3::hash(buffer).as_bytes() == hash);
+        match read {
+            Ok(()) if holds() => return true,
+            Ok(()) => log::warn!("{}: the seekable copy is damaged at {}", self.what, span.extent.offset),
+            Err(error) => log::warn!("{}: {error}", self.what),
         }
+        false
     }
 
     fn holds(&self, span: &Span, bytes: &[u8]) -> bool {
