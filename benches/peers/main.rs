@@ -57,7 +57,7 @@ struct Options {
     /// Small inputs and few runs, for a first look
     #[arg(long)]
     quick: bool,
-    /// Where inputs are kept: 20 GB, or 3 GB with --quick
+    /// Where inputs are kept: 8 GB, or 4 GB with --quick
     #[arg(long, value_name = "DIR")]
     inputs: Option<PathBuf>,
     /// Where scripts/bench-images.sh has put the real image; made below the inputs otherwise

@@ -71,6 +71,10 @@ fn medians_percentiles_and_exponents() {
     let exponents = stats::exponents(&[(1.0, 5.0), (10.0, 50.0), (100.0, 5000.0), (1000.0, 5000.0)]);
     let rounded: Vec<f64> = exponents.iter().map(|e| (e * 1e6).round() / 1e6).collect();
     assert_eq!(rounded, [1.0, 2.0, 0.0]);
+    // Twice as much for twice as many, and then the same.
+    let steps = [(1.0, 1.0), (5.0, 1.0), (10.0, 2.0), (50.0, 10.0)];
+    assert_eq!(stats::steepest(&steps, 10.0).map(|e| (e * 1e3).round()), Some(1000.0));
+    assert_eq!(stats::steepest(&steps[..2], 10.0), None);
 }
 
 #[test]

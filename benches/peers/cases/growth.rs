@@ -8,7 +8,7 @@ use super::{Findings, walk};
 use crate::bench::Bench;
 use crate::measure::{Contender, Quantity, Sample, race};
 use crate::report::plot::{Line, Panel, Plot};
-use crate::report::stats::{exponents, max};
+use crate::report::stats::{exponents, steepest};
 use crate::report::unit::{Unit, to_f64};
 use crate::report::{Figure, Group, Row};
 use crate::trees::Trees;
@@ -26,13 +26,16 @@ const REMOUNT: Quantity = ("remount", Unit::Seconds);
 const PEAK: Quantity = ("VmHWM", Unit::Bytes);
 const WALK: Quantity = ("walk", Unit::Seconds);
 const COSTS: [Quantity; 4] = [FIRST_MOUNT, REMOUNT, WALK, PEAK];
+/// How far apart images are that are judged by their difference.
+const APART: f64 = 10.0;
 /// What the exponents of these are called.
 const EXPONENTS: [&str; 4] = ["e (first mount)", "e (remount)", "e (walk)", "e (VmHWM)"];
 
 const NOTES: &[&str] = &[
     "VmHWM is that of a process that made the first mount. The walk is `find -ls` right after the remount, with the \
      image and its indexes in memory.",
-    "e tells that a cost grew as count^e since the line above; 1 is linear. Dashed in the plots: linear growth \
+    "e tells that a cost grew as count^e since the line above; 1 is linear. The last line has the steepest \
+     growth between any two images of which one has ten times as many. Dashed in the plots: linear growth \
      to the last point.",
 ];
 
@@ -108,10 +111,11 @@ fn costs<'a>(bench: &'a Bench, image: &'a Image) -> Contender<'a> {
     })
 }
 
-/// Adds to each row how every cost has grown since the row above, and a row with the steepest growth of each. A
+/// Adds to each row how every cost has grown since the row above, and a row with the steepest growth of each over ten times as many. A
 /// line for each cost.
 fn growth(series: &Series, measured: &mut Group) -> Vec<Line> {
-    let mut steepest = Row { contender: "steepest".to_owned(), figures: Vec::new(), skipped: None };
+    let mut last =
+        Row { contender: "steepest over a tenfold".to_owned(), figures: Vec::new(), skipped: None };
     let mut lines = Vec::new();
     for (cost, exponent) in COSTS.iter().map(|(cost, _)| cost).zip(EXPONENTS) {
         let figures = measured.rows.iter().map(|row| row.figure(cost));
@@ -126,10 +130,14 @@ fn growth(series: &Series, measured: &mut Group) -> Vec<Line> {
         for (row, value) in measured.rows.iter_mut().skip(1).zip(&exponents) {
             row.figures.extend(Figure::of(exponent, Unit::Number, vec![*value]));
         }
-        steepest.figures.extend(Figure::of(exponent, Unit::Number, max(&exponents).into_iter().collect()));
+        last.figures.extend(Figure::of(
+            exponent,
+            Unit::Number,
+            steepest(&points, APART).into_iter().collect(),
+        ));
         lines.push(Line { name: series.title.to_owned(), points });
     }
-    measured.rows.push(steepest);
+    measured.rows.push(last);
     lines
 }
 

@@ -75,7 +75,7 @@ const fn wall(case: &'static str, group: &'static str) -> Place {
 }
 
 const fn steepest(what: &'static str, group: &'static str, figure: &'static str) -> Goal {
-    limit(what, at("growth", group, "steepest", figure), 1.1, Unit::Number)
+    limit(what, at("growth", group, "steepest over a tenfold", figure), 1.1, Unit::Number)
 }
 
 /// All goals, in the order of the report.

@@ -31,6 +31,14 @@ pub(crate) fn exponents(points: &[(f64, f64)]) -> Vec<f64> {
     points.windows(2).map(|pair| (pair[1].1 / pair[0].1).ln() / (pair[1].0 / pair[0].0).ln()).collect()
 }
 
+/// The steepest such exponent between any two points of which one has at least `apart` times the other's x: points
+/// that are nearer tell more of noise than of growth.
+pub(crate) fn steepest(points: &[(f64, f64)], apart: f64) -> Option<f64> {
+    let pairs = points.iter().flat_map(|low| points.iter().map(move |high| [*low, *high]));
+    let far = pairs.filter(|[low, high]| high.0 >= low.0 * apart);
+    max(&far.flat_map(|pair| exponents(&pair)).collect::<Vec<_>>())
+}
+
 fn sorted(samples: &[f64]) -> Vec<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);

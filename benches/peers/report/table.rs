@@ -4,6 +4,9 @@ use super::goals::Verdict;
 use super::unit::{Unit, to_f64};
 use super::{Group, Report, Row};
 
+/// What this program is called among contenders.
+const OURS: &str = "imgmount";
+
 /// Rows of cells below a head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Table {
@@ -113,11 +116,11 @@ fn figure_names(group: &Group) -> Vec<&str> {
     names
 }
 
-/// Whether the first row is this program, and another can be compared with it.
+/// Whether the first row is this program, and another one can be compared with it.
 fn compares(group: &Group) -> bool {
-    let measured = group.rows.iter().filter(|row| row.skipped.is_none()).count();
-    let ours = group.rows.first().is_some_and(|row| row.contender == "imgmount" && row.skipped.is_none());
-    ours && measured > 1
+    let mut measured = group.rows.iter().filter(|row| row.skipped.is_none());
+    measured.next().is_some_and(|row| row.contender == OURS)
+        && measured.any(|row| !row.contender.starts_with(OURS))
 }
 
 fn line(row: &Row, names: &[&str], first: Option<&Row>) -> Vec<String> {
