@@ -16,6 +16,8 @@ use crate::measure;
 /// How long to try to unmount what is in use, before it is detached.
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(2);
+/// Size of a file system to write to: of a sparse file, of which no more is used than is written.
+const DISK_BYTES: u64 = 16 << 30;
 
 /// A new empty directory, whatever is mounted on it, and the process that serves that.
 #[derive(Debug)]
@@ -58,18 +60,32 @@ impl Point {
 /// A place to write to, emptied with its guard.
 #[derive(Debug)]
 pub(crate) enum Scratch {
-    /// On the disk of the inputs.
-    Disk(TempDir),
+    /// On the disk of the inputs: a new ext4 in a file there, or a directory for who is not root.
+    Disk {
+        /// Unmounted before the file is removed.
+        point: Option<Point>,
+        dir: TempDir,
+    },
     /// In memory; needs root.
     Tmpfs(Point),
 }
 
 impl Scratch {
+    /// For long after much was removed from an ext4, it searches for inodes that were not in use lately: making
+    /// files there takes several times as long, whoever does it. Hence a new one.
     pub(crate) fn on_disk(work: &Path) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("scratch-").tempdir_in(work).context("no directory")?;
-        // What was written there before shall not go to the disk now.
+        let mut point = None;
+        if is_root() {
+            let image = dir.path().join("ext4");
+            fs::File::create(&image)?.set_len(DISK_BYTES)?;
+            measure::output(crate::tools::command("mkfs.ext4").args(["-q", "-F"]).arg(&image))?;
+            let options: [&OsStr; 3] = ["-o".as_ref(), "loop".as_ref(), image.as_os_str()];
+            point = Some(Point::below(work)?.mount(&options)?);
+        }
+        // What was written before shall not go to the disk now.
         rustix::fs::sync();
-        Ok(Scratch::Disk(dir))
+        Ok(Scratch::Disk { point, dir })
     }
 
     pub(crate) fn in_memory(work: &Path) -> Result<Self> {
@@ -79,7 +95,8 @@ impl Scratch {
 
     pub(crate) fn path(&self) -> &Path {
         match self {
-            Scratch::Disk(dir) => dir.path(),
+            Scratch::Disk { point: Some(point), .. } => point.path(),
+            Scratch::Disk { point: None, dir } => dir.path(),
             Scratch::Tmpfs(point) => point.path(),
         }
     }

@@ -21,6 +21,7 @@ mod inspect;
 mod interrupt;
 mod ls;
 mod man;
+mod memory;
 mod mount;
 mod options;
 mod output;
@@ -89,6 +90,7 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    memory::map_large_blocks();
     init_log(cli.verbose, cli.quiet);
     let result = match cli.command {
         Command::Mount(args) => mount::run(*args),

@@ -15,7 +15,7 @@ use crate::tools::{self, Need, missing};
 use crate::trees::Trees;
 
 const NOTES: &[&str] = &[
-    "Inputs are in memory; `tar x` reads the whole tree as one plain tar from a tmpfs. Nobody is made to wait for \
+    "To disk is to a new ext4 in a file, through a loop device. Inputs are in memory; `tar x` reads the whole tree as one plain tar from a tmpfs. Nobody is made to wait for \
      the disk at the end; it is synced between the runs.",
     "`imgmount` has the index cached; `imgmount, no index` makes and keeps it, and checks every digest.",
 ];
