@@ -1,8 +1,9 @@
 //! The index store: layer indexes on disk, one file a layer.
 //!
 //! This module owns file names, atomicity and trust; the bytes inside are [`super::table`]'s. A file is
-//! written without a name, synced and then linked, so a kill at any moment leaves either none or a
-//! whole one. A file that is cut short, flipped, foreign or not ours reads as missing: it is built
+//! written without a name and then linked, so a kill at any moment leaves either none or a whole one. What a
+//! power cut leaves is for the checksums to tell: waiting for the disk would only slow down the first mount,
+//! and an ext4 that is asked for an index writes all of a seekable copy before it. A file that is cut short, flipped, foreign or not ours reads as missing: it is built
 //! anew. Nothing in here decides what an index must match; the caller compares its facts. What is kept, and
 //! for how long, is in [`usage`].
 
@@ -240,7 +241,6 @@ impl Store {
             return Err(Error::io("cannot store the index", full));
         };
         if indexed.copy.is_some() {
-            // Not synced: it is large, its length is checked, and so is every frame that is read of it.
             self.publish(&self.path(key, "copy"), draft.copy)?;
         }
         let path = self.path(key, "idx");
@@ -250,7 +250,6 @@ impl Store {
         // The pass left the file at the end of the windows.
         index.write_to(&mut file).map_err(failed)?;
         file.write_all(&trailer(windows_len, index.stored_bytes() as u64)).map_err(failed)?;
-        file.sync_data().map_err(failed)?;
         self.publish(&path, draft.index)
     }
 
@@ -276,8 +275,8 @@ impl Store {
     ) -> Result<()> {
         let path = self.path(key, "tree");
         let draft = self.draft_file()?;
-        let written = write(&mut &draft.file).and_then(|()| draft.file.sync_data());
-        written.map_err(|cause| Error::io(format!("cannot write '{}'", path.display()), cause))?;
+        let failed = |cause| Error::io(format!("cannot write '{}'", path.display()), cause);
+        write(&mut &draft.file).map_err(failed)?;
         self.publish(&path, draft)
     }
 
