@@ -193,17 +193,23 @@ fn check_layers<E: From<Error>>(
     let len = |layer: &SurveyedLayer| layer.bytes.as_ref().map_or(0, |bytes| bytes.len());
     let mut order: Vec<(usize, &SurveyedLayer)> = layers.iter().enumerate().collect();
     order.sort_by_key(|(_, layer)| std::cmp::Reverse(len(layer)));
+    let total_bytes: u64 = layers.iter().map(len).sum();
     if let Some(progress) = progress {
-        progress.begin("Verifying layers", layers.iter().map(len).sum());
+        progress.begin("Verifying layers", total_bytes);
     }
     let next = AtomicUsize::new(0);
-    let workers = thread::available_parallelism().map_or(1, usize::from).min(layers.len());
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let workers = cores.min(layers.len());
+    // A layer that is no more than one core's share keeps nobody waiting, and entering it again and again costs
+    // more than going straight through.
+    let share_bytes = total_bytes / cores as u64;
     let result = thread::scope(|scope| {
         let (done, results) = channel();
         for _ in 0..workers {
             let (done, next, order, indexes) = (done.clone(), &next, &order, indexes.as_ref());
             scope.spawn(move || {
                 while let Some((number, layer)) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let indexes = indexes.filter(|_| len(layer) >= share_bytes);
                     let items = check_layer(*number, layer, indexes);
                     if let (Some(progress), Some(bytes)) = (progress, &layer.bytes) {
                         progress.advance(bytes.len());
