@@ -144,7 +144,7 @@ fn signal_group(group: u32, signal: Signal) {
 }
 
 /// Whether a process is there, and more than a zombie.
-fn is_alive(process: u32) -> bool {
+pub(crate) fn is_alive(process: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with('Z'))
 }

@@ -37,7 +37,7 @@ use cases::{Findings, TOPICS, Topic};
 use cleanup::Work;
 use inputs::{Inputs, Sizes};
 use measure::say;
-use report::{Case, Report, document, plot};
+use report::{Case, Report, document, goals, plot};
 use trees::Trees;
 
 /// The document that `--docs` writes to, and where its plots are, from there.
@@ -167,14 +167,15 @@ fn case(topic: &Topic, found: Findings, quick: bool) -> Case {
     }
 }
 
-/// The report in `file`, if there is one.
+/// The report in `file`, if there is one, judged by the goals of today.
 fn load(file: &Path) -> Result<Option<Report>> {
     let text = match fs::read(file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         text => text.with_context(|| format!("cannot read '{}'", file.display()))?,
     };
-    let report = serde_json::from_slice(&text);
-    Ok(Some(report.with_context(|| format!("'{}' is no report of this bench", file.display()))?))
+    let report: Report = serde_json::from_slice(&text)
+        .with_context(|| format!("'{}' is no report of this bench", file.display()))?;
+    Ok(Some(Report { goals: goals::judge(&report), ..report }))
 }
 
 /// Writes the report as JSON and text, and its plots.

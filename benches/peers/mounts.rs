@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
+use crate::cleanup::is_alive;
 use crate::measure;
 
 /// How long to try to unmount what is in use, before it is detached.
@@ -108,7 +109,7 @@ impl Drop for Point {
             || wait_for(|| unmount(&self.path, UnmountFlags::empty(), "-u"))
             || unmount_lazily(&self.path);
         if let Some(server) = self.server {
-            wait_for(|| !Path::new(&format!("/proc/{server}")).exists());
+            wait_for(|| !is_alive(server));
         }
         // Fails where something is still mounted, which the end of the bench sees to.
         if gone {

@@ -134,7 +134,7 @@ impl<'a> Trees<'a> {
     }
 
     /// Runs `work` on the tree in these ways with nothing of it in memory: mounted a moment ago, and then
-    /// everything forgotten that the kernel had of any file.
+    /// everything forgotten that the kernel had of any file. `work` is told the number of the run, from 1.
     pub(crate) fn cold(
         &self,
         title: &str,
@@ -154,7 +154,7 @@ impl<'a> Trees<'a> {
         race(title, contenders.collect())
     }
 
-    /// Runs `work` on the tree in these ways, all mounted once, after it has run there once unmeasured.
+    /// Runs `work` on the tree in these ways, all mounted once, after it has run there once unmeasured, as run 0.
     pub(crate) fn warm(
         &self,
         title: &str,
@@ -163,17 +163,16 @@ impl<'a> Trees<'a> {
         work: &dyn Fn(&Path, usize) -> Result<Sample>,
     ) -> Group {
         let contenders = ways.iter().map(|way| {
-            let mut mounted = None;
+            let mounted = OnceCell::new();
             let mut run = 0;
             let measured = move || {
-                if mounted.is_none() {
+                let tree = get_or_try(&mounted, || {
                     let tree = self.mount(*way)?;
-                    work(tree.path(), 0)?;
-                    mounted = Some(tree);
-                }
+                    work(tree.path(), run)?;
+                    Ok(tree)
+                })?;
                 run += 1;
-                let path = mounted.as_ref().map_or(Path::new(""), Tree::path);
-                work(path, run)
+                work(tree.path(), run)
             };
             Contender::new(way.name(), runs, measured).unless(way.missing())
         });
