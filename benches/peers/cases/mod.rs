@@ -12,6 +12,7 @@ mod random_read;
 mod read;
 mod readers;
 mod remount;
+mod soak;
 mod walk;
 
 use std::path::{Path, PathBuf};
@@ -62,6 +63,7 @@ pub(crate) const TOPICS: &[Topic] = &[
     Topic { name: "diff", title: "Comparing two versions", measure: diff::measure },
     Topic { name: "archives", title: "Other mounts of one layer", measure: archives::measure },
     Topic { name: "memory", title: "Memory", measure: memory::measure },
+    Topic { name: "soak", title: "Memory over time", measure: soak::measure },
     Topic { name: "growth", title: "Growth", measure: growth::measure },
 ];
 

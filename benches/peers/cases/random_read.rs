@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+use rustix::fs::{Advice, fadvise};
 
 use super::Findings;
 use crate::bench::Bench;
@@ -68,14 +69,26 @@ impl Files {
 
     /// Opens a file at random, the larger the likelier, and reads a piece of it at random. Seconds for both.
     pub(crate) fn read_somewhere(&self, root: &Path, random: &mut Random) -> Result<(f64, f64)> {
-        let (path, offset) = self.at(random.below(self.total_len()));
-        let path = root.join(path);
+        let (path, offset) = self.somewhere(root, random);
         let start = Instant::now();
-        let file = File::open(&path).with_context(|| format!("cannot open '{}'", path.display()))?;
+        let file = open(&path)?;
         let opened = start.elapsed();
-        file.read_at(&mut [0; READ_LEN], offset)
-            .with_context(|| format!("cannot read '{}'", path.display()))?;
+        read(&file, &path, offset)?;
         Ok((opened.as_secs_f64(), (start.elapsed() - opened).as_secs_f64()))
+    }
+
+    /// Reads a piece of a file at random, and makes the kernel forget what it has of that file.
+    pub(crate) fn read_and_forget(&self, root: &Path, random: &mut Random) -> Result<()> {
+        let (path, offset) = self.somewhere(root, random);
+        let file = open(&path)?;
+        read(&file, &path, offset)?;
+        fadvise(&file, 0, None, Advice::DontNeed).context("cannot drop pages")
+    }
+
+    /// A file, the larger the likelier, and a place in it.
+    fn somewhere(&self, root: &Path, random: &mut Random) -> (PathBuf, u64) {
+        let (path, offset) = self.at(random.below(self.total_len()));
+        (root.join(path), offset)
     }
 
     /// The files cut into `parts` runs of about the same length in bytes.
@@ -89,6 +102,14 @@ impl Files {
         }
         split
     }
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::open(path).with_context(|| format!("cannot open '{}'", path.display()))
+}
+
+fn read(file: &File, path: &Path, offset: u64) -> Result<usize> {
+    file.read_at(&mut [0; READ_LEN], offset).with_context(|| format!("cannot read '{}'", path.display()))
 }
 
 pub(crate) fn measure(_: &Bench, trees: &Trees<'_>) -> Result<Findings> {

@@ -138,6 +138,13 @@ pub(crate) const GOALS: &[Goal] = &[
         200.0,
         Unit::BytesPerEntry,
     ),
+    limit(
+        "growth of memory, second half of random reads",
+        at("soak", "random reads", "end", "VmRSS since the middle"),
+        // A span's buffer more or less.
+        4.0 * MIB,
+        Unit::Bytes,
+    ),
     steepest("growth with files, first mount", "files in one layer", "e (first mount)"),
     steepest("growth with files, remount", "files in one layer", "e (remount)"),
     steepest("growth with files, memory", "files in one layer", "e (VmHWM)"),
