@@ -221,8 +221,8 @@ fn may_mount() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
-/// Mounts a tree, or a forest, on a directory, as [`check_mount_point`] returned it. When this returns, the tree has
-/// answered its first request.
+/// Mounts a tree, or a forest, on a directory, as [`check_mount_point`] returned it. When this returns, kernel and
+/// process have shaken hands, and requests are answered.
 ///
 /// # Errors
 /// [`Error::Mount`] when the kernel or the helper refuses; nothing is left mounted then.
@@ -238,7 +238,8 @@ pub fn mount(forest: impl Into<Forest>, dir: &Path, options: &MountOptions) -> R
         mounted.end.reach();
         fault(MountFault::Os { call: "FUSE", cause })
     })?;
-    fs::metadata(dir).map_err(|cause| fault(MountFault::Os { call: "first request", cause }))?;
+    // No look at the mount from here, to see it answer: whoever unmounts it meanwhile would find it in use, and
+    // a process that is killed while it waits for itself to answer stays for ever.
     Ok(mounted)
 }
 
