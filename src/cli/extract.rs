@@ -23,8 +23,8 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// as the user may with -a. What cannot be kept is told at the end. Set-id bits are only set on files that
 /// belong to the owner they have in the image.
 ///
-/// What cannot be made is told, and the rest goes on; the exit code is then 2. Files appear whole or not
-/// at all.
+/// What cannot be made is told, and the rest goes on, unless nothing can be written any more; the exit code
+/// is then 2. Files appear whole or not at all.
 #[derive(Debug, Args)]
 pub(crate) struct ExtractArgs {
     /// The image

@@ -200,12 +200,14 @@ impl Work<'_> {
 
     /// Keeps a failure, or ends the work when all that follows would fail the same way.
     fn fail(&self, path: Vec<u8>, error: Error) {
-        let Error::Io { cause, .. } = &error else { return self.outcome().report.fail(path, error) };
         let full = [Errno::NOSPC, Errno::DQUOT, Errno::ROFS].map(Errno::raw_os_error);
-        if cause.raw_os_error().is_some_and(|code| full.contains(&code)) {
-            self.give_up(error);
-        } else if cause.kind() != std::io::ErrorKind::Interrupted {
-            self.outcome().report.fail(path, error);
+        match error {
+            Error::Io { what, cause } if cause.raw_os_error().is_some_and(|code| full.contains(&code)) => {
+                let what = format!("stopped at '{}', what is there is not complete: {what}", escape(&path));
+                self.give_up(Error::io(what, cause));
+            }
+            Error::Io { cause, .. } if cause.kind() == std::io::ErrorKind::Interrupted => {}
+            error => self.outcome().report.fail(path, error),
         }
     }
 

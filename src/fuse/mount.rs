@@ -194,7 +194,7 @@ pub fn check_mount_point(dir: &Path) -> Result<PathBuf> {
     if !metadata.is_dir() {
         return Err(fault(MountFault::NotADirectory));
     }
-    if mounts::topmost(&mounts::all()?, &point).is_some_and(|mount| mount.file_system == FILE_SYSTEM) {
+    if has_own_mount(&point)? {
         // The kernel answers for a dead mount from its caches, but never this.
         let dead = matches!(rustix::fs::statvfs(&point), Err(Errno::NOTCONN));
         return Err(fault(if dead { MountFault::Dead } else { MountFault::AlreadyMounted }));
@@ -206,6 +206,11 @@ pub fn check_mount_point(dir: &Path) -> Result<PathBuf> {
         return Err(fault(MountFault::NoHelper));
     }
     Ok(point)
+}
+
+/// Whether an image is mounted there already.
+fn has_own_mount(point: &Path) -> Result<bool> {
+    Ok(mounts::topmost(&mounts::all()?, point).is_some_and(|mount| mount.file_system == FILE_SYSTEM))
 }
 
 fn directory_fault(cause: io::Error) -> MountFault {
@@ -228,6 +233,10 @@ fn may_mount() -> bool {
 /// [`Error::Mount`] when the kernel or the helper refuses; nothing is left mounted then.
 pub fn mount(forest: impl Into<Forest>, dir: &Path, options: &MountOptions) -> Result<Mounted> {
     let fault = |reason| Error::Mount { dir: dir.display().to_string(), reason };
+    // Again: since the check the image was indexed, and somebody may have been faster.
+    if has_own_mount(dir)? {
+        return Err(fault(MountFault::AlreadyMounted));
+    }
     let device = attach(dir, options).map_err(fault)?;
     let id = mounts::topmost(&mounts::all().unwrap_or_default(), dir).map(|mount| mount.id);
     let activity = Arc::new(Activity::new());

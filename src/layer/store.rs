@@ -3,9 +3,9 @@
 //! This module owns file names, atomicity and trust; the bytes inside are [`super::table`]'s. A file is
 //! written without a name and then linked, so a kill at any moment leaves either none or a whole one. What a
 //! power cut leaves is for the checksums to tell: waiting for the disk would only slow down the first mount,
-//! and an ext4 that is asked for an index writes all of a seekable copy before it. A file that is cut short, flipped, foreign or not ours reads as missing: it is built
-//! anew. Nothing in here decides what an index must match; the caller compares its facts. What is kept, and
-//! for how long, is in [`usage`].
+//! and an ext4 that is asked for an index writes all of a seekable copy before it. A file that is cut short,
+//! flipped, foreign or not ours reads as missing: it is built anew. Nothing in here decides what an index must
+//! match; the caller compares its facts. What is kept, and for how long, is in [`usage`].
 
 mod usage;
 

@@ -53,13 +53,18 @@ impl Table {
     pub(crate) fn of_goals(verdicts: &[Verdict]) -> Self {
         let head = ["goal for", "figure", "against", "its figure", "ratio", "goal", ""];
         let rows = verdicts.iter().map(|verdict| {
-            let shown = |value: Option<f64>| value.map_or(String::new(), |value| verdict.unit.show(value));
+            // A ratio of 0.253 does not meet 0.25, and has to show why.
+            let shown = |value: Option<f64>| match (value, verdict.unit) {
+                (None, _) => String::new(),
+                (Some(value), Unit::Number) => format!("{value:.3}"),
+                (Some(value), unit) => unit.show(value),
+            };
             vec![
                 verdict.what.clone(),
                 shown(verdict.figure),
                 verdict.against.clone().unwrap_or_default(),
                 shown(verdict.reference),
-                verdict.ratio.map_or(String::new(), |ratio| format!("{ratio:.2}")),
+                verdict.ratio.map_or(String::new(), |ratio| format!("{ratio:.3}")),
                 verdict.goal_text(),
                 verdict.outcome_text(),
             ]
