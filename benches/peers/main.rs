@@ -128,10 +128,12 @@ fn measure(options: &Options, out: &Path) -> Result<Report> {
         Report::after(load(&file)?, machine::describe(bench.inputs.dir()), tools::versions(&bench.program));
     let order: Vec<&str> = TOPICS.iter().map(|topic| topic.name).collect();
     let mut failed = Vec::new();
+    // Of what is measured: the checkout may move on meanwhile.
+    let commit = machine::commit();
     for topic in topics {
         say(&format!("{}: {}", topic.name, topic.title));
         match (topic.measure)(&bench, &trees) {
-            Ok(found) => report.put(case(topic, found, bench.quick), &order),
+            Ok(found) => report.put(case(topic, found, &commit, bench.quick), &order),
             Err(error) => {
                 say(&format!("{} FAILED: {error:#}", topic.name));
                 failed.push(topic.name);
@@ -154,12 +156,12 @@ fn choose(names: &[String]) -> Result<Vec<&'static Topic>> {
     if names.is_empty() { Ok(TOPICS.iter().collect()) } else { names.iter().map(known).collect() }
 }
 
-fn case(topic: &Topic, found: Findings, quick: bool) -> Case {
+fn case(topic: &Topic, found: Findings, commit: &str, quick: bool) -> Case {
     Case {
         name: topic.name.to_owned(),
         title: topic.title.to_owned(),
         date: machine::today(),
-        commit: machine::commit(),
+        commit: commit.to_owned(),
         quick,
         notes: found.notes,
         groups: found.groups,

@@ -519,3 +519,21 @@ fn a_file_that_cannot_be_made_gets_none_of_its_names() {
     assert_eq!(paths(&into), ["first"]);
     assert_eq!(fs::read(into.join("first")).unwrap(), b"mine");
 }
+
+#[test]
+fn a_full_disk_is_told_with_the_file_that_did_not_fit() {
+    if !have(&[Need::Root]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let image = image_of(&imgmount, &[dir("d/"), file("d/large", patterned(4 << 20, 1))]);
+    let full = imgmount.dir().join("full");
+    fs::create_dir(&full).unwrap();
+    let nothing = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("full", &full, "tmpfs", nothing, Some(c"size=1M")).unwrap();
+    let out = extract(&imgmount, &[], &image, &full.join("target"));
+    let left = paths(&full);
+    rustix::mount::unmount(&full, rustix::mount::UnmountFlags::DETACH).unwrap();
+    out.expect(2).says("'d/large'").says("not complete").says("No space left");
+    assert_eq!(left, ["target/", "target/d/"]);
+}

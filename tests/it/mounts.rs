@@ -1,6 +1,7 @@
 //! How a mount comes about, who may enter it, and what ends it.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::fixture::{Compression, Image, file, oci, patterned, sample_tree, tar};
-use crate::mounted::{Imgmount, Need, as_nobody, have, is_mounted, run, wait_until};
+use crate::mounted::{Imgmount, Mounted, Need, Run, as_nobody, have, is_mounted, run, wait_until};
 use crate::tree::Snapshot;
 
 fn sample(imgmount: &Imgmount) -> PathBuf {
@@ -276,6 +277,32 @@ fn a_directory_is_not_mounted_on_twice() {
     let mounted = imgmount.mount(&image, &[]);
     let again = run(imgmount.command(&["mount"]).arg(&image).arg(mounted.path()));
     again.expect(2).says("already").says("imgmount umount");
+}
+
+#[test]
+fn a_directory_that_was_mounted_on_meanwhile_is_left_alone() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let image = sample(&imgmount);
+    let point = imgmount.mount_point();
+    let mut slow = imgmount.command(&["mount", "-"]);
+    let mut slow = slow.arg(&point).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = slow.stdin.take().unwrap();
+    input.write_all(&fs::read(&image).unwrap()).unwrap();
+    // More than a pipe holds: once all of it is written, the image is being read, and the directory was looked at.
+    input.write_all(&[0; 256 << 10]).unwrap();
+    run(imgmount.command(&["mount"]).arg(&image).arg(&point)).expect(0);
+    let fast = Mounted::at(&point, Run { stdout: Vec::new(), stderr: String::new(), code: 0 });
+    drop(input);
+    let slow = slow.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&slow.stderr);
+    assert_eq!(slow.status.code(), Some(2), "{said}");
+    assert!(said.contains("already"), "{said}");
+    Snapshot::described(&sample_tree()).assert_shown_by(&Snapshot::of(fast.path()), "the first");
+    run(imgmount.command(&["umount"]).arg(&point)).expect(0);
+    assert!(!is_mounted(&point));
 }
 
 /// The kernel gives the number of a mount that is gone to the next one.
