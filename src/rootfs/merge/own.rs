@@ -69,7 +69,7 @@ const FREE_DIRECTORIES: u64 = 65_536;
 /// Directories that a layer may have for each entry. Real layers have entries for nearly all of theirs.
 const DIRECTORIES_AN_ENTRY: u64 = 16;
 
-/// After so many entries a mapped index, of which some 15 MB were looked at meanwhile, is given back to the
+/// After so many entries a mapped index, of which some 18 MB were looked at meanwhile, is given back to the
 /// system: nearly all of its entries are looked at once.
 const RELEASE_EVERY: u32 = 1 << 17;
 
