@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::fixture::{Compression, Image, file, oci, patterned, sample_tree, tar};
-use crate::mounted::{Imgmount, Mounted, Need, Run, as_nobody, have, is_mounted, run, wait_until};
+use crate::mounted::{Imgmount, Mounted, Need, as_nobody, have, is_mounted, run, wait_until};
 use crate::tree::Snapshot;
 
 fn sample(imgmount: &Imgmount) -> PathBuf {
@@ -293,8 +293,7 @@ fn a_directory_that_was_mounted_on_meanwhile_is_left_alone() {
     input.write_all(&fs::read(&image).unwrap()).unwrap();
     // More than a pipe holds: once all of it is written, the image is being read, and the directory was looked at.
     input.write_all(&[0; 256 << 10]).unwrap();
-    run(imgmount.command(&["mount"]).arg(&image).arg(&point)).expect(0);
-    let fast = Mounted::at(&point, Run { stdout: Vec::new(), stderr: String::new(), code: 0 });
+    let fast = Mounted::at(&point, run(imgmount.command(&["mount"]).arg(&image).arg(&point)).expect(0));
     drop(input);
     let slow = slow.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&slow.stderr);
