@@ -15,9 +15,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use imgmount::fuse::{MountOptions, check_mount_point, mount};
-use imgmount::layer::store::Store;
 use imgmount::load::{Engine, EngineOptions, TreeOptions};
 use imgmount::source::Reference;
+use imgmount::store::Store;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args_os().skip(1).collect();

@@ -77,8 +77,8 @@
 //! Data flows one way, and a module uses only what stands to its left:
 //!
 //! ```text
-//! bytes error digest glob path read_at warning | compress | layer | image | source | rootfs | analysis | content | load |
-//! forest verify extract export fuse cli
+//! bytes error digest glob path read_at warning | compress | layer | store | image | source | rootfs | analysis | content |
+//! load | forest verify extract export fuse cli
 //! ```
 //!
 //! | module | owns |
@@ -86,7 +86,8 @@
 //! | [`error`], [`digest`], [`glob`], [`path`], [`read_at`], [`warning`] | leaves: what everything speaks |
 //! | [`bytes`] | stored bytes that are copied or mapped, and their checksum |
 //! | [`compress`] | how to re-enter a compressed stream |
-//! | [`layer`] | one tar stream, indexed: entries, checkpoints, span hashes; the index on disk |
+//! | [`layer`] | one tar stream, indexed: entries, checkpoints, span hashes |
+//! | [`store`] | the cache directory: file names, atomicity, trust, pruning |
 //! | [`image`] | what the image is: image index, manifest, config, platform choice |
 //! | [`source`] | where bytes live: archives, layouts, directories; the reference grammar |
 //! | [`rootfs`] | the merged tree, pure: no I/O, no clock, no errno, no log |
@@ -118,6 +119,7 @@ pub mod path;
 pub mod read_at;
 pub mod rootfs;
 pub mod source;
+pub mod store;
 pub mod verify;
 pub mod warning;
 

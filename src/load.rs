@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::image::claimed_compression;
 use crate::layer::index::{Expected, Request, Tap, Verify, index_layer};
 use crate::layer::reader::LayerReader;
-use crate::layer::store::{Key, Store, StoredIndex};
+use crate::layer::stored::StoredIndex;
 use crate::layer::table::LayerIndex;
 use crate::layer::tar::Limits;
 use crate::path::escape;
@@ -34,6 +34,7 @@ use crate::read_at::ReadAt;
 use crate::rootfs::stored::TREE_VERSION;
 use crate::rootfs::{MergeOptions, Rootfs, merge};
 use crate::source::{LayerBlob, OpenedImage};
+use crate::store::{Key, Store};
 use crate::warning::{Warning, WarningKind};
 
 /// Memory for decoded spans unless told otherwise.

@@ -15,9 +15,9 @@ use std::thread;
 use self::digests::{Indexes, digests};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::layer::store::Store;
 use crate::load::Progress;
 use crate::source::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
+use crate::store::Store;
 
 /// How an image is checked.
 #[derive(Debug, Clone, Copy, Default)]

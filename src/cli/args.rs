@@ -15,11 +15,11 @@ use super::options::parse_bytes;
 use super::progress::Bars;
 use imgmount::image::Platform;
 use imgmount::layer::index::Verify;
-use imgmount::layer::store::Store;
 use imgmount::load::{Engine, EngineOptions, LayerRange, Progress, Tree, TreeOptions};
 use imgmount::rootfs::{MergeOptions, Semantics};
 use imgmount::source::OpenedImage;
 use imgmount::source::reference::Reference;
+use imgmount::store::Store;
 
 /// How an image is opened and merged.
 #[derive(Debug, Clone, Args)]

@@ -13,7 +13,7 @@ use super::args::cache_directory;
 use super::options::{parse_bytes, parse_duration};
 use super::output::{json_line, long_iso, rfc3339, stdout};
 use imgmount::layer::entry::Timestamp;
-use imgmount::layer::store::{Allowance, Store, StoredLayer};
+use imgmount::store::{Allowance, Store, StoredLayer};
 
 /// Look after the layer indexes that are kept on disk
 ///

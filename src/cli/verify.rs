@@ -14,10 +14,10 @@ use super::args::{cache_directory, image_value};
 use super::output::{json_line, stdout};
 use super::progress::Bars;
 use imgmount::image::Platform;
-use imgmount::layer::store::Store;
 use imgmount::load::{Engine, EngineOptions, Progress};
 use imgmount::path::escape;
 use imgmount::source::reference::Reference;
+use imgmount::store::Store;
 use imgmount::verify::{Found, Item, Subject, Verdict, VerifyOptions, verify};
 
 /// Check an image against all its digests

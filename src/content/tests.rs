@@ -4,7 +4,7 @@ use super::*;
 use crate::compress::Compression;
 use crate::layer::entry::{Extent, Segment};
 use crate::layer::index::{Expected, Request, Verify, index_layer};
-use crate::layer::store::StoredIndex;
+use crate::layer::stored::StoredIndex;
 use crate::layer::tar::Limits;
 
 /// 5 MiB in which every 8 bytes tell where they are.

@@ -1,7 +1,7 @@
 //! One pass over a layer: digests, entries, checkpoints and span hashes at once.
 //!
 //! This module owns what a pass is asked, what it yields and what a mismatch means. How the work is
-//! spread over threads is in [`super::pass`]; where the index is kept is in [`super::store`]. It does
+//! spread over threads is in [`super::pass`]; where the index is kept is in [`crate::store`]. It does
 //! not know where the bytes come from.
 
 use std::fs::File;

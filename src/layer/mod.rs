@@ -1,13 +1,14 @@
 //! One layer, indexed.
 //!
 //! ```text
-//! pass (tar + digests + checkpoints)  ->  table  <->  store
+//! pass (tar + digests + checkpoints)  ->  table  <->  stored
 //!                                           |
 //!                                         reader  ->  checked spans
 //! ```
 //!
 //! [`tar`] turns bytes into entries without touching a file; [`index`] makes one pass over a layer
-//! and keeps what it learned in a [`table`]; [`store`] keeps that on disk; [`reader`] gives bytes back.
+//! and keeps what it learned in a [`table`]; [`stored`] is the form of that in a file; [`reader`] gives bytes
+//! back.
 //! Nothing in here knows other layers, whiteouts or the image: that is for [`crate::rootfs`].
 
 pub mod copy;
@@ -16,7 +17,7 @@ pub mod index;
 mod pass;
 pub mod reader;
 pub mod scan;
-pub mod store;
+pub mod stored;
 pub mod table;
 pub mod tar;
 pub mod windows;
@@ -29,5 +30,7 @@ pub struct LayerId(pub u16);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EntryId(pub u32);
 
+#[cfg(test)]
+pub(crate) mod samples;
 #[cfg(test)]
 mod tests;

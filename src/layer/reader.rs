@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::copy::read_frame;
 use super::entry::Extent;
 use super::index::Verify;
-use super::store::StoredIndex;
+use super::stored::StoredIndex;
 use super::table::{LayerIndex, Span};
 use super::windows::StoredCheckpoints;
 use crate::compress::{Compression, Seekable};

@@ -7,9 +7,9 @@ use super::{Engine, sniff};
 use crate::content::TarBytes;
 use crate::error::Result;
 use crate::layer::index::{Expected, Tap};
-use crate::layer::store::Key;
 use crate::read_at::ReadAt;
 use crate::source::{self, BlobIdentity, Member, OpenOptions, Reference, Source, Unpack};
+use crate::store::Key;
 
 impl Engine {
     /// Opens the place that `reference` names. An archive that is compressed as a whole is read once for

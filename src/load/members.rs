@@ -18,9 +18,9 @@ use crate::compress::Compression;
 use crate::error::{Error, Result};
 use crate::layer::entry::Extent;
 use crate::layer::index::{Expected, Request, Tap, Verify, index_layer};
-use crate::layer::store::{Key, Store};
 use crate::layer::tar::Limits;
 use crate::read_at::ReadAt;
+use crate::store::{Key, Store};
 
 /// Smaller members are read again faster than a guess is made.
 const MIN_BYTES: u64 = 1 << 20;

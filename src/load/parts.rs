@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::layer::entry::{Entry, EntryKind, Extent, FileData, Meta, Stored, Timestamp, Xattrs};
 use crate::layer::index::Verify;
 use crate::layer::reader::LayerReader;
-use crate::layer::store::StoredIndex;
+use crate::layer::stored::StoredIndex;
 use crate::layer::table::{Facts, IndexBuilder};
 use crate::rootfs::{MergeOptions, Semantics, merge::merge};
 

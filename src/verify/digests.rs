@@ -23,9 +23,10 @@ use crate::error::{Error, Result};
 use crate::layer::entry::Extent;
 use crate::layer::index::Verify;
 use crate::layer::reader::LayerReader;
-use crate::layer::store::{Key, Store, StoredIndex};
+use crate::layer::stored::StoredIndex;
 use crate::load::DEFAULT_CACHE_BYTES;
 use crate::read_at::{Cursor, ReadAt};
+use crate::store::{Key, Store};
 
 /// Uncompressed bytes that are decoded at a time.
 const DECODE_BYTES: usize = 1 << 20;

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use imgmount::layer::store::Store;
 use imgmount::load::{Engine, EngineOptions, Tree, TreeOptions};
 use imgmount::rootfs::{Follow, InodeKind, ROOT};
 use imgmount::source::Reference;
+use imgmount::store::Store;
 use imgmount::warning::WarningKind;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};

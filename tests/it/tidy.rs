@@ -79,6 +79,7 @@ fn a_module_uses_what_stands_to_its_left() {
         &["bytes", "error", "digest", "path", "read_at", "warning"][..],
         &["compress"],
         &["layer"],
+        &["store"],
         &["image"],
         &["source"],
         &["rootfs"],

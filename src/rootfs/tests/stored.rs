@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::bytes::checksum;
-use crate::layer::store::{Key, Store};
 use crate::rootfs::ROOT;
+use crate::store::{Key, Store};
 
 fn sample() -> Rootfs {
     merged(&[

@@ -1,11 +1,12 @@
-//! The index store: layer indexes on disk, one file a layer.
+//! The cache directory: indexes of layers and compressed archives, and merged trees.
 //!
-//! This module owns file names, atomicity and trust; the bytes inside are [`super::table`]'s. A file is
-//! written without a name and then linked, so a kill at any moment leaves either none or a whole one. What a
-//! power cut leaves is for the checksums to tell: waiting for the disk would only slow down the first mount,
-//! and an ext4 that is asked for an index writes all of a seekable copy before it. A file that is cut short,
-//! flipped, foreign or not ours reads as missing: it is built anew. Nothing in here decides what an index must
-//! match; the caller compares its facts. What is kept, and for how long, is in [`usage`].
+//! This module owns file names, atomicity and trust. The layout inside an index file is owned by
+//! [`crate::layer::stored`], that of a tree file by [`crate::rootfs`]. A file is written without a name and
+//! then linked, so that a process killed at any moment leaves either no file or a complete one. Damage after
+//! a power cut is detected by the checksums; waiting for the disk would only slow down the first mount, and
+//! ext4 writes a whole seekable copy before it reports an index as written. A file that is cut short,
+//! damaged, foreign or not owned by the user reads as missing and is built again. The caller compares the
+//! facts of an index with what it must match. [`usage`] measures and prunes the directory.
 
 mod usage;
 
@@ -20,25 +21,20 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, mkdirat, openat};
 use tempfile::TempPath;
 
 pub use self::usage::{Allowance, StoredLayer};
-use super::index::{Indexed, Scratch};
-use super::table::{FORMAT_VERSION, LayerIndex};
-use super::windows::Windows;
 use crate::bytes::Bytes;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::read_at::{FileBytes, ReadAt, Window};
+use crate::layer::index::{Indexed, Scratch};
+use crate::layer::stored::{MAX_INDEX_BYTES, StoredIndex, read_index, write_index};
+use crate::layer::table::FORMAT_VERSION;
+use crate::read_at::{FileBytes, ReadAt};
 
-/// Ends every stored index: where the index lies in the file, behind the windows.
-const TRAILER_BYTES: usize = 24;
-const TRAILER_MAGIC: &[u8; 8] = b"IMGMEND\0";
-/// An index is checked whole; one of 16 Mi entries with long names stays below.
-const MAX_INDEX_BYTES: u64 = 4 << 30;
 /// A nameless file cannot be left behind; where the file system has none, leftovers of a kill are
 /// removed when they are this old.
 const STALE_DRAFT: Duration = Duration::from_secs(24 * 60 * 60);
 const DRAFT_PREFIX: &str = ".draft-";
 
-/// A directory of layer indexes.
+/// A cache directory.
 #[derive(Debug, Clone)]
 pub struct Store {
     directory: PathBuf,
@@ -73,66 +69,6 @@ impl Key {
 
 fn short_name(text: &str) -> String {
     blake3::hash(text.as_bytes()).to_hex().as_str().chars().take(usage::SHORT_DIGITS).collect()
-}
-
-/// An index and what belongs to it, from disk or from a pass.
-#[derive(Debug)]
-pub struct StoredIndex {
-    /// The index.
-    pub index: Arc<LayerIndex>,
-    /// Its windows.
-    pub windows: Arc<dyn ReadAt>,
-    /// Its seekable copy.
-    pub copy: Option<Arc<dyn ReadAt>>,
-}
-
-impl StoredIndex {
-    /// What a pass found and [`Store::save`] wrote: a large index is from now on read from its file, as it
-    /// will be by whoever comes next, and what it was built in is freed.
-    ///
-    /// # Errors
-    /// [`Error::Malformed`] when the file does not hold what was written to it, and as
-    /// [`StoredIndex::from_pass`].
-    pub fn from_saved(indexed: Indexed, what: &str) -> Result<Self> {
-        let Indexed { index, windows, copy } = indexed;
-        let len = index.stored_bytes();
-        let mapped = match &windows {
-            Windows::File(file, offset) if Bytes::would_map(len) => Bytes::of_file(file, *offset, len)
-                .map_err(|cause| log::info!("{what}: the index stays in memory: {cause}"))
-                .ok(),
-            _ => None,
-        };
-        let index = match mapped {
-            Some(bytes) => {
-                // First, or both would be in memory at once.
-                drop(index);
-                LayerIndex::from_bytes(bytes, what)?
-            }
-            None => index,
-        };
-        StoredIndex::from_pass(Indexed { index, windows, copy })
-    }
-
-    /// What a pass found, for use without a store.
-    ///
-    /// # Errors
-    /// When a scratch file cannot be measured.
-    pub fn from_pass(indexed: Indexed) -> Result<Self> {
-        let failed = |cause| Error::io("cannot use the index that was just built", cause);
-        let windows: Arc<dyn ReadAt> = match indexed.windows {
-            Windows::Memory(bytes) => Arc::new(bytes),
-            Windows::File(file, len) => {
-                let file = Arc::new(FileBytes::new(file).map_err(failed)?);
-                Arc::new(Window::new(file, 0, len).map_err(failed)?)
-            }
-        };
-        let copy = indexed.copy.map(FileBytes::new).transpose().map_err(failed)?;
-        Ok(StoredIndex {
-            index: Arc::new(indexed.index),
-            windows,
-            copy: copy.map(|copy| Arc::new(copy) as Arc<dyn ReadAt>),
-        })
-    }
 }
 
 /// Nameless files for an index in the making.
@@ -198,9 +134,7 @@ impl Store {
         let failed = |cause| Error::io(format!("cannot read '{what}'"), cause);
         // The time of last use, for pruning; a cache that cannot be written still serves.
         let _ = file.set_modified(SystemTime::now());
-        let bytes = FileBytes::new(file).map_err(failed)?;
-        let (index, index_offset) = read_index(&bytes, &what)?;
-        let windows = Window::new(Arc::new(bytes), 0, index_offset).map_err(failed)?;
+        let (index, windows) = read_index(FileBytes::new(file).map_err(failed)?, &what)?;
         let copy = self.read_copy(key, index.facts().copy_bytes)?;
         Ok(Some(StoredIndex { index: Arc::new(index), windows: Arc::new(windows), copy }))
     }
@@ -236,20 +170,12 @@ impl Store {
     /// # Errors
     /// When it cannot be written (the disk is full). Nothing is left behind then.
     pub fn save(&self, key: &Key, draft: Draft, indexed: &Indexed) -> Result<()> {
-        let Windows::File(_, windows_len) = indexed.windows else {
-            let full = std::io::Error::other("its windows could not be written");
-            return Err(Error::io("cannot store the index", full));
-        };
+        let path = self.path(key, "idx");
+        let failed = |cause| Error::io(format!("cannot write '{}'", path.display()), cause);
+        write_index(indexed, &draft.index.file).map_err(failed)?;
         if indexed.copy.is_some() {
             self.publish(&self.path(key, "copy"), draft.copy)?;
         }
-        let path = self.path(key, "idx");
-        let failed = |cause| Error::io(format!("cannot write '{}'", path.display()), cause);
-        let index = &indexed.index;
-        let mut file = &draft.index.file;
-        // The pass left the file at the end of the windows.
-        index.write_to(&mut file).map_err(failed)?;
-        file.write_all(&trailer(windows_len, index.stored_bytes() as u64)).map_err(failed)?;
         self.publish(&path, draft.index)
     }
 
@@ -362,33 +288,5 @@ fn open_own(path: &Path) -> Result<Option<File>> {
     Ok(Some(file))
 }
 
-/// The index in a file of the store, and its offset: the windows end there.
-fn read_index(bytes: &FileBytes, what: &str) -> Result<(LayerIndex, u64)> {
-    let bad = |reason: &str| Error::Malformed { what: what.to_owned(), reason: reason.to_owned() };
-    let failed = |cause| Error::io(format!("cannot read '{what}'"), cause);
-    let trailer_at =
-        bytes.len().checked_sub(TRAILER_BYTES as u64).ok_or_else(|| bad("shorter than its trailer"))?;
-    let mut trailer = [0; TRAILER_BYTES];
-    bytes.read_exact_at(&mut trailer, trailer_at).map_err(failed)?;
-    let (index_offset, index_len) = read_trailer(&trailer).ok_or_else(|| bad("no trailer"))?;
-    if index_offset.checked_add(index_len) != Some(trailer_at) || index_len > MAX_INDEX_BYTES {
-        return Err(bad("the trailer leads nowhere"));
-    }
-    let index_len = usize::try_from(index_len).map_err(|_| bad("too large"))?;
-    let index = Bytes::of_file(bytes.file(), index_offset, index_len).map_err(failed)?;
-    Ok((LayerIndex::from_bytes(index, what)?, index_offset))
-}
-
-fn trailer(index_offset: u64, index_len: u64) -> [u8; TRAILER_BYTES] {
-    let mut bytes = [0; TRAILER_BYTES];
-    bytes[..8].copy_from_slice(&index_offset.to_le_bytes());
-    bytes[8..16].copy_from_slice(&index_len.to_le_bytes());
-    bytes[16..].copy_from_slice(TRAILER_MAGIC);
-    bytes
-}
-
-fn read_trailer(trailer: &[u8; TRAILER_BYTES]) -> Option<(u64, u64)> {
-    let (offset, rest) = trailer.split_first_chunk::<8>()?;
-    let (len, magic) = rest.split_first_chunk::<8>()?;
-    (magic == TRAILER_MAGIC).then_some((u64::from_le_bytes(*offset), u64::from_le_bytes(*len)))
-}
+#[cfg(test)]
+mod tests;

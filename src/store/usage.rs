@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use super::{Key, Store, check_trust};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::layer::stored::read_index;
 use crate::layer::table::Facts;
 use crate::read_at::FileBytes;
 
@@ -161,7 +162,7 @@ impl Store {
         let path = self.path(&Key(name.to_owned()), "idx");
         let file = super::open_own(&path).ok()??;
         let what = path.display().to_string();
-        let (index, _) = super::read_index(&FileBytes::new(file).ok()?, &what).ok()?;
+        let (index, _) = read_index(FileBytes::new(file).ok()?, &what).ok()?;
         Some((index.facts().clone(), index.entry_count()))
     }
 }

@@ -1,0 +1,136 @@
+//! An index with its windows and its seekable copy, in memory or as stored in files.
+//!
+//! ```text
+//! index file:  windows | index (see [`super::table`]) | trailer: index offset, index length, magic
+//! copy file:   see [`super::copy`]
+//! ```
+//!
+//! This module owns the layout of the index file. It does not know where such files are kept, how they are
+//! named or when they are trusted; [`crate::store`] does.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use super::index::Indexed;
+use super::table::LayerIndex;
+use super::windows::Windows;
+use crate::bytes::Bytes;
+use crate::error::{Error, Result};
+use crate::read_at::{FileBytes, ReadAt, Window};
+
+/// Ends every index file.
+const TRAILER_BYTES: usize = 24;
+const TRAILER_MAGIC: &[u8; 8] = b"IMGMEND\0";
+/// Limit of an index in bytes, since an index is checked as a whole. 16 Mi entries with long names stay below.
+pub(crate) const MAX_INDEX_BYTES: u64 = 4 << 30;
+
+/// An index and what belongs to it, from disk or from a pass.
+#[derive(Debug)]
+pub struct StoredIndex {
+    /// The index.
+    pub index: Arc<LayerIndex>,
+    /// Its windows.
+    pub windows: Arc<dyn ReadAt>,
+    /// Its seekable copy.
+    pub copy: Option<Arc<dyn ReadAt>>,
+}
+
+impl StoredIndex {
+    /// Takes what a pass found and [`write_index`] stored. A large index is read from its file from now on,
+    /// and the memory it was built in is freed.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when the file does not hold what was written to it, and as
+    /// [`StoredIndex::from_pass`].
+    pub fn from_saved(indexed: Indexed, what: &str) -> Result<Self> {
+        let Indexed { index, windows, copy } = indexed;
+        let len = index.stored_bytes();
+        let mapped = match &windows {
+            Windows::File(file, offset) if Bytes::would_map(len) => Bytes::of_file(file, *offset, len)
+                .map_err(|cause| log::info!("{what}: the index stays in memory: {cause}"))
+                .ok(),
+            _ => None,
+        };
+        let index = match mapped {
+            Some(bytes) => {
+                // First, or both would be in memory at once.
+                drop(index);
+                LayerIndex::from_bytes(bytes, what)?
+            }
+            None => index,
+        };
+        StoredIndex::from_pass(Indexed { index, windows, copy })
+    }
+
+    /// What a pass found, for use without a store.
+    ///
+    /// # Errors
+    /// When a scratch file cannot be measured.
+    pub fn from_pass(indexed: Indexed) -> Result<Self> {
+        let failed = |cause| Error::io("cannot use the index that was just built", cause);
+        let windows: Arc<dyn ReadAt> = match indexed.windows {
+            Windows::Memory(bytes) => Arc::new(bytes),
+            Windows::File(file, len) => {
+                let file = Arc::new(FileBytes::new(file).map_err(failed)?);
+                Arc::new(Window::new(file, 0, len).map_err(failed)?)
+            }
+        };
+        let copy = indexed.copy.map(FileBytes::new).transpose().map_err(failed)?;
+        Ok(StoredIndex {
+            index: Arc::new(indexed.index),
+            windows,
+            copy: copy.map(|copy| Arc::new(copy) as Arc<dyn ReadAt>),
+        })
+    }
+}
+
+/// Completes an index file: `file` stands at the end of the windows that the pass wrote to it, and the index
+/// and the trailer follow.
+///
+/// # Errors
+/// When the windows are not in a file because the disk was full, or the rest cannot be written.
+pub(crate) fn write_index(indexed: &Indexed, mut file: &File) -> io::Result<()> {
+    let Windows::File(_, windows_len) = indexed.windows else {
+        return Err(io::Error::other("its windows could not be written"));
+    };
+    indexed.index.write_to(&mut file)?;
+    file.write_all(&trailer(windows_len, indexed.index.stored_bytes() as u64))
+}
+
+/// Reads an index file: the index, checked, and the windows.
+///
+/// # Errors
+/// [`Error::Malformed`] when the file is not a complete index file of this version, [`Error::Io`] when it
+/// cannot be read. `what` names the file.
+pub(crate) fn read_index(bytes: FileBytes, what: &str) -> Result<(LayerIndex, Window)> {
+    let bad = |reason: &str| Error::Malformed { what: what.to_owned(), reason: reason.to_owned() };
+    let failed = |cause| Error::io(format!("cannot read '{what}'"), cause);
+    let trailer_at =
+        bytes.len().checked_sub(TRAILER_BYTES as u64).ok_or_else(|| bad("shorter than its trailer"))?;
+    let mut trailer = [0; TRAILER_BYTES];
+    bytes.read_exact_at(&mut trailer, trailer_at).map_err(failed)?;
+    let (index_offset, index_len) = read_trailer(&trailer).ok_or_else(|| bad("no trailer"))?;
+    if index_offset.checked_add(index_len) != Some(trailer_at) || index_len > MAX_INDEX_BYTES {
+        return Err(bad("the trailer leads nowhere"));
+    }
+    let index_len = usize::try_from(index_len).map_err(|_| bad("too large"))?;
+    let index = Bytes::of_file(bytes.file(), index_offset, index_len).map_err(failed)?;
+    let index = LayerIndex::from_bytes(index, what)?;
+    let windows = Window::new(Arc::new(bytes), 0, index_offset).map_err(failed)?;
+    Ok((index, windows))
+}
+
+fn trailer(index_offset: u64, index_len: u64) -> [u8; TRAILER_BYTES] {
+    let mut bytes = [0; TRAILER_BYTES];
+    bytes[..8].copy_from_slice(&index_offset.to_le_bytes());
+    bytes[8..16].copy_from_slice(&index_len.to_le_bytes());
+    bytes[16..].copy_from_slice(TRAILER_MAGIC);
+    bytes
+}
+
+fn read_trailer(trailer: &[u8; TRAILER_BYTES]) -> Option<(u64, u64)> {
+    let (offset, rest) = trailer.split_first_chunk::<8>()?;
+    let (len, magic) = rest.split_first_chunk::<8>()?;
+    (magic == TRAILER_MAGIC).then_some((u64::from_le_bytes(*offset), u64::from_le_bytes(*len)))
+}
