@@ -33,7 +33,7 @@ use crate::path::escape;
 use crate::read_at::ReadAt;
 use crate::rootfs::stored::TREE_VERSION;
 use crate::rootfs::{MergeOptions, Rootfs, merge};
-use crate::source::{LayerBlob, OpenedImage};
+use crate::source::{BlobIdentity, LayerBlob, OpenedImage};
 use crate::store::{Key, Store};
 use crate::warning::{Warning, WarningKind};
 
@@ -160,7 +160,7 @@ impl Engine {
         if let Some(progress) = progress {
             progress.begin("Indexing layers", blobs.iter().map(|blob| blob.bytes.len()).sum());
         }
-        let indexed = self.index_all(first, &blobs);
+        let indexed = self.index_all(first, &blobs, image.reads_at_once);
         if let Some(progress) = progress {
             progress.end();
         }
@@ -209,17 +209,21 @@ impl Engine {
     }
 
     /// Longest first, so that no thread ends up alone with the largest; layers that an image repeats once.
-    fn index_all(&self, first: u16, blobs: &[LayerBlob]) -> Result<Vec<OpenLayer>> {
+    fn index_all(&self, first: u16, blobs: &[LayerBlob], reads_at_once: usize) -> Result<Vec<OpenLayer>> {
         let mut jobs: Vec<(usize, &LayerBlob)> = Vec::new();
-        let mut job_of: HashMap<(Digest, Option<Digest>), usize> = HashMap::new();
+        let mut job_of: HashMap<(Digest, BlobIdentity), usize> = HashMap::new();
         let places: Vec<usize> = blobs
             .iter()
             .enumerate()
             .map(|(at, blob)| {
-                *job_of.entry((blob.descriptor.diff_id, blob.descriptor.digest)).or_insert_with(|| {
-                    jobs.push((at, blob));
-                    jobs.len() - 1
-                })
+                jobs.push((at, blob));
+                let job = jobs.len() - 1;
+                if blob.identity == BlobIdentity::Unknown {
+                    return job;
+                }
+                let same = *job_of.entry((blob.descriptor.diff_id, blob.identity)).or_insert(job);
+                jobs.truncate(if same == job { job + 1 } else { job });
+                same
             })
             .collect();
         let mut order: Vec<usize> = (0..jobs.len()).collect();
@@ -228,7 +232,7 @@ impl Engine {
         let results = Mutex::new(HashMap::new());
         let next = AtomicUsize::new(0);
         let failed = AtomicUsize::new(usize::MAX);
-        let workers = thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
+        let workers = reads_at_once.max(1).min(jobs.len());
         thread::scope(|scope| {
             for _ in 0..workers {
                 scope.spawn(|| {
@@ -270,35 +274,38 @@ impl Engine {
             kind: WarningKind::CompressionMismatch,
             path: descriptor.media_type.clone().unwrap_or_default().into_bytes(),
         });
-        if let Some(bytes) = self.shared(&descriptor.diff_id) {
+        if let Some(bytes) = self.shared(blob) {
             if let Some(progress) = &self.inner.options.progress {
                 progress.advance(blob.bytes.len());
             }
             return Ok(OpenLayer { bytes, compression, lie });
         }
-        let stored = (compression != Compression::Plain).then(|| match descriptor.digest {
-            Some(digest) => digest.to_string(),
-            None => blob.identity.to_string(),
-        });
+        // The tar itself is what its diff_id says, wherever it lies.
+        let key = match (compression, blob.identity.store_name()) {
+            (Compression::Plain, _) => Some(Key::layer(&descriptor.diff_id, None)),
+            (_, Some(name)) => Some(Key::layer(&descriptor.diff_id, Some(&name))),
+            (_, None) => None,
+        };
         let expected = Expected {
             diff_id: Some(descriptor.diff_id),
             blob_digest: descriptor.digest,
             blob_bytes: descriptor.size,
         };
-        let key = Key::layer(&descriptor.diff_id, stored.as_deref());
-        let index = self.index(&what, &blob.bytes, compression, &key, expected, None)?;
+        let index = self.index(&what, &blob.bytes, compression, key.as_ref(), expected, None)?;
         let bytes = self.layer_bytes(&what, index, blob.bytes.clone());
-        self.lock_open().insert(descriptor.diff_id, Arc::downgrade(&bytes));
+        if blob.identity != BlobIdentity::Unknown {
+            self.lock_open().insert(descriptor.diff_id, Arc::downgrade(&bytes));
+        }
         Ok(OpenLayer { bytes, compression, lie })
     }
 
     /// The layer of this diff_id that another image has open. What was not checked is not shared: it may
     /// be anything.
-    fn shared(&self, diff_id: &Digest) -> Option<Arc<LayerBytes>> {
-        if self.verify() == Verify::Off {
+    fn shared(&self, blob: &LayerBlob) -> Option<Arc<LayerBytes>> {
+        if self.verify() == Verify::Off || blob.identity == BlobIdentity::Unknown {
             return None;
         }
-        self.lock_open().get(diff_id)?.upgrade()
+        self.lock_open().get(&blob.descriptor.diff_id)?.upgrade()
     }
 
     fn lock_open(&self) -> MutexGuard<'_, HashMap<Digest, Weak<LayerBytes>>> {
@@ -310,13 +317,14 @@ impl Engine {
         Arc::new(LayerBytes::new(reader, self.inner.cache.clone(), Some(self.inner.read_ahead.clone())))
     }
 
-    /// The index from the store, or from a pass and then in the store.
+    /// The index from the store, or from a pass and then in the store; without a `key`, from a pass
+    /// and nowhere else.
     fn index(
         &self,
         what: &str,
         bytes: &Arc<dyn ReadAt>,
         compression: Compression,
-        key: &Key,
+        key: Option<&Key>,
         expected: Expected,
         tap: Option<Box<dyn Tap>>,
     ) -> Result<StoredIndex> {
@@ -324,7 +332,7 @@ impl Engine {
         // A header scan is as fast as a look into the store, and shows what is there now.
         let scan = options.verify == Verify::Off && compression == Compression::Plain;
         let store = options.store.as_ref().filter(|_| !scan);
-        if let Some(found) = store.and_then(|store| store.load(key))
+        if let Some(found) = store.zip(key).and_then(|(store, key)| store.load(key))
             && fits(&found, bytes.len(), compression, &expected)
         {
             if let Some(progress) = &options.progress {
@@ -351,7 +359,8 @@ impl Engine {
             },
             tap,
         })?;
-        match store.zip(draft).map(|(store, draft)| store.save(key, draft, &indexed)) {
+        let saved = store.zip(key).zip(draft).map(|((store, key), draft)| store.save(key, draft, &indexed));
+        match saved {
             Some(Ok(())) => return StoredIndex::from_saved(indexed, what),
             Some(Err(error)) => log::warn!("the next mount will index again: {error}"),
             None => {}

@@ -35,13 +35,13 @@ impl Unpack for Engine {
     ) -> Result<(Arc<dyn ReadAt>, Vec<Member>)> {
         let what = format!("'{}'", path.display());
         let compression = sniff(&what, &*bytes)?;
-        let key = Key::archive(&identity.to_string());
+        let key = identity.store_name().map(|name| Key::archive(&name));
         let progress = self.inner.options.progress.as_deref();
         if let Some(progress) = progress {
             progress.begin("Reading the archive", bytes.len());
         }
         let tap = self.members().map(|members| Box::new(members) as Box<dyn Tap>);
-        let index = self.index(&what, &bytes, compression, &key, Expected::default(), tap);
+        let index = self.index(&what, &bytes, compression, key.as_ref(), Expected::default(), tap);
         if let Some(progress) = progress {
             progress.end();
         }

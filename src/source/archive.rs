@@ -9,17 +9,17 @@ use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::OpenOptions;
+use super::blobs::{BlobIdentity, FileIdentity, read_bounded};
 use super::scan::{Member, MemberKind, scan};
-use super::{BlobIdentity, OpenOptions};
 use crate::error::{Error, Result};
-use crate::read_at::{FileBytes, ReadAt, Window, read_to_vec};
+use crate::read_at::{FileBytes, ReadAt, Window};
 
 /// Links followed for one name; the number that Linux allows. Cycles end here.
 const MAX_LINKS: usize = 40;
@@ -89,16 +89,16 @@ impl Archive {
         if !kind.is_file() {
             return Err(not_an_image(path, "neither a file nor a directory"));
         }
-        Archive::from_file(path, file, options)
+        let identity = BlobIdentity::File(FileIdentity::of(&file).map_err(cannot)?);
+        Archive::from_file(path, file, identity, options)
     }
 
-    /// Takes over an open file, which `path` names in errors.
+    /// Takes over an open file, which `path` names in errors and `identity` in the store.
     ///
     /// # Errors
     /// As [`Archive::open`].
-    pub fn from_file(path: &Path, file: File, options: &OpenOptions) -> Result<Self> {
+    pub fn from_file(path: &Path, file: File, identity: BlobIdentity, options: &OpenOptions) -> Result<Self> {
         let cannot = |cause: io::Error| Error::io(format!("cannot read '{}'", path.display()), cause);
-        let identity = BlobIdentity::of_file(&file).map_err(cannot)?;
         let bytes: Arc<dyn ReadAt> = Arc::new(FileBytes::new(file).map_err(cannot)?);
         let (bytes, members) = match compression(&*bytes).map_err(cannot)? {
             None => {
@@ -182,7 +182,7 @@ impl Archive {
         if !file.metadata().map_err(cannot)?.is_file() {
             return Err(malformed(what(), "not a regular file"));
         }
-        let identity = BlobIdentity::of_file(&file).map_err(cannot)?;
+        let identity = BlobIdentity::File(FileIdentity::of(&file).map_err(cannot)?);
         let bytes = Arc::new(FileBytes::new(file).map_err(cannot)?);
         Ok(Some(Found { bytes, identity }))
     }
@@ -194,7 +194,7 @@ impl Archive {
         let window = Window::new(Arc::clone(&tar.bytes), offset, len_bytes);
         let bytes =
             window.map_err(|_| malformed(self.describe(name), "it reaches past the end of the archive"))?;
-        let identity = BlobIdentity { offset, len_bytes, ..tar.identity };
+        let identity = tar.identity.part(offset, len_bytes);
         Ok(Some(Found { bytes: Arc::new(bytes), identity }))
     }
 }
@@ -247,17 +247,6 @@ impl Tar {
         }
         Ok(None)
     }
-}
-
-/// Reads `bytes`, which `what` names, unless they are more than `max`.
-///
-/// # Errors
-/// [`Error::Limit`] naming `limit`; [`Error::Io`].
-pub(super) fn read_bounded(what: &str, bytes: &dyn ReadAt, limit: &'static str, max: u64) -> Result<Vec<u8>> {
-    if bytes.len() > max {
-        return Err(Error::Limit { what: what.to_owned(), limit, value: bytes.len(), max });
-    }
-    read_to_vec(bytes).map_err(|cause| Error::io(format!("cannot read {what}"), cause))
 }
 
 fn table(members: Vec<Member>) -> HashMap<Vec<u8>, Slot> {
@@ -328,22 +317,4 @@ fn malformed(what: String, reason: impl Into<String>) -> Error {
 
 pub(super) fn not_an_image(path: &Path, reason: &str) -> Error {
     Error::NotAnImage { path: path.display().to_string(), reason: reason.to_owned() }
-}
-
-impl BlobIdentity {
-    /// All of `file`, as it is now.
-    ///
-    /// # Errors
-    /// When the file cannot be asked.
-    pub fn of_file(file: &File) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        Ok(BlobIdentity {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            mtime_ns: metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()),
-            offset: 0,
-            len_bytes: metadata.size(),
-        })
-    }
 }

@@ -3,8 +3,11 @@
 //! This module owns the names of the files. Source: containers/image, directory/directory_transport.go.
 
 use super::archive::{Archive, not_an_image};
+use super::archive_blobs::ArchiveBlobs;
+use super::blobs::Blobs as _;
+use super::formats::Place;
 use super::names::{self, Names};
-use super::tree::{self, Tree};
+use super::walk::Walk;
 use super::{ImageSummary, OpenedImage, Selection, Source, Survey};
 use crate::digest::{Algorithm, Digest};
 use crate::error::Result;
@@ -16,10 +19,20 @@ const VERSION_PREFIX: &[u8] = b"Directory Transport Version: 1.";
 /// Longest `version` file that is looked into; the text is 33 bytes.
 const MAX_VERSION_BYTES: u64 = 1024;
 
+/// True for a `version` file of this format.
+pub(super) fn detect(place: &mut Place<'_>) -> Result<bool> {
+    has_version(place.archive()?)
+}
+
+/// Opens a directory that skopeo wrote.
+pub(super) fn open(place: Place<'_>) -> Result<Box<dyn Source>> {
+    Ok(Box::new(Dir::open(place.into_archive()?)?))
+}
+
 /// A directory of skopeo's.
 #[derive(Debug)]
-pub(super) struct Dir {
-    archive: Archive,
+struct Dir {
+    blobs: ArchiveBlobs,
     /// `manifest.json`, which may be an image index. No descriptor leads to it: this one is made
     /// from its bytes and carries them.
     top: Descriptor,
@@ -27,7 +40,7 @@ pub(super) struct Dir {
 
 impl Dir {
     /// Reads `version` and `manifest.json`.
-    pub(super) fn open(archive: Archive) -> Result<Self> {
+    fn open(archive: Archive) -> Result<Self> {
         if !has_version(&archive)? {
             let reason = "it has no 'version' file of the directory transport, version 1";
             return Err(not_an_image(archive.path(), reason));
@@ -45,11 +58,16 @@ impl Dir {
             platform: None,
             artifact_type: None,
         };
-        Ok(Dir { archive, top })
+        Ok(Dir { blobs: ArchiveBlobs { archive, names: blob_names }, top })
     }
 
     fn summary() -> ImageSummary {
         ImageSummary { index: 0, names: Vec::new(), platform: None }
+    }
+
+    /// Refuses a selection that is not the only image there is.
+    fn check(&self, select: &Selection) -> Result<()> {
+        names::select(&self.blobs.place(), select, &[(Names::default(), Dir::summary())]).map(drop)
     }
 }
 
@@ -63,17 +81,13 @@ impl Source for Dir {
     }
 
     fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage> {
-        let place = self.archive.path().display().to_string();
-        names::select(&place, select, &[(Names::default(), Dir::summary())])?;
-        let tree = Tree { archive: &self.archive, places: blob_places, ledger: None };
-        let chosen = tree.choose(tree.candidates(&[&self.top])?, platform)?;
-        tree.open(&chosen, Vec::new())
+        self.check(select)?;
+        Walk::new(&self.blobs, platform).open(&[&self.top], Vec::new())
     }
 
     fn survey(&self, select: &Selection, platform: Option<&Platform>) -> Result<Survey> {
-        let place = self.archive.path().display().to_string();
-        names::select(&place, select, &[(Names::default(), Dir::summary())])?;
-        let mut survey = tree::survey(&self.archive, blob_places, &[&self.top], platform, |_, _| Ok(()));
+        self.check(select)?;
+        let mut survey = Walk::new(&self.blobs, platform).survey(&[&self.top]);
         // Its digest was made from its bytes: nothing was promised.
         survey.documents.retain(|document| document.digest != self.top.digest);
         Ok(survey)
@@ -81,7 +95,7 @@ impl Source for Dir {
 }
 
 /// True when there is a `version` file of this format.
-pub(super) fn has_version(archive: &Archive) -> Result<bool> {
+fn has_version(archive: &Archive) -> Result<bool> {
     let Some(found) = archive.find("version")? else {
         return Ok(false);
     };
@@ -93,7 +107,7 @@ pub(super) fn has_version(archive: &Archive) -> Result<bool> {
 }
 
 /// Digests other than SHA-256 stand with their algorithm before the hash.
-fn blob_places(digest: &Digest) -> Vec<String> {
+fn blob_names(digest: &Digest) -> Vec<String> {
     let stem = match digest.algorithm() {
         Algorithm::Sha256 => digest.hex(),
         other => format!("{}-{}", other.name(), digest.hex()),

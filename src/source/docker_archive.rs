@@ -6,6 +6,8 @@
 use serde_json::Value;
 
 use super::archive::{Archive, not_an_image};
+use super::blobs::cores;
+use super::formats::Place;
 use super::names::{self, Names};
 use super::survey::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
 use super::{ImageSummary, LayerBlob, MAX_ARCHIVE_MANIFEST_BYTES, OpenedImage, Selection, Source};
@@ -14,6 +16,17 @@ use crate::error::{Error, Result};
 use crate::image::manifest::{MAX_DOCUMENT_BYTES, MAX_LAYERS};
 use crate::image::strict_json::{self, Object};
 use crate::image::{ImageConfig, ImageInfo, LayerDescriptor, Platform, check_layer_count};
+
+/// True for a `manifest.json`, or for what Docker before 1.10 wrote instead.
+pub(super) fn detect(place: &mut Place<'_>) -> Result<bool> {
+    let archive = place.archive()?;
+    Ok(archive.find("manifest.json")?.is_some() || archive.find("repositories")?.is_some())
+}
+
+/// Opens a docker-archive.
+pub(super) fn open(place: Place<'_>) -> Result<Box<dyn Source>> {
+    Ok(Box::new(DockerArchive::open(place.into_archive()?)?))
+}
 
 const ITEM_FIELDS: [&str; 5] = ["Config", "RepoTags", "Layers", "Parent", "LayerSources"];
 
@@ -30,7 +43,7 @@ pub(super) struct Item {
 
 /// A docker-archive.
 #[derive(Debug)]
-pub(super) struct DockerArchive {
+struct DockerArchive {
     archive: Archive,
     items: Vec<Item>,
     raw_manifest: Vec<u8>,
@@ -38,7 +51,7 @@ pub(super) struct DockerArchive {
 
 impl DockerArchive {
     /// Reads `manifest.json`.
-    pub(super) fn open(archive: Archive) -> Result<Self> {
+    fn open(archive: Archive) -> Result<Self> {
         let Some(raw_manifest) = read_manifest(&archive)? else {
             return Err(without_manifest(&archive)?);
         };
@@ -159,6 +172,7 @@ impl Source for DockerArchive {
                 raw_config,
             },
             layers: blobs,
+            reads_at_once: cores(),
         })
     }
 

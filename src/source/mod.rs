@@ -5,27 +5,32 @@
 //! layer is read here. A source that is not served yet is named and refused.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::image::{ImageInfo, LayerDescriptor, Platform};
 use crate::read_at::ReadAt;
 
 pub mod archive;
+mod archive_blobs;
+mod blobs;
 mod dir;
 mod docker_archive;
+mod formats;
 mod names;
 mod oci_layout;
 pub mod reference;
 mod scan;
 mod survey;
-mod tree;
+mod walk;
 
+use self::formats::Place;
 pub use archive::Archive;
-pub use reference::{Location, Reference, Selection, Transport, split_path};
+pub use blobs::{BlobIdentity, FileIdentity};
+pub use formats::Transport;
+pub use reference::{Location, Reference, Selection, split_path};
 pub use scan::{MAX_MEMBERS, Member, MemberKind, members, scan};
 pub use survey::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
 
@@ -36,7 +41,7 @@ pub const MAX_ARCHIVE_MANIFEST_BYTES: u64 = 20 * 1024 * 1024;
 
 /// A place that holds images.
 pub trait Source: Send + Sync + fmt::Debug {
-    /// `docker-archive`, `oci`, `oci-archive` or `dir`.
+    /// The name of the transport that it can be opened through.
     fn kind(&self) -> &'static str;
 
     /// The images there, attestations left out.
@@ -49,15 +54,15 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// the host's is preferred; a sole image is taken whatever its platform.
     ///
     /// # Errors
-    /// [`Error::Ambiguous`], [`Error::NoSuchImage`] and [`Error::NoPlatform`] when `select` and
-    /// `platform` do not name one image; [`Error::MissingBlob`], [`Error::Mismatch`],
-    /// [`Error::Malformed`], [`Error::Unsupported`] for what is wrong with it.
+    /// [`crate::Error::Ambiguous`], [`crate::Error::NoSuchImage`] and [`crate::Error::NoPlatform`] when `select` and
+    /// `platform` do not name one image; [`crate::Error::MissingBlob`], [`crate::Error::Mismatch`],
+    /// [`crate::Error::Malformed`], [`crate::Error::Unsupported`] for what is wrong with it.
     fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage>;
 
     /// Finds one image as [`Source::image`] does, and all that it names, whether or not it is as promised.
     ///
     /// # Errors
-    /// [`Error::Ambiguous`] and [`Error::NoSuchImage`] when `select` does not name one image. What is wrong
+    /// [`crate::Error::Ambiguous`] and [`crate::Error::NoSuchImage`] when `select` does not name one image. What is wrong
     /// with the image itself is in the survey.
     fn survey(&self, select: &Selection, platform: Option<&Platform>) -> Result<Survey>;
 }
@@ -91,6 +96,9 @@ pub struct OpenedImage {
     pub info: ImageInfo,
     /// Lowest first; as many as `info.layers`.
     pub layers: Vec<LayerBlob>,
+    /// How many layers are worth reading at the same time, at least 1: more than there are cores where
+    /// answers take long to arrive, fewer where reads get in each other's way.
+    pub reads_at_once: usize,
 }
 
 /// The stored bytes of one layer.
@@ -100,35 +108,8 @@ pub struct LayerBlob {
     pub descriptor: LayerDescriptor,
     /// The bytes as they are stored, compressed or not; neither read nor checked yet.
     pub bytes: Arc<dyn ReadAt>,
-    /// Which bytes these are, where no digest tells.
+    /// Which bytes these are.
     pub identity: BlobIdentity,
-}
-
-/// Identifies stored bytes whose digest is not known: a file as it was when it was opened, and the
-/// part of it. All file facts are 0 for bytes embedded in a manifest, whose digest is always known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct BlobIdentity {
-    /// The file's device number.
-    pub device: u64,
-    /// The file's inode number.
-    pub inode: u64,
-    /// The file's length in bytes.
-    pub size: u64,
-    /// The file's time of last modification, in nanoseconds since the epoch.
-    pub mtime_ns: i64,
-    /// Where the part begins, in bytes: in the file, or in the uncompressed tar when the file is
-    /// compressed as a whole.
-    pub offset: u64,
-    /// Length of the part in bytes.
-    pub len_bytes: u64,
-}
-
-impl fmt::Display for BlobIdentity {
-    /// All of it, as the text that names an index in the store.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let BlobIdentity { device, inode, size, mtime_ns, offset, len_bytes } = self;
-        write!(f, "device {device} inode {inode} size {size} mtime {mtime_ns} at {offset} length {len_bytes}")
-    }
 }
 
 /// Makes an archive that is compressed as a whole readable at any offset (F10).
@@ -136,7 +117,7 @@ pub trait Unpack: Send + Sync {
     /// The uncompressed bytes of the archive `bytes` at `path`, and its members.
     ///
     /// # Errors
-    /// [`Error::Decompress`] and [`Error::Tar`] for damaged archives.
+    /// [`crate::Error::Decompress`] and [`crate::Error::Tar`] for damaged archives.
     fn open_compressed(
         &self,
         bytes: Arc<dyn ReadAt>,
@@ -166,8 +147,8 @@ impl fmt::Debug for OpenOptions {
 /// Opens the place that `reference` names.
 ///
 /// # Errors
-/// [`Error::NotAnImage`] when content is not known, [`Error::Unsupported`] for transports that are
-/// not served, and what opening an [`Archive`] gives.
+/// [`crate::Error::NotAnImage`] when no format is detected, [`crate::Error::Unsupported`] for transports that
+/// cannot be opened, and what opening an [`Archive`] gives.
 pub fn open(reference: &Reference, options: &OpenOptions) -> Result<Box<dyn Source>> {
     open_with_input(reference, options, &mut io::stdin().lock())
 }
@@ -181,77 +162,7 @@ pub fn open_with_input(
     options: &OpenOptions,
     input: &mut dyn Read,
 ) -> Result<Box<dyn Source>> {
-    if let Some(transport) = reference.transport {
-        check_served(transport)?;
-    }
-    let archive = match &reference.location {
-        Location::Path(path) => Archive::open(path, options)?,
-        Location::Stdin => Archive::from_file(Path::new("-"), spool(input, options)?, options)?,
-    };
-    match reference.transport {
-        Some(Transport::DockerArchive) => open_as(Kind::DockerArchive, archive),
-        Some(Transport::Oci | Transport::OciArchive) => open_as(Kind::OciLayout, archive),
-        Some(Transport::Dir) => open_as(Kind::Dir, archive),
-        _ => open_as(recognise(&archive)?, archive),
-    }
-}
-
-/// What the files of an archive or directory are.
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    DockerArchive,
-    OciLayout,
-    Dir,
-}
-
-fn open_as(kind: Kind, archive: Archive) -> Result<Box<dyn Source>> {
-    Ok(match kind {
-        Kind::DockerArchive => Box::new(docker_archive::DockerArchive::open(archive)?),
-        Kind::OciLayout => Box::new(oci_layout::OciLayout::open(archive)?),
-        Kind::Dir => Box::new(dir::Dir::open(archive)?),
-    })
-}
-
-/// OCI first: archives of Docker 25 and later are both (F3).
-fn recognise(archive: &Archive) -> Result<Kind> {
-    if archive.find("oci-layout")?.is_some() && archive.find("index.json")?.is_some() {
-        return Ok(Kind::OciLayout);
-    }
-    if dir::has_version(archive)? {
-        return Ok(Kind::Dir);
-    }
-    if archive.find("manifest.json")?.is_some() || archive.find("repositories")?.is_some() {
-        return Ok(Kind::DockerArchive);
-    }
-    let reason = "it has neither 'oci-layout' with 'index.json' nor 'manifest.json'";
-    Err(archive::not_an_image(archive.path(), reason))
-}
-
-fn check_served(transport: Transport) -> Result<()> {
-    match transport {
-        Transport::DockerArchive | Transport::Oci | Transport::OciArchive | Transport::Dir => Ok(()),
-        Transport::Registry
-        | Transport::DockerGraph
-        | Transport::ContainersStorage
-        | Transport::Containerd => Err(Error::Unsupported {
-            what: format!("transport '{transport}'"),
-            reason: "this version reads docker-archive, oci, oci-archive and dir".to_owned(),
-        }),
-    }
-}
-
-/// Copies `input` to a file that has no name and goes away with us.
-fn spool(input: &mut dyn Read, options: &OpenOptions) -> Result<File> {
-    let Some(dir) = &options.spool_dir else {
-        return Err(Error::Unsupported {
-            what: "standard input".to_owned(),
-            reason: "there is no directory to spool it in".to_owned(),
-        });
-    };
-    let cannot = |cause| Error::io(format!("cannot spool standard input in '{}'", dir.display()), cause);
-    let mut file = tempfile::tempfile_in(dir).map_err(cannot)?;
-    io::copy(input, &mut file).map_err(cannot)?;
-    Ok(file)
+    formats::open(reference.transport, Place::new(&reference.location, options, input))
 }
 
 #[cfg(test)]

@@ -6,9 +6,11 @@
 use std::collections::{HashMap, HashSet};
 
 use super::archive::{Archive, not_an_image};
+use super::archive_blobs::ArchiveBlobs;
 use super::docker_archive::{self, Item};
+use super::formats::Place;
 use super::names::{self, Names};
-use super::tree::{self, Candidate, Tree};
+use super::walk::{Agreement, Walk};
 use super::{ImageSummary, MAX_ARCHIVE_MANIFEST_BYTES, OpenedImage, Selection, Source, Survey};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -17,13 +19,24 @@ use crate::image::manifest::{self, Descriptor, Document, MAX_DOCUMENT_BYTES};
 use crate::image::media_type::document_kind;
 use crate::image::strict_json::{self, Object};
 
+/// True for `oci-layout` with `index.json`.
+pub(super) fn detect(place: &mut Place<'_>) -> Result<bool> {
+    let archive = place.archive()?;
+    Ok(archive.find("oci-layout")?.is_some() && archive.find("index.json")?.is_some())
+}
+
+/// Opens an OCI layout.
+pub(super) fn open(place: Place<'_>) -> Result<Box<dyn Source>> {
+    Ok(Box::new(OciLayout::open(place.into_archive()?)?))
+}
+
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// An OCI layout.
 #[derive(Debug)]
-pub(super) struct OciLayout {
-    archive: Archive,
+struct OciLayout {
+    blobs: ArchiveBlobs,
     /// All of `index.json`; positions are what `@INDEX` counts.
     entries: Vec<Descriptor>,
     /// `manifest.json`, where Docker put one beside.
@@ -32,7 +45,7 @@ pub(super) struct OciLayout {
 
 impl OciLayout {
     /// Reads `oci-layout`, `index.json` and, if there, `manifest.json`.
-    pub(super) fn open(archive: Archive) -> Result<Self> {
+    fn open(archive: Archive) -> Result<Self> {
         check_version(&archive)?;
         let Some(bytes) =
             archive.read("index.json", "MAX_ARCHIVE_MANIFEST_BYTES", MAX_ARCHIVE_MANIFEST_BYTES)?
@@ -47,7 +60,8 @@ impl OciLayout {
             });
         };
         let docker = docker_archive::read_beside_oci(&archive)?;
-        Ok(OciLayout { archive, entries: index.manifests, docker })
+        let blobs = ArchiveBlobs { archive, names: blob_names };
+        Ok(OciLayout { blobs, entries: index.manifests, docker })
     }
 
     /// The images of the list: names, summary, and the descriptor at the summary's index.
@@ -68,7 +82,7 @@ impl OciLayout {
 
     /// The selected images: one, or several that are one name for several platforms.
     fn pick(&self, select: &Selection) -> Result<Vec<(Names, &Descriptor)>> {
-        let place = self.archive.path().display().to_string();
+        let place = self.blobs.archive.path().display().to_string();
         let images = self.listed();
         let mut found = names::select(&place, select, &images)?;
         if *select == Selection::Sole {
@@ -105,21 +119,18 @@ impl OciLayout {
         Ok(picked)
     }
 
-    fn tree(&self) -> Tree<'_> {
-        Tree { archive: &self.archive, places: blob_places, ledger: None }
+    /// `agreement`, where there is a `manifest.json` to agree with.
+    fn agreement<'a>(&self, agreement: Agreement<'a>) -> Option<Agreement<'a>> {
+        (!self.docker.is_empty()).then_some(agreement)
     }
 
     /// Checks that `manifest.json` means the same images (F3): an item of the same name, or without
-    /// one any item, has the config of a candidate.
-    fn check_agreement(&self, tree: Tree<'_>, names: &Names, candidates: &[Candidate]) -> Result<()> {
-        if self.docker.is_empty() {
-            return Ok(());
-        }
-        let configs = tree.config_digests(candidates)?;
+    /// one any item, has one of `configs`.
+    fn check_agreement(&self, names: &Names, configs: &[Digest]) -> Result<()> {
         let of_this_name = |item: &&Item| names.share(&item.repo_tags);
         let named: Vec<&Item> = self.docker.iter().filter(of_this_name).collect();
         let claimed = |items: &mut dyn Iterator<Item = &Item>| -> Result<Vec<Digest>> {
-            items.map(|item| item.config_digest(&self.archive)).collect()
+            items.map(|item| item.config_digest(&self.blobs.archive)).collect()
         };
         let (claimed, agrees) = if named.is_empty() {
             let claimed = claimed(&mut self.docker.iter())?;
@@ -130,14 +141,13 @@ impl OciLayout {
             let all = claimed.iter().all(|digest| configs.contains(digest));
             (claimed, all)
         };
-        // Without a manifest there is nothing to compare; that it is missing is said later.
-        if agrees || configs.is_empty() {
+        if agrees {
             return Ok(());
         }
         let list = |digests: &[Digest]| digests.iter().map(Digest::to_string).collect::<Vec<_>>().join(", ");
         Err(Error::Mismatch {
-            what: format!("config in {}", self.archive.describe("manifest.json")),
-            expected: list(&configs),
+            what: format!("config in {}", self.blobs.archive.describe("manifest.json")),
+            expected: list(configs),
             found: list(&claimed),
         })
     }
@@ -145,7 +155,7 @@ impl OciLayout {
 
 impl Source for OciLayout {
     fn kind(&self) -> &'static str {
-        if self.archive.is_directory() { "oci" } else { "oci-archive" }
+        if self.blobs.archive.is_directory() { "oci" } else { "oci-archive" }
     }
 
     fn images(&self) -> Result<Vec<ImageSummary>> {
@@ -154,22 +164,19 @@ impl Source for OciLayout {
 
     fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage> {
         let picked = self.pick(select)?;
-        let tree = self.tree();
         let tops: Vec<_> = picked.iter().map(|(_, descriptor)| *descriptor).collect();
         let names = picked.into_iter().next().map(|(names, _)| names).unwrap_or_default();
-        let candidates = tree.candidates(&tops)?;
-        self.check_agreement(tree, &names, &candidates)?;
-        let chosen = tree.choose(candidates, platform)?;
-        tree.open(&chosen, names.shown())
+        let agreement = |configs: &[Digest]| self.check_agreement(&names, configs);
+        let walk = Walk::new(&self.blobs, platform).agreeing(self.agreement(&agreement));
+        walk.open(&tops, names.shown())
     }
 
     fn survey(&self, select: &Selection, platform: Option<&Platform>) -> Result<Survey> {
         let picked = self.pick(select)?;
         let tops: Vec<_> = picked.iter().map(|(_, descriptor)| *descriptor).collect();
-        let names = picked.first().map(|(names, _)| names.clone()).unwrap_or_default();
-        Ok(tree::survey(&self.archive, blob_places, &tops, platform, |tree, candidates| {
-            self.check_agreement(tree, &names, candidates)
-        }))
+        let names = picked.into_iter().next().map(|(names, _)| names).unwrap_or_default();
+        let agreement = |configs: &[Digest]| self.check_agreement(&names, configs);
+        Ok(Walk::new(&self.blobs, platform).agreeing(self.agreement(&agreement)).survey(&tops))
     }
 }
 
@@ -214,6 +221,6 @@ fn one_name_for_several_platforms(picked: &[(Names, &Descriptor)]) -> bool {
     })
 }
 
-fn blob_places(digest: &Digest) -> Vec<String> {
+fn blob_names(digest: &Digest) -> Vec<String> {
     vec![format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())]
 }

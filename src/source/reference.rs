@@ -9,65 +9,8 @@ use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use super::Transport;
 use crate::error::{Error, Result};
-
-/// The kinds of place an image can be kept in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Transport {
-    /// What `docker save` writes.
-    DockerArchive,
-    /// An OCI layout, as a directory.
-    Oci,
-    /// An OCI layout, as a tar.
-    OciArchive,
-    /// What skopeo writes for `dir:`.
-    Dir,
-    /// The directory of a registry.
-    Registry,
-    /// The directory of a Docker engine.
-    DockerGraph,
-    /// The directory of podman, buildah or CRI-O.
-    ContainersStorage,
-    /// The directory of containerd.
-    Containerd,
-}
-
-impl Transport {
-    const ALL: [Transport; 8] = [
-        Transport::DockerArchive,
-        Transport::Oci,
-        Transport::OciArchive,
-        Transport::Dir,
-        Transport::Registry,
-        Transport::DockerGraph,
-        Transport::ContainersStorage,
-        Transport::Containerd,
-    ];
-
-    /// As it stands before the colon.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Transport::DockerArchive => "docker-archive",
-            Transport::Oci => "oci",
-            Transport::OciArchive => "oci-archive",
-            Transport::Dir => "dir",
-            Transport::Registry => "registry",
-            Transport::DockerGraph => "docker-graph",
-            Transport::ContainersStorage => "containers-storage",
-            Transport::Containerd => "containerd",
-        }
-    }
-}
-
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Transports of other tools that lead to no files.
-const REMOTE: [&str; 3] = ["docker", "docker-daemon", "https"];
 
 /// Where to look.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,7 +68,7 @@ impl Reference {
     ///
     /// # Errors
     /// [`Error::Reference`] for what cannot be read so, [`Error::Unsupported`] for a transport that
-    /// is not a place on disk.
+    /// cannot be opened.
     pub fn parse(text: &OsStr, image: Option<&str>) -> Result<Self> {
         Reference::parse_where(text, image, &|path| path.symlink_metadata().is_ok())
     }
@@ -140,7 +83,8 @@ impl Reference {
             reason: reason.to_owned(),
         };
         let (transport, rest) =
-            if exists(Path::new(text)) { (None, text.as_bytes()) } else { split_transport(text.as_bytes())? };
+            if exists(Path::new(text)) { (None, text.as_bytes()) } else { split_transport(text.as_bytes()) };
+        transport.map_or(Ok(()), Transport::check_supported)?;
         let (location, selector) = match image {
             Some(image) => (rest, Some(image.as_bytes())),
             None => split_selector(rest, exists),
@@ -168,10 +112,7 @@ impl Reference {
 #[must_use]
 pub fn split_path(text: &OsStr) -> (OsString, Option<Vec<u8>>) {
     let bytes = text.as_bytes();
-    let transport_colon = match transport_of(bytes) {
-        Some(transport) => Some(transport.name().len()),
-        None => remote_of(bytes).map(str::len),
-    };
+    let transport_colon = Transport::of(bytes).map(|transport| transport.name().len());
     let colon = (0..bytes.len())
         .rev()
         .find(|at| bytes.get(*at..).is_some_and(|rest| rest.starts_with(b":/")))
@@ -185,32 +126,10 @@ pub fn split_path(text: &OsStr) -> (OsString, Option<Vec<u8>>) {
     }
 }
 
-/// The transport that `text` begins with.
-fn transport_of(text: &[u8]) -> Option<Transport> {
-    let (name, _) = split_at_byte(text, text.iter().position(|c| *c == b':')?);
-    Transport::ALL.into_iter().find(|transport| transport.name().as_bytes() == name)
-}
-
-/// The transport of another tool that `text` begins with.
-fn remote_of(text: &[u8]) -> Option<&'static str> {
-    REMOTE
-        .into_iter()
-        .find(|name| text.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"://")))
-}
-
-fn split_transport(text: &[u8]) -> Result<(Option<Transport>, &[u8])> {
-    if let Some(transport) = transport_of(text) {
-        let (_, rest) = split_at_byte(text, transport.name().len());
-        return Ok((Some(transport), rest.strip_prefix(b"//").unwrap_or(rest)));
-    }
-    match remote_of(text) {
-        None => Ok((None, text)),
-        Some(name) => Err(Error::Unsupported {
-            what: format!("transport '{name}'"),
-            reason: "imgmount reads images from files and directories and asks no daemon or registry"
-                .to_owned(),
-        }),
-    }
+fn split_transport(text: &[u8]) -> (Option<Transport>, &[u8]) {
+    let Some(transport) = Transport::of(text) else { return (None, text) };
+    let (_, rest) = split_at_byte(text, transport.name().len());
+    (Some(transport), rest.strip_prefix(b"//").unwrap_or(rest))
 }
 
 /// Splits off `:REF` or `@INDEX`, behind the longest part that exists; where none does, at the last
@@ -294,8 +213,8 @@ mod tests {
             ("docker-archive://a.tar:x:1", "docker-archive | a.tar | x:1"),
             ("oci-archive:a.tar@0", "oci-archive | a.tar | @0"),
             ("dir:d", "dir | d | "),
-            ("registry:r:n", "registry | r | n"),
-            ("containers-storage:s", "containers-storage | s | "),
+            ("https", "- | https | "),
+            ("docker:v1", "- | docker | v1"),
             ("-", "- | standard input | "),
             ("-@1", "- | standard input | @1"),
             ("-:tag", "- | standard input | tag"),
@@ -315,9 +234,17 @@ mod tests {
     }
 
     #[test]
-    fn a_transport_that_leads_to_no_files_is_named() {
-        let error = parse("docker://alpine:3", &[]).unwrap_err();
-        assert!(error.to_string().starts_with("transport 'docker': not supported"));
+    fn a_transport_that_cannot_be_opened_is_named_with_those_that_can() {
+        for (text, about) in [
+            ("docker://alpine:3", "transport 'docker': not supported: an image in a registry"),
+            ("https://example.com/a.tar", "transport 'https': not supported: an image on a web server"),
+            ("docker-daemon:alpine", "transport 'docker-daemon': not supported: an image of a running"),
+            ("containers-storage:s", "transport 'containers-storage': not supported: the storage of"),
+        ] {
+            let error = parse(text, &[]).unwrap_err().to_string();
+            assert!(error.starts_with(about), "{error}");
+            assert!(error.ends_with("use one of oci, oci-archive, dir, docker-archive"), "{error}");
+        }
     }
 
     #[test]

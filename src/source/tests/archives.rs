@@ -64,12 +64,26 @@ fn what_is_no_image_is_called_so() {
 }
 
 #[test]
-fn a_transport_that_is_not_served_is_named() {
-    for transport in ["registry", "docker-graph", "containers-storage", "containerd"] {
-        let reference = Reference::parse(OsStr::new(&format!("{transport}:/x")), None).unwrap();
-        let error = open(&reference, &options()).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("transport '{transport}': not supported")), "{error}");
+fn every_supported_transport_opens_a_place_and_a_place_is_called_by_one() {
+    let names: Vec<_> = Transport::supported().map(Transport::name).collect();
+    assert_eq!(names, ["oci", "oci-archive", "dir", "docker-archive"]);
+    let layout = layout();
+    for place in [layout.as_tar(), layout.as_directory()] {
+        let kind = place.open().unwrap().kind();
+        assert!(names.contains(&kind), "{kind}");
+        assert_eq!(place.open_as(&format!("{kind}:")).unwrap().kind(), kind);
     }
+}
+
+#[test]
+fn a_transport_that_cannot_be_opened_is_refused_before_its_place_is_looked_at() {
+    let reference = Reference {
+        transport: Transport::all().find(|transport| transport.name() == "containerd"),
+        location: Location::Path("/there/is/no/such/path".into()),
+        selection: Selection::Sole,
+    };
+    let error = open(&reference, &options()).unwrap_err().to_string();
+    assert!(error.starts_with("transport 'containerd': not supported"), "{error}");
 }
 
 #[test]
@@ -117,12 +131,33 @@ fn a_named_pipe_in_a_layout_is_refused_and_not_waited_for() {
 }
 
 #[test]
-fn identities_tell_parts_of_a_file_apart() {
-    let place = layout().as_tar();
+fn a_blob_with_a_digest_is_identified_by_it() {
+    let image = layout().as_tar().image("").unwrap();
+    assert_eq!(image.layers[0].identity, BlobIdentity::Digest(sha256(b"A")));
+}
+
+fn docker_archive() -> Files {
+    let mut files = Files::default();
+    files.json("config.json", &config("linux/amd64", &["A"])).file("a.tar", "A");
+    files.json("manifest.json", &json!([{"Config": "config.json", "Layers": ["a.tar"]}]));
+    files
+}
+
+#[test]
+fn a_blob_without_a_digest_is_identified_by_its_place_in_the_file() {
+    let place = docker_archive().as_tar();
     let image = place.image("").unwrap();
-    let identity = image.layers[0].identity;
+    let BlobIdentity::File(identity) = image.layers[0].identity else { panic!("{image:?}") };
     let file = fs::read(&place.path).unwrap();
-    let offset = usize::try_from(identity.offset).unwrap();
-    assert_eq!((file[offset], identity.len_bytes), (b'A', 1));
-    assert_eq!(identity.size, file.len() as u64);
+    let whole = FileIdentity::of(&fs::File::open(&place.path).unwrap()).unwrap();
+    let offset = u64::try_from(file.iter().position(|byte| *byte == b'A').unwrap()).unwrap();
+    assert_eq!(identity, FileIdentity { offset, len_bytes: 1, ..whole });
+}
+
+#[test]
+fn nothing_identifies_what_came_from_standard_input() {
+    let source = from_stdin(&docker_archive().tar(), &options()).unwrap();
+    let image = source.image(&Selection::Sole, None).unwrap();
+    assert_eq!(image.layers[0].identity, BlobIdentity::Unknown);
+    assert_eq!(image.layers[0].identity.store_name(), None);
 }

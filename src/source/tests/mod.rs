@@ -11,8 +11,8 @@ use tempfile::TempDir;
 
 use super::scan::scan;
 use super::{
-    BlobIdentity, ImageSummary, Member, OpenOptions, OpenedImage, Reference, Selection, Source, Unpack, open,
-    open_with_input,
+    BlobIdentity, FileIdentity, ImageSummary, Location, Member, OpenOptions, OpenedImage, Reference,
+    Selection, Source, Transport, Unpack, open, open_with_input,
 };
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result};
@@ -23,6 +23,7 @@ use crate::read_at::{ReadAt, read_to_vec};
 mod archives;
 mod docker;
 mod layouts;
+mod memory;
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 

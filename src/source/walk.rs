@@ -1,15 +1,16 @@
-//! From a descriptor to an opened image, in any place that finds blobs by digest.
+//! From a descriptor to an opened image, in any place that finds blobs by descriptor.
 //!
-//! This module owns the walk through image indexes and the reading of blobs: every document is
-//! checked against its descriptor's size and digest before it is parsed. Only a survey takes documents as
-//! they are, and notes how they should have been. It must not know names.
+//! This module owns the walk through image indexes to a manifest, its config and its layers: every
+//! document is checked against its descriptor's size and digest before it is parsed. Only a survey
+//! takes documents as they are, and notes how they should have been. It must not know names, nor
+//! where blobs are kept: [`Blobs`] finds them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::archive::{Archive, Found, read_bounded};
+use super::blobs::{BlobIdentity, Blobs, read_bounded};
 use super::survey::{DocumentRole, Ledger, Survey, SurveyedLayer};
-use super::{BlobIdentity, LayerBlob, OpenedImage};
+use super::{LayerBlob, OpenedImage};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::manifest::{self, Descriptor, Document, MAX_DOCUMENT_BYTES, Manifest};
@@ -22,63 +23,111 @@ use crate::read_at::ReadAt;
 /// chains (F13).
 const MAX_NESTING: usize = 4;
 
-/// Blobs in an archive.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Tree<'a> {
-    pub(super) archive: &'a Archive,
-    /// Where a blob can be, in order.
-    pub(super) places: fn(&Digest) -> Vec<String>,
+/// Compares the configs of an image's candidates with what else the place says of them.
+pub(super) type Agreement<'a> = &'a dyn Fn(&[Digest]) -> Result<()>;
+
+/// Finds one image.
+#[derive(Clone, Copy)]
+pub(super) struct Walk<'a> {
+    blobs: &'a dyn Blobs,
+    /// The platform that was asked for, if one was.
+    platform: Option<&'a Platform>,
+    agreement: Option<Agreement<'a>>,
     /// Where documents are noted instead of refused.
-    pub(super) ledger: Option<&'a Ledger>,
+    ledger: Option<&'a Ledger>,
 }
 
 /// A manifest that a walk came to.
 #[derive(Debug, Clone)]
-pub(super) struct Candidate {
-    pub(super) descriptor: Descriptor,
+struct Candidate {
+    descriptor: Descriptor,
     /// False when its blob is not there (F4).
     present: bool,
 }
 
-impl Tree<'_> {
+impl<'a> Walk<'a> {
+    /// A walk through `blobs` to the image for `platform`, or for this host.
+    pub(super) fn new(blobs: &'a dyn Blobs, platform: Option<&'a Platform>) -> Self {
+        Walk { blobs, platform, agreement: None, ledger: None }
+    }
+
+    /// Refuses the image unless `agreement` accepts its configs.
+    pub(super) fn agreeing(self, agreement: Option<Agreement<'a>>) -> Self {
+        Walk { agreement, ..self }
+    }
+
+    /// Opens the image that `tops` lead to; `names` are what it is called.
+    ///
+    /// # Errors
+    /// [`Error::MissingBlob`] for a blob that is not there, [`Error::NoPlatform`] when no image
+    /// fits, and what is wrong with the image.
+    pub(super) fn open(self, tops: &[&Descriptor], names: Vec<String>) -> Result<OpenedImage> {
+        let candidates = self.candidates(tops)?;
+        self.check_agreement(&candidates)?;
+        let chosen = self.choose(candidates)?;
+        self.open_candidate(&chosen, names)
+    }
+
+    /// Surveys what `tops` lead to. What is wrong with the image is part of the answer.
+    pub(super) fn survey(self, tops: &[&Descriptor]) -> Survey {
+        let ledger = Ledger::default();
+        let walk = Walk { ledger: Some(&ledger), ..self };
+        let mut survey = Survey::default();
+        let mut own = Vec::new();
+        let walked = walk.candidates(tops).and_then(|candidates| {
+            survey.faults.extend(walk.check_agreement(&candidates).err());
+            let chosen = walk.choose(candidates)?;
+            own.push(chosen.descriptor.digest);
+            own.push(walk.survey_candidate(&chosen, &mut survey)?);
+            Ok(())
+        });
+        if let Err(fault) = walked {
+            // What is missing, or could not be followed, is part of the way all the same.
+            own.extend(tops.iter().map(|top| top.digest));
+            survey.faults.push(fault);
+        }
+        survey.documents = ledger.of_image(&own);
+        survey
+    }
+
     /// The manifests below `tops`, attestations left out.
     ///
     /// # Errors
     /// [`Error::MissingBlob`] when one of `tops` is not there; [`Error::Malformed`] past
     /// [`MAX_NESTING`]; whatever is wrong with an image index.
-    pub(super) fn candidates(&self, tops: &[&Descriptor]) -> Result<Vec<Candidate>> {
-        let mut walk = Walk::default();
+    fn candidates(&self, tops: &[&Descriptor]) -> Result<Vec<Candidate>> {
+        let mut seen = Seen::default();
         for top in tops {
             // What was selected must be there and be an image; inside, unknown things are passed by.
             let bytes =
                 self.document(DocumentRole::Manifest, top)?.ok_or_else(|| missing("manifest", top))?;
             match manifest::parse(&blob_name("manifest", top), &bytes, top.media_type.as_deref())? {
                 Document::Manifest(_) => {
-                    walk.found.push(Candidate { descriptor: (*top).clone(), present: true })
+                    seen.found.push(Candidate { descriptor: (*top).clone(), present: true })
                 }
                 Document::Index(index) => {
-                    walk.visited.insert(top.digest);
-                    self.walk(&index.manifests, 1, &mut walk)?;
+                    seen.visited.insert(top.digest);
+                    self.descend(&index.manifests, 1, &mut seen)?;
                 }
             }
         }
-        Ok(walk.found)
+        Ok(seen.found)
     }
 
-    fn walk(&self, descriptors: &[Descriptor], depth: usize, walk: &mut Walk) -> Result<()> {
+    fn descend(&self, descriptors: &[Descriptor], depth: usize, seen: &mut Seen) -> Result<()> {
         for descriptor in descriptors {
             if descriptor.is_attestation()
                 || descriptor.artifact_type.is_some()
-                || !walk.visited.insert(descriptor.digest)
+                || !seen.visited.insert(descriptor.digest)
             {
                 continue;
             }
             let media_type = descriptor.media_type.as_deref().unwrap_or_default();
             match document_kind(media_type) {
                 None => {}
-                Some(DocumentKind::Manifest) => walk.found.push(Candidate {
+                Some(DocumentKind::Manifest) => seen.found.push(Candidate {
                     descriptor: descriptor.clone(),
-                    present: descriptor.data.is_some() || self.find(&descriptor.digest)?.is_some(),
+                    present: descriptor.data.is_some() || self.blobs.has_manifest(descriptor)?,
                 }),
                 Some(DocumentKind::Index) => {
                     let Some(bytes) = self.document(DocumentRole::ImageIndex, descriptor)? else {
@@ -90,7 +139,7 @@ impl Tree<'_> {
                         return Err(Error::Malformed { what, reason });
                     }
                     if let Document::Index(index) = manifest::parse(&what, &bytes, Some(media_type))? {
-                        self.walk(&index.manifests, depth + 1, walk)?;
+                        self.descend(&index.manifests, depth + 1, seen)?;
                     }
                 }
             }
@@ -103,12 +152,8 @@ impl Tree<'_> {
     /// # Errors
     /// [`Error::NoPlatform`] when none fits, [`Error::MissingBlob`] when one fits that is not there,
     /// [`Error::NotAnImage`] when there are none at all.
-    pub(super) fn choose(
-        &self,
-        candidates: Vec<Candidate>,
-        platform: Option<&Platform>,
-    ) -> Result<Candidate> {
-        let wanted = platform.cloned().unwrap_or_else(Platform::host);
+    fn choose(&self, candidates: Vec<Candidate>) -> Result<Candidate> {
+        let wanted = self.platform.cloned().unwrap_or_else(Platform::host);
         let (mut present, absent): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|one| one.present);
         let platforms = present.iter().map(|one| self.platform(one)).collect::<Result<Vec<_>>>()?;
         let best = choose(&wanted, &platforms);
@@ -117,19 +162,19 @@ impl Tree<'_> {
         match (best, best_absent) {
             (Some(at), _) => Ok(present.swap_remove(at)),
             // Asked for by name, so another one must not stand in.
-            (None, Some(one)) if platform.is_some() || present.len() != 1 => {
+            (None, Some(one)) if self.platform.is_some() || present.len() != 1 => {
                 Err(missing(&format!("manifest for {wanted}"), &one.descriptor))
             }
             _ if present.len() == 1 => {
-                if platform.is_some() {
+                if self.platform.is_some() {
                     log::warn!("the only image there is not made for {wanted}");
                 }
                 Ok(present.swap_remove(0))
             }
-            (None, _) if present.is_empty() && absent.is_empty() => Err(super::archive::not_an_image(
-                self.archive.path(),
-                "its image index lists no image manifest",
-            )),
+            (None, _) if present.is_empty() && absent.is_empty() => Err(Error::NotAnImage {
+                path: self.blobs.place(),
+                reason: "its image index lists no image manifest".to_owned(),
+            }),
             (None, _) => Err(Error::NoPlatform {
                 wanted: wanted.to_string(),
                 available: platforms.iter().flatten().map(Platform::to_string).collect(),
@@ -152,20 +197,21 @@ impl Tree<'_> {
         Ok(ImageConfig::parse(&blob_name("config", &manifest.config), &bytes)?.platform)
     }
 
-    /// Digests of the configs of those candidates that are there.
-    ///
-    /// # Errors
-    /// Whatever is wrong with a manifest.
-    pub(super) fn config_digests(&self, candidates: &[Candidate]) -> Result<Vec<Digest>> {
+    /// Shows the agreement the configs of those candidates that are there. Without a manifest there
+    /// is nothing to compare; that it is missing is reported later.
+    fn check_agreement(&self, candidates: &[Candidate]) -> Result<()> {
+        let Some(agreement) = self.agreement else { return Ok(()) };
         let present = candidates.iter().filter(|one| one.present);
-        present.map(|one| Ok(self.manifest(&one.descriptor)?.0.config.digest)).collect()
+        let configs: Vec<Digest> =
+            present.map(|one| Ok(self.manifest(&one.descriptor)?.0.config.digest)).collect::<Result<_>>()?;
+        if configs.is_empty() { Ok(()) } else { agreement(&configs) }
     }
 
     /// Reads manifest and config of a candidate and finds its layers.
     ///
     /// # Errors
     /// [`Error::MissingBlob`] for a blob that is not there, and what is wrong with the image.
-    pub(super) fn open(&self, candidate: &Candidate, names: Vec<String>) -> Result<OpenedImage> {
+    fn open_candidate(&self, candidate: &Candidate, names: Vec<String>) -> Result<OpenedImage> {
         let descriptor = &candidate.descriptor;
         let (manifest, raw_manifest) = self.manifest(descriptor)?;
         manifest.check_image()?;
@@ -180,8 +226,9 @@ impl Tree<'_> {
             .zip(&layers)
             .enumerate()
             .map(|(number, (stored, descriptor))| {
-                let found = self.layer(number, stored)?;
-                Ok(LayerBlob { descriptor: descriptor.clone(), bytes: found.bytes, identity: found.identity })
+                let bytes = self.layer(number, stored)?;
+                let identity = BlobIdentity::Digest(stored.digest);
+                Ok(LayerBlob { descriptor: descriptor.clone(), bytes, identity })
             })
             .collect::<Result<_>>()?;
         Ok(OpenedImage {
@@ -197,6 +244,7 @@ impl Tree<'_> {
                 raw_config,
             },
             layers: blobs,
+            reads_at_once: self.blobs.reads_at_once(),
         })
     }
 
@@ -213,39 +261,43 @@ impl Tree<'_> {
         }
     }
 
-    fn layer(&self, number: usize, descriptor: &Descriptor) -> Result<Found> {
+    fn layer(&self, number: usize, descriptor: &Descriptor) -> Result<Arc<dyn ReadAt>> {
         let what = format!("layer {number}");
         if let Some(data) = &descriptor.data {
             descriptor.check(&what, data)?;
-            return Ok(Found { bytes: Arc::new(data.clone()), identity: BlobIdentity::default() });
         }
-        self.find(&descriptor.digest)?.ok_or_else(|| missing(&what, descriptor))
+        self.blob(descriptor)?.ok_or_else(|| missing(&what, descriptor))
+    }
+
+    /// The bytes of a blob, embedded or stored, not checked yet; nothing when it is not there.
+    fn blob(&self, descriptor: &Descriptor) -> Result<Option<Arc<dyn ReadAt>>> {
+        match &descriptor.data {
+            Some(data) => Ok(Some(Arc::new(data.clone()))),
+            None => self.blobs.blob(descriptor),
+        }
     }
 
     /// The bytes of a document, checked against its descriptor; nothing when it is not there.
     fn document(&self, role: DocumentRole, descriptor: &Descriptor) -> Result<Option<Vec<u8>>> {
         let what = blob_name(role.name(), descriptor);
-        let found = match &descriptor.data {
-            Some(data) => Some(Arc::new(data.clone()) as Arc<dyn ReadAt>),
-            None => self.find(&descriptor.digest)?.map(|found| found.bytes),
+        let bytes = match &descriptor.data {
+            Some(data) => Some(read_bounded(&what, data, "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES)?),
+            None => self.blobs.document(role, descriptor)?,
         };
-        let read = |found: &dyn ReadAt| read_bounded(&what, found, "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES);
         if let Some(ledger) = self.ledger {
-            let bytes = found.as_deref().map(read).transpose()?;
             // Of the same name in the archive, but which of the two it is only its content tells.
             let role = bytes.as_deref().map_or(role, |bytes| role_of(role, &what, bytes));
             ledger.note(role, descriptor, bytes.as_deref());
             return Ok(bytes);
         }
-        let Some(found) = found else { return Ok(None) };
-        descriptor.check_size(&what, found.len())?;
-        let bytes = read(&*found)?;
-        descriptor.check(&what, &bytes)?;
-        Ok(Some(bytes))
+        if let Some(bytes) = &bytes {
+            descriptor.check(&what, bytes)?;
+        }
+        Ok(bytes)
     }
 
     /// Notes all that a candidate names, whatever state it is in.
-    pub(super) fn survey(&self, candidate: &Candidate, survey: &mut Survey) -> Result<Digest> {
+    fn survey_candidate(&self, candidate: &Candidate, survey: &mut Survey) -> Result<Digest> {
         let (manifest, _) = self.manifest(&candidate.descriptor)?;
         manifest.check_image()?;
         let what = blob_name("config", &manifest.config);
@@ -263,10 +315,7 @@ impl Tree<'_> {
             }
         };
         for (number, stored) in manifest.layers.iter().enumerate() {
-            let bytes = match &stored.data {
-                Some(data) => Some(Arc::new(data.clone()) as Arc<dyn ReadAt>),
-                None => self.find(&stored.digest)?.map(|found| found.bytes),
-            };
+            let bytes = self.blob(stored)?;
             survey.layers.push(SurveyedLayer {
                 digest: Some(stored.digest),
                 size: Some(stored.size),
@@ -276,20 +325,11 @@ impl Tree<'_> {
         }
         Ok(manifest.config.digest)
     }
-
-    fn find(&self, digest: &Digest) -> Result<Option<Found>> {
-        for place in (self.places)(digest) {
-            if let Some(found) = self.archive.find(&place)? {
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
-    }
 }
 
 /// What a walk through image indexes has seen.
 #[derive(Debug, Default)]
-struct Walk {
+struct Seen {
     found: Vec<Candidate>,
     visited: HashSet<Digest>,
 }
@@ -300,38 +340,6 @@ fn role_of(asked: DocumentRole, what: &str, bytes: &[u8]) -> DocumentRole {
         Ok(Document::Index(_)) if asked == DocumentRole::Manifest => DocumentRole::ImageIndex,
         _ => asked,
     }
-}
-
-/// Surveys what `tops` lead to for `platform`, in an archive that has its blobs at `places`. `agree` says what
-/// else is to be compared with the candidates.
-///
-/// # Errors
-/// None of what is wrong with the image, which is part of the answer.
-pub(super) fn survey(
-    archive: &Archive,
-    places: fn(&Digest) -> Vec<String>,
-    tops: &[&Descriptor],
-    platform: Option<&Platform>,
-    agree: impl Fn(Tree<'_>, &[Candidate]) -> Result<()>,
-) -> Survey {
-    let ledger = Ledger::default();
-    let tree = Tree { archive, places, ledger: Some(&ledger) };
-    let mut survey = Survey::default();
-    let mut own = Vec::new();
-    let walked = tree.candidates(tops).and_then(|candidates| {
-        survey.faults.extend(agree(tree, &candidates).err());
-        let chosen = tree.choose(candidates, platform)?;
-        own.push(chosen.descriptor.digest);
-        own.push(tree.survey(&chosen, &mut survey)?);
-        Ok(())
-    });
-    if let Err(fault) = walked {
-        // What is missing, or could not be followed, is part of the way all the same.
-        own.extend(tops.iter().map(|top| top.digest));
-        survey.faults.push(fault);
-    }
-    survey.documents = ledger.of_image(&own);
-    survey
 }
 
 fn blob_name(what: &str, descriptor: &Descriptor) -> String {

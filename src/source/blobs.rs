@@ -1,0 +1,149 @@
+//! What a source must answer so that an image can be opened from it: blobs by descriptor.
+//!
+//! This module is the seam between places that hold images and [`super::walk`], which finds an
+//! image in them. It owns what identifies stored bytes. It must not know names, archives, or what
+//! documents mean.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::thread;
+
+use super::DocumentRole;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::image::manifest::{Descriptor, MAX_DOCUMENT_BYTES};
+use crate::read_at::{ReadAt, read_to_vec};
+
+/// Blobs found by their descriptors: in an archive, in a directory, over a network.
+///
+/// Returned bytes are not checked yet. [`super::walk`] compares every document with its
+/// descriptor, and layers are checked when they are indexed.
+pub(super) trait Blobs: Send + Sync + fmt::Debug {
+    /// Names the place in errors: a path, a repository.
+    fn place(&self) -> String;
+
+    /// Returns the stored bytes of the blob, not read yet; `None` when the place does not have it.
+    ///
+    /// # Errors
+    /// When the place cannot tell, or finds something else than a blob there.
+    fn blob(&self, wanted: &Descriptor) -> Result<Option<Arc<dyn ReadAt>>>;
+
+    /// Returns all bytes of a document; `None` when the place does not have it. Registries serve
+    /// manifests and configs at different addresses, hence `role`.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] past [`MAX_DOCUMENT_BYTES`], and as [`Blobs::blob`].
+    fn document(&self, role: DocumentRole, wanted: &Descriptor) -> Result<Option<Vec<u8>>> {
+        let Some(bytes) = self.blob(wanted)? else { return Ok(None) };
+        let what = format!("{} {}", role.name(), wanted.digest);
+        read_bounded(&what, &*bytes, "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES).map(Some)
+    }
+
+    /// Returns whether the place has a manifest, so that an absent one is only an error when it is
+    /// selected (F4). A place where asking is expensive may return `true` and let
+    /// [`Blobs::document`] tell.
+    ///
+    /// # Errors
+    /// As [`Blobs::blob`].
+    fn has_manifest(&self, wanted: &Descriptor) -> Result<bool> {
+        Ok(self.blob(wanted)?.is_some())
+    }
+
+    /// Returns how many layers are worth reading at the same time, at least 1. The default is the
+    /// number of cores, which suits local files: decoding is what takes time.
+    fn reads_at_once(&self) -> usize {
+        cores()
+    }
+}
+
+/// Returns the number of cores this process may use.
+pub(super) fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// What tells stored bytes from others, so that an index made of them can be found again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BlobIdentity {
+    /// The manifest promises this digest; an index is kept only once the bytes have it.
+    Digest(Digest),
+    /// No digest is promised: a file as it was when it was opened, and the part of it.
+    File(FileIdentity),
+    /// Nothing tells these bytes from others later on, such as spooled standard input. Their index
+    /// is never stored and never shared.
+    Unknown,
+}
+
+/// A part of a file, as it was when it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileIdentity {
+    /// The file's device number.
+    pub device: u64,
+    /// The file's inode number.
+    pub inode: u64,
+    /// The file's length in bytes.
+    pub size: u64,
+    /// The file's time of last modification, in nanoseconds since the epoch.
+    pub mtime_ns: i64,
+    /// Where the part begins, in bytes: in the file, or in the uncompressed tar when the file is
+    /// compressed as a whole.
+    pub offset: u64,
+    /// Length of the part in bytes.
+    pub len_bytes: u64,
+}
+
+impl FileIdentity {
+    /// Returns the identity of all of `file`, as it is now.
+    ///
+    /// # Errors
+    /// When the file cannot be asked.
+    pub fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(FileIdentity {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            mtime_ns: metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()),
+            offset: 0,
+            len_bytes: metadata.size(),
+        })
+    }
+}
+
+impl BlobIdentity {
+    /// Returns the identity of `len_bytes` bytes at `offset` of these bytes.
+    pub(super) fn part(self, offset: u64, len_bytes: u64) -> Self {
+        match self {
+            BlobIdentity::File(whole) => BlobIdentity::File(FileIdentity { offset, len_bytes, ..whole }),
+            BlobIdentity::Digest(_) | BlobIdentity::Unknown => BlobIdentity::Unknown,
+        }
+    }
+
+    /// Returns the text that names an index of these bytes in the store; `None` when an index of
+    /// them must not be stored.
+    #[must_use]
+    pub fn store_name(&self) -> Option<String> {
+        match self {
+            BlobIdentity::Digest(digest) => Some(digest.to_string()),
+            BlobIdentity::File(FileIdentity { device, inode, size, mtime_ns, offset, len_bytes }) => {
+                Some(format!(
+                    "device {device} inode {inode} size {size} mtime {mtime_ns} at {offset} length {len_bytes}"
+                ))
+            }
+            BlobIdentity::Unknown => None,
+        }
+    }
+}
+
+/// Reads `bytes`, which `what` names, unless they are more than `max`.
+///
+/// # Errors
+/// [`Error::Limit`] naming `limit`; [`Error::Io`].
+pub(super) fn read_bounded(what: &str, bytes: &dyn ReadAt, limit: &'static str, max: u64) -> Result<Vec<u8>> {
+    if bytes.len() > max {
+        return Err(Error::Limit { what: what.to_owned(), limit, value: bytes.len(), max });
+    }
+    read_to_vec(bytes).map_err(|cause| Error::io(format!("cannot read {what}"), cause))
+}
