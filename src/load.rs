@@ -413,3 +413,6 @@ fn select(mut blobs: Vec<LayerBlob>, range: LayerRange) -> Result<(u16, Vec<Laye
         LayerRange::Only(only) => Ok((only, vec![blobs.swap_remove(usize::from(only))])),
     }
 }
+
+#[cfg(test)]
+mod tests;

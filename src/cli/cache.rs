@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::args::cache_directory;
+use super::commands::{Command, Example};
 use super::options::{parse_bytes, parse_duration};
 use super::output::{json_line, long_iso, rfc3339, stdout};
 use imgmount::layer::entry::Timestamp;
@@ -74,7 +75,22 @@ struct JsonLayer<'a> {
     entries: Option<u32>,
 }
 
-pub(crate) fn run(args: &CacheArgs) -> Result<ExitCode> {
+impl Command for CacheArgs {
+    const NAME: &'static str = "cache";
+    const EXAMPLES: &'static [Example] = &[
+        ("imgmount cache ls", "See what is kept:"),
+        ("du -sh \"$(imgmount cache path)\"", "See how much is kept:"),
+        ("imgmount cache ls --json | jq -s 'map(.size) | add'", "Add up what is kept, in bytes:"),
+        ("imgmount cache prune --older-than 30d --max-size 2G", "Once a day, from a timer:"),
+        ("imgmount cache clear", "Begin anew:"),
+    ];
+
+    fn run(self) -> Result<ExitCode> {
+        run(&self)
+    }
+}
+
+fn run(args: &CacheArgs) -> Result<ExitCode> {
     let directory = cache_directory()?;
     let mut out = stdout();
     match &args.command {

@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use super::args::{ImageArgs, LayerArgs, image_value};
+use super::commands::{Command, Example};
 use super::output::stdout;
 use imgmount::error::{Error, PathFault};
 use imgmount::load::Tree;
@@ -33,7 +34,19 @@ pub(crate) struct CatArgs {
     image: ImageArgs,
 }
 
-pub(crate) fn run(args: &CatArgs) -> Result<ExitCode> {
+impl Command for CatArgs {
+    const NAME: &'static str = "cat";
+    const EXAMPLES: &'static [Example] = &[
+        ("imgmount cat image.tar:/etc/os-release", "Print a file:"),
+        ("imgmount cat --layer 0 image.tar:/etc/motd", "Print it as the first layer has it:"),
+    ];
+
+    fn run(self) -> Result<ExitCode> {
+        run(&self)
+    }
+}
+
+fn run(args: &CatArgs) -> Result<ExitCode> {
     let mut current: Option<(OsString, Tree)> = None;
     for text in &args.paths {
         let (image, path) = match (split_path(text), &current) {

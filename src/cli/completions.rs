@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
+use super::commands::{Command, Example};
 use super::{Cli, output::stdout};
 
 /// Print the completion script for a shell
@@ -16,7 +17,17 @@ pub(crate) struct CompletionsArgs {
     shell: Shell,
 }
 
-pub(crate) fn run(args: &CompletionsArgs) -> Result<ExitCode> {
+impl Command for CompletionsArgs {
+    const NAME: &'static str = "completions";
+    const EXAMPLES: &'static [Example] =
+        &[("imgmount completions bash > ~/.local/share/bash-completion/completions/imgmount", "For bash:")];
+
+    fn run(self) -> Result<ExitCode> {
+        run(&self)
+    }
+}
+
+fn run(args: &CompletionsArgs) -> Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "imgmount", &mut script);
     let mut out = stdout();

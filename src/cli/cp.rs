@@ -22,6 +22,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use super::args::{ImageArgs, LayerArgs, image_value};
+use super::commands::{Command, Example};
 use super::export::{export_to_stdout, refuse_terminal};
 use super::extract::{conclude, extracting, is_root};
 use imgmount::error::{Error, PathFault};
@@ -55,7 +56,19 @@ pub(crate) struct CpArgs {
     image: ImageArgs,
 }
 
-pub(crate) fn run(args: &CpArgs) -> Result<ExitCode> {
+impl Command for CpArgs {
+    const NAME: &'static str = "cp";
+    const EXAMPLES: &'static [Example] = &[
+        ("imgmount cp image.tar:/etc/nginx .", "Copy a directory out:"),
+        ("imgmount cp image.tar:/usr/bin/tool - | tar tv", "As a tar:"),
+    ];
+
+    fn run(self) -> Result<ExitCode> {
+        run(&self)
+    }
+}
+
+fn run(args: &CpArgs) -> Result<ExitCode> {
     let (image, Some(path)) = split_path(&args.source) else {
         bail!("'{}': no path in the image: write IMAGE:/path", args.source.to_string_lossy());
     };

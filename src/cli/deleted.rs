@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::args::{ImageArgs, Opened, image_value, report_warnings};
+use super::commands::{Command, Example};
 use super::output::{JsonEntry, base64_unless_utf8, json_line, stdout};
 use imgmount::analysis::Thing;
 use imgmount::analysis::deleted::{Extent, How, Lost, find};
@@ -55,7 +56,16 @@ struct JsonLayer<'a> {
     created_by: Option<&'a str>,
 }
 
-pub(crate) fn run(args: &DeletedArgs) -> Result<ExitCode> {
+impl Command for DeletedArgs {
+    const NAME: &'static str = "deleted";
+    const EXAMPLES: &'static [Example] = &[("imgmount deleted image.tar", "List what later layers deleted:")];
+
+    fn run(self) -> Result<ExitCode> {
+        run(&self)
+    }
+}
+
+fn run(args: &DeletedArgs) -> Result<ExitCode> {
     let Opened { engine, image, .. } = args.image.open(&args.image_name)?;
     let options = args.image.tree_options(LayerRange::All);
     let tree = engine.load(image, &options)?;

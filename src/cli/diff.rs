@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::args::{ImageArgs, LayerArgs, image_value, report_warnings};
+use super::commands::{Command, Example};
 use super::diff_stat::{Stat, table};
 use super::diff_text::{self, text_diff};
 use super::output::{JsonEntry, base64_unless_utf8, json_line, stdout};
@@ -171,7 +172,20 @@ fn ids(difference: &Difference) -> (Option<InodeId>, Option<InodeId>) {
     }
 }
 
-pub(crate) fn run(args: &DiffArgs) -> Result<ExitCode> {
+impl Command for DiffArgs {
+    const NAME: &'static str = "diff";
+    const EXAMPLES: &'static [Example] = &[
+        ("imgmount diff old.tar new.tar", "List what changed:"),
+        ("imgmount diff --ignore '*.pyc' -u old.tar new.tar", "As unified diffs, without noise:"),
+    ];
+    const ASKS: bool = true;
+
+    fn run(self) -> Result<ExitCode> {
+        run(&self)
+    }
+}
+
+fn run(args: &DiffArgs) -> Result<ExitCode> {
     let (a_range, b_range) = args.ranges();
     if args.b.is_none() && a_range == b_range {
         bail!("nothing to compare with: name a second image, or two states with --a-upto and --b-upto");

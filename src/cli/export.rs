@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use super::args::{ImageArgs, LayerArgs, image_value};
+use super::commands::{Command, Example};
 use super::interrupt::Interrupt;
 use imgmount::error::Error;
 use imgmount::export::{ExportOptions, export};
@@ -41,7 +42,17 @@ pub(crate) struct ExportArgs {
     image: ImageArgs,
 }
 
-pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
+impl Command for ExportArgs {
+    const NAME: &'static str = "export";
+    const EXAMPLES: &'static [Example] =
+        &[("imgmount export image.tar | podman import -", "Make an image of one layer:")];
+
+    fn run(self) -> Result<ExitCode> {
+        run(&self)
+    }
+}
+
+fn run(args: &ExportArgs) -> Result<ExitCode> {
     let to_stdout = args.output == Path::new("-");
     if to_stdout {
         refuse_terminal()?;

@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::args::{ImageArgs, LayerArgs, image_value};
+use super::commands::{Command, Example};
 use super::interrupt::Interrupt;
 use super::progress::Bars;
 use imgmount::extract::{Existing, ExtractOptions, NotKept, Report, extract};
@@ -45,7 +46,16 @@ pub(crate) struct ExtractArgs {
     image: ImageArgs,
 }
 
-pub(crate) fn run(args: &ExtractArgs) -> Result<ExitCode> {
+impl Command for ExtractArgs {
+    const NAME: &'static str = "extract";
+    const EXAMPLES: &'static [Example] = &[("imgmount extract image.tar rootfs", "Unpack the whole tree:")];
+
+    fn run(self) -> Result<ExitCode> {
+        run(&self)
+    }
+}
+
+fn run(args: &ExtractArgs) -> Result<ExitCode> {
     let image = ImageArgs { cache_size: args.image.cache_size.min(CACHE_BYTES), ..args.image.clone() };
     let tree = image.load(&args.image_name, args.layers.range())?;
     let all = args.archive || is_root();

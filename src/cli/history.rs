@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::args::{ImageArgs, Opened, image_value, report_warnings};
+use super::commands::{Command, Example};
 use super::output::{JsonEntry, base64_unless_utf8, json_line, stdout};
 use imgmount::analysis::history::{Action, Event, Step, is_aligned, of_path, steps};
 use imgmount::analysis::{Field, Thing};
@@ -42,7 +43,19 @@ pub(crate) struct HistoryArgs {
     image: ImageArgs,
 }
 
-pub(crate) fn run(args: &HistoryArgs) -> Result<ExitCode> {
+impl Command for HistoryArgs {
+    const NAME: &'static str = "history";
+    const EXAMPLES: &'static [Example] = &[
+        ("imgmount history image.tar", "List layers with their commands:"),
+        ("imgmount history image.tar:/etc/passwd", "Find out who touched a file:"),
+    ];
+
+    fn run(self) -> Result<ExitCode> {
+        run(&self)
+    }
+}
+
+fn run(args: &HistoryArgs) -> Result<ExitCode> {
     let (image, path) = split_path(&args.image_path);
     let Opened { engine, image, .. } = args.image.open(&image)?;
     let config = image.info.config.clone();

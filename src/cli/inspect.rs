@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::args::{ImageArgs, Opened, image_value};
+use super::commands::{Command, Example};
 use super::output::{base64_unless_utf8, json_line, stdout};
 use imgmount::image::ImageInfo;
 use imgmount::load::{LayerRange, Tree};
@@ -64,7 +65,17 @@ struct WarningReport {
     message: String,
 }
 
-pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
+impl Command for InspectArgs {
+    const NAME: &'static str = "inspect";
+    const EXAMPLES: &'static [Example] =
+        &[("imgmount inspect --json image.tar | jq .layers", "List layers, for a script:")];
+
+    fn run(self) -> Result<ExitCode> {
+        run(&self)
+    }
+}
+
+fn run(args: &InspectArgs) -> Result<ExitCode> {
     let Opened { engine, format, image } = args.image.open(&args.image_name)?;
     let info = image.info.clone();
     let tree = engine.load(image, &args.image.tree_options(LayerRange::All))?;

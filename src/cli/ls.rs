@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::args::{ImageArgs, LayerArgs, image_value};
 use super::cat::image_and_path;
+use super::commands::{Command, Example};
 use super::output::{JsonEntry, device, json_line, long_iso, mode_string, stdout};
 use imgmount::error::{Error, PathFault};
 use imgmount::glob::{Glob, is_pattern};
@@ -48,7 +49,23 @@ struct Line {
     id: InodeId,
 }
 
-pub(crate) fn run(args: &LsArgs) -> Result<ExitCode> {
+impl Command for LsArgs {
+    const NAME: &'static str = "ls";
+    const EXAMPLES: &'static [Example] = &[
+        ("imgmount ls -R image.tar", "List everything:"),
+        ("imgmount ls 'image.tar:/etc/*.conf'", "List what matches:"),
+        (
+            "imgmount ls -R --json image.tar | jq -r 'select(.mode | startswith(\"4\")) | .path'",
+            "Find programs that are set-user-id:",
+        ),
+    ];
+
+    fn run(self) -> Result<ExitCode> {
+        run(&self)
+    }
+}
+
+fn run(args: &LsArgs) -> Result<ExitCode> {
     let (image, path) = image_and_path(&args.image_path);
     let tree = args.image.load(&image, args.layers.range())?;
     // As ls: a link that is named itself is followed, except for the long format.

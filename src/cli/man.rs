@@ -14,7 +14,8 @@ use clap::{Args, Command, CommandFactory as _};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, italic, roman};
 
-use super::{Cli, IMAGE_HELP};
+use super::commands::{self, Example, Row};
+use super::{Cli, image_help};
 
 /// Write the manual pages
 #[derive(Debug, Args)]
@@ -23,7 +24,17 @@ pub(crate) struct ManArgs {
     dir: PathBuf,
 }
 
-pub(crate) fn run(args: &ManArgs) -> Result<ExitCode> {
+impl commands::Command for ManArgs {
+    const NAME: &'static str = "man";
+    const EXAMPLES: &'static [Example] = &[];
+    const HIDDEN: bool = true;
+
+    fn run(self) -> Result<ExitCode> {
+        run(&self)
+    }
+}
+
+fn run(args: &ManArgs) -> Result<ExitCode> {
     let mut command = Cli::command();
     command.build();
     write_pages(&command, &args.dir)?;
@@ -66,7 +77,7 @@ fn render(command: &Command, out: &mut impl Write) -> std::io::Result<()> {
     }
     let mut more = Roff::new();
     if is_main {
-        paragraphs(&mut more, "IMAGES", &[IMAGE_HELP, IMAGE_PATHS]);
+        paragraphs(&mut more, "IMAGES", &[&image_help(), IMAGE_PATHS]);
     }
     definitions(&mut more, "EXIT STATUS", exit_codes(&name));
     definitions(&mut more, "ENVIRONMENT", &ENVIRONMENT);
@@ -80,8 +91,6 @@ const IMAGE_PATHS: &str = "\
 Where a command takes IMAGE:/path, the text is split at its last \":/\". Several images in one place are told \
 apart by REF or @INDEX; without either, they are listed and the exit status is 2.";
 
-/// Commands whose answer can be no.
-const ASKING: [&str; 2] = ["imgmount-diff", "imgmount-verify"];
 const DONE_OR_FAILED: [(&str, &str); 2] =
     [("0", "Done; also when whoever read the output has seen enough."), ("2", "Failure or wrong usage.")];
 const ANSWERED: [(&str, &str); 3] = [
@@ -91,7 +100,8 @@ const ANSWERED: [(&str, &str); 3] = [
 ];
 
 fn exit_codes(name: &str) -> &'static [(&'static str, &'static str)] {
-    if ASKING.contains(&name) { &ANSWERED } else { &DONE_OR_FAILED }
+    let command = name.strip_prefix("imgmount-").and_then(Row::named);
+    if command.is_some_and(|row| row.asks) { &ANSWERED } else { &DONE_OR_FAILED }
 }
 
 const ENVIRONMENT: [(&str, &str); 5] = [
@@ -111,104 +121,21 @@ const FILES: [(&str, &str); 1] = [(
      be removed at any time; imgmount-cache(1) does so.",
 )];
 
-/// What is typed, and what that is good for.
-type Example = (&'static str, &'static str);
-
-/// Examples by page; commands that take the same arguments have their own all the same.
-const EXAMPLES: [(&str, &[Example]); 19] = [
-    (
-        "imgmount",
-        &[
-            ("imgmount image.tar /mnt", "Mount what docker save wrote:"),
-            ("imgmount ls -l image.tar:/etc", "Look into it without mounting:"),
-            ("docker save alpine | imgmount cat -:/etc/os-release", "Read a file from standard input:"),
-        ],
-    ),
-    (
-        "imgmount-mount",
-        &[
-            (
-                "imgmount mount --idle-timeout 10m image.tar:app /mnt",
-                "Mount one of several images, for a while:",
-            ),
-            ("imgmount mount --view all image.tar /mnt", "See every layer, and the tree after each:"),
-            (
-                "/srv/image.tar  /mnt  fuse.imgmount  noauto,user,platform=linux/arm64  0 0",
-                "A line of fstab(5) that lets everybody mount it:",
-            ),
-            ("mount -t fuse.imgmount -o view=all /srv/image.tar /mnt", "The same without fstab, as root:"),
-        ],
-    ),
-    ("imgmount-umount", &[("imgmount umount /mnt", "End a mount, also one whose process is gone:")]),
-    (
-        "imgmount-ls",
-        &[
-            ("imgmount ls -R image.tar", "List everything:"),
-            ("imgmount ls 'image.tar:/etc/*.conf'", "List what matches:"),
-            (
-                "imgmount ls -R --json image.tar | jq -r 'select(.mode | startswith(\"4\")) | .path'",
-                "Find programs that are set-user-id:",
-            ),
-        ],
-    ),
-    (
-        "imgmount-cat",
-        &[
-            ("imgmount cat image.tar:/etc/os-release", "Print a file:"),
-            ("imgmount cat --layer 0 image.tar:/etc/motd", "Print it as the first layer has it:"),
-        ],
-    ),
-    (
-        "imgmount-cp",
-        &[
-            ("imgmount cp image.tar:/etc/nginx .", "Copy a directory out:"),
-            ("imgmount cp image.tar:/usr/bin/tool - | tar tv", "As a tar:"),
-        ],
-    ),
-    ("imgmount-extract", &[("imgmount extract image.tar rootfs", "Unpack the whole tree:")]),
-    ("imgmount-export", &[("imgmount export image.tar | podman import -", "Make an image of one layer:")]),
-    ("imgmount-inspect", &[("imgmount inspect --json image.tar | jq .layers", "List layers, for a script:")]),
-    (
-        "imgmount-history",
-        &[
-            ("imgmount history image.tar", "List layers with their commands:"),
-            ("imgmount history image.tar:/etc/passwd", "Find out who touched a file:"),
-        ],
-    ),
-    ("imgmount-deleted", &[("imgmount deleted image.tar", "List what later layers deleted:")]),
-    (
-        "imgmount-diff",
-        &[
-            ("imgmount diff old.tar new.tar", "List what changed:"),
-            ("imgmount diff --ignore '*.pyc' -u old.tar new.tar", "As unified diffs, without noise:"),
-        ],
-    ),
-    (
-        "imgmount-verify",
-        &[
-            ("imgmount verify image.tar && echo sound", "Check a download:"),
-            (
-                "imgmount verify --json image.tar | jq -c 'select(.status != \"ok\")'",
-                "List what is wrong with it:",
-            ),
-        ],
-    ),
-    ("imgmount-cache", &[("imgmount cache ls", "See what is kept:")]),
-    ("imgmount-cache-path", &[("du -sh \"$(imgmount cache path)\"", "See how much is kept:")]),
-    (
-        "imgmount-cache-ls",
-        &[("imgmount cache ls --json | jq -s 'map(.size) | add'", "Add up what is kept, in bytes:")],
-    ),
-    (
-        "imgmount-cache-prune",
-        &[("imgmount cache prune --older-than 30d --max-size 2G", "Once a day, from a timer:")],
-    ),
-    ("imgmount-cache-clear", &[("imgmount cache clear", "Begin anew:")]),
-    (
-        "imgmount-completions",
-        &[("imgmount completions bash > ~/.local/share/bash-completion/completions/imgmount", "For bash:")],
-    ),
+/// Examples of the program as a whole.
+const EXAMPLES: [Example; 3] = [
+    ("imgmount image.tar /mnt", "Mount what docker save wrote:"),
+    ("imgmount ls -l image.tar:/etc", "Look into it without mounting:"),
+    ("docker save alpine | imgmount cat -:/etc/os-release", "Read a file from standard input:"),
 ];
+
+/// The examples of a page: of a command, or those of its command that mention a nested one.
+fn examples_of(page: &str) -> Vec<Example> {
+    let Some(command) = page.strip_prefix("imgmount-") else { return EXAMPLES.to_vec() };
+    let (command, nested) = command.split_once('-').map_or((command, None), |(c, n)| (c, Some(n)));
+    let examples = Row::named(command).map(|row| row.examples).unwrap_or_default();
+    let typed = nested.map(|nested| format!("imgmount {command} {nested}")).unwrap_or_default();
+    examples.iter().filter(|(line, _)| line.contains(&typed)).copied().collect()
+}
 
 fn paragraphs(roff: &mut Roff, heading: &str, texts: &[&str]) {
     roff.control("SH", [heading]);
@@ -228,15 +155,14 @@ fn definitions(roff: &mut Roff, heading: &str, rows: &[(&str, &str)]) {
 }
 
 fn examples(roff: &mut Roff, name: &str) {
-    let Some((_, examples)) = EXAMPLES.iter().find(|(page, _)| *page == name) else { return };
     roff.control("SH", ["EXAMPLES"]);
-    for (typed, purpose) in *examples {
+    for (typed, purpose) in examples_of(name) {
         roff.control("PP", []);
-        roff.text([roman(*purpose)]);
+        roff.text([roman(purpose)]);
         roff.control("PP", []);
         roff.control("RS", ["4"]);
         roff.control("nf", []);
-        roff.text([roman(*typed)]);
+        roff.text([roman(typed)]);
         roff.control("fi", []);
         roff.control("RE", []);
     }
@@ -276,7 +202,7 @@ mod tests {
         let mut command = Cli::command();
         command.build();
         for page in pages(&command) {
-            assert!(EXAMPLES.iter().any(|(name, _)| *name == page), "{page}");
+            assert_ne!(examples_of(&page), [], "{page}");
         }
     }
 }

@@ -5,6 +5,7 @@
 mod args;
 mod cache;
 mod cat;
+mod commands;
 mod completions;
 mod cp;
 mod daemon;
@@ -33,9 +34,11 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{ArgAction, Parser, Subcommand};
-
+use clap::{ArgAction, Parser};
 use imgmount::error::Error;
+use imgmount::source::Transport;
+
+use self::commands::Chosen;
 
 /// A negative answer: a comparison that found something.
 const NEGATIVE: u8 = 1;
@@ -43,10 +46,10 @@ const NEGATIVE: u8 = 1;
 const FAILURE: u8 = 2;
 
 /// Mount container images as read-only trees, and read them without mounting
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "imgmount", version, disable_help_subcommand = true)]
 #[command(override_usage = "imgmount IMAGE DIR [OPTIONS]\n       imgmount COMMAND ...")]
-#[command(after_help = IMAGE_HELP)]
+#[command(after_help = image_help())]
 pub(crate) struct Cli {
     /// Say more: what is done, and merge warnings; twice for everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
@@ -55,32 +58,18 @@ pub(crate) struct Cli {
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
     #[command(subcommand)]
-    command: Command,
+    command: Chosen,
 }
 
-const IMAGE_HELP: &str = "\
-An IMAGE is [TRANSPORT:]PATH[:REF | @INDEX]: a docker-archive, an OCI layout (a directory or \
-an archive), a skopeo dir:, each as it is or compressed as a whole, or - for standard input. \
-TRANSPORT is docker-archive, oci, oci-archive or dir; without it the content decides.";
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    Mount(Box<mount::MountArgs>),
-    Umount(umount::UmountArgs),
-    Ls(ls::LsArgs),
-    Cat(cat::CatArgs),
-    Cp(cp::CpArgs),
-    Extract(extract::ExtractArgs),
-    Export(export::ExportArgs),
-    Inspect(inspect::InspectArgs),
-    History(history::HistoryArgs),
-    Deleted(deleted::DeletedArgs),
-    Diff(Box<diff::DiffArgs>),
-    Verify(verify::VerifyArgs),
-    Cache(cache::CacheArgs),
-    Completions(completions::CompletionsArgs),
-    #[command(hide = true)]
-    Man(man::ManArgs),
+/// What an IMAGE is, with the transports that can be opened.
+fn image_help() -> String {
+    let transports: Vec<_> =
+        Transport::supported().map(|one| format!("{} ({})", one.name(), one.about())).collect();
+    format!(
+        "An IMAGE is [TRANSPORT:]PATH[:REF | @INDEX], or - for standard input. TRANSPORT is one of {}; \
+         without it, the format is detected from the content. An archive may be compressed as a whole.",
+        transports.join(", ")
+    )
 }
 
 /// Runs the program: parses `arguments` (the first is the program's name), sets up logging, does what is
@@ -92,24 +81,7 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     memory::map_large_blocks();
     init_log(cli.verbose, cli.quiet);
-    let result = match cli.command {
-        Command::Mount(args) => mount::run(*args),
-        Command::Umount(args) => umount::run(&args),
-        Command::Ls(args) => ls::run(&args),
-        Command::Cat(args) => cat::run(&args),
-        Command::Cp(args) => cp::run(&args),
-        Command::Extract(args) => extract::run(&args),
-        Command::Export(args) => export::run(&args),
-        Command::Inspect(args) => inspect::run(&args),
-        Command::History(args) => history::run(&args),
-        Command::Deleted(args) => deleted::run(&args),
-        Command::Diff(args) => diff::run(&args),
-        Command::Verify(args) => verify::run(&args),
-        Command::Cache(args) => cache::run(&args),
-        Command::Completions(args) => completions::run(&args),
-        Command::Man(args) => man::run(&args),
-    };
-    result.unwrap_or_else(|error| fail(&error))
+    cli.command.run().unwrap_or_else(|error| fail(&error))
 }
 
 /// `imgmount IMAGE DIR` is short for `imgmount mount IMAGE DIR`, unless the first word is nearly a command and

@@ -29,6 +29,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::args::{ImageArgs, Opened, image_value, report_warnings};
+use super::commands::{Command, Example};
 use super::daemon::{self, Side, Waiting};
 use super::options::{parse_bytes, parse_duration, split_list};
 
@@ -196,6 +197,23 @@ fn one_of<T: ValueEnum>(value: &str) -> Result<T, String> {
     })
 }
 
+impl Command for MountArgs {
+    const NAME: &'static str = "mount";
+    const EXAMPLES: &'static [Example] = &[
+        ("imgmount mount --idle-timeout 10m image.tar:app /mnt", "Mount one of several images, for a while:"),
+        ("imgmount mount --view all image.tar /mnt", "See every layer, and the tree after each:"),
+        (
+            "/srv/image.tar  /mnt  fuse.imgmount  noauto,user,platform=linux/arm64  0 0",
+            "A line of fstab(5) that lets everybody mount it:",
+        ),
+        ("mount -t fuse.imgmount -o view=all /srv/image.tar /mnt", "The same without fstab, as root:"),
+    ];
+
+    fn run(self) -> anyhow::Result<ExitCode> {
+        run(self)
+    }
+}
+
 /// Mounts, and returns when the mount is usable (in the background) or has ended (in the foreground, and in
 /// the process that serves it).
 ///
@@ -205,7 +223,7 @@ fn one_of<T: ValueEnum>(value: &str) -> Result<T, String> {
 /// # Errors
 /// Whatever keeps the image from being mounted; where this process is the background one, it has been
 /// printed by the time the parent returns.
-pub(crate) fn run(mut args: MountArgs) -> anyhow::Result<ExitCode> {
+fn run(mut args: MountArgs) -> anyhow::Result<ExitCode> {
     args.fold_options()?;
     let dir = fuse::check_mount_point(&args.dir)?;
     let log = args.log_file.as_ref().map(open_log).transpose()?;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::commands::{Command, Example};
+
 /// Unmount an image
 ///
 /// Works for mounts whose process is gone, too. A mount in use stays; who uses it is said.
@@ -12,8 +14,18 @@ pub(crate) struct UmountArgs {
     dir: PathBuf,
 }
 
+impl Command for UmountArgs {
+    const NAME: &'static str = "umount";
+    const EXAMPLES: &'static [Example] =
+        &[("imgmount umount /mnt", "End a mount, also one whose process is gone:")];
+
+    fn run(self) -> anyhow::Result<ExitCode> {
+        run(&self)
+    }
+}
+
 /// Unmounts.
-pub(crate) fn run(args: &UmountArgs) -> anyhow::Result<ExitCode> {
+fn run(args: &UmountArgs) -> anyhow::Result<ExitCode> {
     imgmount::fuse::unmount(&args.dir)?;
     Ok(ExitCode::SUCCESS)
 }

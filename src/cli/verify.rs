@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::NEGATIVE;
 use super::args::{cache_directory, image_value};
+use super::commands::{Command, Example};
 use super::output::{json_line, stdout};
 use super::progress::Bars;
 use imgmount::image::Platform;
@@ -52,7 +53,23 @@ struct JsonItem<'a> {
     error: Option<&'a str>,
 }
 
-pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode> {
+impl Command for VerifyArgs {
+    const NAME: &'static str = "verify";
+    const EXAMPLES: &'static [Example] = &[
+        ("imgmount verify image.tar && echo sound", "Check a download:"),
+        (
+            "imgmount verify --json image.tar | jq -c 'select(.status != \"ok\")'",
+            "List what is wrong with it:",
+        ),
+    ];
+    const ASKS: bool = true;
+
+    fn run(self) -> Result<ExitCode> {
+        run(&self)
+    }
+}
+
+fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let reference = Reference::parse(&args.image_name, args.image.as_deref())?;
     let platform = args.platform.as_deref().map(str::parse::<Platform>).transpose()?;
     let bars: Arc<dyn Progress> = Arc::new(Bars::default());

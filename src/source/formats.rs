@@ -15,7 +15,7 @@ use super::{Location, OpenOptions, Source, dir, docker_archive, oci_layout};
 use crate::error::{Error, Result};
 
 /// OCI layouts come first: archives of Docker 25 and later are a docker-archive too (F3).
-static FORMATS: [Format; 11] = [
+static FORMATS: &[Format] = &[
     Format {
         transport: "oci",
         needs_slashes: false,

@@ -280,3 +280,17 @@ fn a_layer_of_a_compressed_archive_that_is_another_is_refused() {
         run(imgmount.command(&["ls"]).arg(path)).expect(2).says("diff_id").says(&sha256_hex(&other));
     }
 }
+
+#[test]
+fn what_came_from_standard_input_is_not_kept_under_the_name_of_a_file_that_is_gone() {
+    let imgmount = Imgmount::new();
+    let image = Image::named("a:1").layer("COPY", &[file("f", b"1")]);
+    let diff_id = image.layers[0].diff_id();
+    let packed = Compression::Gzip(6).compress(&tar(&docker_legacy(&[image])));
+    let path = imgmount.write("image.tar.gz", &packed);
+    let mut command = imgmount.command(&["cat", "-:/f"]);
+    assert_eq!(run(command.stdin(File::open(&path).unwrap())).expect(0).text(), "1");
+    // The layer's index is found again by its diff_id; the archive's would never be.
+    assert_eq!(listed(&imgmount).len(), listed_diff_ids(&imgmount).len());
+    assert_eq!(listed_diff_ids(&imgmount), [diff_id]);
+}

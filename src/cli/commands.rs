@@ -1,0 +1,120 @@
+//! The table of commands.
+//!
+//! This module owns what a command is made of. Parsing, the help text, the manual pages and the
+//! completions all read the table, so a new command is one module and one row.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
+
+use super::{
+    cache, cat, completions, cp, deleted, diff, export, extract, history, inspect, ls, man, mount, umount,
+    verify,
+};
+
+/// In the order of the help text.
+static COMMANDS: &[Row] = &[
+    row::<mount::MountArgs>(),
+    row::<umount::UmountArgs>(),
+    row::<ls::LsArgs>(),
+    row::<cat::CatArgs>(),
+    row::<cp::CpArgs>(),
+    row::<extract::ExtractArgs>(),
+    row::<export::ExportArgs>(),
+    row::<inspect::InspectArgs>(),
+    row::<history::HistoryArgs>(),
+    row::<deleted::DeletedArgs>(),
+    row::<diff::DiffArgs>(),
+    row::<verify::VerifyArgs>(),
+    row::<cache::CacheArgs>(),
+    row::<completions::CompletionsArgs>(),
+    row::<man::ManArgs>(),
+];
+
+/// A command: its arguments, whose doc comment is its help text, and what runs them.
+pub(super) trait Command: Args + 'static {
+    /// The word that is typed.
+    const NAME: &'static str;
+    /// Typical uses, for the manual pages. A nested command's page shows those that have its name.
+    const EXAMPLES: &'static [Example];
+    /// True when exit status 1 is a negative answer: a difference, a mismatch.
+    const ASKS: bool = false;
+    /// True for commands that the help text leaves out.
+    const HIDDEN: bool = false;
+
+    /// Runs the command and returns its exit status.
+    fn run(self) -> Result<ExitCode>;
+}
+
+/// What is typed, and what that is good for.
+pub(super) type Example = (&'static str, &'static str);
+
+/// A command without its type.
+pub(super) struct Row {
+    pub(super) name: &'static str,
+    pub(super) examples: &'static [Example],
+    pub(super) asks: bool,
+    define: fn() -> clap::Command,
+    run: fn(&ArgMatches) -> Result<Runnable, clap::Error>,
+}
+
+type Runnable = Box<dyn FnOnce() -> Result<ExitCode>>;
+
+const fn row<C: Command>() -> Row {
+    Row {
+        name: C::NAME,
+        examples: C::EXAMPLES,
+        asks: C::ASKS,
+        define: || C::augment_args(clap::Command::new(C::NAME)).hide(C::HIDDEN),
+        run: |matches| {
+            let arguments = C::from_arg_matches(matches)?;
+            Ok(Box::new(|| arguments.run()))
+        },
+    }
+}
+
+impl Row {
+    /// Returns the command with this name.
+    pub(super) fn named(name: &str) -> Option<&'static Row> {
+        COMMANDS.iter().find(|row| row.name == name)
+    }
+}
+
+/// The command that was typed, with its arguments.
+pub(super) struct Chosen(Runnable);
+
+impl Chosen {
+    /// Runs it and returns its exit status.
+    pub(super) fn run(self) -> Result<ExitCode> {
+        (self.0)()
+    }
+}
+
+impl FromArgMatches for Chosen {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let missing = || clap::Error::new(clap::error::ErrorKind::MissingSubcommand);
+        let (name, matches) = matches.subcommand().ok_or_else(missing)?;
+        let row = Row::named(name).ok_or_else(missing)?;
+        (row.run)(matches).map(Chosen)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Chosen::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Subcommand for Chosen {
+    fn augment_subcommands(program: clap::Command) -> clap::Command {
+        program.subcommands(COMMANDS.iter().map(|row| (row.define)()))
+    }
+
+    fn augment_subcommands_for_update(program: clap::Command) -> clap::Command {
+        Chosen::augment_subcommands(program)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        Row::named(name).is_some()
+    }
+}
