@@ -7,12 +7,13 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 
 use rustix::fs::{SeekFrom, seek};
+use serde_json::Value;
 
 use crate::fixture::{
-    Compression, Image, Item, block_device, char_device, dir, docker_legacy, fifo, file, hardlink, opaque,
-    raw, sparse, symlink, tar, whiteout,
+    Compression, Image, Item, block_device, char_device, dir, docker_legacy, fifo, file, hardlink, oci,
+    opaque, raw, skopeo_dir, sparse, symlink, tar, whiteout,
 };
-use crate::mounted::{Imgmount, Need, have, run};
+use crate::mounted::{Imgmount, Need, have, inside, run};
 use crate::tree::Snapshot;
 
 fn archive(layers: &[Vec<Item>]) -> Vec<u8> {
@@ -322,6 +323,36 @@ fn z6_empty_layers() {
     let path = imgmount.write("image.tar", &tar(&docker_legacy(&[image])));
     let out = run(imgmount.command(&["ls"]).arg(path)).expect(0);
     assert_eq!(out.text(), "f\n");
+}
+
+#[test]
+fn z7_the_bytes_decide_the_compression_and_a_wrong_media_type_is_a_warning() {
+    let imgmount = Imgmount::new();
+    let image = Image::named("a:1").layer_as("COPY", &[file("f", b"1")], "", Compression::Zstd);
+    let mut items = skopeo_dir(&image);
+    let manifest = String::from_utf8(image.manifest()).unwrap().replace("+zstd", "+gzip");
+    items.retain(|item| item.name != b"manifest.json");
+    items.push(file("manifest.json", manifest));
+    let path = imgmount.write("image.tar", &tar(&items));
+    assert_eq!(run(imgmount.command(&["cat"]).arg(inside(&path, "/f"))).expect(0).text(), "1");
+    let answer = run(imgmount.command(&["inspect", "--json"]).arg(&path)).expect(0);
+    let answer: Value = serde_json::from_str(answer.text()).unwrap();
+    assert_eq!(answer["layers"][0]["compression"], "zstd");
+    assert_eq!(answer["warnings"][0]["kind"], "compression-mismatch");
+    assert_eq!(answer["warnings"][0]["path"], "application/vnd.oci.image.layer.v1.tar+gzip");
+}
+
+#[test]
+fn z8_the_files_that_estargz_adds_are_ordinary_files() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let items = [file(".no.prefetch.landmark", b"\x0f"), file("f", b"1"), file("stargz.index.json", b"{}")];
+    let image = Image::named("a:1").layer_as("COPY", &items, "", Compression::GzipMembers(9));
+    let path = imgmount.write("image.tar", &tar(&oci(&[image])));
+    let mounted = imgmount.mount(path, &[]);
+    Snapshot::described(&items).assert_shown_by(&Snapshot::of(mounted.path()), "the mounted tree");
 }
 
 #[test]
