@@ -1,6 +1,6 @@
 //! Names as tar archives write them, cleaned into components: bytes, never `String`.
 //!
-//! This module owns what `..`, `.`, doubled and leading slashes mean (semantics N9 to N11), how long
+//! This module owns what `..`, `.`, doubled and leading slashes mean (docs/semantics.md N9 to N11), how long
 //! a name may be, and how a name looks on a terminal. It knows no tree: whether `a` in `a/../b`
 //! exists, or is a symbolic link, does not matter to a lexical rule.
 
@@ -21,7 +21,7 @@ pub const MAX_LINK_TARGET_BYTES: usize = 4095;
 pub struct Cleaned<'a> {
     /// The way from the root, without `.`, `..` and empty parts. None at all means the root itself.
     pub components: Vec<&'a [u8]>,
-    /// The name climbed above the root with `..`, and was held there (semantics N10).
+    /// The name climbed above the root with `..`, and was held there (docs/semantics.md N10).
     pub escaped: bool,
 }
 

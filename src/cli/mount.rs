@@ -7,7 +7,7 @@
 //! `imgmount IMAGE DIR -o rw,dev,suid` whatever it was asked for, through mount.fuse3 and a shell. mount(8)
 //! puts `rw` or `ro` first, always, and mount.fuse3 adds `dev` and `suid` unless it was given `nodev` and
 //! `nosuid`; what was asked for explicitly looks no different. Hence in a list that begins with `rw` or `ro`,
-//! `suid` and `dev` do not count (security X13). `rw` itself is accepted and changes nothing.
+//! `suid` and `dev` do not count (docs/security.md X13). `rw` itself is accepted and changes nothing.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};

@@ -23,7 +23,7 @@ pub(crate) fn json_line(out: &mut impl Write, value: &impl Serialize) -> io::Res
     out.write_all(b"\n")
 }
 
-/// An entry of a tree, as cli.md fixes it.
+/// An entry of a tree, as docs/json.md describes it.
 #[derive(Debug, Serialize)]
 pub(crate) struct JsonEntry {
     path: String,

@@ -94,7 +94,7 @@ impl Made<'_> {
     }
 
     fn set_owner(self, uid: u32, gid: u32) -> Result<()> {
-        // All ones stand for "leave it as it is", and are nobody's number (semantics M8).
+        // All ones stand for "leave it as it is", and are nobody's number (docs/semantics.md M8).
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         match self {
             Made::Open(fd) => fchown(fd, uid, gid),
@@ -127,7 +127,7 @@ impl Made<'_> {
         }
     }
 
-    /// The time of access is set to the same: an image has no other (semantics M7).
+    /// The time of access is set to the same: an image has no other (docs/semantics.md M7).
     fn set_time(self, mtime: Timestamp) -> Result<()> {
         let time = Timespec {
             tv_sec: i64::try_from(mtime.seconds).unwrap_or(i64::MAX),

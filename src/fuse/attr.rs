@@ -81,7 +81,7 @@ pub(super) fn errno(error: &Error, doing: &str, ino: INodeNo) -> Errno {
 }
 
 fn stat(ino: INodeNo, inode: &Inode, size: u64, stored_bytes: u64) -> FileAttr {
-    // There is one time in a tar: semantics M7.
+    // There is one time in a tar: docs/semantics.md M7.
     let time = system_time(inode.meta.mtime);
     FileAttr {
         ino,
@@ -105,7 +105,7 @@ fn stat(ino: INodeNo, inode: &Inode, size: u64, stored_bytes: u64) -> FileAttr {
     }
 }
 
-/// Bytes that `du` should count: holes take no room (semantics M14).
+/// Bytes that `du` should count: holes take no room (docs/semantics.md M14).
 fn stored_bytes(file: &FileData<'_>) -> u64 {
     match file.stored {
         Stored::Contiguous(_) => file.size,

@@ -67,7 +67,7 @@ pub struct MountOptions {
 }
 
 impl MountOptions {
-    /// Permission checks come with every wider audience (security X14).
+    /// Permission checks come with every wider audience (docs/security.md X14).
     fn checks_permissions(&self) -> bool {
         self.default_permissions || self.allow_other || self.allow_root
     }

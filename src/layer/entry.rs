@@ -95,7 +95,7 @@ impl FileData<'_> {
     }
 }
 
-/// Mode, owner and time of a member, as semantics M6 to M8 clean them.
+/// Mode, owner and time of a member, as docs/semantics.md M6 to M8 clean them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Meta {
     /// Permission bits, set-id and sticky bits: `& 0o7777`. Symlinks have 0777.
@@ -108,7 +108,7 @@ pub struct Meta {
     pub mtime: Timestamp,
 }
 
-/// Time since the epoch; never negative (semantics M7).
+/// Time since the epoch; never negative (docs/semantics.md M7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Timestamp {
     /// Whole seconds.

@@ -31,9 +31,9 @@ use tables::{InodeRecord, RecordKind, Stray, Tables};
 /// Unit of [`Rootfs::blocks`], in bytes: that of `st_blocks` (stat(3type)).
 const BLOCK_BYTES: u64 = 512;
 
-/// Mode of the root and of directories that no layer describes (semantics M4, M5).
+/// Mode of the root and of directories that no layer describes (docs/semantics.md M4, M5).
 const DEFAULT_DIRECTORY_MODE: u16 = 0o755;
-/// Mode of every symbolic link (semantics M6).
+/// Mode of every symbolic link (docs/semantics.md M6).
 const SYMLINK_MODE: u16 = 0o777;
 
 /// An object of the rootfs; hard links share one. The root is 0, and numbers are the same every time.

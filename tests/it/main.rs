@@ -29,7 +29,7 @@
 //! | `json_changes` | the same, for what tells of layers and differences |
 //! | `examples` | the library's examples |
 //! | `readme` | what README.md promises |
-//! | `tidy` | layering, forgotten files |
+//! | `tidy` | rules and their tests, layering, forgotten files |
 //! | `patterns` | paths with patterns, and lists in the order of bytes |
 //! | `verify` | every kind of damage, and what is said of it |
 //! | `spans` | one large file, read whole by its stored index |

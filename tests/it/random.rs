@@ -154,7 +154,7 @@ fn apply(paths: &mut Paths, layer: usize, items: &[Item]) {
 }
 
 /// A directory that only its children's names tell of. It has the attributes of the one `below`, also where
-/// a mark hides that (semantics M1).
+/// a mark hides that (docs/semantics.md M1).
 fn imply(paths: &mut Paths, below: &Paths, layer: usize, name: &str) {
     if !paths.get(name).is_some_and(is_dir) {
         remove(paths, name);

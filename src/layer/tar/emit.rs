@@ -60,7 +60,7 @@ impl TarParser {
     }
 
     /// Bytes between this header and the next. They end where `lseek` still reaches, so that no
-    /// later sum of offsets can overflow (security X10).
+    /// later sum of offsets can overflow (docs/security.md X10).
     fn payload(&self, header: &Header<'_>, class: Class) -> Result<u64, Fault> {
         let size = self.extensions.size(header)?;
         let payload = if class.has_payload() { size } else { 0 };
@@ -71,7 +71,7 @@ impl TarParser {
         }
     }
 
-    /// Leaves out what has no place in a rootfs (semantics M17).
+    /// Leaves out what has no place in a rootfs (docs/semantics.md M17).
     fn unknown(&mut self, payload: u64, sink: &mut impl Sink) -> Result<(), Fault> {
         self.metadata_bytes = self.weigh(self.name.len())?;
         sink.warning(WarningKind::UnknownType, &self.name);

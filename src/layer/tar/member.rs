@@ -1,6 +1,6 @@
 //! What the last header of a member says once its extension headers are laid over it.
 //!
-//! This module owns precedence (semantics M12, M13) and the cleaning of owner, mode and time (M6 to
+//! This module owns precedence (docs/semantics.md M12, M13) and the cleaning of owner, mode and time (M6 to
 //! M8). It is the reading of Go's `archive/tar`, since every container engine reads layers with it.
 
 use std::borrow::Cow;
@@ -33,7 +33,7 @@ pub(super) enum Class {
     Unknown,
 }
 
-/// Kinds that have no payload, whatever size their header claims (semantics M18).
+/// Kinds that have no payload, whatever size their header claims (docs/semantics.md M18).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Alone {
     Hardlink,
@@ -45,7 +45,7 @@ pub(super) enum Alone {
 }
 
 impl Class {
-    /// Semantics N12 and M17. `name` is the final name: a V7 header marks a directory by a slash.
+    /// docs/semantics.md N12 and M17. `name` is the final name: a V7 header marks a directory by a slash.
     pub(super) fn of(typeflag: u8, name: &[u8]) -> Self {
         match typeflag {
             0 if name.ends_with(b"/") => Class::Alone(Alone::Directory),
@@ -122,7 +122,7 @@ pub(super) fn device(header: &Header<'_>) -> Result<DeviceNumber, Fault> {
     Ok(DeviceNumber { major: low_32_bits(major), minor: low_32_bits(minor) })
 }
 
-/// Semantics M8: what reaches `chown` is the low 32 bits, and -1 tells it to leave root's 0 alone.
+/// docs/semantics.md M8: what reaches `chown` is the low 32 bits, and -1 tells it to leave root's 0 alone.
 fn cut_owner(id: i64) -> (u32, bool) {
     match low_32_bits(id) {
         u32::MAX => (0, true),
@@ -134,7 +134,7 @@ fn low_32_bits(value: i64) -> u32 {
     u32::try_from(value & i64::from(u32::MAX)).unwrap_or_default()
 }
 
-/// Semantics M7: before the epoch or absurd is 0.
+/// docs/semantics.md M7: before the epoch or absurd is 0.
 fn whole_seconds(seconds: i64) -> Timestamp {
     let time = u64::try_from(seconds).map(|seconds| Timestamp { seconds, nanos: 0 });
     time.ok().filter(|time| *time <= LATEST).unwrap_or_default()

@@ -4,7 +4,7 @@
 //! reaches, and how much an archive may make us keep. It does not know where the bytes come from,
 //! what a name means (whiteouts, `..`), or other layers.
 //!
-//! Two programs that disagree on where a payload ends see two different images (security X4). So a
+//! Two programs that disagree on where a payload ends see two different images (docs/security.md X4). So a
 //! stream is read as Go's `archive/tar` reads it, which is what every container engine uses, and
 //! where a stream could be read in two ways, it is refused.
 //!

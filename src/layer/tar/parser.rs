@@ -100,7 +100,7 @@ impl TarParser {
     }
 
     /// Tells that the stream is over. No end blocks, or one, will do; so will a last payload without
-    /// its padding (semantics Z1).
+    /// its padding (docs/semantics.md Z1).
     ///
     /// # Errors
     /// When the stream ends within a header or a payload, or after a header that only announces.
@@ -153,7 +153,7 @@ impl TarParser {
     }
 
     /// True once the end mark, two zero blocks, was seen. What follows belongs to the layer but is
-    /// no part of the archive (semantics Z2): it need not be fed, and is not looked at if it is.
+    /// no part of the archive (docs/semantics.md Z2): it need not be fed, and is not looked at if it is.
     #[must_use]
     pub fn at_end(&self) -> bool {
         matches!(self.state, State::End)

@@ -1,7 +1,7 @@
 //! The body of a PAX extended header (`x`): records, and what they say of the next member.
 //!
 //! A record is taken by its declared length and by nothing else, so that a value may hold any byte,
-//! newlines too; reading by lines is how parsers lose step with each other (security X4). A body
+//! newlines too; reading by lines is how parsers lose step with each other (docs/security.md X4). A body
 //! that is not records from end to end is an error. Which of PAX, GNU and ustar wins is decided one
 //! level up. Source: POSIX.1-2017 `pax`, "pax Extended Header".
 
@@ -118,7 +118,7 @@ fn split_keyword(text: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
 /// Packs the attributes that are served; of a name that comes twice, the last.
 ///
 /// SELinux labels belong to the host that wrote them, and overlay's attributes would be taken for
-/// commands by an overlay mounted on top (semantics M9, W18). What is too long to pack is far past
+/// commands by an overlay mounted on top (docs/semantics.md M9, W18). What is too long to pack is far past
 /// what Linux takes, and is left out.
 fn pack_last_of_each(found: &[(&[u8], &[u8])], packed: &mut Vec<u8>) {
     let last: HashMap<&[u8], usize> = found.iter().enumerate().map(|(at, (name, _))| (*name, at)).collect();
@@ -136,7 +136,7 @@ fn is_served(name: &[u8]) -> bool {
         && !name.starts_with(b"user.overlay.")
 }
 
-/// Keeps a name, which unlike every other value must not hold a NUL (semantics N13).
+/// Keeps a name, which unlike every other value must not hold a NUL (docs/semantics.md N13).
 pub(super) fn set_name(name: &mut Vec<u8>, value: &[u8]) -> Result<(), Fault> {
     if value.contains(&0) {
         return Err("malformed PAX record: NUL in a name".into());

@@ -8,7 +8,7 @@
 //! | PAX 1.0 | decimal lines at the start of the payload, padded to a block |
 //!
 //! This module owns which maps are legal: ascending, not overlapping, within the file, and naming
-//! exactly the bytes that are stored (security X7). Holes are never stored, only implied.
+//! exactly the bytes that are stored (docs/security.md X7). Holes are never stored, only implied.
 //! Source: GNU tar's manual, "Storing Sparse Files".
 
 use super::header;

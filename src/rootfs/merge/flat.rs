@@ -180,7 +180,7 @@ fn names_offset(offset: usize, len: usize) -> Result<u32> {
     })
 }
 
-/// The root looks the same in every image, except for its time (semantics M5).
+/// The root looks the same in every image, except for its time (docs/semantics.md M5).
 fn root_record(at: Option<EntryAt>) -> InodeRecord {
     match at {
         Some(EntryAt { layer, entry }) => {

@@ -1,7 +1,7 @@
 //! Hard links whose target was not there when they were met: bound once the whole layer is read.
 //!
 //! A target is looked for in the layer itself first, then in the lower layers as they were before this
-//! layer's whiteouts (semantics H2, H3, H5). No target depends on the order in which links are bound.
+//! layer's whiteouts (docs/semantics.md H2, H3, H5). No target depends on the order in which links are bound.
 
 use super::own::Reader;
 use super::tree::{Found, LinkId, Occupant, SlotId};

@@ -61,7 +61,7 @@ impl<'a> Merged<'a> {
         self.apply(&own.tree, layer, options)
     }
 
-    /// Gives implied directories what lower layers know of them (semantics M1, M2, M4), as containerd
+    /// Gives implied directories what lower layers know of them (docs/semantics.md M1, M2, M4), as containerd
     /// does: from the layers below, whatever this layer's opaque marks hide.
     fn dress(&mut self, own: &mut Tree<'a>, layer: LayerId, options: &MergeOptions) -> Result<()> {
         let mut sources = vec![Source::default(); own.dirs.len()];

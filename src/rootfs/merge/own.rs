@@ -31,7 +31,7 @@ pub(super) struct Own<'a> {
     pub(super) warnings: Vec<Warning>,
 }
 
-/// Whether a name at the root of a layer is aufs' own, which nobody sees (semantics W15).
+/// Whether a name at the root of a layer is aufs' own, which nobody sees (docs/semantics.md W15).
 pub(super) fn is_aufs(name: &[u8]) -> bool {
     name.starts_with(AUFS) && name != OPAQUE
 }
@@ -181,7 +181,7 @@ impl<'a, 'm> Reader<'a, 'm> {
     }
 
     /// Walks to a directory. What is missing on the way is implied; symbolic links of this layer are
-    /// followed and held inside the root (semantics N2, N3).
+    /// followed and held inside the root (docs/semantics.md N2, N3).
     fn enter(&mut self, parents: &[&'a [u8]]) -> Result<DirId, Fault> {
         let root = self.own.tree.root;
         let mut way = Way::new(root, parents);
@@ -221,7 +221,7 @@ impl<'a, 'm> Reader<'a, 'm> {
     }
 
     /// With `follow_dirlinks`: where the lower layers' symbolic link of this name leads, unless this
-    /// layer has deleted it (semantics N1).
+    /// layer has deleted it (docs/semantics.md N1).
     pub(super) fn lower_link(&self, directory: DirId, name: &[u8]) -> Option<&'a [u8]> {
         let dir = &self.own.tree[directory];
         let known = self.own.tree.known(directory, name);
@@ -248,7 +248,7 @@ impl<'a, 'm> Reader<'a, 'm> {
     }
 
     /// Puts a new directory into a slot. Whether lower layers show in it after a whiteout is for its own
-    /// entry to say, if that comes first: engines refuse everything else (semantics W3).
+    /// entry to say, if that comes first: engines refuse everything else (docs/semantics.md W3).
     fn make_directory(&mut self, slot: SlotId) -> Result<DirId, Fault> {
         self.forget_recent(slot);
         let made = self.own.tree.make_directory(slot)?;
@@ -309,7 +309,7 @@ impl<'a, 'm> Reader<'a, 'm> {
     }
 
     /// A character device 0/0 is how overlayfs stores a whiteout, so that is what becomes of one in a
-    /// layer (semantics W17). As any entry, it takes the place of an earlier one of its name.
+    /// layer (docs/semantics.md W17). As any entry, it takes the place of an earlier one of its name.
     fn device_whiteout(&mut self, slot: SlotId, id: EntryId) {
         self.forget_recent(slot);
         let slot = &mut self.own.tree[slot];
@@ -334,7 +334,7 @@ impl<'a, 'm> Reader<'a, 'm> {
         Ok(())
     }
 
-    /// Binds a hard link to what its target is at this moment (semantics H6), or lets it wait.
+    /// Binds a hard link to what its target is at this moment (docs/semantics.md H6), or lets it wait.
     fn put_link(
         &mut self,
         slot: SlotId,
@@ -390,7 +390,7 @@ impl<'a, 'm> Reader<'a, 'm> {
         found
     }
 
-    /// The last entry of a name wins (semantics N6, N8).
+    /// The last entry of a name wins (docs/semantics.md N6, N8).
     fn replace(&mut self, slot: SlotId, occupant: Occupant) {
         let kind = match occupant {
             Occupant::Object(object) => Some(self.objects[object].kind),
@@ -434,7 +434,7 @@ fn role(base: &[u8], aufs: bool) -> Result<Role<'_>, Fault> {
     }
 }
 
-/// What no file system takes is left out before anything is made for it (semantics N15).
+/// What no file system takes is left out before anything is made for it (docs/semantics.md N15).
 fn check_lengths(place: &Place<'_>, role: &Role<'_>, kind: &EntryKind<'_>) -> Result<(), Fault> {
     let (name, target): (&[u8], &[u8]) = match (role, kind) {
         (Role::Entry(name), EntryKind::Symlink(target)) => (name, target),

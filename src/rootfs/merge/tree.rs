@@ -16,7 +16,7 @@ use crate::layer::table::LayerIndex;
 use crate::layer::{EntryId, LayerId};
 
 /// The most symbolic links on the way to an entry's parent: as containerd's continuity and umoci do
-/// (semantics N2).
+/// (docs/semantics.md N2).
 const MAX_HOPS: u32 = 255;
 
 /// In the place of a number: there is none. Lists stay below it, see [`number`]; layers have fewer entries.
@@ -59,9 +59,9 @@ pub(super) struct Slot<'a> {
     /// See [`Slot::whiteout`]; [`NONE`] for none.
     whiteout: u32,
     kind: OccupantKind,
-    /// The whiteout came when this layer had something here already (semantics W5).
+    /// The whiteout came when this layer had something here already (docs/semantics.md W5).
     pub(super) late: bool,
-    /// The directory here was made by its own entry after the whiteout (semantics W3).
+    /// The directory here was made by its own entry after the whiteout (docs/semantics.md W3).
     pub(super) remade: bool,
 }
 
@@ -360,7 +360,7 @@ pub(super) struct Object {
     pub(super) kind: ObjectKind,
     /// The entry that holds its content, target or device number.
     pub(super) entry: EntryId,
-    /// The entry that holds its mode, owner and time: for hard links, the last header (semantics H1).
+    /// The entry that holds its mode, owner and time: for hard links, the last header (docs/semantics.md H1).
     pub(super) meta: EntryId,
     /// See [`Object::xattrs`]; [`NONE`] for none.
     xattrs: EntryId,

@@ -1,4 +1,12 @@
-//! The layering that the compiler does not see, and files that nobody would miss.
+//! What the compiler does not see: the rulebook, the order of modules, files that are never run.
+//!
+//! | part | checks |
+//! |---|---|
+//! | `rules` | rules have tests, and codes that are cited are rules |
+//! | `layering` | the order of modules |
+
+mod layering;
+mod rules;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -74,33 +82,6 @@ fn the_library_neither_prints_nor_looks_at_environment_or_terminal() {
 }
 
 #[test]
-fn a_module_uses_what_stands_to_its_left() {
-    let order = [
-        &["bytes", "error", "digest", "path", "read_at", "warning"][..],
-        &["compress"],
-        &["layer"],
-        &["store"],
-        &["image"],
-        &["source"],
-        &["rootfs"],
-        &["analysis"],
-        &["content"],
-        &["load"],
-        &["fuse"],
-    ];
-    for (path, text) in library() {
-        let module = path.iter().nth(1).unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
-        let Some(place) = order.iter().position(|group| group.contains(&module.as_str())) else { continue };
-        // The tests at the end of a file may use what they like.
-        let code = text.split("#[cfg(test)]").next().unwrap();
-        let right: Vec<String> =
-            order[place + 1..].concat().iter().map(|name| format!("crate::{name}::")).collect();
-        let words: Vec<&str> = right.iter().map(String::as_str).collect();
-        assert_eq!(lines_with(code, &words), [""; 0], "{} looks to the right", path.display());
-    }
-}
-
-#[test]
 fn every_file_of_these_tests_is_run_and_listed() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
     let main = fs::read_to_string(here.join("main.rs")).unwrap();
@@ -126,7 +107,7 @@ fn every_command_is_in_the_help_and_every_command_of_the_help_in_the_readme() {
             assert!(commands.contains(&name), "{name}: {commands:?}");
         }
     }
-    let readme = include_str!("../../README.md");
+    let readme = include_str!("../../../README.md");
     for command in commands {
         assert!(
             readme.contains(&format!("imgmount {command}")) || readme.contains(&format!("`{command}`")),
