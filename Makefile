@@ -15,7 +15,7 @@ completions = \
 	$(datadir)/zsh/site-functions/_imgmount \
 	$(datadir)/fish/vendor_completions.d/imgmount.fish
 
-.PHONY: build demo test bench lint install uninstall clean
+.PHONY: build demo test random bench lint install uninstall clean
 
 build:
 	$(CARGO) build --release --locked
@@ -34,6 +34,13 @@ test:
 	$(CARGO) build --locked --bins --example sample_image
 	scripts/demo.sh target/debug
 	$(CARGO) test --locked
+	$(if $(CI),$(MAKE) random)
+
+# The random tests with a seed of their own, which is printed and repeats the run: IMGMOUNT_TEST_SEED=N make random.
+random_tests = glob:: matrix:: mutations:: overlay:: path:: random:: seekable:: streams::
+random:
+	IMGMOUNT_TEST_SEED=$${IMGMOUNT_TEST_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} \
+		$(CARGO) test --locked --lib --test it -- $(random_tests)
 
 # Against its peers and its own goals; see docs/performance.md. BENCH=--quick for a first look, BENCH=--help for more.
 bench:

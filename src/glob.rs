@@ -314,6 +314,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::seed::config(256))]
+
         #[test]
         fn stars_match_what_their_definition_says(pattern in "[ab*?]{0,8}", name in "[ab]{0,8}") {
             let found = Pattern::new(pattern.as_bytes()).matches(name.as_bytes());

@@ -118,6 +118,9 @@ pub mod load;
 pub mod path;
 pub mod read_at;
 pub mod rootfs;
+#[cfg(test)]
+#[path = "../tests/it/seed.rs"]
+mod seed;
 pub mod source;
 pub mod store;
 pub mod verify;

@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::sample::select;
-use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+use proptest::test_runner::TestRunner;
 
 use crate::fixture::{Image, Item, Kind, char_device, dir, docker_legacy, fifo, file, symlink, tar};
 use crate::mounted::{Imgmount, run};
+use crate::seed;
 
 /// Each case runs the program a few times.
 const CASES: u32 = 48;
@@ -137,10 +138,7 @@ fn expected(a: &Tree, b: &Tree) -> Vec<String> {
 
 #[test]
 fn random_images_differ_as_their_trees_do() {
-    let mut runner = TestRunner::new_with_rng(
-        ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() },
-        TestRng::deterministic_rng(RngAlgorithm::ChaCha),
-    );
+    let mut runner = TestRunner::new(seed::config(CASES));
     let imgmount = Imgmount::new();
     let result = runner.run(&(tree(), tree()), |(a, b)| {
         let base: Vec<Item> = a.values().cloned().collect();

@@ -18,6 +18,7 @@
 //! | `panics` | a fault of the program itself |
 //! | `overlay` | the kernel's overlay of the same layers shows the same tree |
 //! | `numbers` | numbers for tests that try many cases (no tests) |
+//! | `seed` | the seed of random tests (no tests) |
 //! | `interop` | images by podman, skopeo, umoci and docker |
 //! | `cli` | commands, formats, exit codes |
 //! | `history` | what it prints, to the letter |
@@ -66,6 +67,7 @@ mod panics;
 mod patterns;
 mod random;
 mod readme;
+mod seed;
 mod semantics;
 mod served;
 mod sources;

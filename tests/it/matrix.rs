@@ -4,10 +4,11 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::TestRunner;
 
 use crate::fixture::{Compression, Image, docker_legacy, oci, sample_large, sample_tree, tar};
 use crate::mounted::{Imgmount, Need, have};
+use crate::seed;
 use crate::tree::Snapshot;
 
 /// How tools write names: GNU tar and bazel, most engines, nix.
@@ -51,7 +52,7 @@ fn reads_at_random(compression: Compression) {
     let content = sample_large();
     let file = File::open(mounted.path().join("usr/lib/large")).unwrap();
     let past_end = content.len() + 5000;
-    let mut runner = TestRunner::new(Config { cases: 200, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(seed::config(200));
     let outcome = runner.run(&(0..past_end, 0..300_000_usize), |(offset, len)| {
         let mut read = vec![0xEE; len];
         let mut filled = 0;

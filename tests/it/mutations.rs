@@ -1,7 +1,7 @@
 //! Hostile images by the thousand: the sample, damaged at random, must give an answer or an error.
 //!
 //! Digests would catch nearly all damage, so they are not checked here: what reads headers, documents and
-//! compressed streams meets the damage itself. The seed is fixed; a failure prints the mutation's number.
+//! compressed streams meets the damage itself. A failure prints the mutation's number and the seed.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,6 +15,7 @@ use imgmount::source::Reference;
 
 use crate::fixture::{Compression, Image, docker_legacy, docker_modern, oci, tar};
 use crate::numbers::Random;
+use crate::seed;
 
 /// Mutations of each form.
 const MUTATIONS: u64 = 400;
@@ -69,9 +70,9 @@ fn read(tree: &Tree, id: imgmount::rootfs::InodeId) -> bool {
 fn survives(form: &str, image: &[u8]) -> u64 {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("image");
-    let mut opened = 0;
+    let (seed, mut opened) = (seed::seed(), 0);
     for number in 0..MUTATIONS {
-        fs::write(&path, mutate(image, &mut Random(number))).unwrap();
+        fs::write(&path, mutate(image, &mut Random::new(seed, number))).unwrap();
         let start = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| look_at_all(path.as_os_str())));
         let outcome = outcome.unwrap_or_else(|_| panic!("{form}: mutation {number} panics"));

@@ -1,9 +1,14 @@
-//! Numbers for tests that try many cases: the same sequence every time, so a failure names its case.
+//! Numbers for tests that try many cases: one sequence for each seed and case, so a failure names its case.
 
 /// A small generator with a known sequence (Vigna, "SplitMix64").
-pub(crate) struct Random(pub(crate) u64);
+pub(crate) struct Random(u64);
 
 impl Random {
+    /// The sequence of one case of a run.
+    pub(crate) fn new(seed: u64, case: u64) -> Self {
+        Random(Random(seed).next() ^ case)
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;

@@ -18,6 +18,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use crate::fixture::{Image, Item, Kind, dir, file, oci, opaque, symlink as link, tar, whiteout};
 use crate::mounted::{Imgmount, Need, have};
 use crate::numbers::Random;
+use crate::seed;
 use crate::tree::{Field, Snapshot};
 
 const CASES: u64 = 40;
@@ -31,9 +32,10 @@ fn overlayfs_shows_the_same_tree() {
     if !have(&[Need::Fuse, Need::Root]) {
         return;
     }
+    let seed = seed::seed();
     for case in 0..CASES {
         let imgmount = Imgmount::new();
-        let mut random = Random(case);
+        let mut random = Random::new(seed, case);
         let mut image = Image::named("a:1");
         let mut unpacked = vec![imgmount.dir().join("nothing")];
         fs::create_dir(&unpacked[0]).unwrap();

@@ -15,12 +15,13 @@ use imgmount::source::Reference;
 use imgmount::store::Store;
 use imgmount::warning::WarningKind;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use proptest::test_runner::TestRunner;
 
 use crate::fixture::{
     Compression, Image, Item, Kind, dir, docker_legacy, docker_modern, file, hardlink, oci, opaque,
     patterned, podman, sample_tree, sha256_hex, symlink, tar, whiteout, write_dir,
 };
+use crate::seed;
 
 /// Names in each directory, and how deep directories go.
 const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -34,12 +35,6 @@ const COMPRESSIONS: [Compression; 7] = [
     Compression::ZstdFrames,
     Compression::Gzip(9),
 ];
-
-fn runner(cases: u32) -> TestRunner {
-    // The same cases every time: a failure is one for everybody, and so is a success.
-    let random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-    TestRunner::new_with_rng(Config { cases, failure_persistence: None, ..Config::default() }, random)
-}
 
 /// Choices that were drawn beforehand; 0, the plainest, when there are no more.
 struct Choices<'a>(std::slice::Iter<'a, u8>);
@@ -264,28 +259,31 @@ fn layers_at_random_merge_as_a_plain_second_merge_has_it() {
     let layers = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..120), 1..6);
     // Of each layer: how it is compressed, how its names begin.
     let ways = prop::collection::vec((0..COMPRESSIONS.len(), 0..3_usize), 6);
-    let outcome = runner(200).run(&(layers, ways, 0..6_usize, any::<u64>()), |(layers, ways, form, seed)| {
-        let mut image = Image::named("random:1");
-        let mut expected = Paths::new();
-        for (number, (choices, (compression, prefix))) in layers.iter().zip(ways).enumerate() {
-            let mut layer = Layer::default();
-            layer.fill(&mut Choices(choices.iter()), "", 0, true);
-            apply(&mut expected, number, &layer.items);
-            turn(&mut layer.items, seed);
-            let prefix = ["", "./", "/"][prefix];
-            image = image.layer_as("RUN", &layer.items, prefix, COMPRESSIONS[compression]);
-        }
-        let home = tempfile::tempdir().unwrap();
-        let path = write_image(image, form, home.path());
-        let store = Store::open(&home.path().join("cache")).unwrap();
-        let engine = Engine::new(EngineOptions { store: Some(store), ..EngineOptions::default() });
-        let expected = describe(&expected);
-        PATHS.fetch_add(expected.len(), Ordering::Relaxed);
-        // By the first pass, and from the index that it left.
-        prop_assert_eq!(&describe_loaded(&load(&engine, &path)), &expected);
-        prop_assert_eq!(&describe_loaded(&load(&engine, &path)), &expected);
-        Ok(())
-    });
+    let outcome = TestRunner::new(seed::config(200)).run(
+        &(layers, ways, 0..6_usize, any::<u64>()),
+        |(layers, ways, form, seed)| {
+            let mut image = Image::named("random:1");
+            let mut expected = Paths::new();
+            for (number, (choices, (compression, prefix))) in layers.iter().zip(ways).enumerate() {
+                let mut layer = Layer::default();
+                layer.fill(&mut Choices(choices.iter()), "", 0, true);
+                apply(&mut expected, number, &layer.items);
+                turn(&mut layer.items, seed);
+                let prefix = ["", "./", "/"][prefix];
+                image = image.layer_as("RUN", &layer.items, prefix, COMPRESSIONS[compression]);
+            }
+            let home = tempfile::tempdir().unwrap();
+            let path = write_image(image, form, home.path());
+            let store = Store::open(&home.path().join("cache")).unwrap();
+            let engine = Engine::new(EngineOptions { store: Some(store), ..EngineOptions::default() });
+            let expected = describe(&expected);
+            PATHS.fetch_add(expected.len(), Ordering::Relaxed);
+            // By the first pass, and from the index that it left.
+            prop_assert_eq!(&describe_loaded(&load(&engine, &path)), &expected);
+            prop_assert_eq!(&describe_loaded(&load(&engine, &path)), &expected);
+            Ok(())
+        },
+    );
     outcome.unwrap();
     assert!(PATHS.load(Ordering::Relaxed) > 500, "hardly anything was compared");
 }
@@ -315,7 +313,7 @@ fn any_run_of_bytes_of_any_file_is_that_run_of_its_content() {
         let image = engine.open(&reference).unwrap().image(&reference.selection, None).unwrap();
         let tree = engine.load(image, &TreeOptions::default()).unwrap();
         let cases = (0..files.len(), 0.0..1.1_f64, 0..400_000_usize);
-        let outcome = runner(150).run(&cases, |(which, place, len)| {
+        let outcome = TestRunner::new(seed::config(150)).run(&cases, |(which, place, len)| {
             let id = tree.rootfs().resolve(&files[which].name, Follow::NotLast).unwrap();
             let content = &contents[which];
             #[expect(

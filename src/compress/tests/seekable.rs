@@ -126,7 +126,7 @@ fn f10_a_seekable_stream_inside_another() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(crate::seed::config(24))]
 
     #[test]
     fn any_read_of_any_stream_equals_the_slice(

@@ -64,7 +64,7 @@ fn any_options() -> impl Strategy<Value = MergeOptions> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(crate::seed::config(2000))]
 
     #[test]
     fn any_stack_merges_as_the_reference_does(stack in any_stack(), options in any_options()) {

@@ -117,6 +117,27 @@ fn every_command_is_in_the_help_and_every_command_of_the_help_in_the_readme() {
 }
 
 #[test]
+fn make_random_runs_every_test_that_takes_a_seed() {
+    let makefile = include_str!("../../../Makefile");
+    let words = makefile.split("\nrandom_tests = ").nth(1).unwrap().lines().next().unwrap();
+    for (path, text) in ["src", "tests"].into_iter().flat_map(sources) {
+        let module = format!(
+            "{}::",
+            path.with_extension("")
+                .iter()
+                .map(|part| part.display().to_string())
+                .collect::<Vec<_>>()
+                .join("::")
+        );
+        if text.contains("seed::config(") || text.contains("seed::seed(") {
+            let is_run =
+                words.split_whitespace().any(|word| module.contains(word)) || module.contains("tidy");
+            assert!(is_run, "make random does not run {module}");
+        }
+    }
+}
+
+#[test]
 fn no_file_is_longer_than_a_reader_can_hold() {
     let files = ["src", "tests", "examples", "benches"].into_iter().flat_map(sources);
     let long: Vec<_> =

@@ -208,6 +208,8 @@ fn outcome(bytes: &[u8], sizes: &[usize]) -> Result<Found, String> {
 }
 
 proptest! {
+    #![proptest_config(crate::seed::config(256))]
+
     #[test]
     fn chunks_change_nothing(sizes in prop::collection::vec(1..2000_usize, 1..20)) {
         let stream = everything();
