@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use sha2::Digest as _;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
 /// The algorithms that images use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -121,10 +121,7 @@ impl FromStr for Digest {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bad = |reason: &str| Error::Malformed {
-            what: format!("digest '{}'", text.escape_debug()),
-            reason: reason.to_owned(),
-        };
+        let bad = |reason: &str| Error::malformed(Subject::DigestText(text.to_owned()), reason);
         let (name, hex) = text.split_once(':').ok_or_else(|| bad("no ':' in it"))?;
         let algorithm = match name {
             "sha256" => Algorithm::Sha256,

@@ -1,11 +1,22 @@
-//! What can go wrong, as one enum.
+//! Errors: one enum, [`Error`], whose variants carry data.
 //!
-//! Every variant names the thing it is about: a file, a blob, a layer, an entry, an offset. There
-//! is no errno in here; the FUSE view chooses one, and the command line chooses an exit code.
+//! A [`Subject`] says what an error is about: a layer, a document, an archive. Code that decodes or parses
+//! bytes without knowing whose they are fails with a [`StreamFault`], which becomes an [`Error`] once it
+//! is given a subject. A cause is in the text and in a field of its variant, and is no
+//! [`source`](std::error::Error::source): whoever prints the text and the sources prints the cause once.
+//! There is no errno in here; the FUSE view chooses one, and the command line chooses hints and exit
+//! codes, both by variant.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::digest::Digest;
+
+mod stream;
+mod subject;
+
+pub use stream::{StreamFault, StreamResult};
+pub use subject::{DocumentRole, EntryName, Property, Subject};
 
 /// The result of everything in this library that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -14,13 +25,17 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The operating system refused something.
-    #[error("{what}: {cause}")]
+    /// The operating system refused.
+    #[error("{action}{}{}: {cause}", named(.subject), at(*.offset))]
+    #[non_exhaustive]
     Io {
-        /// What was tried, with the file's name: `cannot open 'a.tar'`.
-        what: String,
+        /// The failed action: `cannot open`.
+        action: &'static str,
+        /// The object of the action, where the caller does not name it.
+        subject: Option<Box<Subject>>,
+        /// Offset of the action in the subject, in bytes.
+        offset: Option<u64>,
         /// The operating system's answer.
-        #[source]
         cause: io::Error,
     },
     /// A reference, selector or path that cannot be understood.
@@ -66,82 +81,90 @@ pub enum Error {
         available: Vec<String>,
     },
     /// Something that is recognised and not served.
-    #[error("{what}: not supported: {reason}")]
+    #[error("{subject}: not supported: {reason}")]
+    #[non_exhaustive]
     Unsupported {
-        /// The thing: a media type, a layer, an algorithm.
-        what: String,
+        /// The thing: a media type, a layer, a transport.
+        subject: Box<Subject>,
         /// Why, and what it is.
         reason: String,
     },
     /// A document, archive or stream that breaks its own format.
-    #[error("{what}: {reason}")]
+    #[error("{subject}: {reason}")]
+    #[non_exhaustive]
     Malformed {
         /// The document or stream.
-        what: String,
+        subject: Box<Subject>,
         /// What is wrong, with the offset where there is one.
         reason: String,
     },
     /// A digest or size that is not what the image promised.
-    #[error("{what} does not match: expected {expected}, found {found}")]
+    #[error("{subject}: {property} does not match: expected {expected}, found {found}")]
+    #[non_exhaustive]
     Mismatch {
-        /// What was checked: `layer 3 (blob digest)`.
-        what: String,
+        /// The layer or document.
+        subject: Box<Subject>,
+        /// Which of its properties was compared.
+        property: Property,
         /// What the manifest or config says.
         expected: String,
         /// What the bytes say.
         found: String,
     },
     /// A blob that the image names is not there.
-    #[error("{what}: blob {digest} is missing{}", foreign(.urls))]
+    #[error("{}{}", missing(.subject, .digest), foreign(.urls))]
+    #[non_exhaustive]
     MissingBlob {
-        /// What needs it: `layer 3`.
-        what: String,
+        /// The layer or document that the blob holds.
+        subject: Box<Subject>,
         /// Its digest.
         digest: Digest,
         /// Where the manifest says it could be had, for foreign layers.
         urls: Vec<String>,
     },
-    /// A tar stream that cannot be read on.
-    #[error("{what}: entry '{entry}' at offset {offset}: {reason}")]
+    /// A tar stream that breaks its format.
+    #[error("{subject}: {entry}: {reason}")]
+    #[non_exhaustive]
     Tar {
         /// The layer or archive.
-        what: String,
-        /// The entry's name, escaped; empty where none is known yet.
-        entry: String,
-        /// Offset of the entry's header in the uncompressed tar, in bytes.
-        offset: u64,
+        subject: Box<Subject>,
+        /// The entry.
+        entry: EntryName,
         /// What is wrong.
         reason: String,
     },
-    /// A compressed stream that cannot be decoded on.
-    #[error("{what}: damaged {format} data at compressed offset {offset}: {reason}")]
+    /// A compressed stream that breaks its format.
+    #[error("{subject}: damaged {format} data at compressed offset {offset}: {reason}")]
+    #[non_exhaustive]
     Decompress {
-        /// The layer or archive; empty where the caller knows it.
-        what: String,
+        /// The layer or archive.
+        subject: Box<Subject>,
         /// `gzip`, `zstd`, `xz` or `bzip2`.
         format: &'static str,
         /// Offset in the compressed bytes.
         offset: u64,
-        /// What the decoder said.
+        /// What the decoder reports.
         reason: String,
     },
-    /// Something from an image that is larger than imgmount is willing to handle.
-    #[error("{what}: {value} exceeds the limit {limit} ({max})")]
+    /// Something from an image that exceeds a limit.
+    #[error("{subject}: {value} exceeds the limit {limit} ({max})")]
+    #[non_exhaustive]
     Limit {
-        /// What exceeds it.
-        what: String,
+        /// The thing that exceeds it.
+        subject: Box<Subject>,
         /// The limit's name.
         limit: &'static str,
-        /// What it would have been.
+        /// The value found.
         value: u64,
-        /// The most that is allowed.
+        /// The largest value allowed.
         max: u64,
     },
-    /// Bytes that are no longer what was verified when the layer was indexed.
-    #[error("{what}: bytes at offset {offset} changed since they were verified")]
+    /// Bytes that changed after they were verified, when the layer was indexed.
+    #[error("{subject}: bytes at offset {offset} changed since they were verified")]
+    #[non_exhaustive]
     Changed {
         /// The layer.
-        what: String,
+        subject: Box<Subject>,
         /// Offset of the span in the uncompressed tar, in bytes.
         offset: u64,
     },
@@ -161,6 +184,25 @@ pub enum Error {
         /// The first of them.
         first: String,
     },
+    /// The directory to extract into is not empty.
+    #[error("cannot extract into '{}': not empty", .dir.display())]
+    #[non_exhaustive]
+    NotEmpty {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The work ended before all files were extracted, since no more can be written.
+    #[error("stopped at '{path}', the extracted files are not complete: {cause}")]
+    #[non_exhaustive]
+    Incomplete {
+        /// The path that could not be written, below the target directory, escaped.
+        path: String,
+        /// Why it could not be written.
+        cause: Box<Error>,
+    },
+    /// The caller stopped the work.
+    #[error("interrupted")]
+    Interrupted,
     /// The tree could not be mounted or unmounted.
     #[error("'{dir}': {reason}")]
     Mount {
@@ -211,7 +253,6 @@ pub enum MountFault {
         /// What was called.
         call: &'static str,
         /// Its answer.
-        #[source]
         cause: io::Error,
     },
 }
@@ -236,26 +277,80 @@ pub enum PathFault {
     SymlinkLoop,
 }
 
+// An error is returned by value through many calls.
+const _: () = assert!(size_of::<Error>() <= 112);
+
 impl Error {
-    /// Wraps an operating system error with what was tried.
-    pub fn io(what: impl Into<String>, cause: io::Error) -> Self {
-        Error::Io { what: what.into(), cause }
+    /// A refusal of the operating system. `action` says what failed, and on what.
+    pub fn io(action: &'static str, cause: io::Error) -> Self {
+        Error::Io { action, subject: None, offset: None, cause }
     }
 
-    /// Names the layer or archive in an error that was made where it was not known.
-    #[must_use]
-    pub fn about(mut self, subject: &str) -> Self {
-        match &mut self {
-            Error::Tar { what, .. } | Error::Decompress { what, .. } | Error::Limit { what, .. }
-                if what.is_empty() =>
-            {
-                subject.clone_into(what);
-            }
-            // Limits name the entry; the layer goes in front.
-            Error::Limit { what, .. } if !what.starts_with(subject) => *what = format!("{subject}: {what}"),
-            _ => {}
-        }
-        self
+    /// A refusal of the operating system. The name of `subject` follows `action` in the message.
+    pub fn io_on(action: &'static str, subject: impl Into<Box<Subject>>, cause: io::Error) -> Self {
+        Error::Io { action, subject: Some(subject.into()), offset: None, cause }
+    }
+
+    /// Something that is recognised and not served.
+    pub fn unsupported(subject: impl Into<Box<Subject>>, reason: impl Into<String>) -> Self {
+        Error::Unsupported { subject: subject.into(), reason: reason.into() }
+    }
+
+    /// A document, archive or stream that breaks its format.
+    pub fn malformed(subject: impl Into<Box<Subject>>, reason: impl Into<String>) -> Self {
+        Error::Malformed { subject: subject.into(), reason: reason.into() }
+    }
+
+    /// A digest or size that differs from the image's.
+    pub fn mismatch(
+        subject: impl Into<Box<Subject>>,
+        property: Property,
+        expected: impl ToString,
+        found: impl ToString,
+    ) -> Self {
+        let (expected, found) = (expected.to_string(), found.to_string());
+        Error::Mismatch { subject: subject.into(), property, expected, found }
+    }
+
+    /// A blob that is not there. `urls` say where the manifest offers it.
+    pub fn missing_blob(subject: impl Into<Box<Subject>>, digest: Digest, urls: Vec<String>) -> Self {
+        Error::MissingBlob { subject: subject.into(), digest, urls }
+    }
+
+    /// Something that exceeds a limit.
+    pub fn limit(subject: impl Into<Box<Subject>>, limit: &'static str, value: u64, max: u64) -> Self {
+        Error::Limit { subject: subject.into(), limit, value, max }
+    }
+
+    /// Bytes at `offset` that changed after they were verified.
+    pub fn changed(subject: impl Into<Box<Subject>>, offset: u64) -> Self {
+        Error::Changed { subject: subject.into(), offset }
+    }
+
+    /// A directory to extract into that is not empty.
+    pub fn not_empty(dir: impl Into<PathBuf>) -> Self {
+        Error::NotEmpty { dir: dir.into() }
+    }
+
+    /// An extraction that `cause` ended at `path`, which is escaped.
+    pub fn incomplete(path: String, cause: Error) -> Self {
+        Error::Incomplete { path, cause: Box::new(cause) }
+    }
+}
+
+fn named(subject: &Option<Box<Subject>>) -> String {
+    subject.as_ref().map(|subject| format!(" {subject}")).unwrap_or_default()
+}
+
+fn at(offset: Option<u64>) -> String {
+    offset.map(|offset| format!(" at offset {offset}")).unwrap_or_default()
+}
+
+/// A document's name has its digest already, and a layer that is known by its file has no blob digest.
+fn missing(subject: &Subject, digest: &Digest) -> String {
+    match subject {
+        Subject::Document { .. } | Subject::LayerFile { .. } => format!("{subject} is missing"),
+        _ => format!("{subject}: blob {digest} is missing"),
     }
 }
 

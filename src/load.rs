@@ -22,7 +22,7 @@ use crate::compress::Compression;
 use crate::content::cache::SpanCache;
 use crate::content::{LayerBytes, ReadAhead};
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::image::claimed_compression;
 use crate::layer::index::{Expected, Request, Tap, Verify, index_layer};
 use crate::layer::reader::LayerReader;
@@ -196,7 +196,7 @@ impl Engine {
             layers.iter().filter_map(|index| Some(index.facts().diff_id?.to_string())).collect();
         let key = Key::tree(&format!("version {TREE_VERSION} {options:?} {}", names.join(" ")));
         if let Some(bytes) = store.load_tree(&key) {
-            match Rootfs::from_bytes(bytes, layers.clone(), "stored tree") {
+            match Rootfs::from_bytes(bytes, layers.clone()) {
                 Ok(rootfs) => return Ok(rootfs),
                 Err(doubt) => log::info!("the tree is merged anew: {doubt}"),
             }
@@ -266,8 +266,7 @@ impl Engine {
 
     fn open_layer(&self, at: usize, blob: &LayerBlob) -> Result<OpenLayer> {
         let descriptor = &blob.descriptor;
-        let hex = descriptor.diff_id.hex();
-        let what = format!("layer {at} ({}:{})", descriptor.diff_id.algorithm().name(), &hex[..12]);
+        let what = Subject::Layer { number: at, diff_id: Some(descriptor.diff_id) };
         let compression = sniff(&what, &*blob.bytes)?;
         let claimed = descriptor.media_type.as_deref().and_then(claimed_compression);
         let lie = claimed.filter(|claimed| *claimed != compression).map(|_| Warning {
@@ -312,8 +311,8 @@ impl Engine {
         self.inner.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn layer_bytes(&self, what: &str, index: StoredIndex, stored: Arc<dyn ReadAt>) -> Arc<LayerBytes> {
-        let reader = LayerReader::new(what, index, stored, self.verify());
+    fn layer_bytes(&self, what: &Subject, index: StoredIndex, stored: Arc<dyn ReadAt>) -> Arc<LayerBytes> {
+        let reader = LayerReader::new(what.clone(), index, stored, self.verify());
         Arc::new(LayerBytes::new(reader, self.inner.cache.clone(), Some(self.inner.read_ahead.clone())))
     }
 
@@ -321,7 +320,7 @@ impl Engine {
     /// and nowhere else.
     fn index(
         &self,
-        what: &str,
+        what: &Subject,
         bytes: &Arc<dyn ReadAt>,
         compression: Compression,
         key: Option<&Key>,
@@ -383,20 +382,15 @@ fn fits(found: &StoredIndex, len: u64, compression: Compression, expected: &Expe
         && same_blob
 }
 
-fn sniff(what: &str, bytes: &dyn ReadAt) -> Result<Compression> {
+fn sniff(what: &Subject, bytes: &dyn ReadAt) -> Result<Compression> {
     let mut head = vec![0; usize::try_from(bytes.len().min(SNIFF_BYTES)).unwrap_or(0)];
-    bytes.read_exact_at(&mut head, 0).map_err(|cause| Error::io(format!("{what}: cannot read"), cause))?;
+    bytes.read_exact_at(&mut head, 0).map_err(|cause| Error::io_on("cannot read", what.clone(), cause))?;
     Ok(Compression::sniff(&head))
 }
 
 fn select(mut blobs: Vec<LayerBlob>, range: LayerRange) -> Result<(u16, Vec<LayerBlob>)> {
     if blobs.len() > MAX_LAYERS {
-        return Err(Error::Limit {
-            what: "the image".to_owned(),
-            limit: "layers",
-            value: blobs.len() as u64,
-            max: MAX_LAYERS as u64,
-        });
+        return Err(Error::limit(Subject::Image, "layers", blobs.len() as u64, MAX_LAYERS as u64));
     }
     let count = blobs.len();
     let missing = |layer: u16| Error::Reference {

@@ -14,7 +14,7 @@ use std::thread;
 
 use self::digests::{Indexes, digests};
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 use crate::load::Progress;
 use crate::source::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
 use crate::store::Store;
@@ -250,12 +250,13 @@ fn check_layer(number: usize, layer: &SurveyedLayer, indexes: Option<&Indexes<'_
     };
     let mut items = Vec::new();
     items.extend(size.map(|size| Item::compare(subject, Check::Size, size, bytes.len())));
+    let layer = error::Subject::Layer { number, diff_id: None };
     let (stored, tar) = digests(bytes, *digest, *diff_id, indexes);
     for (check, expected, found) in [(Check::Digest, digest, stored), (Check::DiffId, diff_id, tar)] {
-        let Some(expected) = expected else { continue };
+        let (Some(expected), Some(found)) = (expected, found) else { continue };
         items.push(match found {
             Ok(found) => Item::compare(subject, check, expected, found),
-            Err(why) => Item::unreadable(subject, check, *expected, &why.about(&subject.to_string())),
+            Err(why) => Item::unreadable(subject, check, *expected, &why.of(&layer)),
         });
     }
     items

@@ -13,7 +13,7 @@ pub mod history;
 mod tests;
 mod thing;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::rootfs::EntryAt;
 
 pub use thing::{Compared, Field, Thing};
@@ -44,11 +44,6 @@ impl PathBudget {
         if self.used <= MAX_PATH_BYTES_TOTAL {
             return Ok(());
         }
-        Err(Error::Limit {
-            what: "the answer".to_owned(),
-            limit: "bytes of paths",
-            value: self.used,
-            max: MAX_PATH_BYTES_TOTAL,
-        })
+        Err(Error::limit(Subject::Answer, "bytes of paths", self.used, MAX_PATH_BYTES_TOTAL))
     }
 }

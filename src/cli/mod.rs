@@ -1,6 +1,7 @@
 //! The command line: arguments in, text out, one file a command.
 //!
-//! This module owns exit codes, the shape of error messages and hints. Nothing but this folder prints.
+//! This module owns exit codes and the shape of error messages; [`failure`] chooses both, and hints. Nothing but
+//! this folder prints.
 
 mod args;
 mod cache;
@@ -17,6 +18,7 @@ mod diff_stat;
 mod diff_text;
 mod export;
 mod extract;
+mod failure;
 mod history;
 mod inspect;
 mod interrupt;
@@ -35,7 +37,6 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{ArgAction, Parser};
-use imgmount::error::Error;
 use imgmount::source::Transport;
 
 use self::commands::Chosen;
@@ -81,7 +82,7 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     memory::map_large_blocks();
     init_log(cli.verbose, cli.quiet);
-    cli.command.run().unwrap_or_else(|error| fail(&error))
+    cli.command.run().unwrap_or_else(|error| failure::fail(&error))
 }
 
 /// `imgmount IMAGE DIR` is short for `imgmount mount IMAGE DIR`, unless the first word is nearly a command and
@@ -136,63 +137,6 @@ fn init_log(verbose: u8, quiet: bool) {
             writeln!(out, "imgmount: {level}: {}", record.args())
         })
         .init();
-}
-
-fn fail(error: &anyhow::Error) -> ExitCode {
-    if is_broken_pipe(error) {
-        return ExitCode::SUCCESS;
-    }
-    complain(&chain(error));
-    if let Some(hint) = hint(error) {
-        note(&format!("hint: {hint}"));
-    }
-    ExitCode::from(FAILURE)
-}
-
-/// Whoever read our output has seen enough.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.downcast_ref::<std::io::Error>();
-    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-}
-
-/// The error and its causes, leaving out those that the one before already tells.
-fn chain(error: &anyhow::Error) -> String {
-    // Whatever else fails says what was tried; only standard output is written to without a word.
-    let unnamed = error.chain().next().is_some_and(|first| first.is::<std::io::Error>());
-    let mut text = if unnamed { String::from("cannot write the output") } else { String::new() };
-    for cause in error.chain().map(ToString::to_string) {
-        if !text.ends_with(&cause) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(&cause);
-        }
-    }
-    text
-}
-
-/// The next step, where there is one.
-fn hint(error: &anyhow::Error) -> Option<String> {
-    let hint = match error.downcast_ref::<Error>()? {
-        Error::Mount { dir, reason } => return mount::hint(dir, reason),
-        Error::Ambiguous { .. } => "select one as PATH:NAME or PATH@INDEX, or with --image",
-        Error::NoSuchImage { .. } => "names are matched whole, or by tag where that is unique",
-        Error::NoPlatform { .. } => "select one with --platform",
-        Error::Mismatch { what, .. } | Error::Decompress { what, .. } | Error::Tar { what, .. } => {
-            if what.starts_with("layer ") {
-                "the image is damaged or was changed; --verify off shows what can be had of it"
-            } else {
-                "the image is cut off, damaged, or was changed since it was made"
-            }
-        }
-        Error::Io { cause, .. } if cause.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
-            "--force extracts into it nevertheless, and replaces what is in the way"
-        }
-        Error::MissingBlob { .. } => "the image was saved without it, or for another platform",
-        Error::Strict { .. } => "`imgmount inspect` lists all warnings; without --strict they are accepted",
-        _ => return None,
-    };
-    Some(hint.to_owned())
 }
 
 fn complain(text: &str) {

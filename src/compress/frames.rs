@@ -7,7 +7,7 @@ use std::fmt;
 
 use super::input::{Input, Magic, Next};
 use super::{Quota, Step};
-use crate::error::Result;
+use crate::error::StreamResult as Result;
 
 /// Output of one call to a library, in bytes: the largest zstd block, and enough for any.
 pub(super) const STAGE_BYTES: usize = 128 << 10;

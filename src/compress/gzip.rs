@@ -9,7 +9,7 @@ use flate2::Crc;
 use super::deflate::{BlockEnds, Inflate};
 use super::input::{Input, Magic, Next, Summed};
 use super::{Quota, Resume, Step};
-use crate::error::Result;
+use crate::error::StreamResult as Result;
 
 /// Identification and the only compression method there is (RFC 1952, 2.3.1).
 pub(super) const MAGIC: Magic = &[&[(0x1f, 0x1f), (0x8b, 0x8b), (8, 8)]];

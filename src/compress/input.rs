@@ -8,7 +8,7 @@ use std::io::{self, Read};
 
 use flate2::Crc;
 
-use crate::error::{Error, Result};
+use crate::error::{StreamFault, StreamResult as Result};
 
 /// Bytes asked of a reader at once: large enough that reading costs nothing next to decoding, and
 /// small enough that re-entering a stream for one span does not read much past it.
@@ -203,22 +203,17 @@ impl Input {
     }
 
     /// An error about the bytes here.
-    pub(super) fn damaged(&self, reason: impl Into<String>) -> Error {
-        Error::Decompress {
-            what: String::new(),
-            format: self.format,
-            offset: self.offset,
-            reason: reason.into(),
-        }
+    pub(super) fn damaged(&self, reason: impl Into<String>) -> StreamFault {
+        StreamFault::Decompress { format: self.format, offset: self.offset, reason: reason.into() }
     }
 
     /// The error for input that ends inside a frame.
-    pub(super) fn truncated(&self) -> Error {
+    pub(super) fn truncated(&self) -> StreamFault {
         self.damaged("truncated: the data ends here")
     }
 
     /// The error for a decoder that got `at_end` and did nothing.
-    pub(super) fn stuck(&self, at_end: bool) -> Error {
+    pub(super) fn stuck(&self, at_end: bool) -> StreamFault {
         if at_end { self.truncated() } else { self.damaged("the decoder makes no progress") }
     }
 
@@ -242,7 +237,7 @@ impl Input {
         self.start = 0;
         self.chunks.next_chunk(&mut self.chunk).map_err(|cause| {
             self.chunk.clear();
-            Error::io(format!("cannot read {} data at offset {}", self.format, self.offset), cause)
+            StreamFault::io_at("cannot read", self.offset, cause)
         })
     }
 }

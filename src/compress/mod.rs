@@ -36,7 +36,7 @@ pub use self::input::Chunks;
 use self::input::{Input, Look, look};
 pub use self::seekable::{CheckpointTable, Seekable};
 use self::xz::Xz;
-use crate::error::{Error, Result};
+use crate::error::{StreamFault, StreamResult as Result};
 
 /// How a stream is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -186,7 +186,7 @@ impl Decoder {
     /// Decodes `input` from its very start.
     ///
     /// # Errors
-    /// [`crate::Error::Decompress`] when the decoder cannot be set up.
+    /// [`StreamFault::Decompress`] when the decoder cannot be set up.
     pub fn new(compression: Compression, input: Box<dyn Chunks>) -> Result<Self> {
         Decoder::resume(compression, input, &Checkpoint::beginning())
     }
@@ -194,8 +194,8 @@ impl Decoder {
     /// Decodes on from `checkpoint`; `input` is positioned at its `compressed_offset`.
     ///
     /// # Errors
-    /// [`crate::Error::Decompress`] when the checkpoint does not fit the format,
-    /// [`crate::Error::Io`] when `input` cannot be read.
+    /// [`StreamFault::Decompress`] when the checkpoint does not fit the format,
+    /// [`StreamFault::Io`] when `input` cannot be read.
     pub fn resume(compression: Compression, input: Box<dyn Chunks>, checkpoint: &Checkpoint) -> Result<Self> {
         let mut input = Input::new(input, checkpoint.compressed_offset, compression.name());
         let format = match (compression, &checkpoint.state) {
@@ -227,8 +227,8 @@ impl Decoder {
     /// After an error every further call fails.
     ///
     /// # Errors
-    /// [`crate::Error::Decompress`] for damaged or truncated data, [`crate::Error::Limit`] for a
-    /// stream that claims too much memory, [`crate::Error::Io`] when the input cannot be read.
+    /// [`StreamFault::Decompress`] for damaged or truncated data, [`StreamFault::Limit`] for a
+    /// stream that claims too much memory, [`StreamFault::Io`] when the input cannot be read.
     pub fn decode(&mut self, out: &mut Vec<u8>, soft: usize, hard: usize) -> Result<Stop> {
         if self.failed {
             return Err(self.input.damaged("decoding failed before"));
@@ -291,7 +291,7 @@ impl Decoder {
     }
 
     /// The error for a stream that ends before all that was expected of it.
-    fn ended_early(&self) -> Error {
+    fn ended_early(&self) -> StreamFault {
         self.input.damaged(format!("the data ends after {} uncompressed bytes", self.output_offset))
     }
 

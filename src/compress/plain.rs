@@ -2,7 +2,7 @@
 
 use super::input::Input;
 use super::{Quota, Step};
-use crate::error::Result;
+use crate::error::StreamResult as Result;
 
 /// Copies bytes at hand, at most `quota.limit` of them.
 pub(super) fn step(input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Checkpoint, Compression, Decoder, Stop};
-use crate::error::Result;
+use crate::error::StreamResult as Result;
 use crate::read_at::{Cursor, ReadAt};
 
 /// Decoders kept where their last read ended, so that this many readers can each go forward

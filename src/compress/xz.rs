@@ -13,7 +13,7 @@ use super::frames::Stage;
 use super::input::{Input, Magic, Next, Summed};
 use super::xz_block::{Block, CheckKind, Sizes, vli};
 use super::{Quota, Resume, Step};
-use crate::error::Result;
+use crate::error::StreamResult as Result;
 
 /// Header magic (2.1.1.1).
 pub(super) const MAGIC: Magic =

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::frames::Ran;
 use super::input::Input;
 use super::xz::crc32;
-use crate::error::{Error, Result};
+use crate::error::{StreamFault, StreamResult as Result};
 
 /// The largest dictionary that a block may ask for: four times that of `xz -9`, the largest preset.
 const DICTIONARY_BYTES_MAX: u64 = 256 << 20;
@@ -104,8 +104,8 @@ impl Block {
         let mut fields = Fields(header.get(1..).unwrap_or_default());
         let parsed = parse_header(&mut fields).map_err(|reason| input.damaged(reason))?;
         if parsed.dictionary_bytes > DICTIONARY_BYTES_MAX {
-            return Err(Error::Limit {
-                what: String::new(),
+            return Err(StreamFault::Limit {
+                entry: None,
                 limit: "xz dictionary bytes",
                 value: parsed.dictionary_bytes,
                 max: DICTIONARY_BYTES_MAX,

@@ -22,7 +22,7 @@ pub use self::buffers::SpanBytes;
 use self::cache::{Bytes, SpanCache};
 pub use self::course::{Course, Stretch};
 use self::streams::{Streams, Told};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, StreamFault};
 use crate::layer::entry::{Extent, FileData, Stored};
 use crate::layer::reader::LayerReader;
 use crate::layer::table::Span;
@@ -199,8 +199,8 @@ impl LayerBytes {
     }
 
     fn past_end(&self, offset: u64) -> Error {
-        let what = format!("{}: cannot read at offset {offset}", self.reader.what());
-        Error::io(what, io::ErrorKind::UnexpectedEof.into())
+        let cause = io::ErrorKind::UnexpectedEof.into();
+        StreamFault::io_at("cannot read", offset, cause).of(self.reader.what())
     }
 }
 

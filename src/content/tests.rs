@@ -2,10 +2,13 @@ use std::borrow::Cow;
 
 use super::*;
 use crate::compress::Compression;
+use crate::error::Subject;
 use crate::layer::entry::{Extent, Segment};
 use crate::layer::index::{Expected, Request, Verify, index_layer};
 use crate::layer::stored::StoredIndex;
 use crate::layer::tar::Limits;
+
+const LAYER: Subject = Subject::Layer { number: 0, diff_id: None };
 
 /// 5 MiB in which every 8 bytes tell where they are.
 fn content() -> Vec<u8> {
@@ -24,7 +27,7 @@ fn layer(content: &[u8], cache_bytes: usize, ahead: bool) -> (Arc<LayerBytes>, E
     let blob: Arc<dyn ReadAt> = Arc::new(encoder.finish().unwrap());
     let indexed = index_layer(Request {
         bytes: blob.clone(),
-        what: "layer 0",
+        what: &LAYER,
         compression: Compression::Gzip,
         expected: Expected::default(),
         learn: false,
@@ -35,7 +38,7 @@ fn layer(content: &[u8], cache_bytes: usize, ahead: bool) -> (Arc<LayerBytes>, E
         tap: None,
     });
     let index = StoredIndex::from_pass(indexed.unwrap()).unwrap();
-    let reader = LayerReader::new("layer 0", index, blob, Verify::Full);
+    let reader = LayerReader::new(LAYER, index, blob, Verify::Full);
     let read_ahead = ahead.then(|| Arc::new(ReadAhead::new(4)));
     let bytes = LayerBytes::new(reader, Arc::new(SpanCache::new(cache_bytes)), read_ahead);
     (Arc::new(bytes), Extent { offset: 512, len_bytes: content.len() as u64 })
@@ -93,7 +96,7 @@ fn a_file_that_claims_more_than_its_layer_holds_is_an_error() {
     let stored = Stored::Contiguous(Extent { offset: extent.offset, len_bytes: 1 << 40 });
     let file = FileData { size: 1 << 40, stored };
     let error = layer.read_file(&file, &mut [0; 10], 1 << 30).unwrap_err();
-    assert!(error.to_string().contains("cannot read at offset"), "{error}");
+    assert!(error.to_string().contains("cannot read layer 0 at offset"), "{error}");
 }
 
 /// Waits until it is so, for what other threads do.
@@ -159,7 +162,7 @@ fn a_course_through_a_layer_without_threads_or_past_its_end_changes_nothing() {
         len += bytes.len();
         Ok(())
     });
-    assert!(error.unwrap_err().to_string().contains("cannot read at offset"));
+    assert!(error.unwrap_err().to_string().contains("cannot read layer 0 at offset"));
     assert!(len >= content.len());
 }
 

@@ -183,7 +183,7 @@ impl Work<'_> {
         let course = own.as_ref().unwrap_or(&self.course);
         self.tree.read_stored_on((course, place), id, &mut |offset, bytes| {
             if self.is_over() {
-                return Err(failed(std::io::ErrorKind::Interrupted.into()));
+                return Err(Error::Interrupted);
             }
             file.write_all_at(bytes, offset).map_err(failed)?;
             if let Some(progress) = self.options.progress {

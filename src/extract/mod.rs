@@ -34,7 +34,7 @@ pub use self::report::{Failure, NotKept, Report};
 pub use self::target::Existing;
 use self::target::{Identity, Target};
 use crate::content::Course;
-use crate::error::{Error, PathFault, Result};
+use crate::error::{Error, PathFault, Result, Subject};
 use crate::load::{Progress, Tree};
 use crate::path::escape;
 use crate::rootfs::InodeId;
@@ -64,9 +64,9 @@ pub struct ExtractOptions<'a> {
 /// Makes all that is in the directory `root` of the tree in `dir`, which is made if it is not there.
 ///
 /// # Errors
-/// [`Error::Path`] when `root` is no directory, [`Error::Io`] when `dir` cannot be used or, under
-/// [`Existing::Refuse`], is not empty, when it is full, or when the work was stopped. What cannot be made
-/// otherwise is in the [`Report`].
+/// [`Error::Path`] when `root` is no directory, [`Error::Io`] when `dir` cannot be used,
+/// [`Error::NotEmpty`] under [`Existing::Refuse`], [`Error::Incomplete`] when the file system is full, and
+/// [`Error::Interrupted`]. What cannot be made otherwise is in the [`Report`].
 pub fn extract(tree: &Tree, root: InodeId, dir: &Path, options: &ExtractOptions<'_>) -> Result<Report> {
     let rootfs = tree.rootfs();
     if !rootfs.is_directory(root) {
@@ -77,7 +77,7 @@ pub fn extract(tree: &Tree, root: InodeId, dir: &Path, options: &ExtractOptions<
         Existing::Refuse | Existing::Replace => Plan::of_contents(rootfs, root),
     };
     std::fs::create_dir_all(dir)
-        .map_err(|cause| Error::io(format!("cannot make '{}'", dir.display()), cause))?;
+        .map_err(|cause| Error::io_on("cannot make", Subject::File(dir.to_owned()), cause))?;
     run(tree, &plan, dir, options)
 }
 
@@ -99,13 +99,13 @@ pub fn extract_as(
 }
 
 fn run(tree: &Tree, plan: &Plan<'_>, dir: &Path, options: &ExtractOptions<'_>) -> Result<Report> {
-    let about = |cause: Errno| Error::io(format!("'{}'", dir.display()), cause.into());
-    let target = Target::open(dir, options.existing).map_err(about)?;
+    let failed = |cause: Errno| Error::io_on("cannot open", Subject::File(dir.to_owned()), cause.into());
+    let target = Target::open(dir, options.existing).map_err(failed)?;
     let takes_whole = plan.directories.first().is_some_and(|base| base.inode.is_some());
-    if takes_whole && options.existing == Existing::Refuse && !target.is_empty().map_err(about)? {
-        return Err(about(Errno::NOTEMPTY));
+    if takes_whole && options.existing == Existing::Refuse && !target.is_empty().map_err(failed)? {
+        return Err(Error::not_empty(dir));
     }
-    let base = target.identity().map_err(about)?;
+    let base = target.identity().map_err(failed)?;
     let known: Vec<_> = plan.directories.iter().map(|_| OnceLock::new()).collect();
     if let Some(known) = known.first() {
         known.get_or_init(|| base);
@@ -188,7 +188,7 @@ impl Work<'_> {
         if self.options.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
             && !self.over.load(Ordering::Relaxed)
         {
-            self.give_up(Error::io("extracting", std::io::ErrorKind::Interrupted.into()));
+            self.give_up(Error::Interrupted);
         }
         self.over.load(Ordering::Relaxed)
     }
@@ -202,11 +202,10 @@ impl Work<'_> {
     fn fail(&self, path: Vec<u8>, error: Error) {
         let full = [Errno::NOSPC, Errno::DQUOT, Errno::ROFS].map(Errno::raw_os_error);
         match error {
-            Error::Io { what, cause } if cause.raw_os_error().is_some_and(|code| full.contains(&code)) => {
-                let what = format!("stopped at '{}', what is there is not complete: {what}", escape(&path));
-                self.give_up(Error::io(what, cause));
+            Error::Io { ref cause, .. } if cause.raw_os_error().is_some_and(|code| full.contains(&code)) => {
+                self.give_up(Error::incomplete(escape(&path), error));
             }
-            Error::Io { cause, .. } if cause.kind() == std::io::ErrorKind::Interrupted => {}
+            Error::Interrupted => {}
             error => self.outcome().report.fail(path, error),
         }
     }

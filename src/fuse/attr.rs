@@ -128,6 +128,7 @@ fn system_time(time: Timestamp) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Subject;
     use crate::layer::entry::{Extent, Meta, Segment};
     use crate::layer::{EntryId, LayerId};
     use crate::rootfs::EntryAt;
@@ -204,8 +205,8 @@ mod tests {
 
     #[test]
     fn x17_faults_of_the_data_are_eio() {
-        let changed = Error::Changed { what: "layer 0".into(), offset: 512 };
-        let refused = Error::io("cannot read 'a.tar'", std::io::Error::from_raw_os_error(libc::EACCES));
+        let changed = Error::changed(Subject::Layer { number: 0, diff_id: None }, 512);
+        let refused = Error::io("cannot read", std::io::Error::from_raw_os_error(libc::EACCES));
         for fault in [changed, refused] {
             assert_eq!(errno(&fault, "read", INodeNo(2)).code(), libc::EIO, "{fault}");
         }

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
 const TABLE: &str = "/proc/self/mountinfo";
 
@@ -28,7 +28,8 @@ pub(super) struct MountEntry {
 /// # Errors
 /// When the kernel's table cannot be read.
 pub(super) fn all() -> Result<Vec<MountEntry>> {
-    let table = fs::read(TABLE).map_err(|cause| Error::io(format!("cannot read '{TABLE}'"), cause))?;
+    let table =
+        fs::read(TABLE).map_err(|cause| Error::io_on("cannot read", Subject::File(TABLE.into()), cause))?;
     Ok(table.split(|byte| *byte == b'\n').filter_map(parse).collect())
 }
 

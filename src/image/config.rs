@@ -9,7 +9,7 @@ use super::manifest::platform_of;
 use super::platform::Platform;
 use super::strict_json::{self, Object, malformed};
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Result, Subject};
 
 const CONFIG_FIELDS: [&str; 8] =
     ["created", "author", "architecture", "os", "variant", "config", "rootfs", "history"];
@@ -54,7 +54,7 @@ impl ImageConfig {
     ///
     /// # Errors
     /// [`crate::Error::Malformed`] when it breaks its format, or names no layer digests.
-    pub fn parse(what: &str, bytes: &[u8]) -> Result<Self> {
+    pub fn parse(what: &Subject, bytes: &[u8]) -> Result<Self> {
         let value = strict_json::parse(what, bytes)?;
         let object = Object::new(what, &value, &CONFIG_FIELDS)?;
         let runtime = object.get("config").cloned().unwrap_or(Value::Null);
@@ -88,7 +88,7 @@ impl ImageConfig {
 }
 
 impl HistoryEntry {
-    fn parse(what: &str, value: &Value) -> Result<Self> {
+    fn parse(what: &Subject, value: &Value) -> Result<Self> {
         let object = Object::new(what, value, &HISTORY_FIELDS)?;
         let text = |key| object.string(key).map(|text| text.map(str::to_owned));
         Ok(HistoryEntry {
@@ -101,7 +101,7 @@ impl HistoryEntry {
     }
 }
 
-fn diff_ids(what: &str, object: &Object<'_>) -> Result<Vec<Digest>> {
+fn diff_ids(what: &Subject, object: &Object<'_>) -> Result<Vec<Digest>> {
     let rootfs = object.get("rootfs").ok_or_else(|| object.missing("rootfs"))?;
     let rootfs = Object::new(what, rootfs, &["type", "diff_ids"])?;
     if let Some(kind) = rootfs.string("type")?
@@ -125,7 +125,7 @@ mod tests {
             r#"{{"os":"linux","architecture":"arm64","variant":"v8","config":{{"Env":["A=b"]}},
                 "rootfs":{{"type":"layers","diff_ids":[{diff_ids}]}},"history":{history}}}"#
         );
-        ImageConfig::parse("config", text.as_bytes()).unwrap()
+        ImageConfig::parse(&Subject::Image, text.as_bytes()).unwrap()
     }
 
     #[test]
@@ -150,7 +150,7 @@ mod tests {
             (r#"{"rootfs":{"type":"layers+base"}}"#, "'rootfs' is of type 'layers+base'"),
             (r#"{"rootfs":{"diff_ids":["abc"]}}"#, "no ':' in it"),
         ] {
-            let error = ImageConfig::parse("config", text.as_bytes()).unwrap_err();
+            let error = ImageConfig::parse(&Subject::Image, text.as_bytes()).unwrap_err();
             assert!(error.to_string().contains(reason), "{error}");
         }
     }
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn x5_variants_inside_the_runtime_config_are_refused() {
         let text = format!(r#"{{"rootfs":{{"diff_ids":["{DIFF_ID}"]}},"config":{{"env":[],"Env":[]}}}}"#);
-        let error = ImageConfig::parse("config", text.as_bytes()).unwrap_err();
+        let error = ImageConfig::parse(&Subject::Image, text.as_bytes()).unwrap_err();
         assert!(error.to_string().contains("a variant of 'Env'"), "{error}");
     }
 }

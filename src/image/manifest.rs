@@ -16,7 +16,7 @@ use super::media_type::{self, DocumentKind, unsupported};
 use super::platform::Platform;
 use super::strict_json::{self, Object, malformed};
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Property, Result, Subject};
 
 /// Largest manifest, image index (inside the tree) or config: 4 MiB, what registries take and
 /// engines read (X6).
@@ -69,15 +69,11 @@ impl Descriptor {
     ///
     /// # Errors
     /// [`Error::Mismatch`] for another size or digest.
-    pub fn check(&self, what: &str, bytes: &[u8]) -> Result<()> {
+    pub fn check(&self, what: &Subject, bytes: &[u8]) -> Result<()> {
         self.check_size(what, bytes.len() as u64)?;
         let found = self.digest.algorithm().digest(bytes);
         if found != self.digest {
-            return Err(Error::Mismatch {
-                what: format!("{what} (digest)"),
-                expected: self.digest.to_string(),
-                found: found.to_string(),
-            });
+            return Err(Error::mismatch(what.clone(), Property::Digest, self.digest, found));
         }
         Ok(())
     }
@@ -86,15 +82,12 @@ impl Descriptor {
     ///
     /// # Errors
     /// [`Error::Mismatch`] for another size.
-    pub fn check_size(&self, what: &str, len_bytes: u64) -> Result<()> {
+    pub fn check_size(&self, what: &Subject, len_bytes: u64) -> Result<()> {
         if len_bytes == self.size {
             return Ok(());
         }
-        Err(Error::Mismatch {
-            what: format!("{what} (size)"),
-            expected: format!("{} bytes", self.size),
-            found: format!("{len_bytes} bytes"),
-        })
+        let (expected, found) = (format!("{} bytes", self.size), format!("{len_bytes} bytes"));
+        Err(Error::mismatch(what.clone(), Property::Size, expected, found))
     }
 
     /// True for provenance and SBOM manifests that BuildKit puts beside an image (F15).
@@ -104,7 +97,7 @@ impl Descriptor {
             || self.platform.as_ref().is_some_and(Platform::is_unknown)
     }
 
-    fn parse(what: &str, value: &Value) -> Result<Self> {
+    fn parse(what: &Subject, value: &Value) -> Result<Self> {
         let object = Object::new(what, value, &DESCRIPTOR_FIELDS)?;
         let data = match object.string("data")? {
             None => None,
@@ -126,7 +119,7 @@ impl Descriptor {
     }
 }
 
-fn parse_platform(what: &str, value: &Value) -> Result<Option<Platform>> {
+fn parse_platform(what: &Subject, value: &Value) -> Result<Option<Platform>> {
     platform_of(&Object::new(what, value, &PLATFORM_FIELDS)?)
 }
 
@@ -174,12 +167,8 @@ impl Manifest {
             media_type::check_layer(layer.media_type.as_deref().unwrap_or_default())?;
         }
         if self.layers.len() > MAX_LAYERS {
-            return Err(Error::Limit {
-                what: "the manifest's number of layers".to_owned(),
-                limit: "MAX_LAYERS",
-                value: self.layers.len() as u64,
-                max: MAX_LAYERS as u64,
-            });
+            let (value, max) = (self.layers.len() as u64, MAX_LAYERS as u64);
+            return Err(Error::limit(Subject::Image, "MAX_LAYERS", value, max));
         }
         Ok(())
     }
@@ -201,7 +190,7 @@ pub enum Document {
 /// [`Error::Unsupported`] for Docker schema 1, build caches and unknown types;
 /// [`Error::Malformed`] for documents that break their format, that could be read as two kinds, or
 /// that say another media type than their descriptor.
-pub fn parse(what: &str, bytes: &[u8], expected: Option<&str>) -> Result<Document> {
+pub fn parse(what: &Subject, bytes: &[u8], expected: Option<&str>) -> Result<Document> {
     let value = strict_json::parse(what, bytes)?;
     let object = Object::new(what, &value, &DOCUMENT_FIELDS)?;
     let own = object.string("mediaType")?.filter(|own| !own.is_empty());
@@ -221,15 +210,14 @@ pub fn parse(what: &str, bytes: &[u8], expected: Option<&str>) -> Result<Documen
     }
 }
 
-fn check_schema(what: &str, object: &Object<'_>, media_type: Option<&str>) -> Result<()> {
+fn check_schema(what: &Subject, object: &Object<'_>, media_type: Option<&str>) -> Result<()> {
     let version = object.u64("schemaVersion")?;
     if version == Some(1) || media_type.is_some_and(media_type::is_schema_1) {
-        return Err(Error::Unsupported {
-            what: what.to_owned(),
-            reason: "a Docker schema 1 manifest, which names no config and no uncompressed digests; \
-                     pull and save the image again with a current engine"
-                .to_owned(),
-        });
+        return Err(Error::unsupported(
+            what.clone(),
+            "a Docker schema 1 manifest, which names no config and no uncompressed digests; \
+             pull and save the image again with a current engine",
+        ));
     }
     // The field is required, but index.json files without it are about; 2 is all it can say.
     if version.is_some_and(|version| version != 2) {
@@ -242,7 +230,7 @@ fn check_schema(what: &str, object: &Object<'_>, media_type: Option<&str>) -> Re
 }
 
 /// The kind that media type and fields agree on.
-fn document_kind(what: &str, object: &Object<'_>, media_type: Option<&str>) -> Result<DocumentKind> {
+fn document_kind(what: &Subject, object: &Object<'_>, media_type: Option<&str>) -> Result<DocumentKind> {
     let has_manifests = object.get("manifests").is_some();
     let manifest_field = ["config", "layers"].into_iter().find(|field| object.get(field).is_some());
     let said = match media_type {
@@ -264,7 +252,7 @@ fn document_kind(what: &str, object: &Object<'_>, media_type: Option<&str>) -> R
     }
 }
 
-fn parse_index(what: &str, object: &Object<'_>) -> Result<ImageIndex> {
+fn parse_index(what: &Subject, object: &Object<'_>) -> Result<ImageIndex> {
     let manifests = object.array("manifests")?;
     let manifests: Vec<_> =
         manifests.iter().map(|value| Descriptor::parse(what, value)).collect::<Result<_>>()?;
@@ -276,7 +264,7 @@ fn parse_index(what: &str, object: &Object<'_>) -> Result<ImageIndex> {
     Ok(ImageIndex { manifests, annotations: object.string_map("annotations")? })
 }
 
-fn parse_manifest(what: &str, object: &Object<'_>) -> Result<Manifest> {
+fn parse_manifest(what: &Subject, object: &Object<'_>) -> Result<Manifest> {
     let config = object.get("config").ok_or_else(|| object.missing("config"))?;
     let layers = object.array("layers")?;
     Ok(Manifest {

@@ -4,7 +4,7 @@
 //! manifest-v2-2.md; BuildKit's cache exporter. What the bytes are is decided by looking at them.
 
 use crate::compress::Compression;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
 /// An OCI image manifest.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -110,7 +110,7 @@ pub fn claimed_compression(media_type: &str) -> Option<Compression> {
 
 /// [`Error::Unsupported`] about a media type, which is escaped.
 pub(crate) fn unsupported(media_type: &str, reason: &str) -> Error {
-    Error::Unsupported { what: format!("'{}'", media_type.escape_debug()), reason: reason.to_owned() }
+    Error::unsupported(Subject::MediaType(media_type.to_owned()), reason)
 }
 
 #[cfg(test)]

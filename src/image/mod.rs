@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
 pub mod config;
 pub mod manifest;
@@ -59,12 +59,17 @@ pub struct ImageInfo {
     pub raw_config: Vec<u8>,
 }
 
-/// Pairs the manifest's layers with the diff_ids and commands of the config.
+/// Pairs the manifest's layers with the diff_ids and commands of the config. `what` names the manifest in
+/// errors.
 ///
 /// # Errors
 /// [`Error::Malformed`] when manifest and config do not have the same number of layers (F9).
-pub fn pair_layers(layers: &[manifest::Descriptor], config: &ImageConfig) -> Result<Vec<LayerDescriptor>> {
-    check_layer_count(layers.len(), config)?;
+pub fn pair_layers(
+    what: &Subject,
+    layers: &[manifest::Descriptor],
+    config: &ImageConfig,
+) -> Result<Vec<LayerDescriptor>> {
+    check_layer_count(what, layers.len(), config)?;
     let paired = layers.iter().zip(&config.diff_ids).zip(config.layer_commands());
     Ok(paired
         .map(|((layer, diff_id), created_by)| LayerDescriptor {
@@ -78,18 +83,16 @@ pub fn pair_layers(layers: &[manifest::Descriptor], config: &ImageConfig) -> Res
         .collect())
 }
 
-/// Checks that there are `layers` diff_ids.
+/// Checks that there are `layers` diff_ids. `what` names the document that lists the layers in errors.
 ///
 /// # Errors
 /// [`Error::Malformed`] when there are not (F9).
-pub fn check_layer_count(layers: usize, config: &ImageConfig) -> Result<()> {
+pub fn check_layer_count(what: &Subject, layers: usize, config: &ImageConfig) -> Result<()> {
     if layers == config.diff_ids.len() {
         return Ok(());
     }
-    Err(Error::Malformed {
-        what: "manifest".to_owned(),
-        reason: format!("it has {layers} layers, its config has {} diff_ids", config.diff_ids.len()),
-    })
+    let reason = format!("it has {layers} layers, its config has {} diff_ids", config.diff_ids.len());
+    Err(Error::malformed(what.clone(), reason))
 }
 
 #[cfg(test)]

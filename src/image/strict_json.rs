@@ -14,7 +14,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
 /// Objects and arrays inside each other. Image documents need six; every level costs stack.
 pub const MAX_DEPTH: u32 = 64;
@@ -28,7 +28,7 @@ pub const MAX_VALUES: u32 = 512 * 1024;
 /// # Errors
 /// [`Error::Malformed`] for bytes that are no JSON, for equal keys in one object, and past
 /// [`MAX_DEPTH`] or [`MAX_VALUES`].
-pub fn parse(what: &str, bytes: &[u8]) -> Result<Value> {
+pub fn parse(what: &Subject, bytes: &[u8]) -> Result<Value> {
     let budget = Cell::new(MAX_VALUES);
     let strict = Strict { depth: MAX_DEPTH, budget: &budget };
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
@@ -41,7 +41,7 @@ pub fn parse(what: &str, bytes: &[u8]) -> Result<Value> {
 /// An object whose fields are known.
 #[derive(Debug, Clone, Copy)]
 pub struct Object<'a> {
-    what: &'a str,
+    what: &'a Subject,
     fields: &'a Map<String, Value>,
 }
 
@@ -51,7 +51,7 @@ impl<'a> Object<'a> {
     /// # Errors
     /// [`Error::Malformed`] when it is no object, or has a key that is one of `known` in another
     /// case.
-    pub fn new(what: &'a str, value: &'a Value, known: &[&str]) -> Result<Self> {
+    pub fn new(what: &'a Subject, value: &'a Value, known: &[&str]) -> Result<Self> {
         let fields = value.as_object().ok_or_else(|| malformed(what, "not a JSON object".to_owned()))?;
         for key in fields.keys() {
             if known.contains(&key.as_str()) {
@@ -139,8 +139,8 @@ impl<'a> Object<'a> {
 }
 
 /// [`Error::Malformed`] about `what`.
-pub(crate) fn malformed(what: &str, reason: impl Into<String>) -> Error {
-    Error::Malformed { what: what.to_owned(), reason: reason.into() }
+pub(crate) fn malformed(what: &Subject, reason: impl Into<String>) -> Error {
+    Error::malformed(what.clone(), reason)
 }
 
 /// A key as Go's `encoding/json` compares it: simple case folding, in which the long s (U+017F) is
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     fn reason(text: &str) -> String {
-        parse("x", text.as_bytes()).unwrap_err().to_string()
+        parse(&Subject::Image, text.as_bytes()).unwrap_err().to_string()
     }
 
     #[test]
@@ -252,16 +252,16 @@ mod tests {
     #[test]
     fn x5_a_variant_of_a_known_field_is_refused() {
         for text in [r#"{"Layers":[]}"#, r#"{"layers":[],"LAYERS":[]}"#, "{\"layer\u{17f}\":[]}"] {
-            let value = parse("x", text.as_bytes()).unwrap();
-            let error = Object::new("x", &value, &["layers"]).unwrap_err();
+            let value = parse(&Subject::Image, text.as_bytes()).unwrap();
+            let error = Object::new(&Subject::Image, &value, &["layers"]).unwrap_err();
             assert!(error.to_string().contains("a variant of 'layers'"), "{text}: {error}");
         }
     }
 
     #[test]
     fn x5_keys_that_users_choose_may_differ_in_case() {
-        let value = parse("x", br#"{"Labels":{"Maintainer":"a","maintainer":"b"}}"#).unwrap();
-        let object = Object::new("x", &value, &["Labels"]).unwrap();
+        let value = parse(&Subject::Image, br#"{"Labels":{"Maintainer":"a","maintainer":"b"}}"#).unwrap();
+        let object = Object::new(&Subject::Image, &value, &["Labels"]).unwrap();
         assert_eq!(object.string_map("Labels").unwrap().len(), 2);
     }
 
@@ -269,19 +269,19 @@ mod tests {
     fn x6_depth_and_number_of_values_are_bounded() {
         let levels = MAX_DEPTH as usize;
         let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
-        assert!(parse("x", nested(levels).as_bytes()).is_ok());
+        assert!(parse(&Subject::Image, nested(levels).as_bytes()).is_ok());
         assert!(reason(&nested(levels + 1)).contains("limit of 64 levels"));
 
         let row = |values: usize| format!("[{}1]", "1,".repeat(values - 1));
         let most = MAX_VALUES as usize - 1;
-        assert!(parse("x", row(most).as_bytes()).is_ok());
+        assert!(parse(&Subject::Image, row(most).as_bytes()).is_ok());
         assert!(reason(&row(most + 1)).contains("limit of 524288"));
     }
 
     #[test]
     fn null_is_absent_and_other_types_are_refused() {
-        let value = parse("x", br#"{"tags":null,"size":-1,"names":["a",1]}"#).unwrap();
-        let object = Object::new("x", &value, &["tags", "size", "names"]).unwrap();
+        let value = parse(&Subject::Image, br#"{"tags":null,"size":-1,"names":["a",1]}"#).unwrap();
+        let object = Object::new(&Subject::Image, &value, &["tags", "size", "names"]).unwrap();
         assert_eq!(object.strings("tags").unwrap(), Vec::<String>::new());
         assert!(object.u64("size").is_err());
         assert!(object.strings("names").is_err());

@@ -2,7 +2,7 @@
 
 use super::manifest::{Descriptor, Document, ImageIndex, Manifest, parse};
 use super::media_type::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
-use crate::error::Error;
+use crate::error::{Error, Subject};
 
 const ABC: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -22,21 +22,21 @@ fn index(descriptors: &[String], more: &str) -> String {
 }
 
 fn parse_manifest(text: &str) -> Manifest {
-    match parse("manifest", text.as_bytes(), None).unwrap() {
+    match parse(&Subject::Image, text.as_bytes(), None).unwrap() {
         Document::Manifest(manifest) => *manifest,
         Document::Index(_) => panic!("an image index"),
     }
 }
 
 fn parse_index(text: &str) -> ImageIndex {
-    match parse("index", text.as_bytes(), None).unwrap() {
+    match parse(&Subject::Image, text.as_bytes(), None).unwrap() {
         Document::Index(index) => index,
         Document::Manifest(_) => panic!("a manifest"),
     }
 }
 
 fn refusal(text: &str, expected: Option<&str>) -> Error {
-    parse("document", text.as_bytes(), expected).unwrap_err()
+    parse(&Subject::Image, text.as_bytes(), expected).unwrap_err()
 }
 
 fn first(index: &ImageIndex) -> &Descriptor {
@@ -71,7 +71,7 @@ fn x3_a_document_must_be_of_the_kind_its_descriptor_says() {
     let typed = manifest(CONFIG, LAYER, &format!(r#","mediaType":"{OCI_MANIFEST}""#));
     let error = refusal(&typed, Some(DOCKER_MANIFEST)).to_string();
     assert!(error.contains("its descriptor says"), "{error}");
-    assert!(parse("document", typed.as_bytes(), Some(OCI_MANIFEST)).is_ok());
+    assert!(parse(&Subject::Image, typed.as_bytes(), Some(OCI_MANIFEST)).is_ok());
 }
 
 #[test]
@@ -116,9 +116,9 @@ fn f19_embedded_data_must_equal_the_content() {
     };
     let good = descriptor("YWJj");
     assert_eq!(good.data.as_deref(), Some(&b"abc"[..]));
-    assert!(good.check("blob", b"abc").is_ok());
-    assert!(matches!(good.check("blob", b"abd"), Err(Error::Mismatch { .. })));
-    assert!(matches!(good.check("blob", b"abcd"), Err(Error::Mismatch { .. })));
+    assert!(good.check(&Subject::Image, b"abc").is_ok());
+    assert!(matches!(good.check(&Subject::Image, b"abd"), Err(Error::Mismatch { .. })));
+    assert!(matches!(good.check(&Subject::Image, b"abcd"), Err(Error::Mismatch { .. })));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Write;
 
 use super::entry::Extent;
-use crate::error::{Error, Result};
+use crate::error::{StreamFault, StreamResult as Result};
 use crate::read_at::ReadAt;
 
 /// The copy must not slow down the first read of a layer. Negative levels trade size for speed (zstd manual,
@@ -36,8 +36,8 @@ impl CopyWriter {
     /// # Errors
     /// When zstd has no memory.
     pub fn new(file: File) -> Result<Self> {
-        let compressor =
-            zstd::bulk::Compressor::new(LEVEL).map_err(|cause| Error::io("cannot set up zstd", cause))?;
+        let compressor = zstd::bulk::Compressor::new(LEVEL)
+            .map_err(|cause| StreamFault::io("cannot set up zstd for", cause))?;
         Ok(CopyWriter { file, offset: 0, compressor, frame: Vec::new() })
     }
 
@@ -46,7 +46,7 @@ impl CopyWriter {
     /// # Errors
     /// When the file cannot be written (the disk is full).
     pub fn push(&mut self, span: &[u8]) -> Result<Extent> {
-        let failed = |cause| Error::io("cannot write the seekable copy", cause);
+        let failed = |cause| StreamFault::io("cannot write the seekable copy of", cause);
         self.frame.clear();
         self.frame.reserve(zstd::zstd_safe::compress_bound(span.len()));
         let len = self.compressor.compress_to_buffer(span, &mut self.frame).map_err(failed)?;
@@ -69,7 +69,7 @@ impl CopyWriter {
 /// # Errors
 /// When the copy is cut short or damaged.
 pub fn read_frame(copy: &dyn ReadAt, frame: Extent, len_bytes: u64, buffer: &mut Vec<u8>) -> Result<()> {
-    let failed = |cause| Error::io("cannot read the seekable copy", cause);
+    let failed = |cause| StreamFault::io("cannot read the seekable copy of", cause);
     // Both lengths come from an index whose checksum holds, but a forged one must not allocate at will.
     let stored = usize::try_from(frame.len_bytes.min(copy.len())).unwrap_or(0);
     let len = usize::try_from(len_bytes).unwrap_or(usize::MAX);

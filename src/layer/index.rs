@@ -15,7 +15,7 @@ use super::tar::Limits;
 use super::windows::Windows;
 use crate::compress::Compression;
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Property, Result, Subject};
 use crate::read_at::ReadAt;
 
 /// Whether bytes are checked against the image's digests.
@@ -43,8 +43,8 @@ pub struct Expected {
 pub struct Request<'a> {
     /// The bytes as stored.
     pub bytes: Arc<dyn ReadAt>,
-    /// What to call it in errors: `layer 3 (sha256:...)`.
-    pub what: &'a str,
+    /// Its name in errors.
+    pub what: &'a Subject,
     /// How it is compressed.
     pub compression: Compression,
     /// What it must be.
@@ -111,18 +111,15 @@ pub fn index_layer(request: Request<'_>) -> Result<Indexed> {
         && expected != found
         && request.verify == Verify::Full
     {
-        return Err(mismatch(request.what, "size", format!("{expected} bytes"), format!("{found} bytes")));
+        return Err(Error::mismatch(
+            request.what.clone(),
+            Property::Size,
+            format!("{expected} bytes"),
+            format!("{found} bytes"),
+        ));
     }
     if request.compression == Compression::Plain && request.verify == Verify::Off {
         return scan::scan_headers(&request);
     }
     pass::run(request)
-}
-
-pub(super) fn mismatch(what: &str, which: &str, expected: impl ToString, found: impl ToString) -> Error {
-    Error::Mismatch {
-        what: format!("{what}: {which}"),
-        expected: expected.to_string(),
-        found: found.to_string(),
-    }
 }

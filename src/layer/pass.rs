@@ -18,13 +18,13 @@ use std::thread;
 
 use super::copy::CopyWriter;
 use super::entry::{Entry, EntryKind, Extent, FileData, Stored};
-use super::index::{Expected, Indexed, Request, Tap, Verify, mismatch};
+use super::index::{Expected, Indexed, Request, Tap, Verify};
 use super::table::{Facts, IndexBuilder};
 use super::tar::{Sink, TarParser};
 use super::windows::WindowWriter;
 use crate::compress::{Checkpoint, Chunks, Compression, Decoder, Stop};
 use crate::digest::{Algorithm, Digest, Hasher};
-use crate::error::{Error, Result};
+use crate::error::{Error, Property, Result, StreamFault, StreamResult, Subject};
 use crate::read_at::ReadAt;
 use crate::warning::WarningKind;
 
@@ -66,7 +66,7 @@ pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
         tar_fault: None,
         last_checkpoint: 0,
         tar_bytes: 0,
-        windows: WindowWriter::new(windows)?,
+        windows: WindowWriter::new(windows).map_err(|fault| fault.of(what))?,
         spans: Vec::new(),
         copying: copy.is_some(),
     };
@@ -102,35 +102,35 @@ pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
 
 /// What the stages came back with.
 struct Outcome<'a> {
-    what: &'a str,
+    what: &'a Subject,
     compression: Compression,
     expected: Expected,
     verify: Verify,
     blob_bytes: u64,
     stage: DigestStage,
-    read: Result<Option<Digest>>,
-    decoded: Result<Decoded>,
-    digested: Result<()>,
-    copied: Result<Option<Copied>>,
+    read: StreamResult<Option<Digest>>,
+    decoded: StreamResult<Decoded>,
+    digested: StreamResult<()>,
+    copied: StreamResult<Option<Copied>>,
 }
 
 fn judge(outcome: Outcome<'_>) -> Result<Indexed> {
     let Outcome { what, compression, expected, verify, blob_bytes, mut stage, .. } = outcome;
     // A limit was hit, or the index cannot be written: nothing else counts.
-    outcome.digested.map_err(|error| error.about(what))?;
+    outcome.digested.map_err(|fault| fault.of(what))?;
     let mut damage = None;
     let blob_digest = match outcome.read {
         Ok(digest) => digest,
-        Err(error) if verify == Verify::Off => {
-            damage = Some(error);
+        Err(fault) if verify == Verify::Off => {
+            damage = Some(fault);
             None
         }
-        Err(error) => return Err(error),
+        Err(fault) => return Err(fault.of(what)),
     };
     if let (Some(expected), Some(found)) = (expected.blob_digest, blob_digest)
         && expected != found
     {
-        return Err(mismatch(what, "blob digest", expected, found));
+        return Err(Error::mismatch(what.clone(), Property::BlobDigest, expected, found));
     }
     let trailing = match outcome.decoded {
         Ok(decoded) => decoded.trailing,
@@ -145,16 +145,16 @@ fn judge(outcome: Outcome<'_>) -> Result<Indexed> {
         if let (Some(expected), Some(found)) = (expected.diff_id, diff_id)
             && expected != found
         {
-            return Err(mismatch(what, "diff_id", expected, found));
+            return Err(Error::mismatch(what.clone(), Property::DiffId, expected, found));
         }
         stage.finish_tar();
         damage = stage.tar_fault.take();
     }
     if let Some(damage) = damage {
         if verify == Verify::Full {
-            return Err(damage.about(what));
+            return Err(damage.of(what));
         }
-        log::warn!("{what}: showing what lies before the damage: {}", damage.about(what));
+        log::warn!("{what}: showing what lies before the damage: {damage}");
         stage.sink.builder.push_warning(WarningKind::Damaged, b"");
     }
     if trailing {
@@ -177,8 +177,8 @@ fn judge(outcome: Outcome<'_>) -> Result<Indexed> {
     ))
 }
 
-fn join<T>(joined: thread::Result<Result<T>>) -> Result<T> {
-    joined.unwrap_or_else(|_| Err(Error::io("cannot index the layer", io::Error::other("a thread panicked"))))
+fn join<T>(joined: thread::Result<StreamResult<T>>) -> StreamResult<T> {
+    joined.unwrap_or_else(|_| Err(StreamFault::io("cannot index", io::Error::other("a thread panicked"))))
 }
 
 /// What all stages share.
@@ -223,7 +223,7 @@ fn read_all(
     shared: &Shared<'_>,
     run_bytes: usize,
     mut hand_on: impl FnMut(u64, Vec<u8>) -> bool,
-) -> Result<Option<Digest>> {
+) -> StreamResult<Option<Digest>> {
     let mut listening = true;
     let mut offset = 0;
     while offset < bytes.len() && (listening || blob.is_some()) && !shared.abandoned.load(Ordering::Relaxed) {
@@ -232,7 +232,7 @@ fn read_all(
         buffer.resize(len, 0);
         bytes
             .read_exact_at(&mut buffer, offset)
-            .map_err(|cause| Error::io(format!("cannot read at offset {offset}"), cause))?;
+            .map_err(|cause| StreamFault::io_at("cannot read", offset, cause))?;
         if let Some(hasher) = &mut blob {
             hasher.update(&buffer);
         }
@@ -252,7 +252,7 @@ fn read_stored(
     blob: Option<Hasher>,
     shared: &Shared<'_>,
     out: &SyncSender<Vec<u8>>,
-) -> Result<Option<Digest>> {
+) -> StreamResult<Option<Digest>> {
     read_all(bytes, blob, shared, READ_BYTES, |_, buffer| out.send(buffer).is_ok())
 }
 
@@ -262,7 +262,7 @@ fn read_plain(
     blob: Option<Hasher>,
     shared: &Shared<'_>,
     out: &SyncSender<RawSpan>,
-) -> Result<Option<Digest>> {
+) -> StreamResult<Option<Digest>> {
     read_all(bytes, blob, shared, SPAN_BYTES, |offset, bytes| {
         out.send(RawSpan { offset, bytes, checkpoint: None }).is_ok()
     })
@@ -295,7 +295,7 @@ fn decode(
     input: Received,
     shared: &Shared<'_>,
     out: &SyncSender<RawSpan>,
-) -> Result<Decoded> {
+) -> StreamResult<Decoded> {
     let mut decoder = Decoder::new(compression, Box::new(input))?;
     let mut last_checkpoint = 0;
     loop {
@@ -348,7 +348,11 @@ struct Copied {
     frames: Vec<(usize, Extent)>,
 }
 
-fn write_copy(file: Option<File>, spans: &Receiver<ToCopy>, shared: &Shared<'_>) -> Result<Option<Copied>> {
+fn write_copy(
+    file: Option<File>,
+    spans: &Receiver<ToCopy>,
+    shared: &Shared<'_>,
+) -> StreamResult<Option<Copied>> {
     let Some(file) = file else { return Ok(None) };
     let mut writer = CopyWriter::new(file)?;
     let mut frames = Vec::new();
@@ -371,7 +375,7 @@ struct DigestStage {
     sink: BuilderSink,
     tap: Option<Box<dyn Tap>>,
     /// The first thing that is wrong with the tar; told only if the digests are right.
-    tar_fault: Option<Error>,
+    tar_fault: Option<StreamFault>,
     last_checkpoint: u64,
     windows: WindowWriter,
     tar_bytes: u64,
@@ -385,7 +389,7 @@ impl DigestStage {
         spans: &Receiver<RawSpan>,
         copies: SyncSender<ToCopy>,
         shared: &Shared<'_>,
-    ) -> Result<()> {
+    ) -> StreamResult<()> {
         for span in spans {
             let at = self.spans.len();
             self.digest(&span)?;
@@ -404,7 +408,7 @@ impl DigestStage {
         Ok(())
     }
 
-    fn digest(&mut self, span: &RawSpan) -> Result<()> {
+    fn digest(&mut self, span: &RawSpan) -> StreamResult<()> {
         if let Some(hasher) = &mut self.diff_id {
             hasher.update(&span.bytes);
         }
@@ -415,7 +419,7 @@ impl DigestStage {
             return Ok(());
         }
         match self.parser.feed(&span.bytes, &mut self.sink) {
-            Err(error @ Error::Limit { .. }) => return Err(error),
+            Err(fault @ StreamFault::Limit { .. }) => return Err(fault),
             fed => self.tar_fault = fed.err(),
         }
         if let Some(tap) = &mut self.tap {
@@ -456,7 +460,7 @@ pub(super) struct BuilderSink {
 }
 
 impl Sink for BuilderSink {
-    fn entry(&mut self, entry: Entry<'_>) -> Result<()> {
+    fn entry(&mut self, entry: Entry<'_>) -> StreamResult<()> {
         if let (Some(files), EntryKind::File(FileData { stored: Stored::Contiguous(extent), .. })) =
             (&mut self.files, &entry.kind)
         {

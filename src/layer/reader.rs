@@ -13,7 +13,7 @@ use super::stored::StoredIndex;
 use super::table::{LayerIndex, Span};
 use super::windows::StoredCheckpoints;
 use crate::compress::{Compression, Seekable};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, StreamFault, Subject};
 use crate::read_at::ReadAt;
 
 /// Buffers for spans are made in steps of this size, so that nearly all are of one: memory that was freed for
@@ -23,7 +23,7 @@ const BUFFER_STEP_BYTES: usize = 256 << 10;
 /// An indexed layer and its bytes.
 #[derive(Debug)]
 pub struct LayerReader {
-    what: String,
+    what: Subject,
     index: Arc<LayerIndex>,
     tar: Tar,
     copy: Option<Arc<dyn ReadAt>>,
@@ -44,7 +44,7 @@ enum Tar {
 impl LayerReader {
     /// Reads `stored`, the bytes that `index` was made from. `what` names the layer in errors.
     #[must_use]
-    pub fn new(what: &str, index: StoredIndex, stored: Arc<dyn ReadAt>, verify: Verify) -> Self {
+    pub fn new(what: Subject, index: StoredIndex, stored: Arc<dyn ReadAt>, verify: Verify) -> Self {
         let StoredIndex { index, windows, copy } = index;
         let facts = index.facts();
         let tar = match facts.compression {
@@ -54,14 +54,7 @@ impl LayerReader {
                 Tar::Compressed(Seekable::new(stored, compression, facts.tar_bytes, Arc::new(checkpoints)))
             }
         };
-        LayerReader {
-            what: what.to_owned(),
-            index,
-            tar,
-            copy,
-            copy_is_damaged: AtomicBool::new(false),
-            verify,
-        }
+        LayerReader { what, index, tar, copy, copy_is_damaged: AtomicBool::new(false), verify }
     }
 
     /// The layer's index.
@@ -72,7 +65,7 @@ impl LayerReader {
 
     /// What the layer is called in errors.
     #[must_use]
-    pub fn what(&self) -> &str {
+    pub fn what(&self) -> &Subject {
         &self.what
     }
 
@@ -100,9 +93,9 @@ impl LayerReader {
                 stream.append_exact(buffer, offset, len)
             }
         };
-        read.map_err(|cause| Error::io(format!("{}: cannot read at offset {offset}", self.what), cause))?;
+        read.map_err(|cause| StreamFault::io_at("cannot read", offset, cause).of(&self.what))?;
         if !self.holds(&span, buffer) {
-            return Err(Error::Changed { what: self.what.clone(), offset });
+            return Err(Error::changed(self.what.clone(), offset));
         }
         Ok(())
     }
@@ -140,6 +133,6 @@ impl LayerReader {
     }
 
     fn no_span(&self, at: u32) -> Error {
-        Error::Malformed { what: self.what.clone(), reason: format!("no span {at} in its index") }
+        Error::malformed(self.what.clone(), format!("no span {at} in its index"))
     }
 }

@@ -9,7 +9,9 @@ use super::stored::StoredIndex;
 use super::tar::Limits;
 use crate::compress::Compression;
 use crate::digest::Algorithm;
-use crate::error::Result;
+use crate::error::{Result, Subject};
+
+pub(crate) const LAYER: Subject = Subject::Layer { number: 7, diff_id: None };
 
 pub(crate) const ALL: [Compression; 5] =
     [Compression::Plain, Compression::Gzip, Compression::Zstd, Compression::Xz, Compression::Bzip2];
@@ -74,7 +76,7 @@ pub(crate) fn index(
 ) -> Result<Indexed> {
     index_layer(Request {
         bytes: Arc::new(blob.to_vec()),
-        what: "layer 7",
+        what: &LAYER,
         compression,
         expected,
         learn: false,
@@ -93,7 +95,7 @@ pub(crate) fn read_span(reader: &LayerReader, at: u32) -> Result<Vec<u8>> {
 }
 
 pub(crate) fn read_all(index: StoredIndex, blob: Vec<u8>, verify: Verify) -> Result<Vec<u8>> {
-    let reader = LayerReader::new("layer 7", index, Arc::new(blob), verify);
+    let reader = LayerReader::new(LAYER, index, Arc::new(blob), verify);
     let spans = reader.index().span_count();
     let parts: Vec<Vec<u8>> = (0..spans).map(|span| read_span(&reader, span)).collect::<Result<_>>()?;
     Ok(parts.concat())

@@ -9,7 +9,7 @@ use super::pass::{BuilderSink, SPAN_BYTES};
 use super::table::Facts;
 use super::tar::{Limits, Sink, TarParser};
 use super::windows::Windows;
-use crate::error::{Error, Result};
+use crate::error::{Result, StreamFault, StreamResult};
 use crate::read_at::ReadAt;
 use crate::warning::WarningKind;
 
@@ -20,8 +20,8 @@ pub const SCAN_BYTES: usize = 32 << 10;
 pub(super) fn scan_headers(request: &Request<'_>) -> Result<Indexed> {
     let mut sink = BuilderSink::default();
     let scanned = scan(&*request.bytes, request.limits, &mut sink);
-    match scanned.map_err(|error| error.about(request.what)) {
-        Err(error @ Error::Limit { .. }) => return Err(error),
+    match scanned {
+        Err(fault @ StreamFault::Limit { .. }) => return Err(fault.of(request.what)),
         Err(damage) => {
             log::warn!("{}: showing what lies before the damage: {damage}", request.what);
             sink.builder.push_warning(WarningKind::Damaged, b"");
@@ -47,9 +47,9 @@ pub(super) fn scan_headers(request: &Request<'_>) -> Result<Indexed> {
 /// Tells `sink` of every entry of the tar in `bytes`.
 ///
 /// # Errors
-/// [`Error::Tar`] where the tar is damaged or cut off, [`Error::Limit`], [`Error::Io`], and what `sink`
+/// [`StreamFault::Tar`] where the tar is damaged or cut off, [`StreamFault::Limit`], [`StreamFault::Io`], and what `sink`
 /// says.
-pub fn scan(bytes: &dyn ReadAt, limits: Limits, sink: &mut impl Sink) -> Result<()> {
+pub fn scan(bytes: &dyn ReadAt, limits: Limits, sink: &mut impl Sink) -> StreamResult<()> {
     let mut parser = TarParser::new(limits);
     let mut buffer = vec![0; SCAN_BYTES];
     while parser.offset() < bytes.len() && !parser.at_end() {
@@ -63,7 +63,7 @@ pub fn scan(bytes: &dyn ReadAt, limits: Limits, sink: &mut impl Sink) -> Result<
         let chunk = buffer.get_mut(..len).unwrap_or_default();
         bytes
             .read_exact_at(chunk, parser.offset())
-            .map_err(|cause| Error::io(format!("cannot read at offset {}", parser.offset()), cause))?;
+            .map_err(|cause| StreamFault::io_at("cannot read", parser.offset(), cause))?;
         parser.feed(chunk, sink)?;
     }
     parser.finish()

@@ -16,7 +16,7 @@ use super::index::Indexed;
 use super::table::LayerIndex;
 use super::windows::Windows;
 use crate::bytes::Bytes;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::read_at::{FileBytes, ReadAt, Window};
 
 /// Ends every index file.
@@ -43,7 +43,7 @@ impl StoredIndex {
     /// # Errors
     /// [`Error::Malformed`] when the file does not hold what was written to it, and as
     /// [`StoredIndex::from_pass`].
-    pub fn from_saved(indexed: Indexed, what: &str) -> Result<Self> {
+    pub fn from_saved(indexed: Indexed, what: &Subject) -> Result<Self> {
         let Indexed { index, windows, copy } = indexed;
         let len = index.stored_bytes();
         let mapped = match &windows {
@@ -103,9 +103,9 @@ pub(crate) fn write_index(indexed: &Indexed, mut file: &File) -> io::Result<()> 
 /// # Errors
 /// [`Error::Malformed`] when the file is not a complete index file of this version, [`Error::Io`] when it
 /// cannot be read. `what` names the file.
-pub(crate) fn read_index(bytes: FileBytes, what: &str) -> Result<(LayerIndex, Window)> {
-    let bad = |reason: &str| Error::Malformed { what: what.to_owned(), reason: reason.to_owned() };
-    let failed = |cause| Error::io(format!("cannot read '{what}'"), cause);
+pub(crate) fn read_index(bytes: FileBytes, what: &Subject) -> Result<(LayerIndex, Window)> {
+    let bad = |reason: &str| Error::malformed(what.clone(), reason);
+    let failed = |cause| Error::io_on("cannot read", what.clone(), cause);
     let trailer_at =
         bytes.len().checked_sub(TRAILER_BYTES as u64).ok_or_else(|| bad("shorter than its trailer"))?;
     let mut trailer = [0; TRAILER_BYTES];

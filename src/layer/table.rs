@@ -18,7 +18,7 @@ use super::entry::{
 use crate::bytes::{Bytes, Sections};
 use crate::compress::Compression;
 use crate::digest::{Algorithm, Digest};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::fields::Fields;
 use crate::warning::{Warning, WarningKind};
 
@@ -261,9 +261,9 @@ impl LayerIndex {
     /// # Errors
     /// [`Error::Malformed`] when they are no index of this version, are cut short, or do not match
     /// their checksum. `what` names the file.
-    pub fn from_bytes(bytes: impl Into<Bytes>, what: &str) -> Result<Self> {
+    pub fn from_bytes(bytes: impl Into<Bytes>, what: &Subject) -> Result<Self> {
         let bytes = bytes.into();
-        let bad = |reason: &str| Error::Malformed { what: what.to_owned(), reason: reason.to_owned() };
+        let bad = |reason: &str| Error::malformed(what.clone(), reason);
         let header = bytes.first_chunk::<HEADER_BYTES>().ok_or_else(|| bad("shorter than its header"))?;
         let mut fields = Fields(header);
         if fields.array() != *MAGIC {

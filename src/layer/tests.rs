@@ -4,14 +4,14 @@ use super::entry::{Entry, EntryKind, Extent, FileData, Meta, Segment, Stored, Xa
 use super::index::{Expected, Indexed, Verify};
 use super::reader::LayerReader;
 use super::samples::{
-    ALL, compressed, expected, gzip, index, names, read_all, read_span, sample_tar, scratch,
+    ALL, LAYER, compressed, expected, gzip, index, names, read_all, read_span, sample_tar, scratch,
 };
 use super::stored::StoredIndex;
 use super::table::{Facts, IndexBuilder, LayerIndex};
 use crate::bytes::checksum;
 use crate::compress::Compression;
 use crate::digest::{Algorithm, Digest};
-use crate::error::{Error, Result};
+use crate::error::{Error, Property, Result};
 use crate::read_at::ReadAt;
 use crate::warning::WarningKind;
 
@@ -97,7 +97,7 @@ fn x16_a_forged_index_is_refused_or_can_be_read() {
             forged[at] = value;
             let sum = checksum(&forged[..352], &forged[384..]);
             forged[352..384].copy_from_slice(&sum);
-            let Ok(index) = LayerIndex::from_bytes(forged, "index") else {
+            let Ok(index) = LayerIndex::from_bytes(forged, &LAYER) else {
                 refused += 1;
                 continue;
             };
@@ -113,10 +113,11 @@ fn x16_a_forged_index_is_refused_or_can_be_read() {
     assert!(refused > 100 && read > 100, "{refused} refused, {read} read");
 }
 
-fn assert_mismatch(result: Result<Indexed>, what: &str, expected: impl ToString, found: impl ToString) {
+fn assert_mismatch(result: Result<Indexed>, which: Property, expected: impl ToString, found: impl ToString) {
     match result {
-        Err(Error::Mismatch { what: named, expected: wanted, found: got }) => {
-            assert_eq!((named, wanted, got), (what.to_owned(), expected.to_string(), found.to_string()));
+        Err(Error::Mismatch { subject, property, expected: wanted, found: got }) => {
+            assert_eq!((*subject, property), (LAYER, which));
+            assert_eq!((wanted, got), (expected.to_string(), found.to_string()));
         }
         other => panic!("not a mismatch: {other:?}"),
     }
@@ -130,7 +131,7 @@ fn a_wrong_diff_id_names_layer_expected_and_found() {
         let blob = compressed(compression, &tar);
         let wanted = Expected { diff_id: Some(other), ..expected(&tar, &blob) };
         let result = index(&blob, compression, wanted, Verify::Full, None);
-        assert_mismatch(result, "layer 7: diff_id", other, Algorithm::Sha256.digest(&tar));
+        assert_mismatch(result, Property::DiffId, other, Algorithm::Sha256.digest(&tar));
     }
 }
 
@@ -146,8 +147,8 @@ fn damage_is_told_as_the_digest_that_does_not_match() {
         damaged[middle] ^= 0xff;
         let result = index(&damaged, compression, wanted, Verify::Full, None);
         // A plain layer's blob and tar are one, and the diff_id is looked at.
-        let which = if compression == Compression::Plain { "diff_id" } else { "blob digest" };
-        assert_mismatch(result, &format!("layer 7: {which}"), digest, Algorithm::Sha256.digest(&damaged));
+        let which = if compression == Compression::Plain { Property::DiffId } else { Property::BlobDigest };
+        assert_mismatch(result, which, digest, Algorithm::Sha256.digest(&damaged));
     }
 }
 
@@ -158,7 +159,7 @@ fn a_wrong_size_is_told_before_anything_is_read() {
     let wanted = expected(&tar, &blob);
     let result = index(&blob[..blob.len() - 1], Compression::Gzip, wanted, Verify::Full, None);
     let (whole, cut) = (blob.len(), blob.len() - 1);
-    assert_mismatch(result, "layer 7: size", format!("{whole} bytes"), format!("{cut} bytes"));
+    assert_mismatch(result, Property::Size, format!("{whole} bytes"), format!("{cut} bytes"));
 }
 
 #[test]
@@ -176,7 +177,7 @@ fn without_verification_a_damaged_layer_shows_what_can_be_had() {
         let EntryKind::File(FileData { stored: Stored::Contiguous(extent), .. }) = first.kind else {
             panic!("not a file: {first:?}");
         };
-        let reader = LayerReader::new("layer 7", found, Arc::new(cut.to_vec()), Verify::Off);
+        let reader = LayerReader::new(LAYER, found, Arc::new(cut.to_vec()), Verify::Off);
         let span = read_span(&reader, 0).unwrap();
         assert_eq!(span[usize::try_from(extent.offset).unwrap()], b'1');
     }
@@ -193,7 +194,7 @@ fn x17_bytes_that_changed_since_are_never_served() {
         for at in (changed.len() / 2..changed.len()).step_by(1000) {
             changed[at] ^= 0x55;
         }
-        let reader = LayerReader::new("layer 7", found, Arc::new(changed), Verify::Full);
+        let reader = LayerReader::new(LAYER, found, Arc::new(changed), Verify::Full);
         let last = reader.index().span_count() - 1;
         assert!(read_span(&reader, last).is_err(), "{compression}");
     }
@@ -237,7 +238,7 @@ fn a_source_that_shrinks_is_an_error_and_not_other_bytes() {
     let blob = gzip(&tar);
     let found = index(&blob, Compression::Gzip, expected(&tar, &blob), Verify::Full, None).unwrap();
     let found = StoredIndex::from_pass(found).unwrap();
-    let reader = LayerReader::new("layer 7", found, Arc::new(Shrunk(blob.len() as u64)), Verify::Full);
+    let reader = LayerReader::new(LAYER, found, Arc::new(Shrunk(blob.len() as u64)), Verify::Full);
     let error = read_span(&reader, 0).unwrap_err();
-    assert!(error.to_string().starts_with("layer 7: cannot read at offset 0"), "{error}");
+    assert!(error.to_string().starts_with("cannot read layer 7 at offset 0"), "{error}");
 }

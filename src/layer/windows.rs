@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::entry::Extent;
 use super::table::{CheckpointRecord, LayerIndex, Place};
 use crate::compress::{Checkpoint, CheckpointTable, Resume};
-use crate::error::{Error, Result};
+use crate::error::{StreamFault, StreamResult as Result};
 use crate::read_at::ReadAt;
 
 /// The most a deflate stream refers back (RFC 1951, section 2).
@@ -47,8 +47,8 @@ impl WindowWriter {
             Some(file) => Windows::File(file, 0),
             None => Windows::Memory(Vec::new()),
         };
-        let compressor =
-            zstd::bulk::Compressor::new(LEVEL).map_err(|cause| Error::io("cannot set up zstd", cause))?;
+        let compressor = zstd::bulk::Compressor::new(LEVEL)
+            .map_err(|cause| StreamFault::io("cannot set up zstd for", cause))?;
         Ok(WindowWriter { windows, compressor })
     }
 
@@ -68,7 +68,7 @@ impl WindowWriter {
                 let packed = self
                     .compressor
                     .compress(window)
-                    .map_err(|cause| Error::io("cannot compress a window", cause))?;
+                    .map_err(|cause| StreamFault::io("cannot compress a window of", cause))?;
                 record.place = Place::Deflate(*skip_bits);
                 record.window_hash = short_hash(&packed);
                 record.window = self.append(&packed)?;
@@ -106,7 +106,8 @@ impl WindowWriter {
 /// The disk is full, but what was written can still be read.
 fn read_back(file: &File, len: u64) -> Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    file.read_exact_at(&mut bytes, 0).map_err(|cause| Error::io("cannot read windows back", cause))?;
+    file.read_exact_at(&mut bytes, 0)
+        .map_err(|cause| StreamFault::io("cannot read back the windows of", cause))?;
     Ok(bytes)
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Engine, sniff};
 use crate::content::TarBytes;
-use crate::error::Result;
+use crate::error::{Result, Subject};
 use crate::layer::index::{Expected, Tap};
 use crate::read_at::ReadAt;
 use crate::source::{self, BlobIdentity, Member, OpenOptions, Reference, Source, Unpack};
@@ -33,20 +33,20 @@ impl Unpack for Engine {
         path: &Path,
         identity: BlobIdentity,
     ) -> Result<(Arc<dyn ReadAt>, Vec<Member>)> {
-        let what = format!("'{}'", path.display());
+        let what = Subject::Archive(path.to_owned());
         let compression = sniff(&what, &*bytes)?;
         let key = identity.store_name().map(|name| Key::archive(&name));
         let progress = self.inner.options.progress.as_deref();
         if let Some(progress) = progress {
             progress.begin("Reading the archive", bytes.len());
         }
-        let tap = self.members().map(|members| Box::new(members) as Box<dyn Tap>);
+        let tap = self.members(&what).map(|members| Box::new(members) as Box<dyn Tap>);
         let index = self.index(&what, &bytes, compression, key.as_ref(), Expected::default(), tap);
         if let Some(progress) = progress {
             progress.end();
         }
         let tar = self.layer_bytes(&what, index?, bytes);
-        let members = source::members(tar.reader().index())?;
+        let members = source::members(tar.reader().index()).map_err(|fault| fault.of(&what))?;
         Ok((Arc::new(TarBytes(tar)), members))
     }
 }

@@ -15,7 +15,7 @@ use std::thread::{self, JoinHandle};
 
 use super::{Engine, SNIFF_BYTES};
 use crate::compress::Compression;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::layer::entry::Extent;
 use crate::layer::index::{Expected, Request, Tap, Verify, index_layer};
 use crate::layer::tar::Limits;
@@ -29,16 +29,18 @@ const QUEUE: usize = 4;
 
 impl Engine {
     /// Somebody who indexes the members of an archive, if there is a store to put the indexes into.
-    pub(super) fn members(&self) -> Option<Members> {
+    pub(super) fn members(&self, archive: &Subject) -> Option<Members> {
         let options = &self.inner.options;
         let store = options.store.clone().filter(|_| options.verify == Verify::Full)?;
-        Some(Members { store, limits: options.limits, ahead: VecDeque::new(), current: None, last: None })
+        let (archive, limits) = (archive.clone(), options.limits);
+        Some(Members { archive, store, limits, ahead: VecDeque::new(), current: None, last: None })
     }
 }
 
 /// Indexes members as they go by. Dropping it waits for what is under way.
 #[derive(Debug)]
 pub(super) struct Members {
+    archive: Subject,
     store: Store,
     limits: Limits,
     /// Where the members lie that did not end yet.
@@ -94,12 +96,12 @@ impl Members {
             return None;
         }
         let compression = Compression::sniff(head);
-        let (store, limits) = (self.store.clone(), self.limits);
+        let (archive, store, limits) = (self.archive.clone(), self.store.clone(), self.limits);
         let (full, pieces) = sync_channel(QUEUE);
         let (empty, used) = sync_channel(QUEUE);
         let bytes = Arc::new(Passing::new(member.len_bytes, pieces, empty));
         let pass = thread::Builder::new().name("member".to_owned()).spawn(move || {
-            if let Err(error) = index_member(&store, limits, compression, bytes) {
+            if let Err(error) = index_member(&archive, &store, limits, compression, bytes) {
                 log::debug!(
                     "the member at offset {} is indexed when it is asked for: {error}",
                     member.offset
@@ -141,11 +143,17 @@ impl Flow {
 }
 
 /// Indexes the layer that `bytes` may be, and stores the index under the digests that it has.
-fn index_member(store: &Store, limits: Limits, compression: Compression, bytes: Arc<Passing>) -> Result<()> {
+fn index_member(
+    archive: &Subject,
+    store: &Store,
+    limits: Limits,
+    compression: Compression,
+    bytes: Arc<Passing>,
+) -> Result<()> {
     let draft = store.draft()?;
     let indexed = index_layer(Request {
         bytes,
-        what: "a member",
+        what: archive,
         compression,
         expected: Expected::default(),
         learn: true,
@@ -157,7 +165,7 @@ fn index_member(store: &Store, limits: Limits, compression: Compression, bytes: 
     })?;
     let facts = indexed.index.facts();
     let Some(diff_id) = facts.diff_id else {
-        return Err(Error::io("no diff_id was taken", io::ErrorKind::Other.into()));
+        return Err(Error::malformed(archive.clone(), "no diff_id in the index of a member"));
     };
     let blob = facts.blob_digest.filter(|_| compression != Compression::Plain).map(|blob| blob.to_string());
     store.save(&Key::layer(&diff_id, blob.as_deref()), draft, &indexed)

@@ -10,7 +10,7 @@ use super::Tree;
 use crate::compress::Compression;
 use crate::content::LayerBytes;
 use crate::content::cache::SpanCache;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::layer::entry::{Entry, EntryKind, Extent, FileData, Meta, Stored, Timestamp, Xattrs};
 use crate::layer::index::Verify;
 use crate::layer::reader::LayerReader;
@@ -85,7 +85,8 @@ impl Tree {
             };
             let meta = Meta { mode, uid: 0, gid: 0, mtime: Timestamp::default() };
             let name = name.as_bytes();
-            builder.push_entry(&Entry { header_offset: 0, name, kind, meta, xattrs: Xattrs::default() })?;
+            let entry = Entry { header_offset: 0, name, kind, meta, xattrs: Xattrs::default() };
+            builder.push_entry(&entry).map_err(|fault| fault.of(&Subject::Image))?;
         }
         let mut offset = 0;
         for span in bytes.chunks(SPAN_BYTES) {
@@ -103,7 +104,7 @@ impl Tree {
         let rootfs = merge(vec![index.clone()], &MergeOptions::default())?;
         let stored = StoredIndex { index, windows: Arc::new(Vec::new()), copy: None };
         let cache = Arc::new(SpanCache::new(SPAN_BYTES));
-        let reader = LayerReader::new("image documents", stored, Arc::new(bytes), Verify::Full);
+        let reader = LayerReader::new(Subject::Image, stored, Arc::new(bytes), Verify::Full);
         Ok(Tree {
             first: 0,
             rootfs,

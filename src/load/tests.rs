@@ -74,7 +74,7 @@ fn most_at_once(reads_at_once: usize) -> usize {
         manifest_digest: None,
         config_digest: Algorithm::Sha256.digest(&raw_config),
         platform: None,
-        config: ImageConfig::parse("config", &raw_config).unwrap(),
+        config: ImageConfig::parse(&crate::error::Subject::Image, &raw_config).unwrap(),
         layers: layers.iter().map(|layer| layer.descriptor.clone()).collect(),
         annotations: std::collections::BTreeMap::new(),
         raw_manifest: Vec::new(),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Rootfs;
 use super::tables::{RECORD_BYTES, SECTIONS, Tables};
 use crate::bytes::{Bytes, CHECKSUM_BYTES, Sections};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::fields::Fields;
 use crate::layer::LayerId;
 use crate::layer::table::LayerIndex;
@@ -39,13 +39,13 @@ impl Rootfs {
         self.tables.0.write_to(&head, out)
     }
 
-    /// The tree that [`Rootfs::write_to`] wrote for the same layers. `what` names the file.
+    /// The tree that [`Rootfs::write_to`] wrote for the same layers.
     ///
     /// # Errors
     /// [`Error::Malformed`] when the bytes are cut short, damaged, of another version, or no tree.
-    pub fn from_bytes(bytes: impl Into<Bytes>, layers: Vec<Arc<LayerIndex>>, what: &str) -> Result<Self> {
+    pub fn from_bytes(bytes: impl Into<Bytes>, layers: Vec<Arc<LayerIndex>>) -> Result<Self> {
         let bytes = bytes.into();
-        let bad = |reason: &str| Error::Malformed { what: what.to_owned(), reason: reason.to_owned() };
+        let bad = |reason: &str| Error::malformed(Subject::MergedTree, reason);
         let header = bytes.first_chunk::<HEADER_BYTES>().ok_or_else(|| bad("shorter than its header"))?;
         let mut fields = Fields(header);
         if fields.array() != *MAGIC || fields.u32() != TREE_VERSION {

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use super::OpenOptions;
 use super::blobs::{BlobIdentity, FileIdentity, read_bounded};
 use super::scan::{Member, MemberKind, scan};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::read_at::{FileBytes, ReadAt, Window};
 
 /// Links followed for one name; the number that Linux allows. Cycles end here.
@@ -78,7 +78,7 @@ impl Archive {
     /// [`Error::Io`] when it cannot be opened, [`Error::NotAnImage`] when it is neither, and what a
     /// damaged archive gives.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
-        let cannot = |cause: io::Error| Error::io(format!("cannot open '{}'", path.display()), cause);
+        let cannot = |cause: io::Error| Error::io_on("cannot open", Subject::Archive(path.to_owned()), cause);
         // O_NONBLOCK: a named pipe must not make us wait for its writer.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|e| cannot(e.into()))?);
@@ -98,11 +98,12 @@ impl Archive {
     /// # Errors
     /// As [`Archive::open`].
     pub fn from_file(path: &Path, file: File, identity: BlobIdentity, options: &OpenOptions) -> Result<Self> {
-        let cannot = |cause: io::Error| Error::io(format!("cannot read '{}'", path.display()), cause);
+        let what = Subject::Archive(path.to_owned());
+        let cannot = |cause: io::Error| Error::io_on("cannot read", what.clone(), cause);
         let bytes: Arc<dyn ReadAt> = Arc::new(FileBytes::new(file).map_err(cannot)?);
         let (bytes, members) = match compression(&*bytes).map_err(cannot)? {
             None => {
-                let members = scan(&*bytes).map_err(|e| e.about(&path.display().to_string()))?;
+                let members = scan(&*bytes).map_err(|fault| fault.of(&what))?;
                 let Some(members) = members else {
                     return Err(not_an_image(path, "neither a directory nor a tar archive"));
                 };
@@ -110,10 +111,7 @@ impl Archive {
             }
             Some(format) => {
                 let Some(unpack) = &options.unpack else {
-                    return Err(Error::Unsupported {
-                        what: format!("'{}'", path.display()),
-                        reason: format!("an archive compressed with {format}"),
-                    });
+                    return Err(Error::unsupported(what, format!("an archive compressed with {format}")));
                 };
                 unpack.open_compressed(bytes, path, identity)?
             }
@@ -161,8 +159,8 @@ impl Archive {
 
     /// A name in here, for errors.
     #[must_use]
-    pub fn describe(&self, name: &str) -> String {
-        format!("'{}' in '{}'", name.escape_debug(), self.path.display())
+    pub fn describe(&self, name: &str) -> Subject {
+        Subject::Member { archive: self.path.clone(), name: name.to_owned() }
     }
 
     fn find_beneath(&self, root: &OwnedFd, name: &str) -> Result<Option<Found>> {
@@ -174,13 +172,13 @@ impl Archive {
         let file = match rustix::fs::openat2(root, relative, flags, Mode::empty(), resolve) {
             Ok(fd) => File::from(fd),
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-            Err(Errno::XDEV) => return Err(malformed(what(), "it leads outside of the directory")),
-            Err(Errno::LOOP) => return Err(malformed(what(), "its links run in circles")),
-            Err(errno) => return Err(Error::io(format!("cannot open {}", what()), errno.into())),
+            Err(Errno::XDEV) => return Err(Error::malformed(what(), "it leads outside of the directory")),
+            Err(Errno::LOOP) => return Err(Error::malformed(what(), "its links run in circles")),
+            Err(errno) => return Err(Error::io_on("cannot open", what(), errno.into())),
         };
-        let cannot = |cause: io::Error| Error::io(format!("cannot read {}", what()), cause);
+        let cannot = |cause: io::Error| Error::io_on("cannot read", what(), cause);
         if !file.metadata().map_err(cannot)?.is_file() {
-            return Err(malformed(what(), "not a regular file"));
+            return Err(Error::malformed(what(), "not a regular file"));
         }
         let identity = BlobIdentity::File(FileIdentity::of(&file).map_err(cannot)?);
         let bytes = Arc::new(FileBytes::new(file).map_err(cannot)?);
@@ -192,8 +190,8 @@ impl Archive {
             return Ok(None);
         };
         let window = Window::new(Arc::clone(&tar.bytes), offset, len_bytes);
-        let bytes =
-            window.map_err(|_| malformed(self.describe(name), "it reaches past the end of the archive"))?;
+        let bytes = window
+            .map_err(|_| Error::malformed(self.describe(name), "it reaches past the end of the archive"))?;
         let identity = tar.identity.part(offset, len_bytes);
         Ok(Some(Found { bytes: Arc::new(bytes), identity }))
     }
@@ -201,7 +199,7 @@ impl Archive {
 
 impl Tar {
     /// Offset and length (bytes) of the file that `name` leads to.
-    fn resolve(&self, name: &str, what: &dyn Fn() -> String) -> Result<Option<(u64, u64)>> {
+    fn resolve(&self, name: &str, what: &dyn Fn() -> Subject) -> Result<Option<(u64, u64)>> {
         let mut links = 0;
         let mut done: Vec<u8> = Vec::new();
         // What is still to be walked, last component first.
@@ -225,7 +223,7 @@ impl Tar {
             };
             if slot.repeated {
                 let name = String::from_utf8_lossy(&done).escape_debug().to_string();
-                return Err(malformed(what(), format!("the archive has '{name}' more than once")));
+                return Err(Error::malformed(what(), format!("the archive has '{name}' more than once")));
             }
             let (target, base) = match &slot.kind {
                 MemberKind::Directory => continue,
@@ -233,14 +231,14 @@ impl Tar {
                     return Ok(Some((*offset, *len_bytes)));
                 }
                 MemberKind::File { .. } => return Ok(None),
-                MemberKind::Other => return Err(malformed(what(), "not a regular file")),
+                MemberKind::Other => return Err(Error::malformed(what(), "not a regular file")),
                 MemberKind::Symlink(target) if target.starts_with(b"/") => (target, 0),
                 MemberKind::Symlink(target) => (target, parent),
                 MemberKind::Hardlink(target) => (target, 0),
             };
             links += 1;
             if links > MAX_LINKS {
-                return Err(malformed(what(), "its links run in circles"));
+                return Err(Error::malformed(what(), "its links run in circles"));
             }
             done.truncate(base);
             todo.extend(components(target));
@@ -309,10 +307,6 @@ fn compression(bytes: &dyn ReadAt) -> io::Result<Option<&'static str>> {
     }
     let found = COMPRESSED.iter().find(|(_, magic)| head.starts_with(magic));
     Ok(found.map(|(format, _)| *format))
-}
-
-fn malformed(what: String, reason: impl Into<String>) -> Error {
-    Error::Malformed { what, reason: reason.into() }
 }
 
 pub(super) fn not_an_image(path: &Path, reason: &str) -> Error {

@@ -13,7 +13,7 @@ use std::thread;
 
 use super::DocumentRole;
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::image::manifest::{Descriptor, MAX_DOCUMENT_BYTES};
 use crate::read_at::{ReadAt, read_to_vec};
 
@@ -38,7 +38,7 @@ pub(super) trait Blobs: Send + Sync + fmt::Debug {
     /// [`Error::Limit`] past [`MAX_DOCUMENT_BYTES`], and as [`Blobs::blob`].
     fn document(&self, role: DocumentRole, wanted: &Descriptor) -> Result<Option<Vec<u8>>> {
         let Some(bytes) = self.blob(wanted)? else { return Ok(None) };
-        let what = format!("{} {}", role.name(), wanted.digest);
+        let what = Subject::Document { role, digest: wanted.digest };
         read_bounded(&what, &*bytes, "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES).map(Some)
     }
 
@@ -141,9 +141,14 @@ impl BlobIdentity {
 ///
 /// # Errors
 /// [`Error::Limit`] naming `limit`; [`Error::Io`].
-pub(super) fn read_bounded(what: &str, bytes: &dyn ReadAt, limit: &'static str, max: u64) -> Result<Vec<u8>> {
+pub(super) fn read_bounded(
+    what: &Subject,
+    bytes: &dyn ReadAt,
+    limit: &'static str,
+    max: u64,
+) -> Result<Vec<u8>> {
     if bytes.len() > max {
-        return Err(Error::Limit { what: what.to_owned(), limit, value: bytes.len(), max });
+        return Err(Error::limit(what.clone(), limit, bytes.len(), max));
     }
-    read_to_vec(bytes).map_err(|cause| Error::io(format!("cannot read {what}"), cause))
+    read_to_vec(bytes).map_err(|cause| Error::io_on("cannot read", what.clone(), cause))
 }

@@ -12,7 +12,7 @@ use super::names::{self, Names};
 use super::survey::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
 use super::{ImageSummary, LayerBlob, MAX_ARCHIVE_MANIFEST_BYTES, OpenedImage, Selection, Source};
 use crate::digest::{Algorithm, Digest};
-use crate::error::{Error, Result};
+use crate::error::{Error, Property, Result, Subject};
 use crate::image::manifest::{MAX_DOCUMENT_BYTES, MAX_LAYERS};
 use crate::image::strict_json::{self, Object};
 use crate::image::{ImageConfig, ImageInfo, LayerDescriptor, Platform, check_layer_count};
@@ -90,11 +90,9 @@ impl DockerArchive {
 
     fn layer(&self, number: usize, name: &str, descriptor: LayerDescriptor) -> Result<LayerBlob> {
         let Some(found) = self.archive.find(name)? else {
-            return Err(Error::MissingBlob {
-                what: format!("layer {number} ({})", self.archive.describe(name)),
-                digest: descriptor.diff_id,
-                urls: Vec::new(),
-            });
+            let archive = self.archive.path().to_owned();
+            let what = Subject::LayerFile { number, archive, name: name.to_owned() };
+            return Err(Error::missing_blob(what, descriptor.diff_id, Vec::new()));
         };
         Ok(LayerBlob { descriptor, bytes: found.bytes, identity: found.identity })
     }
@@ -109,7 +107,7 @@ impl DockerArchive {
             survey.documents.push(document);
         }
         let config = ImageConfig::parse(&what, &bytes.ok_or_else(|| without_config(&what))?)?;
-        check_layer_count(item.layers.len(), &config)?;
+        check_layer_count(&self.archive.describe("manifest.json"), item.layers.len(), &config)?;
         Ok(config)
     }
 
@@ -136,7 +134,7 @@ impl Source for DockerArchive {
         let item = self.pick(select)?;
         let (raw_config, config_digest) = item.read_config(&self.archive)?;
         let config = ImageConfig::parse(&self.archive.describe(&item.config), &raw_config)?;
-        check_layer_count(item.layers.len(), &config)?;
+        check_layer_count(&self.archive.describe("manifest.json"), item.layers.len(), &config)?;
         if let (Some(wanted), Some(found)) = (platform, &config.platform)
             && wanted.rank(found).is_none()
         {
@@ -199,11 +197,9 @@ impl Item {
         let algorithm = expected.map_or(Algorithm::Sha256, |expected| expected.algorithm());
         let digest = algorithm.digest(&bytes);
         match expected {
-            Some(expected) if expected != digest => Err(Error::Mismatch {
-                what: format!("config {what}"),
-                expected: expected.to_string(),
-                found: digest.to_string(),
-            }),
+            Some(expected) if expected != digest => {
+                Err(Error::mismatch(what, Property::Digest, expected, digest))
+            }
             _ => Ok((bytes, digest)),
         }
     }
@@ -235,25 +231,17 @@ fn read_manifest(archive: &Archive) -> Result<Option<Vec<u8>>> {
     archive.read("manifest.json", "MAX_ARCHIVE_MANIFEST_BYTES", MAX_ARCHIVE_MANIFEST_BYTES)
 }
 
-fn parse_items(what: &str, bytes: &[u8]) -> Result<Vec<Item>> {
+fn parse_items(what: &Subject, bytes: &[u8]) -> Result<Vec<Item>> {
     let value = strict_json::parse(what, bytes)?;
-    let items = value.as_array().ok_or_else(|| Error::Malformed {
-        what: what.to_owned(),
-        reason: "not an array of images".to_owned(),
-    })?;
+    let items = value.as_array().ok_or_else(|| Error::malformed(what.clone(), "not an array of images"))?;
     items.iter().map(|item| parse_item(what, item)).collect()
 }
 
-fn parse_item(what: &str, value: &Value) -> Result<Item> {
+fn parse_item(what: &Subject, value: &Value) -> Result<Item> {
     let object = Object::new(what, value, &ITEM_FIELDS)?;
     let layers = object.strings("Layers")?;
     if layers.len() > MAX_LAYERS {
-        return Err(Error::Limit {
-            what: what.to_owned(),
-            limit: "MAX_LAYERS",
-            value: layers.len() as u64,
-            max: MAX_LAYERS as u64,
-        });
+        return Err(Error::limit(what.clone(), "MAX_LAYERS", layers.len() as u64, MAX_LAYERS as u64));
     }
     Ok(Item {
         config: object.required_string("Config")?.to_owned(),
@@ -262,11 +250,8 @@ fn parse_item(what: &str, value: &Value) -> Result<Item> {
     })
 }
 
-fn without_config(what: &str) -> Error {
-    Error::Malformed {
-        what: what.to_owned(),
-        reason: "the config that 'manifest.json' names is missing".to_owned(),
-    }
+fn without_config(what: &Subject) -> Error {
+    Error::malformed(what.clone(), "the config that 'manifest.json' names is missing")
 }
 
 /// `<hex>.json`, `sha256:<hex>` and `blobs/<algorithm>/<hex>` name a digest.
@@ -285,10 +270,9 @@ fn without_manifest(archive: &Archive) -> Result<Error> {
     if archive.find("repositories")?.is_none() {
         return Ok(not_an_image(archive.path(), "it has no 'manifest.json'"));
     }
-    Ok(Error::Unsupported {
-        what: format!("'{}'", archive.path().display()),
-        reason: "an archive of Docker before 1.10, which names no digests to check its layers against; \
-                 load and save it again with a current engine"
-            .to_owned(),
-    })
+    Ok(Error::unsupported(
+        Subject::Archive(archive.path().to_owned()),
+        "an archive of Docker before 1.10, which names no digests to check its layers against; \
+         load and save it again with a current engine",
+    ))
 }

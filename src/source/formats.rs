@@ -12,7 +12,7 @@ use std::path::Path;
 use super::archive::{Archive, not_an_image};
 use super::blobs::BlobIdentity;
 use super::{Location, OpenOptions, Source, dir, docker_archive, oci_layout};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
 /// OCI layouts come first: archives of Docker 25 and later are a docker-archive too (F3).
 static FORMATS: &[Format] = &[
@@ -122,10 +122,8 @@ impl Transport {
     fn reader(self) -> Result<&'static Reader> {
         self.0.reader.as_ref().ok_or_else(|| {
             let names: Vec<_> = Transport::supported().map(Transport::name).collect();
-            Error::Unsupported {
-                what: format!("transport '{self}'"),
-                reason: format!("{} cannot be read; use one of {}", self.about(), names.join(", ")),
-            }
+            let reason = format!("{} cannot be read; use one of {}", self.about(), names.join(", "));
+            Error::unsupported(Subject::Transport(self.to_string()), reason)
         })
     }
 }
@@ -219,12 +217,9 @@ impl<'a> Place<'a> {
 /// Copies `input` to a file that has no name and goes away with us.
 fn spool(input: &mut dyn Read, options: &OpenOptions) -> Result<File> {
     let Some(dir) = &options.spool_dir else {
-        return Err(Error::Unsupported {
-            what: "standard input".to_owned(),
-            reason: "there is no directory to spool it in".to_owned(),
-        });
+        return Err(Error::unsupported(Subject::StandardInput, "there is no directory to spool it in"));
     };
-    let cannot = |cause| Error::io(format!("cannot spool standard input in '{}'", dir.display()), cause);
+    let cannot = |cause| Error::io_on("cannot spool standard input in", Subject::File(dir.clone()), cause);
     let mut file = tempfile::tempfile_in(dir).map_err(cannot)?;
     io::copy(input, &mut file).map_err(cannot)?;
     Ok(file)

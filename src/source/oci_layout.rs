@@ -13,7 +13,7 @@ use super::names::{self, Names};
 use super::walk::{Agreement, Walk};
 use super::{ImageSummary, MAX_ARCHIVE_MANIFEST_BYTES, OpenedImage, Selection, Source, Survey};
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Property, Result};
 use crate::image::Platform;
 use crate::image::manifest::{self, Descriptor, Document, MAX_DOCUMENT_BYTES};
 use crate::image::media_type::document_kind;
@@ -54,10 +54,7 @@ impl OciLayout {
         };
         let what = archive.describe("index.json");
         let Document::Index(index) = manifest::parse(&what, &bytes, None)? else {
-            return Err(Error::Malformed {
-                what,
-                reason: "a manifest where an image index should be".to_owned(),
-            });
+            return Err(Error::malformed(what, "a manifest where an image index should be"));
         };
         let docker = docker_archive::read_beside_oci(&archive)?;
         let blobs = ArchiveBlobs { archive, names: blob_names };
@@ -145,11 +142,8 @@ impl OciLayout {
             return Ok(());
         }
         let list = |digests: &[Digest]| digests.iter().map(Digest::to_string).collect::<Vec<_>>().join(", ");
-        Err(Error::Mismatch {
-            what: format!("config in {}", self.blobs.archive.describe("manifest.json")),
-            expected: list(configs),
-            found: list(&claimed),
-        })
+        let what = self.blobs.archive.describe("manifest.json");
+        Err(Error::mismatch(what, Property::Config, list(configs), list(&claimed)))
     }
 }
 
@@ -191,10 +185,8 @@ fn check_version(archive: &Archive) -> Result<()> {
     if version.starts_with("1.") {
         return Ok(());
     }
-    Err(Error::Unsupported {
-        what: format!("OCI layout version '{}'", version.escape_debug()),
-        reason: "known is 1.0.0".to_owned(),
-    })
+    let reason = format!("OCI layout version '{}'; only 1.x is supported", version.escape_debug());
+    Err(Error::unsupported(what, reason))
 }
 
 fn names_of(entry: &Descriptor) -> Names {

@@ -2,7 +2,7 @@
 //!
 //! This module owns what of an archive's tar matters to a source. The tar is walked by [`crate::layer`].
 
-use crate::error::{Error, Result};
+use crate::error::{StreamFault, StreamResult as Result};
 use crate::layer::entry::{Entry, EntryKind, Stored};
 use crate::layer::table::LayerIndex;
 use crate::layer::tar::{Limits, Sink};
@@ -45,12 +45,12 @@ pub enum MemberKind {
 /// All members of a tar in `bytes`, or nothing when it does not begin like a tar.
 ///
 /// # Errors
-/// [`Error::Tar`] where the tar is damaged or cut off, [`Error::Limit`] past [`MAX_MEMBERS`]. The
+/// [`StreamFault::Tar`] where the tar is damaged or cut off, [`StreamFault::Limit`] past [`MAX_MEMBERS`]. The
 /// archive is named by the caller.
 pub fn scan(bytes: &dyn ReadAt) -> Result<Option<Vec<Member>>> {
     let mut found = Members(Vec::new());
     match crate::layer::scan::scan(bytes, Limits::default(), &mut found) {
-        Err(Error::Tar { .. }) if found.0.is_empty() => Ok(None),
+        Err(StreamFault::Tar { .. }) if found.0.is_empty() => Ok(None),
         Err(error) => Err(error),
         Ok(()) => Ok(Some(found.0)),
     }
@@ -59,7 +59,7 @@ pub fn scan(bytes: &dyn ReadAt) -> Result<Option<Vec<Member>>> {
 /// The members of an archive that was indexed as a tar, as one that is compressed as a whole must be.
 ///
 /// # Errors
-/// [`Error::Limit`] past [`MAX_MEMBERS`].
+/// [`StreamFault::Limit`] past [`MAX_MEMBERS`].
 pub fn members(index: &LayerIndex) -> Result<Vec<Member>> {
     let mut found = Members(Vec::new());
     for (_, entry) in index.entries() {
@@ -73,8 +73,8 @@ struct Members(Vec<Member>);
 impl Sink for Members {
     fn entry(&mut self, entry: Entry<'_>) -> Result<()> {
         if self.0.len() == MAX_MEMBERS {
-            return Err(Error::Limit {
-                what: String::new(),
+            return Err(StreamFault::Limit {
+                entry: None,
                 limit: "MAX_MEMBERS",
                 value: MAX_MEMBERS as u64 + 1,
                 max: MAX_MEMBERS as u64,

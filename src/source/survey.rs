@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::digest::Digest;
+pub use crate::error::DocumentRole;
 use crate::error::Error;
 use crate::image::manifest::Descriptor;
 use crate::read_at::ReadAt;
@@ -21,29 +22,6 @@ pub struct Survey {
     pub layers: Vec<SurveyedLayer>,
     /// What contradicts itself or ends the way to further documents and layers.
     pub faults: Vec<Error>,
-}
-
-/// The kinds of document.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DocumentRole {
-    /// A list of manifests.
-    ImageIndex,
-    /// An image's manifest.
-    Manifest,
-    /// An image's config.
-    Config,
-}
-
-impl DocumentRole {
-    /// As errors and lists name it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            DocumentRole::ImageIndex => "image index",
-            DocumentRole::Manifest => "manifest",
-            DocumentRole::Config => "config",
-        }
-    }
 }
 
 /// A document, as it should be and as it is.

@@ -12,7 +12,7 @@ use super::blobs::{BlobIdentity, Blobs, read_bounded};
 use super::survey::{DocumentRole, Ledger, Survey, SurveyedLayer};
 use super::{LayerBlob, OpenedImage};
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::image::manifest::{self, Descriptor, Document, MAX_DOCUMENT_BYTES, Manifest};
 use crate::image::media_type::{DocumentKind, document_kind};
 use crate::image::platform::choose;
@@ -99,9 +99,11 @@ impl<'a> Walk<'a> {
         let mut seen = Seen::default();
         for top in tops {
             // What was selected must be there and be an image; inside, unknown things are passed by.
-            let bytes =
-                self.document(DocumentRole::Manifest, top)?.ok_or_else(|| missing("manifest", top))?;
-            match manifest::parse(&blob_name("manifest", top), &bytes, top.media_type.as_deref())? {
+            let bytes = self
+                .document(DocumentRole::Manifest, top)?
+                .ok_or_else(|| missing(document(DocumentRole::Manifest, top), top))?;
+            match manifest::parse(&document(DocumentRole::Manifest, top), &bytes, top.media_type.as_deref())?
+            {
                 Document::Manifest(_) => {
                     seen.found.push(Candidate { descriptor: (*top).clone(), present: true })
                 }
@@ -133,10 +135,10 @@ impl<'a> Walk<'a> {
                     let Some(bytes) = self.document(DocumentRole::ImageIndex, descriptor)? else {
                         continue;
                     };
-                    let what = blob_name("image index", descriptor);
+                    let what = document(DocumentRole::ImageIndex, descriptor);
                     if depth >= MAX_NESTING {
                         let reason = format!("nested deeper than the limit of {MAX_NESTING} image indexes");
-                        return Err(Error::Malformed { what, reason });
+                        return Err(Error::malformed(what, reason));
                     }
                     if let Document::Index(index) = manifest::parse(&what, &bytes, Some(media_type))? {
                         self.descend(&index.manifests, depth + 1, seen)?;
@@ -163,7 +165,8 @@ impl<'a> Walk<'a> {
             (Some(at), _) => Ok(present.swap_remove(at)),
             // Asked for by name, so another one must not stand in.
             (None, Some(one)) if self.platform.is_some() || present.len() != 1 => {
-                Err(missing(&format!("manifest for {wanted}"), &one.descriptor))
+                let what = Subject::ManifestFor { platform: wanted.to_string() };
+                Err(missing(what, &one.descriptor))
             }
             _ if present.len() == 1 => {
                 if self.platform.is_some() {
@@ -194,7 +197,7 @@ impl<'a> Walk<'a> {
         let Some(bytes) = self.document(DocumentRole::Config, &manifest.config)? else {
             return Ok(None);
         };
-        Ok(ImageConfig::parse(&blob_name("config", &manifest.config), &bytes)?.platform)
+        Ok(ImageConfig::parse(&document(DocumentRole::Config, &manifest.config), &bytes)?.platform)
     }
 
     /// Shows the agreement the configs of those candidates that are there. Without a manifest there
@@ -217,16 +220,16 @@ impl<'a> Walk<'a> {
         manifest.check_image()?;
         let raw_config = self
             .document(DocumentRole::Config, &manifest.config)?
-            .ok_or_else(|| missing("config", &manifest.config))?;
-        let config = ImageConfig::parse(&blob_name("config", &manifest.config), &raw_config)?;
-        let layers = pair_layers(&manifest.layers, &config)?;
+            .ok_or_else(|| missing(document(DocumentRole::Config, &manifest.config), &manifest.config))?;
+        let config = ImageConfig::parse(&document(DocumentRole::Config, &manifest.config), &raw_config)?;
+        let layers = pair_layers(&document(DocumentRole::Manifest, descriptor), &manifest.layers, &config)?;
         let blobs = manifest
             .layers
             .iter()
             .zip(&layers)
             .enumerate()
             .map(|(number, (stored, descriptor))| {
-                let bytes = self.layer(number, stored)?;
+                let bytes = self.layer(number, descriptor.diff_id, stored)?;
                 let identity = BlobIdentity::Digest(stored.digest);
                 Ok(LayerBlob { descriptor: descriptor.clone(), bytes, identity })
             })
@@ -251,22 +254,20 @@ impl<'a> Walk<'a> {
     fn manifest(&self, descriptor: &Descriptor) -> Result<(Manifest, Vec<u8>)> {
         let bytes = self
             .document(DocumentRole::Manifest, descriptor)?
-            .ok_or_else(|| missing("manifest", descriptor))?;
-        let what = blob_name("manifest", descriptor);
+            .ok_or_else(|| missing(document(DocumentRole::Manifest, descriptor), descriptor))?;
+        let what = document(DocumentRole::Manifest, descriptor);
         match manifest::parse(&what, &bytes, descriptor.media_type.as_deref())? {
             Document::Manifest(manifest) => Ok((*manifest, bytes)),
-            Document::Index(_) => {
-                Err(Error::Malformed { what, reason: "an image index where a manifest should be".to_owned() })
-            }
+            Document::Index(_) => Err(Error::malformed(what, "an image index where a manifest should be")),
         }
     }
 
-    fn layer(&self, number: usize, descriptor: &Descriptor) -> Result<Arc<dyn ReadAt>> {
-        let what = format!("layer {number}");
+    fn layer(&self, number: usize, diff_id: Digest, descriptor: &Descriptor) -> Result<Arc<dyn ReadAt>> {
+        let what = Subject::Layer { number, diff_id: Some(diff_id) };
         if let Some(data) = &descriptor.data {
             descriptor.check(&what, data)?;
         }
-        self.blob(descriptor)?.ok_or_else(|| missing(&what, descriptor))
+        self.blob(descriptor)?.ok_or_else(|| missing(what, descriptor))
     }
 
     /// The bytes of a blob, embedded or stored, not checked yet; nothing when it is not there.
@@ -279,7 +280,7 @@ impl<'a> Walk<'a> {
 
     /// The bytes of a document, checked against its descriptor; nothing when it is not there.
     fn document(&self, role: DocumentRole, descriptor: &Descriptor) -> Result<Option<Vec<u8>>> {
-        let what = blob_name(role.name(), descriptor);
+        let what = document(role, descriptor);
         let bytes = match &descriptor.data {
             Some(data) => Some(read_bounded(&what, data, "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES)?),
             None => self.blobs.document(role, descriptor)?,
@@ -300,11 +301,14 @@ impl<'a> Walk<'a> {
     fn survey_candidate(&self, candidate: &Candidate, survey: &mut Survey) -> Result<Digest> {
         let (manifest, _) = self.manifest(&candidate.descriptor)?;
         manifest.check_image()?;
-        let what = blob_name("config", &manifest.config);
+        let what = document(DocumentRole::Config, &manifest.config);
         let config = self.document(DocumentRole::Config, &manifest.config)?;
         let config = config.map(|bytes| ImageConfig::parse(&what, &bytes)).transpose();
+        let listed_in = document(DocumentRole::Manifest, &candidate.descriptor);
         let config = config.and_then(|config| match config {
-            Some(config) => check_layer_count(manifest.layers.len(), &config).map(|()| Some(config)),
+            Some(config) => {
+                check_layer_count(&listed_in, manifest.layers.len(), &config).map(|()| Some(config))
+            }
             None => Ok(None),
         });
         let diff_ids = match config {
@@ -335,17 +339,17 @@ struct Seen {
 }
 
 /// What was taken for a manifest may be an image index: a list of images can lead to either.
-fn role_of(asked: DocumentRole, what: &str, bytes: &[u8]) -> DocumentRole {
+fn role_of(asked: DocumentRole, what: &Subject, bytes: &[u8]) -> DocumentRole {
     match manifest::parse(what, bytes, None) {
         Ok(Document::Index(_)) if asked == DocumentRole::Manifest => DocumentRole::ImageIndex,
         _ => asked,
     }
 }
 
-fn blob_name(what: &str, descriptor: &Descriptor) -> String {
-    format!("{what} {}", descriptor.digest)
+fn document(role: DocumentRole, descriptor: &Descriptor) -> Subject {
+    Subject::Document { role, digest: descriptor.digest }
 }
 
-fn missing(what: &str, descriptor: &Descriptor) -> Error {
-    Error::MissingBlob { what: what.to_owned(), digest: descriptor.digest, urls: descriptor.urls.clone() }
+fn missing(what: Subject, descriptor: &Descriptor) -> Error {
+    Error::missing_blob(what, descriptor.digest, descriptor.urls.clone())
 }

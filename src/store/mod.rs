@@ -23,7 +23,7 @@ use tempfile::TempPath;
 pub use self::usage::{Allowance, StoredLayer};
 use crate::bytes::Bytes;
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::layer::index::{Indexed, Scratch};
 use crate::layer::stored::{MAX_INDEX_BYTES, StoredIndex, read_index, write_index};
 use crate::layer::table::FORMAT_VERSION;
@@ -95,13 +95,14 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] when it cannot be made or written, belongs to somebody else or lets others write.
     pub fn open(directory: &Path) -> Result<Self> {
-        let named = |what: &str| format!("cannot {what} cache directory '{}'", directory.display());
+        let cannot_make =
+            |cause| Error::io_on("cannot make cache directory", Subject::File(directory.to_owned()), cause);
         if let Some(parent) = directory.parent() {
-            std::fs::create_dir_all(parent).map_err(|cause| Error::io(named("make"), cause))?;
+            std::fs::create_dir_all(parent).map_err(cannot_make)?;
         }
         match mkdirat(CWD, directory, Mode::RWXU) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(errno) => return Err(Error::io(named("make"), errno.into())),
+            Err(errno) => return Err(cannot_make(errno.into())),
         }
         check_trust(directory)?;
         let store = Store { directory: directory.to_owned() };
@@ -130,8 +131,8 @@ impl Store {
 
     fn read(&self, key: &Key, path: &Path) -> Result<Option<StoredIndex>> {
         let Some(file) = open_own(path)? else { return Ok(None) };
-        let what = path.display().to_string();
-        let failed = |cause| Error::io(format!("cannot read '{what}'"), cause);
+        let what = Subject::File(path.to_owned());
+        let failed = |cause| Error::io_on("cannot read", what.clone(), cause);
         // The time of last use, for pruning; a cache that cannot be written still serves.
         let _ = file.set_modified(SystemTime::now());
         let (index, windows) = read_index(FileBytes::new(file).map_err(failed)?, &what)?;
@@ -145,12 +146,11 @@ impl Store {
             return Ok(None);
         }
         let path = self.path(key, "copy");
-        let bad =
-            |reason: &str| Error::Malformed { what: path.display().to_string(), reason: reason.to_owned() };
+        let what = Subject::File(path.clone());
+        let bad = |reason: &str| Error::malformed(what.clone(), reason);
         let file = open_own(&path)?.ok_or_else(|| bad("the seekable copy is gone"))?;
         let _ = file.set_modified(SystemTime::now());
-        let copy = FileBytes::new(file)
-            .map_err(|cause| Error::io(format!("cannot read '{}'", path.display()), cause))?;
+        let copy = FileBytes::new(file).map_err(|cause| Error::io_on("cannot read", what.clone(), cause))?;
         if copy.len() != len {
             return Err(bad("the seekable copy has another length"));
         }
@@ -171,7 +171,7 @@ impl Store {
     /// When it cannot be written (the disk is full). Nothing is left behind then.
     pub fn save(&self, key: &Key, draft: Draft, indexed: &Indexed) -> Result<()> {
         let path = self.path(key, "idx");
-        let failed = |cause| Error::io(format!("cannot write '{}'", path.display()), cause);
+        let failed = |cause| cannot_write(&path, cause);
         write_index(indexed, &draft.index.file).map_err(failed)?;
         if indexed.copy.is_some() {
             self.publish(&self.path(key, "copy"), draft.copy)?;
@@ -201,7 +201,7 @@ impl Store {
     ) -> Result<()> {
         let path = self.path(key, "tree");
         let draft = self.draft_file()?;
-        let failed = |cause| Error::io(format!("cannot write '{}'", path.display()), cause);
+        let failed = |cause| cannot_write(&path, cause);
         write(&mut &draft.file).map_err(failed)?;
         self.publish(&path, draft)
     }
@@ -212,7 +212,7 @@ impl Store {
 
     fn draft_file(&self) -> Result<DraftFile> {
         let failed = |cause| {
-            Error::io(format!("cannot write to cache directory '{}'", self.directory.display()), cause)
+            Error::io_on("cannot write to cache directory", Subject::File(self.directory.clone()), cause)
         };
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         if let Ok(file) = openat(CWD, &self.directory, flags, Mode::RUSR | Mode::WUSR) {
@@ -225,7 +225,7 @@ impl Store {
 
     /// Gives a draft its name, over whatever had it.
     fn publish(&self, path: &Path, draft: DraftFile) -> Result<()> {
-        let failed = |cause| Error::io(format!("cannot write '{}'", path.display()), cause);
+        let failed = |cause| cannot_write(path, cause);
         let name = match draft.name {
             Some(name) => name,
             None => self.link(&draft.file).map_err(failed)?,
@@ -261,29 +261,35 @@ struct DraftFile {
     name: Option<TempPath>,
 }
 
+fn cannot_write(path: &Path, cause: std::io::Error) -> Error {
+    Error::io_on("cannot write", Subject::File(path.to_owned()), cause)
+}
+
 /// Refuses a directory that somebody else could have put something into.
 fn check_trust(directory: &Path) -> Result<()> {
-    let named = |what: &str| format!("cannot {what} cache directory '{}'", directory.display());
-    let found = std::fs::symlink_metadata(directory).map_err(|cause| Error::io(named("open"), cause))?;
+    let what = || Subject::File(directory.to_owned());
+    let found = std::fs::symlink_metadata(directory)
+        .map_err(|cause| Error::io_on("cannot open cache directory", what(), cause))?;
     if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
         let reason = "it must be a directory of yours that nobody else can write to";
-        return Err(Error::io(named("trust"), std::io::Error::other(reason)));
+        let cause = std::io::Error::other(reason);
+        return Err(Error::io_on("cannot trust cache directory", what(), cause));
     }
     Ok(())
 }
 
 /// Opens a regular file of the caller's own, never through a symbolic link. `None` when there is none.
 fn open_own(path: &Path) -> Result<Option<File>> {
-    let named = || format!("cannot open '{}'", path.display());
+    let failed = |cause| Error::io_on("cannot open", Subject::File(path.to_owned()), cause);
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file: File = match openat(CWD, path, flags, Mode::empty()) {
         Ok(file) => file.into(),
         Err(rustix::io::Errno::NOENT) => return Ok(None),
-        Err(errno) => return Err(Error::io(named(), errno.into())),
+        Err(errno) => return Err(failed(errno.into())),
     };
-    let found = file.metadata().map_err(|cause| Error::io(named(), cause))?;
+    let found = file.metadata().map_err(failed)?;
     if !found.is_file() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
-        return Err(Error::io(named(), std::io::Error::other("not a file of yours alone")));
+        return Err(failed(std::io::Error::other("not a file of yours alone")));
     }
     Ok(Some(file))
 }

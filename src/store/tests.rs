@@ -5,7 +5,7 @@ use crate::compress::Compression;
 use crate::digest::Algorithm;
 use crate::layer::entry::{Entry, EntryKind, Meta, Xattrs};
 use crate::layer::index::Verify;
-use crate::layer::samples::{ALL, compressed, expected, gzip, index, names, read_all, sample_tar};
+use crate::layer::samples::{ALL, LAYER, compressed, expected, gzip, index, names, read_all, sample_tar};
 use crate::layer::table::{Facts, IndexBuilder};
 use crate::layer::windows::Windows;
 
@@ -113,7 +113,7 @@ fn mapped_index(store: &Store, key: &Key) -> (StoredIndex, Vec<String>) {
     let index = builder.finish(facts);
     let indexed = Indexed { index, windows: Windows::File(windows, 1000), copy: None };
     store.save(key, draft, &indexed).unwrap();
-    (StoredIndex::from_saved(indexed, "layer 7").unwrap(), names)
+    (StoredIndex::from_saved(indexed, &LAYER).unwrap(), names)
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Key, Store, check_trust};
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::layer::stored::read_index;
 use crate::layer::table::Facts;
 use crate::read_at::FileBytes;
@@ -85,7 +85,7 @@ impl Store {
     /// What there is, without a look inside.
     fn measure(&self) -> Result<Vec<StoredLayer>> {
         let failed =
-            |cause| Error::io(format!("cannot read cache directory '{}'", self.directory.display()), cause);
+            |cause| Error::io_on("cannot read cache directory", Subject::File(self.directory.clone()), cause);
         let mut found: BTreeMap<String, StoredLayer> = BTreeMap::new();
         for entry in std::fs::read_dir(&self.directory).map_err(failed)? {
             let entry = entry.map_err(failed)?;
@@ -150,7 +150,7 @@ impl Store {
         for path in paths {
             match std::fs::remove_file(&path) {
                 Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io(format!("cannot remove '{}'", path.display()), cause));
+                    return Err(Error::io_on("cannot remove", Subject::File(path.to_owned()), cause));
                 }
                 _ => {}
             }
@@ -161,7 +161,7 @@ impl Store {
     fn facts(&self, name: &str) -> Option<(Facts, u32)> {
         let path = self.path(&Key(name.to_owned()), "idx");
         let file = super::open_own(&path).ok()??;
-        let what = path.display().to_string();
+        let what = Subject::File(path.clone());
         let (index, _) = read_index(FileBytes::new(file).ok()?, &what).ok()?;
         Some((index.facts().clone(), index.entry_count()))
     }

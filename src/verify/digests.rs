@@ -19,7 +19,7 @@ use crate::compress::{Compression, Decoder, Stop};
 use crate::content::cache::SpanCache;
 use crate::content::{Course, LayerBytes, ReadAhead, Stretch};
 use crate::digest::{Algorithm, Digest, Hasher};
-use crate::error::{Error, Result};
+use crate::error::{StreamFault, StreamResult as Result, Subject};
 use crate::layer::entry::Extent;
 use crate::layer::index::Verify;
 use crate::layer::reader::LayerReader;
@@ -52,7 +52,7 @@ impl<'a> Indexes<'a> {
     fn confirm(&self, bytes: &Arc<dyn ReadAt>, digest: Digest, diff_id: Digest) -> bool {
         let Some(index) = self.find(&**bytes, digest, diff_id) else { return false };
         let whole = Extent { offset: 0, len_bytes: index.index.facts().tar_bytes };
-        let reader = LayerReader::new("the layer", index, bytes.clone(), Verify::Off);
+        let reader = LayerReader::new(Subject::Image, index, bytes.clone(), Verify::Off);
         let layer = Arc::new(LayerBytes::new(reader, self.cache.clone(), Some(self.read_ahead.clone())));
         let stretch = Stretch { place: 0, layer: &layer, extent: whole };
         let course = Course::new(Some(self.read_ahead.clone()), [stretch].into_iter());
@@ -87,23 +87,23 @@ impl<'a> Indexes<'a> {
     }
 }
 
-/// The digests of a blob and of what it holds. Damage within does not keep the blob's own from being found.
+/// The digests of a blob and of what it holds, where they are asked for. Damage within does not keep the blob's own from being found.
 pub(super) fn digests(
     bytes: &Arc<dyn ReadAt>,
     digest: Option<Digest>,
     diff_id: Option<Digest>,
     indexes: Option<&Indexes<'_>>,
-) -> (Result<Digest>, Result<Digest>) {
+) -> (Option<Result<Digest>>, Option<Result<Digest>>) {
     if let (Some(digest), Some(diff_id)) = (digest, diff_id) {
         if indexes.is_some_and(|indexes| indexes.confirm(bytes, digest, diff_id)) {
-            return (Ok(digest), Ok(diff_id));
+            return (Some(Ok(digest)), Some(Ok(diff_id)));
         }
         // The blob of a plain layer is its tar.
         if digest.algorithm() == diff_id.algorithm()
             && matches!(sniff(&**bytes), Ok(Compression::Plain))
             && let Ok(found) = hash_all(bytes.clone(), digest.algorithm())
         {
-            return (Ok(found), Ok(found));
+            return (Some(Ok(found)), Some(Ok(found)));
         }
     }
     in_one_pass(bytes, digest, diff_id)
@@ -113,12 +113,10 @@ fn in_one_pass(
     bytes: &Arc<dyn ReadAt>,
     digest: Option<Digest>,
     diff_id: Option<Digest>,
-) -> (Result<Digest>, Result<Digest>) {
-    let nothing = || Err(Error::io("not asked for", io::ErrorKind::InvalidInput.into()));
+) -> (Option<Result<Digest>>, Option<Result<Digest>>) {
     let tap = Tap::new(bytes.clone(), digest.map(|digest| digest.algorithm().hasher()));
     let tar = diff_id.map(|diff_id| tap.decode_into(diff_id.algorithm().hasher()));
-    let stored = tap.finish();
-    (stored.and_then(|digest| digest.map_or_else(nothing, Ok)), tar.unwrap_or_else(nothing))
+    (tap.finish().transpose(), tar)
 }
 
 fn sniff(bytes: &dyn ReadAt) -> io::Result<Compression> {
@@ -161,7 +159,7 @@ impl Tap {
 
     fn decode_into(&self, mut hasher: Hasher) -> Result<Digest> {
         let bytes = self.state().bytes.clone();
-        let compression = sniff(&*bytes).map_err(|cause| Error::io("cannot read", cause))?;
+        let compression = sniff(&*bytes).map_err(|cause| StreamFault::io("cannot read", cause))?;
         let mut decoder = Decoder::new(compression, Box::new(self.clone()))?;
         let mut out = Vec::new();
         loop {
@@ -178,7 +176,7 @@ impl Tap {
     fn finish(mut self) -> Result<Option<Digest>> {
         let mut rest = vec![0; READ_BYTES];
         if self.state().hasher.is_some() {
-            while self.read(&mut rest).map_err(|cause| Error::io("cannot read", cause))? > 0 {}
+            while self.read(&mut rest).map_err(|cause| StreamFault::io("cannot read", cause))? > 0 {}
         }
         let hasher = self.state().hasher.take();
         Ok(hasher.map(Hasher::finish))

@@ -204,8 +204,8 @@ fn a_target_that_is_not_empty_is_refused_and_stays_as_it_is() {
     assert_eq!(
         said,
         format!(
-            "imgmount: '{}': Directory not empty (os error 39)\n\
-            hint: --force extracts into it nevertheless, and replaces what is in the way\n",
+            "imgmount: cannot extract into '{}': not empty\n\
+            hint: use --force to extract anyway and replace existing files\n",
             into.display()
         )
     );

@@ -8,7 +8,7 @@ use liblzma::stream::Check;
 use super::super::{Checkpoint, Compression, Decoder, Resume};
 use super::streams::{gzip, mixed, samples, xz, zstd};
 use super::{decode_all, decoder};
-use crate::error::Error;
+use crate::error::StreamFault;
 
 /// Samples without any checksum.
 const UNCHECKED: [&str; 2] = ["plain", "xz no check"];
@@ -16,7 +16,7 @@ const UNCHECKED: [&str; 2] = ["plain", "xz no check"];
 /// What decoding `bytes` complains about.
 fn reason(compression: Compression, bytes: &[u8]) -> String {
     match decode_all(decoder(compression, bytes)) {
-        Err(Error::Decompress { reason, .. }) => reason,
+        Err(StreamFault::Decompress { reason, .. }) => reason,
         other => panic!("{other:?}"),
     }
 }
@@ -32,7 +32,7 @@ fn z1_a_stream_cut_anywhere_is_an_error_that_names_the_offset() {
     ] {
         for cut in 0..bytes.len() {
             match decode_all(decoder(compression, &bytes[..cut])) {
-                Err(Error::Decompress { format, offset, reason, .. }) => {
+                Err(StreamFault::Decompress { format, offset, reason, .. }) => {
                     assert_eq!((format, offset), (compression.name(), cut as u64), "{reason}");
                 }
                 other => panic!("{compression} cut at {cut}: {other:?}"),
@@ -148,7 +148,7 @@ fn x9_an_xz_dictionary_over_the_limit_is_refused() {
     // 256 MiB is code 32.
     assert_eq!(with_dictionary(32).unwrap(), b"data");
     match with_dictionary(33) {
-        Err(Error::Limit { value, max, .. }) => assert_eq!((value, max), (384 << 20, 256 << 20)),
+        Err(StreamFault::Limit { value, max, .. }) => assert_eq!((value, max), (384 << 20, 256 << 20)),
         other => panic!("{other:?}"),
     }
 }
@@ -189,7 +189,7 @@ fn a_checkpoint_that_makes_no_sense_is_refused() {
     ] {
         let checkpoint = Checkpoint { output_offset: 1, compressed_offset: 1, state };
         let resumed = Decoder::resume(compression, Box::new(io::empty()), &checkpoint);
-        assert!(matches!(resumed, Err(Error::Decompress { offset: 1, .. })));
+        assert!(matches!(resumed, Err(StreamFault::Decompress { offset: 1, .. })));
     }
 }
 
@@ -214,5 +214,5 @@ fn a_reader_that_fails_is_an_io_error() {
     }
     let mut decoder = Decoder::new(Compression::Gzip, Box::new(Broken)).unwrap();
     let error = decoder.decode(&mut Vec::new(), 1, 1).unwrap_err();
-    assert!(error.to_string().starts_with("cannot read gzip data at offset 0"), "{error}");
+    assert!(error.to_string().starts_with("cannot read the stream at offset 0"), "{error}");
 }

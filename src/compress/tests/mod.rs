@@ -13,7 +13,7 @@ mod streams;
 use std::io::{Cursor, Read};
 
 use super::{Checkpoint, Compression, Decoder, Stop};
-use crate::error::Result;
+use crate::error::StreamResult as Result;
 
 /// A decoder at the start of bytes in memory.
 fn decoder(compression: Compression, bytes: &[u8]) -> Decoder {

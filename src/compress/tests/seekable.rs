@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::super::{Checkpoint, Seekable};
 use super::streams::{LARGE, Sample, gzip, mixed, samples, zstd};
 use super::{Compression, decode_with_checkpoints, decoder};
-use crate::error::Error;
+use crate::error::StreamFault;
 use crate::read_at::{ReadAt, read_to_vec};
 
 /// A seekable stream over `sample`, with a checkpoint about every `soft` bytes.
@@ -95,8 +95,8 @@ fn a_stream_shorter_than_promised_is_an_error_and_not_a_short_read() {
     let table = Arc::new(Vec::<Checkpoint>::new());
     let seekable = Seekable::new(Arc::new(gzip(b"data", 6)), Compression::Gzip, 100, table);
     let error = seekable.read_exact_at(&mut [0; 50], 2).unwrap_err();
-    let inner = error.into_inner().unwrap().downcast::<Error>().unwrap();
-    assert!(matches!(*inner, Error::Decompress { format: "gzip", .. }), "{inner}");
+    let inner = error.into_inner().unwrap().downcast::<StreamFault>().unwrap();
+    assert!(matches!(*inner, StreamFault::Decompress { format: "gzip", .. }), "{inner}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::bytes::{CHECKSUM_BYTES, Sections};
 use crate::digest::{Algorithm, Digest};
-use crate::error::{Error, Result};
+use crate::error::{StreamFault, StreamResult as Result};
 use crate::layer::entry::{Entry, EntryKind, Extent, FileData, Segment, Stored};
 use crate::warning::WarningKind;
 
@@ -32,7 +32,7 @@ impl IndexBuilder {
     /// Adds the next entry of the tar.
     ///
     /// # Errors
-    /// [`Error::Limit`] when names, link targets and attributes outgrow the layout's 4 GiB.
+    /// [`StreamFault::Limit`] when names, link targets and attributes outgrow the layout's 4 GiB.
     pub fn push_entry(&mut self, entry: &Entry<'_>) -> Result<()> {
         let (code, first, second, target): (u16, u64, u64, &[u8]) = match &entry.kind {
             EntryKind::File(FileData { stored: Stored::Contiguous(extent), .. }) => {
@@ -112,8 +112,8 @@ impl IndexBuilder {
         let (offset, len) = (self.heap.len() as u64, bytes.len() as u64);
         let max = u64::from(u32::MAX);
         if offset + len > max {
-            return Err(Error::Limit {
-                what: String::new(),
+            return Err(StreamFault::Limit {
+                entry: None,
                 limit: "index heap bytes",
                 value: offset + len,
                 max,
@@ -128,7 +128,7 @@ impl IndexBuilder {
         let first = self.segments.len() / record_bytes(Section::Segments);
         let (Ok(first), Ok(count)) = (u32::try_from(first), u32::try_from(segments.len())) else {
             let max = u64::from(u32::MAX);
-            return Err(Error::Limit { what: String::new(), limit: "sparse segments", value: max + 1, max });
+            return Err(StreamFault::Limit { entry: None, limit: "sparse segments", value: max + 1, max });
         };
         for segment in segments {
             for number in [segment.file_offset, segment.extent.offset, segment.extent.len_bytes] {

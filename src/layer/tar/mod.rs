@@ -31,9 +31,9 @@ mod tests;
 
 pub use parser::TarParser;
 
+use crate::error::{StreamFault, StreamResult as Result};
 use crate::layer::entry::Entry;
 use crate::warning::WarningKind;
-use crate::{Error, Result};
 
 /// Go's `archive/tar` stops at 1 MiB as well; the kernel takes no path above 4 KiB and no extended
 /// attribute above 64 KiB.
@@ -49,7 +49,7 @@ pub const MAX_ENTRIES: u64 = 16 << 20;
 /// Large images have some ten megabytes.
 pub const MAX_METADATA_BYTES: u64 = 1 << 30;
 
-/// The most that one tar stream may make a reader keep. Exceeding one is [`Error::Limit`], which
+/// The most that one tar stream may make a reader keep. Exceeding one is [`StreamFault::Limit`], which
 /// carries the field's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -96,7 +96,7 @@ enum Fault {
         max: u64,
     },
     /// The sink wants no more.
-    Sink(Error),
+    Sink(StreamFault),
 }
 
 impl From<&str> for Fault {

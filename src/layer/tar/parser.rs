@@ -8,7 +8,8 @@ use super::header::{self, BLOCK_BYTES, Block, Header};
 use super::member::Extensions;
 use super::sparse::Runs;
 use super::{Fault, Limits, Sink, check_limit};
-use crate::{Error, Result, path};
+use crate::error::{EntryName, StreamFault, StreamResult as Result};
+use crate::path;
 
 /// [`BLOCK_BYTES`], to count with.
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -18,8 +19,7 @@ const FAILED: &str = "the stream failed before";
 
 /// Reads one uncompressed tar stream, in chunks of any size.
 ///
-/// Errors are [`Error::Tar`] and [`Error::Limit`]; the first one is final. `what` of the former is
-/// for the caller to fill, see [`Error::about`].
+/// Errors are [`StreamFault::Tar`] and [`StreamFault::Limit`], and those of the sink; the first one is final.
 #[derive(Debug)]
 pub struct TarParser {
     pub(super) limits: Limits,
@@ -304,14 +304,14 @@ impl TarParser {
     }
 
     /// Says what `fault` is about.
-    fn error(&self, fault: Fault) -> Error {
-        let entry = path::escape(&self.name);
-        let offset = self.header_offset;
+    fn error(&self, fault: Fault) -> StreamFault {
+        let name = (!self.name.is_empty()).then(|| path::escape(&self.name));
+        let entry = EntryName { name, offset: self.header_offset };
         match fault {
             Fault::Sink(error) => error,
-            Fault::Malformed(reason) => Error::Tar { what: String::new(), entry, offset, reason },
+            Fault::Malformed(reason) => StreamFault::Tar { entry, reason },
             Fault::Limit { limit, value, max } => {
-                Error::Limit { what: format!("entry '{entry}' at offset {offset}"), limit, value, max }
+                StreamFault::Limit { entry: Some(entry), limit, value, max }
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use super::over::Merged;
 use super::tree::{DirId, NONE, Object, ObjectId, ObjectKind, Objects, Occupant, SlotId, Tree, number};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::layer::entry::EntryKind;
 use crate::layer::{EntryId, LayerId};
 use crate::rootfs::tables::{Dentry, Directory, InodeRecord, Parts, RecordKind, Stray, Tables};
@@ -172,12 +172,7 @@ impl Members {
 fn names_offset(offset: usize, len: usize) -> Result<u32> {
     let end = offset as u64 + len as u64;
     let fits = u32::try_from(end).and_then(|_| u32::try_from(offset));
-    fits.map_err(|_| Error::Limit {
-        what: "merged rootfs".to_owned(),
-        limit: "bytes of names",
-        value: end,
-        max: u64::from(u32::MAX),
-    })
+    fits.map_err(|_| Error::limit(Subject::MergedTree, "bytes of names", end, u64::from(u32::MAX)))
 }
 
 /// The root looks the same in every image, except for its time (docs/semantics.md M5).

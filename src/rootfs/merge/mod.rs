@@ -19,7 +19,7 @@ mod tree;
 use std::sync::Arc;
 
 use super::{EntryAt, Rootfs, stored};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::layer::LayerId;
 use crate::layer::table::LayerIndex;
 use crate::warning::{Warning, WarningKind};
@@ -83,12 +83,9 @@ impl<'a> over::Merged<'a> {
 }
 
 fn layer_id(at: usize) -> Result<LayerId> {
-    u16::try_from(at).map(LayerId).map_err(|_| Error::Limit {
-        what: "merged rootfs".to_owned(),
-        limit: "layers",
-        value: at as u64,
-        max: u64::from(u16::MAX),
-    })
+    u16::try_from(at)
+        .map(LayerId)
+        .map_err(|_| Error::limit(Subject::MergedTree, "layers", at as u64, u64::from(u16::MAX)))
 }
 
 /// Why an entry has no place in the tree.

@@ -7,7 +7,7 @@
 use super::links::Link;
 use super::tree::{DirId, Found, LinkId, ObjectKind, Objects, Occupant, SlotId, Steps, Tree, Way, number};
 use super::{Fault, MergeOptions, Semantics};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::layer::entry::{DeviceNumber, Entry, EntryKind};
 use crate::layer::table::LayerIndex;
 use crate::layer::{EntryId, LayerId};
@@ -216,8 +216,8 @@ impl<'a, 'm> Reader<'a, 'm> {
         if value <= max {
             return Ok(());
         }
-        let what = format!("layer {}: the directories that names imply", self.layer.0);
-        Err(Fault::Fatal(Error::Limit { what, limit: "directories", value, max }))
+        let what = Subject::Layer { number: self.layer.0.into(), diff_id: None };
+        Err(Fault::Fatal(Error::limit(what, "implied directories", value, max)))
     }
 
     /// With `follow_dirlinks`: where the lower layers' symbolic link of this name leads, unless this

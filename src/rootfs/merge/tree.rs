@@ -10,7 +10,7 @@ use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
 use super::names::Names;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::layer::entry::{Entry, EntryKind};
 use crate::layer::table::LayerIndex;
 use crate::layer::{EntryId, LayerId};
@@ -445,12 +445,8 @@ impl<'a> Objects<'a> {
 
 /// The number of the next of a list, which stays below [`NONE`].
 pub(super) fn number(len: usize) -> Result<u32> {
-    u32::try_from(len).ok().filter(|number| *number != NONE).ok_or_else(|| Error::Limit {
-        what: "merged rootfs".to_owned(),
-        limit: "names and objects",
-        value: len as u64,
-        max: u64::from(NONE - 1),
-    })
+    let too_many = || Error::limit(Subject::MergedTree, "names and objects", len as u64, u64::from(NONE - 1));
+    u32::try_from(len).ok().filter(|number| *number != NONE).ok_or_else(too_many)
 }
 
 // There is one for nearly every file of an image.

@@ -33,7 +33,7 @@ fn seal(bytes: &mut [u8]) {
 }
 
 fn stored(tree: &Rootfs, bytes: &[u8]) -> crate::error::Result<Rootfs> {
-    Rootfs::from_bytes(bytes.to_vec(), tree.layers().to_vec(), "tree")
+    Rootfs::from_bytes(bytes.to_vec(), tree.layers().to_vec())
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn x16_a_tree_that_is_cut_or_flipped_is_refused() {
 #[test]
 fn x16_a_tree_without_its_layers_can_be_walked() {
     let tree = sample();
-    let orphan = Rootfs::from_bytes(written(&tree), Vec::new(), "tree").unwrap();
+    let orphan = Rootfs::from_bytes(written(&tree), Vec::new()).unwrap();
     assert_eq!(orphan.walk(ROOT).count(), tree.walk(ROOT).count());
     for id in (0..orphan.inode_count()).map(InodeId) {
         let found = orphan.inode(id).unwrap();
@@ -116,7 +116,7 @@ fn x16_a_large_tree_is_mapped_unless_it_is_cut_flipped_or_foreign() {
     let store = Store::open(&home.path().join("cache")).unwrap();
     let key = Key::tree("large");
     store.save_tree(&key, |file| tree.write_to(file)).unwrap();
-    let load = || Rootfs::from_bytes(store.load_tree(&key).unwrap(), tree.layers().to_vec(), "tree");
+    let load = || Rootfs::from_bytes(store.load_tree(&key).unwrap(), tree.layers().to_vec());
     let loaded = load().unwrap();
     assert!(format!("{loaded:?}").contains("Mapped"));
     assert!(loaded.walk(ROOT).eq(tree.walk(ROOT)));

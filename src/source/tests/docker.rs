@@ -151,8 +151,12 @@ fn f9_layers_and_diff_ids_must_be_as_many() {
     let config = put_config(&mut files, &["A", "B"]);
     files.file("a.tar", "A");
     files.json("manifest.json", &json!([item(&config, json!(null), &["a.tar"])]));
-    let error = files.as_tar().refusal("").to_string();
-    assert_eq!(error, "manifest: it has 1 layers, its config has 2 diff_ids");
+    let place = files.as_tar();
+    let error = place.refusal("").to_string();
+    assert_eq!(
+        error,
+        format!("'manifest.json' in '{}': it has 1 layers, its config has 2 diff_ids", place.path.display())
+    );
 }
 
 #[test]
@@ -161,7 +165,7 @@ fn a_missing_layer_is_named() {
     files.remove("a.tar");
     let error = files.as_tar().refusal("a:1").to_string();
     assert!(error.starts_with("layer 0 ('a.tar' in "), "{error}");
-    assert!(error.ends_with(&format!("blob {} is missing", sha256(b"A"))), "{error}");
+    assert!(error.ends_with("') is missing"), "{error}");
 }
 
 #[test]

@@ -80,7 +80,8 @@ fn f9_layers_and_diff_ids_must_be_as_many() {
     let manifest = files.blob(OCI_MANIFEST, manifest.to_string());
     files.layout(&[manifest]);
     let error = files.as_directory().refusal("").to_string();
-    assert_eq!(error, "manifest: it has 1 layers, its config has 2 diff_ids");
+    assert!(error.starts_with("manifest sha256:"), "{error}");
+    assert!(error.ends_with(": it has 1 layers, its config has 2 diff_ids"), "{error}");
 }
 
 #[test]
@@ -117,7 +118,7 @@ fn f11_another_layout_version_is_named() {
     let mut files = Files::default();
     files.json("oci-layout", &json!({"imageLayoutVersion": "2.0.0"})).json("index.json", &json!({}));
     let error = files.as_directory().open().unwrap_err().to_string();
-    assert!(error.starts_with("OCI layout version '2.0.0': not supported"), "{error}");
+    assert!(error.ends_with("not supported: OCI layout version '2.0.0'; only 1.x is supported"), "{error}");
 }
 
 #[test]

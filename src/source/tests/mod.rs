@@ -15,7 +15,7 @@ use super::{
     Selection, Source, Transport, Unpack, open, open_with_input,
 };
 use crate::digest::{Algorithm, Digest};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::image::Platform;
 use crate::image::media_type::{OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
 use crate::read_at::{ReadAt, read_to_vec};
@@ -241,7 +241,8 @@ impl Unpack for Inflate {
         let mut plain = Vec::new();
         let stored = read_to_vec(&*bytes).unwrap();
         flate2::read::GzDecoder::new(stored.as_slice()).read_to_end(&mut plain).unwrap();
-        let members = scan(&plain)?.unwrap();
+        let members =
+            scan(&plain).map_err(|fault| fault.of(&Subject::Archive("compressed".into())))?.unwrap();
         Ok((Arc::new(plain), members))
     }
 }

@@ -95,7 +95,7 @@ fn m15_checksums_of_signed_bytes_are_good_too() {
 fn m15_a_block_with_a_wrong_checksum_is_no_header() {
     let mut stream = Stream::new().member(b'0', "first", b"").member(b'0', "second", b"");
     stream.0[512] ^= 1;
-    assert_eq!(stream.error(), "layer: entry '' at offset 512: its header does not match its checksum");
+    assert_eq!(stream.error(), "layer: entry at offset 512: its header does not match its checksum");
 }
 
 #[test]

@@ -15,9 +15,9 @@ mod sparse_files;
 mod streams;
 
 use super::{Limits, Sink, TarParser};
+use crate::error::{StreamFault, StreamResult as Result};
 use crate::layer::entry::{Entry, EntryKind, Extent, FileData, Meta, Stored};
 use crate::warning::WarningKind;
-use crate::{Error, Result};
 
 /// A tar stream in the making.
 #[derive(Clone, Default)]
@@ -78,7 +78,7 @@ impl Stream {
     }
 
     fn error(&self) -> String {
-        self.parse().unwrap_err().about("layer").to_string()
+        format!("layer: {}", self.parse().unwrap_err())
     }
 }
 

@@ -1,0 +1,64 @@
+//! A failure as the user sees it: message, hint, exit code.
+//!
+//! All three are chosen by the error's type and variant, never by its text.
+
+use std::io;
+use std::process::ExitCode;
+
+use imgmount::error::{Error, Subject};
+
+use super::{FAILURE, complain, mount, note};
+
+/// Prints the error with its hint, if any, and returns the exit code.
+pub(super) fn fail(error: &anyhow::Error) -> ExitCode {
+    let code = exit_code(error);
+    if code != 0 {
+        complain(&message(error));
+        if let Some(hint) = hint(error) {
+            note(&format!("hint: {hint}"));
+        }
+    }
+    ExitCode::from(code)
+}
+
+/// 0 when the reader of the output closed it: it has seen enough. Otherwise [`FAILURE`].
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let io = error.downcast_ref::<io::Error>();
+    if io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) { 0 } else { FAILURE }
+}
+
+/// The error and its sources. None repeats another: the text of an [`Error`] contains its cause, which is no
+/// source.
+fn message(error: &anyhow::Error) -> String {
+    let parts: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let text = parts.join(": ");
+    // All other failures name the failed action; only standard output is written to without a context.
+    let unnamed = error.chain().next().is_some_and(|first| first.is::<io::Error>());
+    if unnamed { format!("cannot write the output: {text}") } else { text }
+}
+
+/// The next step, where there is one.
+fn hint(error: &anyhow::Error) -> Option<String> {
+    let hint = match error.downcast_ref::<Error>()? {
+        Error::Mount { dir, reason } => return mount::hint(dir, reason),
+        Error::Ambiguous { .. } => "select one as PATH:NAME or PATH@INDEX, or with --image",
+        Error::NoSuchImage { .. } => "names are matched whole, or by tag where that is unique",
+        Error::NoPlatform { .. } => "select one with --platform",
+        Error::Mismatch { subject, .. } | Error::Decompress { subject, .. } | Error::Tar { subject, .. } => {
+            match **subject {
+                Subject::Layer { .. } => {
+                    "the image is damaged or was changed; --verify off recovers what it can from the layer"
+                }
+                _ => "the image is incomplete or damaged, or was changed after it was made",
+            }
+        }
+        Error::NotEmpty { .. } => "use --force to extract anyway and replace existing files",
+        Error::MissingBlob { .. } => "the image was saved without it, or for another platform",
+        Error::Strict { .. } => "`imgmount inspect` lists all warnings; without --strict they are accepted",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! The things that errors are about.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::digest::Digest;
+
+/// The thing that an error is about. Its text names the thing in a message.
+#[non_exhaustive]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A layer.
+    Layer {
+        /// Its position in the image, from 0.
+        number: usize,
+        /// Its diff_id, where the image's config is known.
+        diff_id: Option<Digest>,
+    },
+    /// A layer of an archive that names its layers by file.
+    LayerFile {
+        /// Its position in the image, from 0.
+        number: usize,
+        /// The archive or directory.
+        archive: PathBuf,
+        /// Its name in there, as the image writes it.
+        name: String,
+    },
+    /// A document that a descriptor names.
+    Document {
+        /// Its kind.
+        role: DocumentRole,
+        /// The digest in the descriptor.
+        digest: Digest,
+    },
+    /// The manifest that an image index lists for a platform.
+    ManifestFor {
+        /// The platform.
+        platform: String,
+    },
+    /// An image archive or directory.
+    Archive(PathBuf),
+    /// A file in an image archive or directory.
+    Member {
+        /// The archive or directory.
+        archive: PathBuf,
+        /// The file's name in there, as the image writes it.
+        name: String,
+    },
+    /// Any other file or directory of this system: of the cache, of the kernel, a target.
+    File(PathBuf),
+    /// The bytes that standard input gives.
+    StandardInput,
+    /// A transport in an image reference.
+    Transport(String),
+    /// A media type in a document.
+    MediaType(String),
+    /// A digest in a document or reference, as written there.
+    DigestText(String),
+    /// An entry of a layer's or archive's tar.
+    Entry {
+        /// The layer or archive.
+        tar: Box<Subject>,
+        /// The entry.
+        entry: EntryName,
+    },
+    /// The image as a whole.
+    Image,
+    /// The tree that layers are merged into.
+    MergedTree,
+    /// The answer to a question about an image: a list of paths.
+    Answer,
+}
+
+/// The kinds of document that an image is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DocumentRole {
+    /// A list of manifests.
+    ImageIndex,
+    /// An image's manifest.
+    Manifest,
+    /// An image's config.
+    Config,
+}
+
+/// Which of a blob's or document's properties does not match.
+#[non_exhaustive]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Property {
+    /// The number of bytes.
+    Size,
+    /// The digest of a document.
+    Digest,
+    /// The digest of a layer's bytes as stored.
+    BlobDigest,
+    /// The digest of a layer's uncompressed tar.
+    DiffId,
+    /// The config that a list of images names.
+    Config,
+}
+
+/// An entry of a tar, by its name and offset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryName {
+    /// The entry's name, escaped; `None` before its header is read.
+    pub name: Option<String>,
+    /// Offset of the entry's header in the uncompressed tar, in bytes.
+    pub offset: u64,
+}
+
+impl DocumentRole {
+    /// `image index`, `manifest` or `config`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            DocumentRole::ImageIndex => "image index",
+            DocumentRole::Manifest => "manifest",
+            DocumentRole::Config => "config",
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Layer { number, diff_id: None } => write!(f, "layer {number}"),
+            Subject::Layer { number, diff_id: Some(diff_id) } => {
+                // Twelve digits, as engines shorten an ID.
+                let (name, hex) = (diff_id.algorithm().name(), diff_id.hex());
+                write!(f, "layer {number} ({name}:{hex:.12})")
+            }
+            Subject::LayerFile { number, archive, name } => {
+                write!(f, "layer {number} ('{}' in '{}')", name.escape_debug(), archive.display())
+            }
+            Subject::Document { role, digest } => write!(f, "{} {digest}", role.name()),
+            Subject::ManifestFor { platform } => write!(f, "manifest for {platform}"),
+            Subject::Archive(path) | Subject::File(path) => write!(f, "'{}'", path.display()),
+            Subject::Member { archive, name } => {
+                write!(f, "'{}' in '{}'", name.escape_debug(), archive.display())
+            }
+            Subject::StandardInput => f.write_str("standard input"),
+            Subject::Transport(name) => write!(f, "transport '{name}'"),
+            Subject::MediaType(text) => write!(f, "'{}'", text.escape_debug()),
+            Subject::DigestText(text) => write!(f, "digest '{}'", text.escape_debug()),
+            Subject::Entry { tar, entry } => write!(f, "{tar}: {entry}"),
+            Subject::Image => f.write_str("the image"),
+            Subject::MergedTree => f.write_str("merged rootfs"),
+            Subject::Answer => f.write_str("the answer"),
+        }
+    }
+}
+
+impl fmt::Display for Property {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Property::Size => "size",
+            Property::Digest => "digest",
+            Property::BlobDigest => "blob digest",
+            Property::DiffId => "diff_id",
+            Property::Config => "config",
+        })
+    }
+}
+
+impl fmt::Display for EntryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "entry '{name}' at offset {}", self.offset),
+            None => write!(f, "entry at offset {}", self.offset),
+        }
+    }
+}
