@@ -180,8 +180,9 @@ impl<'a, 'm> Reader<'a, 'm> {
         Some(Place { parents: Parents::Named { components, escaped }, base, aufs })
     }
 
-    /// Walks to a directory. What is missing on the way is implied; symbolic links of this layer are
-    /// followed and held inside the root (docs/semantics.md N2, N3).
+    /// Walks to a directory. What is missing on the way is implied, unless a later `..` of a link's target leads
+    /// out of it again; symbolic links of this layer are followed and held inside the root (docs/semantics.md N2,
+    /// N3).
     fn enter(&mut self, parents: &[&'a [u8]]) -> Result<DirId, Fault> {
         let root = self.own.tree.root;
         let mut way = Way::new(root, parents);
@@ -198,6 +199,9 @@ impl<'a, 'm> Reader<'a, 'm> {
             };
             if let Some(target) = link {
                 way.follow(root, target, &mut self.steps).ok_or(Fault::LeftOut(WarningKind::TooManyLinks))?;
+                continue;
+            }
+            if way.cancel(&mut self.steps).ok_or(Fault::LeftOut(WarningKind::TooManyLinks))? {
                 continue;
             }
             let slot = self.slot(way.at, name)?;

@@ -227,11 +227,19 @@ impl<'a> Tree<'a> {
         follow: impl Fn(DirId, &[u8]) -> Option<&'a [u8]>,
     ) -> Option<()> {
         while let Some(name) = way.next_name(self) {
-            match self.occupant(way.at, name) {
-                Occupant::Directory(dir) => way.at = dir,
-                Occupant::Object(object) => way.follow(self.root, objects.target(object)?, steps)?,
-                Occupant::Nothing => way.follow(self.root, follow(way.at, name)?, steps)?,
-                Occupant::Link(_) => return None,
+            let link = match self.occupant(way.at, name) {
+                Occupant::Directory(dir) => {
+                    way.at = dir;
+                    continue;
+                }
+                Occupant::Object(object) => objects.target(object),
+                Occupant::Nothing => follow(way.at, name),
+                Occupant::Link(_) => None,
+            };
+            match link {
+                Some(target) => way.follow(self.root, target, steps)?,
+                None if way.cancel(steps)? => {}
+                None => return None,
             }
         }
         Some(())
@@ -289,12 +297,14 @@ pub(super) struct Way<'a> {
     pub(super) at: DirId,
     /// The names still to go, the next one last.
     ahead: Vec<&'a [u8]>,
+    /// How many of them are `..`.
+    ups: usize,
     hops: u32,
 }
 
 impl<'a> Way<'a> {
     pub(super) fn new(from: DirId, components: &[&'a [u8]]) -> Self {
-        Way { at: from, ahead: components.iter().rev().copied().collect(), hops: 0 }
+        Way { at: from, ahead: components.iter().rev().copied().collect(), ups: 0, hops: 0 }
     }
 
     /// The next name to look up; `.` and `..` (of link targets) are gone already.
@@ -302,7 +312,10 @@ impl<'a> Way<'a> {
         loop {
             match self.ahead.pop()? {
                 b"" | b"." => {}
-                b".." => self.at = tree.parent(self.at),
+                b".." => {
+                    self.ups = self.ups.saturating_sub(1);
+                    self.at = tree.parent(self.at);
+                }
                 name => return Some(name),
             }
         }
@@ -319,9 +332,35 @@ impl<'a> Way<'a> {
         }
         for part in target.rsplit(|byte| *byte == b'/') {
             steps.left = steps.left.checked_sub(1)?;
+            self.ups += usize::from(part == b"..");
             self.ahead.push(part);
         }
         Some(())
+    }
+
+    /// Cancels the last name against a later `..`, together with all names between them. Returns false when
+    /// no `..` ahead belongs to that name, and `None` when too many names are ahead.
+    ///
+    /// For a name that is neither a directory nor a link: `missing/../d` is `d`, and `missing` is not made.
+    pub(super) fn cancel(&mut self, steps: &mut Steps) -> Option<bool> {
+        let (mut depth, mut ups) = (1_usize, 0);
+        for (at, part) in self.ahead.iter().enumerate().rev() {
+            if ups == self.ups {
+                break;
+            }
+            steps.left = steps.left.checked_sub(1)?;
+            match *part {
+                b"" | b"." => {}
+                b".." => (depth, ups) = (depth - 1, ups + 1),
+                _ => depth += 1,
+            }
+            if depth == 0 {
+                self.ahead.truncate(at);
+                self.ups -= ups;
+                return Some(true);
+            }
+        }
+        Some(false)
     }
 }
 

@@ -123,6 +123,26 @@ fn h8_a_target_that_leaves_the_root_is_placed_inside() {
     assert_warned(&tree, &[(EscapingTarget, "b")]);
 }
 
+/// containerd cleans a hard link's target and the targets of the symbolic links on its way as texts, so
+/// `missing/..` and `file/..` are nothing at all. Following them name by name dropped `b`.
+#[test]
+fn h8_a_target_goes_back_through_names_that_are_no_directories() {
+    let links = [symlink("l", "missing/.."), symlink("through", "g/.."), symlink("deep", "/m/n/../../l")];
+    let files: Vec<_> = [file("f", 1), file("g", 2)].into_iter().chain(links).collect();
+    for target in ["missing/../f", "g/../f", "missing/sub/../../f", "l/f", "through/f", "deep/f"] {
+        let link = hardlink("b", target);
+        for stack in
+            [vec![[&files[..], std::slice::from_ref(&link)].concat()], vec![files.clone(), vec![link]]]
+        {
+            let tree = merged(&stack);
+            let names: Vec<_> = tree.children(ROOT).map(|(name, _)| crate::path::escape(name)).collect();
+            assert_eq!(names, ["b", "deep", "f", "g", "l", "through"], "{target}");
+            assert_eq!(line(&tree, at(&tree, "/b")), "file 644 0:0 2 #1", "{target}");
+            assert_eq!(line(&tree, at(&tree, "/g")), "file 644 0:0 1 #2", "{target}");
+        }
+    }
+}
+
 #[test]
 fn h9_a_link_to_a_directory_is_left_out() {
     for target in ["d", "/", "lower"] {

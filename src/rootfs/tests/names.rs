@@ -109,6 +109,44 @@ fn n3_what_a_dangling_parent_leads_to_is_made() {
     assert_tree(&tree, &expected);
 }
 
+/// Followed name by name, `l` made a directory `missing` that no runtime has, and `through` turned the file
+/// `g` into a directory. containerd joins a link's target to its directory as text.
+#[test]
+fn n3_what_a_target_goes_back_from_is_not_made() {
+    let links = [symlink("l", "missing/.."), symlink("through", "g/../d"), symlink("half", "d/a/b/..")];
+    let items = [dir("d"), file("g", 1), file("l/x", 2), file("through/y", 3), file("half/z", 4)];
+    let tree = merged(&[links.into_iter().chain(items).collect()]);
+    let expected = [
+        "/d dir 755 0:0 3",
+        "/d/a dir 755 0:0 2",
+        "/d/a/z file 644 0:0 1 #4",
+        "/d/y file 644 0:0 1 #3",
+        "/g file 644 0:0 1 #1",
+        "/half link 777 0:0 1 -> d/a/b/..",
+        "/l link 777 0:0 1 -> missing/..",
+        "/through link 777 0:0 1 -> g/../d",
+        "/x file 644 0:0 1 #2",
+    ];
+    assert_tree(&tree, &expected);
+    assert_eq!(warned(&tree), []);
+}
+
+/// A link is followed before `..` is: only a name that leads nowhere is cancelled as text.
+#[test]
+fn n2_going_back_from_a_link_leads_to_the_parent_of_its_target() {
+    let tree = merged(&[vec![dir("a/b"), symlink("s", "a/b"), symlink("l", "s/../c"), file("l/x", 1)]]);
+    assert_eq!(line(&tree, at(&tree, "/a/c/x")), "file 644 0:0 1 #1");
+}
+
+/// Looking for the `..` that cancels a name costs steps, as following a link does.
+#[test]
+fn x12_many_missing_names_before_one_way_back_take_no_quadratic_time() {
+    let mut items = vec![symlink("l", format!("{}..", "x/".repeat(2000)))];
+    items.extend((0..1000).map(|n| file(format!("l/f{n}"), n)));
+    let tree = merged(&[items]);
+    assert!(warned(&tree).iter().any(|warning| warning.1 == TooManyLinks));
+}
+
 #[test]
 fn n4_a_directory_over_a_directory_has_its_attributes_and_all_children() {
     let lower = vec![dir("d").owner(1, 1).xattr("user.a", "1"), file("d/a", 1)];
@@ -150,13 +188,15 @@ fn n8_the_last_of_two_entries_wins() {
 
 #[test]
 fn n9_names_are_cleaned() {
-    let tree = merged(&[vec![file("/a", 1), file("./b", 2), file("c//d/", 3), file("x/../e", 4)]]);
+    let items = vec![file("/a", 1), file("./b", 2), file("c//d/", 3), file("x/../e", 4), file("a/../f", 5)];
+    let tree = merged(&[items]);
     let expected = [
         "/a file 644 0:0 1 #1",
         "/b file 644 0:0 1 #2",
         "/c dir 755 0:0 2",
         "/c/d file 644 0:0 1 #3",
         "/e file 644 0:0 1 #4",
+        "/f file 644 0:0 1 #5",
     ];
     assert_tree(&tree, &expected);
     assert_eq!(warned(&tree), []);

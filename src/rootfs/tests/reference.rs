@@ -140,6 +140,23 @@ fn joined(path: &Path, name: &[u8]) -> Path {
     joined
 }
 
+/// Takes back a name that leads nowhere, if a later `..` does, with everything in between.
+fn taken_back(ahead: &mut VecDeque<Vec<u8>>) -> bool {
+    let mut depth = 1;
+    for at in 0..ahead.len() {
+        match ahead[at].as_slice() {
+            b"" | b"." => {}
+            b".." => depth -= 1,
+            _ => depth += 1,
+        }
+        if depth == 0 {
+            ahead.drain(..=at);
+            return true;
+        }
+    }
+    false
+}
+
 fn is_aufs(path: &Path) -> bool {
     path.first().is_some_and(|name| name.starts_with(b".wh..wh.") && name != b".wh..wh..opq")
 }
@@ -206,6 +223,9 @@ impl Reference {
                 None => self.lower_link(&at, &next),
             };
             let Some(target) = target else {
+                if taken_back(&mut ahead) {
+                    continue;
+                }
                 self.make_directory(&next, None);
                 at = next;
                 continue;
@@ -321,9 +341,15 @@ impl Reference {
                     at = next;
                     continue;
                 }
-                Some(Own::Object(object)) => self.link(*object)?,
-                Some(Own::Waiting(_)) => return None,
-                None => self.lower_link(&at, &next)?,
+                Some(Own::Object(object)) => self.link(*object),
+                Some(Own::Waiting(_)) => None,
+                None => self.lower_link(&at, &next),
+            };
+            let Some(target) = target else {
+                if taken_back(&mut ahead) {
+                    continue;
+                }
+                return None;
             };
             links += 1;
             if links > 255 {
@@ -354,10 +380,19 @@ impl Reference {
                 _ => {}
             }
             let next = joined(&at, &name);
-            match self.all.get(&next)? {
-                All::Directory(..) => at = next,
-                All::Object(object) => {
-                    let target = self.link(*object)?;
+            match self.all.get(&next) {
+                Some(All::Directory(..)) => at = next,
+                other => {
+                    let link = match other {
+                        Some(All::Object(object)) => self.link(*object),
+                        _ => None,
+                    };
+                    let Some(target) = link else {
+                        if taken_back(&mut ahead) {
+                            continue;
+                        }
+                        return None;
+                    };
                     links += 1;
                     if links > 255 {
                         return None;
