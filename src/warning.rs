@@ -113,6 +113,8 @@ warning_kinds! {
     PathTooLong = 26, "left out: the path is longer than 4096 bytes";
     /// W3, W5: something goes below a directory that is whited out and not made anew.
     ImpliedAfterWhiteout = 27, "below a directory that the same layer deletes: runtimes refuse it; the lower children are hidden";
+    /// M9, W18: extended attributes of an entry that no container has.
+    XattrLeftOut = 28, "extended attributes are left out that belong to a host, or that Linux cannot hold";
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub mod stored;
 pub mod table;
 pub mod tar;
 pub mod windows;
+pub(crate) mod xattr;
 
 /// The position of a layer in its image, from 0, the lowest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -25,13 +25,14 @@ use crate::warning::{Warning, WarningKind};
 /// First bytes of every layer index.
 const MAGIC: &[u8; 8] = b"IMGMIDX\0";
 /// Raised whenever the layout or the meaning of a field changes; other versions are rebuilt.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// Fixed part in front of the sections, in bytes.
 pub const HEADER_BYTES: usize = 384;
 const SECTIONS: usize = 6;
 /// Record sizes of the sections, in bytes, in their order in the file.
 const RECORD_BYTES: [usize; SECTIONS] = [72, 1, 24, 56, 40, 12];
-/// A hostile layer can earn a warning with every entry; more than this tell nobody anything.
+/// Warnings of one kind that an index keeps. A hostile layer can cause one with every entry. The limit is for
+/// each kind, so that thousands of one kind do not displace the only one of another.
 pub const MAX_WARNINGS: usize = 4096;
 /// Stands for "this span has no copy".
 const NO_COPY: u64 = u64::MAX;

@@ -19,7 +19,7 @@ use crate::warning::{Warning, WarningKind};
 /// First bytes of every stored tree.
 const MAGIC: &[u8; 8] = b"IMGTREE\0";
 /// Raised whenever the layout changes, or what merging makes of the same layers.
-pub const TREE_VERSION: u32 = 3;
+pub const TREE_VERSION: u32 = 4;
 /// Magic, version, 4 bytes of zero, the lengths, checksum.
 const HEADER_BYTES: usize = 8 + 4 + 4 + SECTIONS * 8 + CHECKSUM_BYTES;
 

@@ -37,7 +37,7 @@ fn node() -> impl Strategy<Value = Item> {
             // A symbolic link has one mode only.
             let item = if matches!(item.kind, Kind::Symlink(_)) { item } else { item.mode(mode) };
             let item = item.owner(owner, 0).mtime(time, 0);
-            if tagged { item.xattr("user.tag", b"1") } else { item }
+            if tagged { item.xattr("security.tag", b"1") } else { item }
         },
     )
 }

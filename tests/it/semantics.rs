@@ -5,12 +5,13 @@
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use rustix::fs::{SeekFrom, seek};
 use serde_json::Value;
 
 use crate::fixture::{
-    Compression, Image, Item, block_device, char_device, dir, docker_legacy, fifo, file, hardlink, oci,
+    Compression, Image, Item, Kind, block_device, char_device, dir, docker_legacy, fifo, file, hardlink, oci,
     opaque, raw, skopeo_dir, sparse, symlink, tar, whiteout,
 };
 use crate::mounted::{Imgmount, Need, have, inside, run};
@@ -219,6 +220,48 @@ fn m6_m7_m9_mode_time_and_attributes_are_exact() {
     let mut expected = layer.clone();
     expected[1].xattrs.pop();
     shows(&[layer], &expected);
+}
+
+/// A layer packed on macOS, one with labels of its host, and one by a tool that labels links: the mount listed all
+/// of that, `rsync -aX` exited with 23 and `extract -a` with 2.
+#[test]
+fn m9_attributes_that_linux_cannot_hold_are_left_out_of_every_view() {
+    const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    let mut expected = vec![
+        dir("dir").xattr("user.d", b"1"),
+        file("file", b"1").xattr("security.capability", CAPABILITY).xattr("user.f", b"2"),
+        symlink("link", "file").xattr("security.ima", b"3"),
+        fifo("pipe").xattr("security.ima", b"4"),
+    ];
+    let mut layer = expected.clone();
+    for item in &mut layer {
+        *item = item.clone().xattr("com.apple.quarantine", b"0081").xattr("trusted.md5sum", b"5");
+        if !matches!(item.kind, Kind::Dir | Kind::File(_)) {
+            *item = item.clone().xattr("user.note", b"6");
+        }
+    }
+    layer
+        .push(file("broken", b"7").xattr("security.capability", b"?").xattr("system.posix_acl_access", b"?"));
+    expected.push(file("broken", b"7"));
+    shows(std::slice::from_ref(&layer), &expected);
+    let imgmount = Imgmount::new();
+    let full = imgmount.write("full.tar", &archive(&[layer]));
+    let clean = imgmount.write("clean.tar", &archive(&[expected]));
+    let xattrs = |image: &Path, options: &[&str]| {
+        let out = run(imgmount.command(&["ls", "-R", "--json"]).args(options).arg(image)).expect(0);
+        let entries = out.lines().into_iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        entries.map(|entry| format!("{} {}", entry["path"], entry["xattrs"])).collect::<Vec<_>>()
+    };
+    for options in [&[][..], &["--layer", "0"]] {
+        assert_eq!(xattrs(&full, options), xattrs(&clean, options), "{options:?}");
+    }
+    let exported = |image: &Path| run(imgmount.command(&["export"]).arg(image)).expect(0).stdout;
+    assert!(exported(&full) == exported(&clean), "the exported tars differ");
+    run(imgmount.command(&["diff"]).args([&full, &clean])).expect(0);
+    run(imgmount.command(&["ls", "--strict"]).arg(&full)).expect(2).says("extended attributes are left out");
+    if have(&[Need::Root]) {
+        run(imgmount.command(&["extract", "-a"]).arg(&full).arg(imgmount.dir().join("out"))).expect(0);
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Makes a [`LayerIndex`]: each section is a table of its own until it is stored.
 
+use std::collections::HashMap;
+
 use super::{
     CheckpointRecord, FORMAT_VERSION, Facts, HEADER_BYTES, KIND_BLOCK, KIND_CHAR, KIND_DIRECTORY, KIND_FIFO,
     KIND_FILE, KIND_HARDLINK, KIND_SPARSE, KIND_SYMLINK, LayerIndex, MAGIC, MAX_WARNINGS, NO_COPY, SECTIONS,
@@ -20,6 +22,8 @@ pub struct IndexBuilder {
     spans: Vec<u8>,
     checkpoints: Vec<u8>,
     warnings: Vec<u8>,
+    /// How many warnings of each kind there were.
+    warned: HashMap<WarningKind, usize>,
 }
 
 impl IndexBuilder {
@@ -88,10 +92,12 @@ impl IndexBuilder {
         self.checkpoints.extend_from_slice(&record.window_hash);
     }
 
-    /// Adds a warning; those past the first [`MAX_WARNINGS`] are left out, and so is a name that no longer
-    /// fits.
+    /// Adds a warning; those past the first [`MAX_WARNINGS`] of a kind are left out, and so is a name that no
+    /// longer fits.
     pub fn push_warning(&mut self, kind: WarningKind, path: &[u8]) {
-        if self.warnings.len() >= MAX_WARNINGS * record_bytes(Section::Warnings) {
+        let warned = self.warned.entry(kind).or_default();
+        *warned += 1;
+        if *warned > MAX_WARNINGS {
             return;
         }
         let (offset, len) = self.push_heap(path).unwrap_or_default();
@@ -103,7 +109,7 @@ impl IndexBuilder {
     /// The index of all that was pushed.
     #[must_use]
     pub fn finish(self, facts: Facts) -> LayerIndex {
-        let IndexBuilder { entries, heap, segments, spans, checkpoints, warnings } = self;
+        let IndexBuilder { entries, heap, segments, spans, checkpoints, warnings, warned: _ } = self;
         let sections = [entries, heap, segments, spans, checkpoints, warnings];
         LayerIndex { facts, sections: Sections::Built(sections) }
     }

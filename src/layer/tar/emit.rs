@@ -11,6 +11,7 @@ use super::parser::{State, TarParser, padding, split};
 use super::sparse::{PaxMap, Runs, SparseKeys, TextMap};
 use super::{Fault, Sink, check_limit};
 use crate::layer::entry::{Entry, EntryKind, Extent, FileData, Meta, Segment, Stored, Xattrs};
+use crate::layer::xattr::{self, Holder};
 use crate::warning::WarningKind;
 
 /// A sparse file whose map has not been read to its end.
@@ -217,12 +218,18 @@ impl TarParser {
 
     /// Gives the entry to the sink. Returns what `metadata_bytes` has come to.
     fn emit(&self, kind: EntryKind<'_>, meta: Meta, sink: &mut impl Sink) -> Result<u64, Fault> {
+        let pax = &self.extensions.pax;
+        let (xattrs, all) = xattr::held(Xattrs::from_packed(&pax.xattrs), Holder::of(&kind));
+        // Once for an entry, whose name counts as metadata once.
+        if !all || pax.xattrs_too_long {
+            sink.warning(WarningKind::XattrLeftOut, &self.name);
+        }
         let entry = Entry {
             header_offset: self.extensions.first_offset.unwrap_or(self.header_offset),
             name: &self.name,
             kind,
             meta,
-            xattrs: Xattrs::from_packed(&self.extensions.pax.xattrs),
+            xattrs: Xattrs::from_packed(&xattrs),
         };
         let kind_bytes = match &entry.kind {
             EntryKind::Symlink(target) | EntryKind::Hardlink(target) => target.len(),

@@ -33,8 +33,10 @@ pub(super) struct Pax {
     pub(super) mtime: Option<Timestamp>,
     pub(super) uid: Option<i64>,
     pub(super) gid: Option<i64>,
-    /// Packed as [`Xattrs`] wants them.
+    /// Packed as [`Xattrs`] wants them, whether or not a container has them.
     pub(super) xattrs: Vec<u8>,
+    /// There are more attributes, whose names are too long for that.
+    pub(super) xattrs_too_long: bool,
     pub(super) sparse: Option<SparseKeys>,
     /// There are records that only Windows layers have.
     pub(super) windows: bool,
@@ -47,7 +49,7 @@ impl Pax {
         self.link_path.clear();
         self.xattrs.clear();
         (self.size, self.mtime, self.uid, self.gid) = (None, None, None, None);
-        (self.sparse, self.windows) = (None, false);
+        (self.sparse, self.windows, self.xattrs_too_long) = (None, false, false);
     }
 
     /// Reads a whole body in place of what was there before: a newer `x` replaces an older.
@@ -65,7 +67,7 @@ impl Pax {
                 self.record(key, value)?;
             }
         }
-        pack_last_of_each(&xattrs, &mut self.xattrs);
+        self.xattrs_too_long = !pack_last_of_each(&xattrs, &mut self.xattrs);
         Ok(())
     }
 
@@ -115,25 +117,16 @@ fn split_keyword(text: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     }
 }
 
-/// Packs the attributes that are served; of a name that comes twice, the last.
-///
-/// SELinux labels belong to the host that wrote them, and overlay's attributes would be taken for
-/// commands by an overlay mounted on top (docs/semantics.md M9, W18). What is too long to pack is far past
-/// what Linux takes, and is left out.
-fn pack_last_of_each(found: &[(&[u8], &[u8])], packed: &mut Vec<u8>) {
+/// Packs the attributes; of a name that comes twice, the last. Returns false if one does not fit the packing.
+fn pack_last_of_each(found: &[(&[u8], &[u8])], packed: &mut Vec<u8>) -> bool {
     let last: HashMap<&[u8], usize> = found.iter().enumerate().map(|(at, (name, _))| (*name, at)).collect();
+    let mut all = true;
     for (at, (name, value)) in found.iter().enumerate() {
-        if last.get(name) == Some(&at) && is_served(name) {
-            Xattrs::pack(packed, name, value);
+        if last.get(name) == Some(&at) {
+            all &= Xattrs::pack(packed, name, value);
         }
     }
-}
-
-fn is_served(name: &[u8]) -> bool {
-    !name.is_empty()
-        && name != b"security.selinux"
-        && !name.starts_with(b"trusted.overlay.")
-        && !name.starts_with(b"user.overlay.")
+    all
 }
 
 /// Keeps a name, which unlike every other value must not hold a NUL (docs/semantics.md N13).

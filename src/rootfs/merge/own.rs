@@ -5,11 +5,14 @@
 //! with `follow_dirlinks` a parent may be one of their symbolic links.
 
 use super::links::Link;
-use super::tree::{DirId, Found, LinkId, ObjectKind, Objects, Occupant, SlotId, Steps, Tree, Way, number};
+use super::tree::{
+    DirId, Found, LinkId, ObjectId, ObjectKind, Objects, Occupant, SlotId, Steps, Tree, Way, number,
+};
 use super::{Fault, MergeOptions, Semantics};
 use crate::error::{Error, Result, Subject};
 use crate::layer::entry::{DeviceNumber, Entry, EntryKind};
 use crate::layer::table::LayerIndex;
+use crate::layer::xattr::{Holder, is_held};
 use crate::layer::{EntryId, LayerId};
 use crate::path::{Cleaned, MAX_COMPONENT_BYTES, MAX_LINK_TARGET_BYTES, MAX_PATH_BYTES, clean};
 use crate::warning::{Warning, WarningKind};
@@ -361,11 +364,7 @@ impl<'a, 'm> Reader<'a, 'm> {
         match found {
             Occupant::Directory(_) => Err(Fault::LeftOut(WarningKind::LinkToDirectory)),
             Occupant::Object(object) => {
-                let shared = &mut self.objects[object];
-                shared.meta = id;
-                if !entry.xattrs.is_empty() {
-                    shared.set_xattrs(id);
-                }
+                self.take_attributes(object, id, entry);
                 self.replace(slot, Occupant::Object(object));
                 Ok(())
             }
@@ -382,6 +381,27 @@ impl<'a, 'm> Reader<'a, 'm> {
                 self.replace(slot, waiting);
                 Ok(())
             }
+        }
+    }
+
+    /// Gives an object what the header of a hard link to it says (docs/semantics.md H1). That header counts as one of a
+    /// file: its extended attributes are left out where the object is another thing that cannot hold them (M9).
+    fn take_attributes(&mut self, object: ObjectId, id: EntryId, entry: &Entry<'_>) {
+        let shared = &mut self.objects[object];
+        shared.meta = id;
+        if entry.xattrs.is_empty() {
+            return;
+        }
+        let holder = match shared.kind {
+            ObjectKind::File => Holder::File,
+            ObjectKind::Directory | ObjectKind::ImpliedDirectory => Holder::Directory,
+            ObjectKind::Symlink => Holder::Symlink,
+            ObjectKind::Device | ObjectKind::Fifo => Holder::Node,
+        };
+        if entry.xattrs.iter().all(|(name, value)| is_held(holder, name, value)) {
+            shared.set_xattrs(id);
+        } else {
+            self.warn(WarningKind::XattrLeftOut);
         }
     }
 

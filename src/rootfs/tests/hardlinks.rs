@@ -84,6 +84,19 @@ fn h4_a_link_to_a_symlink_is_the_symlink() {
     assert_tree(&tree, &expected);
 }
 
+/// Only the merge knows what a hard link's header describes. Listed for a symbolic link, `user.b` answered with an
+/// error.
+#[test]
+fn h4_m9_a_link_to_a_symlink_gives_it_no_attribute_of_a_file() {
+    let link = symlink("a", "f").xattr("security.a", "1");
+    let tree = merged(&[vec![link, hardlink("b", "a").xattr("user.b", "2"), hardlink("c", "a")]]);
+    assert_eq!(tree.xattrs(at(&tree, "/b")).iter().collect::<Vec<_>>(), [(&b"security.a"[..], &b"1"[..])]);
+    assert_warned(&tree, &[(XattrLeftOut, "b")]);
+    let held = merged(&[vec![symlink("a", "f"), hardlink("b", "a").xattr("security.b", "2")]]);
+    assert_eq!(held.xattrs(at(&held, "/a")).get(b"security.b"), Some(&b"2"[..]));
+    assert_eq!(warned(&held), []);
+}
+
 #[test]
 fn h5_a_link_to_what_its_layer_deletes_keeps_the_inode() {
     for deletion in [".wh.d", "d/.wh.a", "d/.wh..wh..opq"] {
