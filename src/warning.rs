@@ -115,6 +115,8 @@ warning_kinds! {
     ImpliedAfterWhiteout = 27, "below a directory that the same layer deletes: runtimes refuse it; the lower children are hidden";
     /// M9, W18: extended attributes of an entry that no container has.
     XattrLeftOut = 28, "extended attributes are left out that belong to a host, or that Linux cannot hold";
+    /// M21: the tar ends with a PAX or GNU header that is about no entry.
+    ExtensionWithoutEntry = 29, "an extension header at the end of the tar belongs to no entry and is ignored";
 }
 
 #[cfg(test)]

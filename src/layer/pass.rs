@@ -431,7 +431,7 @@ impl DigestStage {
 
     fn finish_tar(&mut self) {
         if self.tar_fault.is_none() {
-            self.tar_fault = self.parser.finish().err();
+            self.tar_fault = self.parser.finish(&mut self.sink).err();
         }
     }
 

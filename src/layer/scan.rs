@@ -66,5 +66,5 @@ pub fn scan(bytes: &dyn ReadAt, limits: Limits, sink: &mut impl Sink) -> StreamR
             .map_err(|cause| StreamFault::io_at("cannot read", parser.offset(), cause))?;
         parser.feed(chunk, sink)?;
     }
-    parser.finish()
+    parser.finish(sink)
 }

@@ -265,6 +265,17 @@ fn m9_attributes_that_linux_cannot_hold_are_left_out_of_every_view() {
 }
 
 #[test]
+fn m21_an_extension_header_at_the_end_is_ignored_with_a_warning() {
+    let with_attribute = tar(&[file("f", b"1"), file("gone", b"").xattr("user.a", b"1")]);
+    // The first file takes two blocks; the PAX header of the second and its body as many.
+    let layer = vec![file("f", b"1"), raw(with_attribute[1024..2048].to_vec())];
+    shows(std::slice::from_ref(&layer), &[file("f", b"1")]);
+    let imgmount = Imgmount::new();
+    let image = imgmount.write("image.tar", &archive(&[layer]));
+    run(imgmount.command(&["ls", "-v"]).arg(image)).expect(0).says("1 warning(s) while merging");
+}
+
+#[test]
 fn m8_an_owner_beyond_32_bits_is_cut() {
     shows(&[vec![file("f", b"1").owner((1 << 32) + 7, 70_000)]], &[file("f", b"1").owner(7, 70_000)]);
 }

@@ -10,6 +10,7 @@ use super::sparse::Runs;
 use super::{Fault, Limits, Sink, check_limit};
 use crate::error::{EntryName, StreamFault, StreamResult as Result};
 use crate::path;
+use crate::warning::WarningKind;
 
 /// [`BLOCK_BYTES`], to count with.
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -100,12 +101,12 @@ impl TarParser {
     }
 
     /// Tells that the stream is over. No end blocks, or one, will do; so will a last payload without
-    /// its padding (docs/semantics.md Z1).
+    /// its padding (docs/semantics.md Z1). Extension headers that no entry follows are ignored with a warning, as
+    /// Go's reader ignores them (M21).
     ///
     /// # Errors
-    /// When the stream ends within a header or a payload, or after a header that only announces.
-    pub fn finish(&mut self) -> Result<()> {
-        let announced = self.extensions.first_offset.is_some();
+    /// When the stream ends within a header or a payload.
+    pub fn finish(&mut self, sink: &mut impl Sink) -> Result<()> {
         let reason = match self.state {
             State::Failed => FAILED,
             State::Header | State::HalfEnd if !self.partial.is_empty() => {
@@ -115,8 +116,13 @@ impl TarParser {
             }
             State::Body { .. } | State::SparseBlocks(..) => "the stream ends within its header",
             State::SparseText(_) | State::Skip { payload: 1.., .. } => "the stream ends within its payload",
-            State::Header | State::Skip { .. } if announced => "the stream ends after an extension header",
-            State::Header | State::HalfEnd | State::Skip { .. } | State::End => return Ok(()),
+            State::Header | State::HalfEnd | State::Skip { .. } | State::End => {
+                if self.extensions.first_offset.is_some() {
+                    sink.warning(WarningKind::ExtensionWithoutEntry, &self.name);
+                    self.extensions.clear();
+                }
+                return Ok(());
+            }
         };
         Err(self.error(reason.into()))
     }

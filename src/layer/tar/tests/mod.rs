@@ -237,7 +237,7 @@ fn parse_with(
         parser.feed(chunk, &mut found)?;
         rest = tail;
     }
-    parser.finish()?;
+    parser.finish(&mut found)?;
     assert_eq!(parser.offset(), bytes.len() as u64);
     found.at_end = parser.at_end();
     Ok(found)
