@@ -2,8 +2,8 @@
 //!
 //! All bytes are read, decoded and hashed anew; how, is for [`digests`]. One promise is one [`Item`], and
 //! nothing ends at the first that is not kept. This module owns which promises there are and what a verdict is.
-//! What is inside of a layer's tar is not looked at: bytes that have the digests they should have are the
-//! image's, sound or not.
+//! A layer with the right digests must also hold a tar that can be read; what its entries make of the merged tree
+//! is not checked.
 
 mod digests;
 
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 
-use self::digests::{Indexes, digests};
+use self::digests::{Digests, Indexes, digests};
 use crate::digest::Digest;
 use crate::error::{self, Error, Result};
 use crate::load::Progress;
@@ -59,18 +59,21 @@ pub enum Check {
     Digest,
     /// The digest of the uncompressed tar.
     DiffId,
+    /// That the uncompressed tar can be read.
+    Tar,
     /// That documents do not contradict each other and can be read.
     Documents,
 }
 
 impl Check {
-    /// `size`, `digest`, `diff_id` or `documents`.
+    /// `size`, `digest`, `diff_id`, `tar` or `documents`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Check::Size => "size",
             Check::Digest => "digest",
             Check::DiffId => "diff_id",
+            Check::Tar => "tar",
             Check::Documents => "documents",
         }
     }
@@ -103,8 +106,8 @@ pub struct Item {
     pub subject: Subject,
     /// What was promised of it.
     pub check: Check,
-    /// The promise: a digest, or a number of bytes. Empty for [`Check::Documents`], which only come up when
-    /// something is wrong.
+    /// The promise: a digest, or a number of bytes. Empty for [`Check::Tar`] and [`Check::Documents`], which only
+    /// come up when something is wrong.
     pub expected: String,
     /// Whether it is kept.
     pub verdict: Verdict,
@@ -251,13 +254,19 @@ fn check_layer(number: usize, layer: &SurveyedLayer, indexes: Option<&Indexes<'_
     let mut items = Vec::new();
     items.extend(size.map(|size| Item::compare(subject, Check::Size, size, bytes.len())));
     let layer = error::Subject::Layer { number, diff_id: None };
-    let (stored, tar) = digests(bytes, *digest, *diff_id, indexes);
-    for (check, expected, found) in [(Check::Digest, digest, stored), (Check::DiffId, diff_id, tar)] {
+    let Digests { blob, tar, fault } = digests(bytes, *digest, *diff_id, indexes);
+    for (check, expected, found) in [(Check::Digest, digest, blob), (Check::DiffId, diff_id, tar)] {
         let (Some(expected), Some(found)) = (expected, found) else { continue };
         items.push(match found {
             Ok(found) => Item::compare(subject, check, expected, found),
             Err(why) => Item::unreadable(subject, check, *expected, &why.of(&layer)),
         });
+    }
+    // The faults of a damaged tar follow from the damage, which is reported already.
+    if let Some(fault) = fault.filter(|_| items.iter().all(|item| item.verdict == Verdict::Ok)) {
+        let why = fault.of(&layer).to_string();
+        let verdict = Verdict::Mismatch(Found::Unreadable(why));
+        items.push(Item { subject, check: Check::Tar, expected: String::new(), verdict });
     }
     items
 }

@@ -25,7 +25,8 @@ use imgmount::verify::{Found, Item, Subject, Verdict, VerifyOptions, verify};
 ///
 /// Reads everything anew, whatever is in the cache, and goes on after the first mismatch. One line for each
 /// size, digest and diff_id: ok, mismatch or missing, what it is about, what was promised, and what is there
-/// instead. The exit code is 0 when all are ok, 1 when not, and 2 when the image cannot be opened at all.
+/// instead. A layer with the right digests whose tar cannot be read, and so not mounted, is a mismatch of its tar.
+/// The exit code is 0 when all are ok, 1 when not, and 2 when the image cannot be opened at all.
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     /// The image

@@ -1,4 +1,5 @@
-//! The digests of a layer: of its blob, and of the tar that it holds.
+//! The digests of a layer: of its blob, and of the tar that it holds. The same pass reads the tar's headers, since a
+//! tar with the right digests may still be one that cannot be mounted.
 //!
 //! ```text
 //! an index is stored:  read + hash the blob   |  decode spans side by side  ->  hash them in order
@@ -20,13 +21,15 @@ use crate::content::cache::SpanCache;
 use crate::content::{Course, LayerBytes, ReadAhead, Stretch};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{StreamFault, StreamResult as Result, Subject};
-use crate::layer::entry::Extent;
+use crate::layer::entry::{Entry, Extent};
 use crate::layer::index::Verify;
 use crate::layer::reader::LayerReader;
 use crate::layer::stored::StoredIndex;
+use crate::layer::tar::{Limits, Sink, TarParser};
 use crate::load::DEFAULT_CACHE_BYTES;
 use crate::read_at::{Cursor, ReadAt};
 use crate::store::{Key, Store};
+use crate::warning::WarningKind;
 
 /// Uncompressed bytes that are decoded at a time.
 const DECODE_BYTES: usize = 1 << 20;
@@ -48,19 +51,22 @@ impl<'a> Indexes<'a> {
         Indexes { store, cache: Arc::new(SpanCache::new(DEFAULT_CACHE_BYTES)), read_ahead: Arc::default() }
     }
 
-    /// Whether blob and tar are known to have these digests. False when that cannot be told this way.
-    fn confirm(&self, bytes: &Arc<dyn ReadAt>, digest: Digest, diff_id: Digest) -> bool {
-        let Some(index) = self.find(&**bytes, digest, diff_id) else { return false };
+    /// Reads blob and tar, and returns what the tar's headers say if both have these digests. `None` when that
+    /// cannot be told this way.
+    fn confirm(&self, bytes: &Arc<dyn ReadAt>, digest: Digest, diff_id: Digest) -> Option<Headers> {
+        let index = self.find(&**bytes, digest, diff_id)?;
         let whole = Extent { offset: 0, len_bytes: index.index.facts().tar_bytes };
         let reader = LayerReader::new(Subject::Image, index, bytes.clone(), Verify::Off);
         let layer = Arc::new(LayerBytes::new(reader, self.cache.clone(), Some(self.read_ahead.clone())));
         let stretch = Stretch { place: 0, layer: &layer, extent: whole };
         let course = Course::new(Some(self.read_ahead.clone()), [stretch].into_iter());
+        let mut headers = Headers::new();
         let (blob, tar) = thread::scope(|scope| {
-            let blob = scope.spawn(|| hash_all(bytes.clone(), digest.algorithm()));
+            let blob = scope.spawn(|| hash_all(bytes.clone(), digest.algorithm(), |_| ()));
             let mut hasher = diff_id.algorithm().hasher();
             let tar = layer.read_extent(whole, (&course, 0), &mut |_, piece| {
                 hasher.update(piece);
+                headers.feed(piece);
                 Ok(())
             });
             (blob.join(), tar.map(|()| hasher.finish()))
@@ -70,7 +76,7 @@ impl<'a> Indexes<'a> {
         if !confirmed {
             log::info!("{digest}: not as its index says; decoding from the start");
         }
-        confirmed
+        confirmed.then_some(headers)
     }
 
     /// An index by which decoding gains something.
@@ -87,36 +93,80 @@ impl<'a> Indexes<'a> {
     }
 }
 
-/// The digests of a blob and of what it holds, where they are asked for. Damage within does not keep the blob's own from being found.
+/// What reading a layer to its end found.
+#[derive(Debug)]
+pub(super) struct Digests {
+    /// Of the blob as stored, if one was asked for.
+    pub(super) blob: Option<Result<Digest>>,
+    /// Of the tar that it holds, if one was asked for.
+    pub(super) tar: Option<Result<Digest>>,
+    /// Why the tar cannot be mounted. Says something only where the tar has the promised digest.
+    pub(super) fault: Option<StreamFault>,
+}
+
+/// Reads a tar for its faults alone.
+#[derive(Debug)]
+struct Headers {
+    parser: TarParser,
+    fault: Option<StreamFault>,
+}
+
+impl Headers {
+    fn new() -> Self {
+        Headers { parser: TarParser::new(Limits::default()), fault: None }
+    }
+
+    fn feed(&mut self, piece: &[u8]) {
+        if self.fault.is_none() {
+            self.fault = self.parser.feed(piece, &mut Nothing).err();
+        }
+    }
+
+    fn finish(mut self) -> Option<StreamFault> {
+        self.fault.or_else(|| self.parser.finish(&mut Nothing).err())
+    }
+}
+
+/// Takes entries and warnings, and keeps none.
+struct Nothing;
+
+impl Sink for Nothing {
+    fn entry(&mut self, _: Entry<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn warning(&mut self, _: WarningKind, _: &[u8]) {}
+}
+
+/// The digests of a blob and of what it holds. Damage within does not keep the blob's own from being found.
 pub(super) fn digests(
     bytes: &Arc<dyn ReadAt>,
     digest: Option<Digest>,
     diff_id: Option<Digest>,
     indexes: Option<&Indexes<'_>>,
-) -> (Option<Result<Digest>>, Option<Result<Digest>>) {
+) -> Digests {
     if let (Some(digest), Some(diff_id)) = (digest, diff_id) {
-        if indexes.is_some_and(|indexes| indexes.confirm(bytes, digest, diff_id)) {
-            return (Some(Ok(digest)), Some(Ok(diff_id)));
+        if let Some(headers) = indexes.and_then(|indexes| indexes.confirm(bytes, digest, diff_id)) {
+            return Digests { blob: Some(Ok(digest)), tar: Some(Ok(diff_id)), fault: headers.finish() };
         }
+        let mut headers = Headers::new();
         // The blob of a plain layer is its tar.
         if digest.algorithm() == diff_id.algorithm()
             && matches!(sniff(&**bytes), Ok(Compression::Plain))
-            && let Ok(found) = hash_all(bytes.clone(), digest.algorithm())
+            && let Ok(found) = hash_all(bytes.clone(), digest.algorithm(), |piece| headers.feed(piece))
         {
-            return (Some(Ok(found)), Some(Ok(found)));
+            return Digests { blob: Some(Ok(found)), tar: Some(Ok(found)), fault: headers.finish() };
         }
     }
     in_one_pass(bytes, digest, diff_id)
 }
 
-fn in_one_pass(
-    bytes: &Arc<dyn ReadAt>,
-    digest: Option<Digest>,
-    diff_id: Option<Digest>,
-) -> (Option<Result<Digest>>, Option<Result<Digest>>) {
+fn in_one_pass(bytes: &Arc<dyn ReadAt>, digest: Option<Digest>, diff_id: Option<Digest>) -> Digests {
     let tap = Tap::new(bytes.clone(), digest.map(|digest| digest.algorithm().hasher()));
-    let tar = diff_id.map(|diff_id| tap.decode_into(diff_id.algorithm().hasher()));
-    (tap.finish().transpose(), tar)
+    let mut headers = Headers::new();
+    let tar = diff_id.map(|diff_id| tap.decode_into(diff_id.algorithm().hasher(), &mut headers));
+    let fault = headers.finish().filter(|_| matches!(tar, Some(Ok(_))));
+    Digests { blob: tap.finish().transpose(), tar, fault }
 }
 
 fn sniff(bytes: &dyn ReadAt) -> io::Result<Compression> {
@@ -125,14 +175,18 @@ fn sniff(bytes: &dyn ReadAt) -> io::Result<Compression> {
     Ok(Compression::sniff(&head))
 }
 
-fn hash_all(bytes: Arc<dyn ReadAt>, algorithm: Algorithm) -> io::Result<Digest> {
+fn hash_all(bytes: Arc<dyn ReadAt>, algorithm: Algorithm, mut seen: impl FnMut(&[u8])) -> io::Result<Digest> {
     let mut hasher = algorithm.hasher();
     let mut cursor = Cursor::new(bytes, 0);
     let mut piece = vec![0; READ_BYTES];
     loop {
         match cursor.read(&mut piece)? {
             0 => return Ok(hasher.finish()),
-            len => hasher.update(piece.get(..len).unwrap_or_default()),
+            len => {
+                let piece = piece.get(..len).unwrap_or_default();
+                hasher.update(piece);
+                seen(piece);
+            }
         }
     }
 }
@@ -157,7 +211,7 @@ impl Tap {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn decode_into(&self, mut hasher: Hasher) -> Result<Digest> {
+    fn decode_into(&self, mut hasher: Hasher, headers: &mut Headers) -> Result<Digest> {
         let bytes = self.state().bytes.clone();
         let compression = sniff(&*bytes).map_err(|cause| StreamFault::io("cannot read", cause))?;
         let mut decoder = Decoder::new(compression, Box::new(self.clone()))?;
@@ -166,6 +220,7 @@ impl Tap {
             out.clear();
             let stop = decoder.decode(&mut out, DECODE_BYTES, DECODE_BYTES)?;
             hasher.update(&out);
+            headers.feed(&out);
             if stop == Stop::End {
                 return Ok(hasher.finish());
             }

@@ -147,6 +147,40 @@ fn a_blob_that_is_the_promised_one_can_still_hold_another_tar() {
     assert_eq!(faults(&items, 1), ["mismatch layer 0 diff_id"]);
 }
 
+/// An image whose config was made from a broken tar has matching digests. It cannot be mounted, and `verify` called
+/// it sound.
+#[test]
+fn a_layer_with_the_right_digests_must_hold_a_tar_that_can_be_read() {
+    let imgmount = Imgmount::new();
+    for compression in [Compression::Plain, Compression::Gzip(6), Compression::Zstd] {
+        let mut stream = tar(&[file("a", b"1"), file("b", b"2")]);
+        // One bit of the second header: its checksum no longer fits.
+        stream[1024 + 50] ^= 1;
+        let image = image().layer_of_tar("RUN broken", stream, compression);
+        for (name, items) in
+            [("oci.tar", oci(std::slice::from_ref(&image))), ("docker.tar", docker_legacy(&[image]))]
+        {
+            let path = imgmount.write(name, &tar(&items));
+            let refused = run(imgmount.command(&["ls"]).arg(&path)).expect(2);
+            assert!(refused.stderr.contains("at offset 1024: "), "{}", refused.stderr);
+            let out = run(imgmount.command(&["verify"]).arg(&path)).expect(1);
+            let bad: Vec<_> = out.lines().into_iter().filter(|line| !line.starts_with("ok ")).collect();
+            assert_eq!(
+                bad,
+                [
+                    "mismatch  layer 3      tar        layer 3: entry '' at offset 1024: its header does not match its checksum"
+                ]
+            );
+        }
+    }
+    let cut = tar(&[file("a", b"1"), file("b", b"2")])[..1500].to_vec();
+    let cut = image().layer_of_tar("RUN cut", cut, Compression::Gzip(6));
+    assert_eq!(faults(&oci(&[cut]), 1), ["mismatch layer 3 tar"]);
+    // What is wrong with the headers of damaged bytes follows from the damage.
+    let damaged = damaged(|items, image| blob(items, &image.layers[2].blob)[0] ^= 1);
+    assert_eq!(damaged, ["mismatch layer 2 digest", "mismatch layer 2 diff_id"]);
+}
+
 #[test]
 fn what_is_missing_is_told_once_and_the_rest_is_checked() {
     let found = damaged(|items, image| remove(items, &image.layers[1].blob));
