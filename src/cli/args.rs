@@ -18,7 +18,7 @@ use imgmount::layer::index::Verify;
 use imgmount::load::{Engine, EngineOptions, LayerRange, Progress, Tree, TreeOptions};
 use imgmount::rootfs::{MergeOptions, Semantics};
 use imgmount::source::OpenedImage;
-use imgmount::source::reference::Reference;
+use imgmount::source::reference::{Reference, split_path};
 use imgmount::store::Store;
 
 /// How an image is opened and merged.
@@ -88,6 +88,25 @@ impl LayerArgs {
             (Some(layer), _) => LayerRange::Only(layer),
             (None, Some(upto)) => LayerRange::Upto(upto),
             (None, None) => LayerRange::All,
+        }
+    }
+}
+
+/// Where in an image a command works.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct PathArgs {
+    /// Path inside the image, for one that contains ":/"; IMAGE is then given without a path
+    #[arg(long, value_name = "PATH")]
+    path: Option<OsString>,
+}
+
+impl PathArgs {
+    /// Returns the image and the path inside it: `text` as a whole and `--path`, or the two parts of
+    /// `IMAGE:/path`.
+    pub(crate) fn split(&self, text: &OsStr) -> (OsString, Option<Vec<u8>>) {
+        match &self.path {
+            Some(path) => (text.to_owned(), Some(path.as_bytes().to_vec())),
+            None => split_path(text),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `imgmount cat`: files of an image to standard output.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
@@ -8,26 +8,28 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use super::args::{ImageArgs, LayerArgs, image_value};
+use super::args::{ImageArgs, LayerArgs, PathArgs, image_value};
 use super::commands::{Command, Example};
 use super::output::stdout;
 use imgmount::error::{Error, PathFault};
 use imgmount::load::Tree;
 use imgmount::path::escape;
 use imgmount::rootfs::{Follow, InodeKind};
-use imgmount::source::reference::split_path;
 
 /// Read at a time: large enough that a span is copied in few pieces.
 const BLOCK_BYTES: usize = 1 << 20;
 
 /// Print files of an image
 ///
-/// Symbolic links are followed inside the image.
+/// Symbolic links are followed inside the image. With --path, each argument is an image, and the file at that path
+/// is printed from each.
 #[derive(Debug, Args)]
 pub(crate) struct CatArgs {
     /// Files as IMAGE:/path; after the first, /path alone is one of the same image
     #[arg(required = true, value_name = "IMAGE:/path", value_parser = image_value())]
     paths: Vec<OsString>,
+    #[command(flatten)]
+    path: PathArgs,
     #[command(flatten)]
     layers: LayerArgs,
     #[command(flatten)]
@@ -49,12 +51,14 @@ impl Command for CatArgs {
 fn run(args: &CatArgs) -> Result<ExitCode> {
     let mut current: Option<(OsString, Tree)> = None;
     for text in &args.paths {
-        let (image, path) = match (split_path(text), &current) {
+        let (image, path) = match (args.path.split(text), &current) {
             ((image, Some(path)), _) => (image, path),
             (_, Some((image, _))) if text.as_bytes().starts_with(b"/") => {
                 (image.clone(), text.as_bytes().to_vec())
             }
-            _ => bail!("'{}': no path in the image: write IMAGE:/path", text.to_string_lossy()),
+            _ => {
+                bail!("'{}': no path in the image: write IMAGE:/path or give --path", text.to_string_lossy())
+            }
         };
         let tree = match current.take().filter(|(open, _)| *open == image) {
             Some((_, tree)) => tree,
@@ -89,10 +93,4 @@ fn print_file(tree: &Tree, path: &[u8]) -> Result<()> {
     }
     out.flush()?;
     Ok(())
-}
-
-/// The image and the path inside it that a text like `IMAGE:/path` names; the root where it names none.
-pub(crate) fn image_and_path(text: &OsStr) -> (OsString, Vec<u8>) {
-    let (image, path) = split_path(text);
-    (image, path.unwrap_or_else(|| b"/".to_vec()))
 }

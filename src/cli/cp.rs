@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use super::args::{ImageArgs, LayerArgs, image_value};
+use super::args::{ImageArgs, LayerArgs, PathArgs, image_value};
 use super::commands::{Command, Example};
 use super::export::{export_to_stdout, refuse_terminal};
 use super::extract::{conclude, extracting, is_root};
@@ -30,7 +30,6 @@ use imgmount::export::ExportOptions;
 use imgmount::extract::{Existing, ExtractOptions, extract, extract_as};
 use imgmount::path::escape;
 use imgmount::rootfs::{Follow, InodeId, InodeKind, Rootfs};
-use imgmount::source::reference::split_path;
 
 /// Copy a file or directory out of an image
 ///
@@ -51,6 +50,8 @@ pub(crate) struct CpArgs {
     #[arg(short = 'L', long)]
     follow_link: bool,
     #[command(flatten)]
+    path: PathArgs,
+    #[command(flatten)]
     layers: LayerArgs,
     #[command(flatten)]
     image: ImageArgs,
@@ -69,8 +70,8 @@ impl Command for CpArgs {
 }
 
 fn run(args: &CpArgs) -> Result<ExitCode> {
-    let (image, Some(path)) = split_path(&args.source) else {
-        bail!("'{}': no path in the image: write IMAGE:/path", args.source.to_string_lossy());
+    let (image, Some(path)) = args.path.split(&args.source) else {
+        bail!("'{}': no path in the image: write IMAGE:/path or give --path", args.source.to_string_lossy());
     };
     let to_stdout = args.dest == "-";
     if to_stdout {

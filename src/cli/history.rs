@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::args::{ImageArgs, Opened, image_value, report_warnings};
+use super::args::{ImageArgs, Opened, PathArgs, image_value, report_warnings};
 use super::commands::{Command, Example};
 use super::output::{JsonEntry, base64_unless_utf8, json_line, stdout};
 use imgmount::analysis::history::{Action, Event, Step, is_aligned, of_path, steps};
@@ -18,7 +18,6 @@ use imgmount::image::{HistoryEntry, ImageConfig};
 use imgmount::load::{LayerInfo, LayerRange, Tree};
 use imgmount::path::escape;
 use imgmount::rootfs::Follow;
-use imgmount::source::reference::split_path;
 
 /// What is printed for a command or a time that the image does not tell.
 const UNKNOWN: &str = "unknown";
@@ -40,6 +39,8 @@ pub(crate) struct HistoryArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    path: PathArgs,
+    #[command(flatten)]
     image: ImageArgs,
 }
 
@@ -56,7 +57,7 @@ impl Command for HistoryArgs {
 }
 
 fn run(args: &HistoryArgs) -> Result<ExitCode> {
-    let (image, path) = split_path(&args.image_path);
+    let (image, path) = args.path.split(&args.image_path);
     let Opened { engine, image, .. } = args.image.open(&image)?;
     let config = image.info.config.clone();
     let options = args.image.tree_options(LayerRange::All);

@@ -7,8 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use super::args::{ImageArgs, LayerArgs, image_value};
-use super::cat::image_and_path;
+use super::args::{ImageArgs, LayerArgs, PathArgs, image_value};
 use super::commands::{Command, Example};
 use super::output::{JsonEntry, device, json_line, long_iso, mode_string, stdout};
 use imgmount::error::{Error, PathFault};
@@ -36,6 +35,8 @@ pub(crate) struct LsArgs {
     /// One JSON object a line
     #[arg(long, conflicts_with = "long")]
     json: bool,
+    #[command(flatten)]
+    path: PathArgs,
     #[command(flatten)]
     layers: LayerArgs,
     #[command(flatten)]
@@ -66,7 +67,8 @@ impl Command for LsArgs {
 }
 
 fn run(args: &LsArgs) -> Result<ExitCode> {
-    let (image, path) = image_and_path(&args.image_path);
+    let (image, path) = args.path.split(&args.image_path);
+    let path = path.unwrap_or_else(|| b"/".to_vec());
     let tree = args.image.load(&image, args.layers.range())?;
     // As ls: a link that is named itself is followed, except for the long format.
     let follow = if args.long && !path.ends_with(b"/") { Follow::NotLast } else { Follow::Last };

@@ -88,7 +88,8 @@ fn render(command: &Command, out: &mut impl Write) -> std::io::Result<()> {
 }
 
 const IMAGE_PATHS: &str = "\
-Where a command takes IMAGE:/path, the text is split at its last \":/\". Several images in one place are told \
+Where a command takes IMAGE:/path, the text is split at its last \":/\". A path that itself contains \":/\" is given with --path, \
+as in: imgmount cat IMAGE --path /C:/x. Several images in one place are told \
 apart by REF or @INDEX; without either, they are listed and the exit status is 2.";
 
 const DONE_OR_FAILED: [(&str, &str); 2] =

@@ -30,6 +30,31 @@ fn history(imgmount: &Imgmount) -> PathBuf {
     imgmount.write("history.tar", &tar(&docker_legacy(&[image])))
 }
 
+/// `IMAGE:/C:/x` is split at its last `:/`, so the path `/C:/x` of a Windows image could not be named.
+#[test]
+fn c15_a_path_with_a_colon_is_given_apart() {
+    let imgmount = Imgmount::new();
+    let items = [dir("C:"), file("C:/x", b"inside"), file("C:/y", b"other"), file("x", b"outside")];
+    let image = imgmount.write("a:b.tar", &tar(&docker_legacy(&[Image::named("a:1").layer("COPY", &items)])));
+    let out = |command: &str, path: &str| {
+        run(imgmount.command(&[command, "--path", path]).arg(&image)).expect(0).text().to_owned()
+    };
+    assert_eq!(out("cat", "/C:/x"), "inside");
+    assert_eq!(out("cat", "C:/x"), "inside");
+    assert_eq!((out("ls", "/C:"), out("ls", "/*/y")), ("x\ny\n".to_owned(), "/C:/y\n".to_owned()));
+    assert_eq!(out("history", "/C:/x"), "0  added  COPY\n");
+    let copy = imgmount.dir().join("copy");
+    run(imgmount.command(&["cp", "--path", "/C:/x"]).args([&image, &copy])).expect(0);
+    assert_eq!(fs::read(&copy).unwrap(), b"inside");
+    // One path of several images, and an image that stands alone.
+    let both = run(imgmount.command(&["cat", "--path", "/C:/x"]).args([&image, &image])).expect(0);
+    assert_eq!(both.text(), "insideinside");
+    run(imgmount.command(&["cat"]).arg(&image)).expect(2).says("write IMAGE:/path or give --path");
+    let mut text = image.clone().into_os_string();
+    text.push(":/C:/x");
+    run(imgmount.command(&["cat"]).arg(text)).expect(2);
+}
+
 #[test]
 fn mount_is_the_default_command_and_umount_ends_it() {
     if !have(&[Need::Fuse]) {
