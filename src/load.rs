@@ -24,6 +24,7 @@ use crate::content::{LayerBytes, ReadAhead};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
 use crate::image::claimed_compression;
+use crate::layer::check_layers;
 use crate::layer::index::{Expected, Request, Tap, Verify, index_layer};
 use crate::layer::reader::LayerReader;
 use crate::layer::stored::StoredIndex;
@@ -39,8 +40,6 @@ use crate::warning::{Warning, WarningKind};
 
 /// Memory for decoded spans unless told otherwise.
 pub const DEFAULT_CACHE_BYTES: usize = 256 << 20;
-/// A layer's number takes 16 bits; engines stop at 128 layers.
-const MAX_LAYERS: usize = 4096;
 /// Smaller images are merged faster than their tree is read.
 const MIN_STORED_ENTRIES: u64 = 10_000;
 /// The longest magic number there is to recognise a compression by.
@@ -389,9 +388,7 @@ fn sniff(what: &Subject, bytes: &dyn ReadAt) -> Result<Compression> {
 }
 
 fn select(mut blobs: Vec<LayerBlob>, range: LayerRange) -> Result<(u16, Vec<LayerBlob>)> {
-    if blobs.len() > MAX_LAYERS {
-        return Err(Error::limit(Subject::Image, "layers", blobs.len() as u64, MAX_LAYERS as u64));
-    }
+    check_layers(Subject::Image, blobs.len())?;
     let count = blobs.len();
     let missing = |layer: u16| Error::Reference {
         text: layer.to_string(),

@@ -17,13 +17,11 @@ use super::platform::Platform;
 use super::strict_json::{self, Object, malformed};
 use crate::digest::Digest;
 use crate::error::{Error, Property, Result, Subject};
+use crate::layer::check_layers;
 
 /// Largest manifest, image index (inside the tree) or config: 4 MiB, what registries take and
 /// engines read (X6).
 pub const MAX_DOCUMENT_BYTES: u64 = 4 * 1024 * 1024;
-
-/// Most layers of one image. Engines stop at 127 or 500; every layer costs an open index.
-pub const MAX_LAYERS: usize = 4096;
 
 /// Attestations are marked by this annotation of their descriptor (F15).
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
@@ -160,17 +158,13 @@ impl Manifest {
     ///
     /// # Errors
     /// [`Error::Unsupported`] for artifacts, build caches, encrypted layers and layers of other
-    /// formats; [`Error::Limit`] past [`MAX_LAYERS`].
+    /// formats; [`Error::Limit`] past [`MAX_LAYERS`](crate::layer::MAX_LAYERS).
     pub fn check_image(&self) -> Result<()> {
         media_type::check_config(self.config.media_type.as_deref())?;
         for layer in &self.layers {
             media_type::check_layer(layer.media_type.as_deref().unwrap_or_default())?;
         }
-        if self.layers.len() > MAX_LAYERS {
-            let (value, max) = (self.layers.len() as u64, MAX_LAYERS as u64);
-            return Err(Error::limit(Subject::Image, "MAX_LAYERS", value, max));
-        }
-        Ok(())
+        check_layers(Subject::Image, self.layers.len())
     }
 }
 

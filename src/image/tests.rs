@@ -170,6 +170,6 @@ fn a_manifest_without_a_config_is_refused() {
 fn more_layers_than_the_limit_are_refused() {
     let mut manifest = parse_manifest(&manifest(CONFIG, LAYER, ""));
     let layer = manifest.layers.remove(0);
-    manifest.layers = vec![layer; super::manifest::MAX_LAYERS + 1];
-    assert!(matches!(manifest.check_image(), Err(Error::Limit { max: 4096, .. })));
+    manifest.layers = vec![layer; crate::layer::MAX_LAYERS + 1];
+    assert!(matches!(manifest.check_image(), Err(Error::Limit { limit: "MAX_LAYERS", max: 4096, .. })));
 }

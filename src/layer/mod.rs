@@ -23,9 +23,25 @@ pub mod tar;
 pub mod windows;
 pub(crate) mod xattr;
 
+use crate::error::{Error, Result, Subject};
+
 /// The position of a layer in its image, from 0, the lowest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LayerId(pub u16);
+
+/// Limit of the layers of one image: every layer costs an open index. Engines stop at 127 or 500.
+pub const MAX_LAYERS: usize = 4096;
+
+/// Checks that `count` layers are not too many for one image. `subject` has that many in the error.
+///
+/// # Errors
+/// [`Error::Limit`] past [`MAX_LAYERS`].
+pub fn check_layers(subject: Subject, count: usize) -> Result<()> {
+    if count <= MAX_LAYERS {
+        return Ok(());
+    }
+    Err(Error::limit(subject, "MAX_LAYERS", count as u64, MAX_LAYERS as u64))
+}
 
 /// The position of an entry in its layer, in tar order from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -13,9 +13,10 @@ use super::survey::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
 use super::{ImageSummary, LayerBlob, MAX_ARCHIVE_MANIFEST_BYTES, OpenedImage, Selection, Source};
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Property, Result, Subject};
-use crate::image::manifest::{MAX_DOCUMENT_BYTES, MAX_LAYERS};
+use crate::image::manifest::MAX_DOCUMENT_BYTES;
 use crate::image::strict_json::{self, Object};
 use crate::image::{ImageConfig, ImageInfo, LayerDescriptor, Platform, check_layer_count};
+use crate::layer::check_layers;
 
 /// True for a `manifest.json`, or for what Docker before 1.10 wrote instead.
 pub(super) fn detect(place: &mut Place<'_>) -> Result<bool> {
@@ -240,9 +241,7 @@ fn parse_items(what: &Subject, bytes: &[u8]) -> Result<Vec<Item>> {
 fn parse_item(what: &Subject, value: &Value) -> Result<Item> {
     let object = Object::new(what, value, &ITEM_FIELDS)?;
     let layers = object.strings("Layers")?;
-    if layers.len() > MAX_LAYERS {
-        return Err(Error::limit(what.clone(), "MAX_LAYERS", layers.len() as u64, MAX_LAYERS as u64));
-    }
+    check_layers(what.clone(), layers.len())?;
     Ok(Item {
         config: object.required_string("Config")?.to_owned(),
         repo_tags: object.strings("RepoTags")?,

@@ -20,8 +20,8 @@ use std::sync::Arc;
 
 use super::{EntryAt, Rootfs, stored};
 use crate::error::{Error, Result, Subject};
-use crate::layer::LayerId;
 use crate::layer::table::LayerIndex;
+use crate::layer::{LayerId, check_layers};
 use crate::warning::{Warning, WarningKind};
 
 pub use replay::{Cause, Change, Stood, replay};
@@ -53,12 +53,11 @@ pub struct MergeOptions {
 /// numbers every time.
 ///
 /// # Errors
-/// [`Error::Limit`] when there are more than 65,535 layers, 2^32 names or 4 GiB of names.
+/// [`Error::Limit`] past [`MAX_LAYERS`](crate::layer::MAX_LAYERS), 2^32 names or 4 GiB of names.
 pub fn merge(layers: Vec<Arc<LayerIndex>>, options: &MergeOptions) -> Result<Rootfs> {
     let mut merged = over::Merged::new(&layers);
     let mut warnings = Vec::new();
-    for (at, index) in layers.iter().enumerate() {
-        let layer = layer_id(at)?;
+    for (layer, index) in numbered(&layers)? {
         let noticed = merged.add_layer(layer, index, options)?;
         warnings.extend(index.warnings().chain(noticed).map(|warning| (layer, warning)));
     }
@@ -82,10 +81,10 @@ impl<'a> over::Merged<'a> {
     }
 }
 
-fn layer_id(at: usize) -> Result<LayerId> {
-    u16::try_from(at)
-        .map(LayerId)
-        .map_err(|_| Error::limit(Subject::MergedTree, "layers", at as u64, u64::from(u16::MAX)))
+/// Each layer with its number.
+fn numbered(layers: &[Arc<LayerIndex>]) -> Result<impl Iterator<Item = (LayerId, &Arc<LayerIndex>)>> {
+    check_layers(Subject::Image, layers.len())?;
+    Ok((0..).map(LayerId).zip(layers))
 }
 
 /// Why an entry has no place in the tree.

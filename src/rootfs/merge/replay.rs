@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::flat::{inode, root_inode};
 use super::over::Merged;
 use super::tree::{Dir, DirId, ObjectId, Occupant, Slot, SlotId, Tree};
-use super::{EntryAt, MergeOptions, layer_id};
+use super::{EntryAt, MergeOptions, numbered};
 use crate::error::Result;
 use crate::layer::LayerId;
 use crate::layer::table::LayerIndex;
@@ -123,8 +123,7 @@ pub fn replay(
     let mut merged = Merged::new(layers);
     merged.notes = Some(Vec::new());
     let mut book = Book::default();
-    for (at, index) in layers.iter().enumerate() {
-        let layer = layer_id(at)?;
+    for (layer, index) in numbered(layers)? {
         let before = (merged.tree.root, merged.root, merged.tree.dirs.len());
         merged.add_layer(layer, index, options)?;
         book.catch_up(&merged.tree, layer);
