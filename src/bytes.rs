@@ -9,17 +9,16 @@
 mod mapping;
 mod sections;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use self::mapping::Mapping;
 pub(crate) use self::sections::{CHECKSUM_BYTES, Sections};
+use crate::workers::{Queue, cores, try_map};
 
 /// From here on a file is mapped. Copying less takes a few milliseconds and little memory, and makes layers of
 /// up to some 80,000 entries, which is nearly all, immune to whatever happens to their files.
@@ -104,26 +103,10 @@ pub(crate) fn checksum(head: &[u8], body: &[u8]) -> [u8; 32] {
 
 fn piece_hashes(body: &[u8]) -> Vec<[u8; 32]> {
     let pieces: Vec<&[u8]> = body.chunks(PIECE_BYTES).collect();
-    let workers = thread::available_parallelism().map_or(1, usize::from).min(pieces.len() / PIECES_A_THREAD);
-    let hashes = Mutex::new(vec![[0; 32]; pieces.len()]);
-    let next = AtomicUsize::new(0);
-    let work = || {
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(piece) = pieces.get(at) else { return };
-            let hash = *blake3::hash(piece).as_bytes();
-            if let Some(place) = hashes.lock().unwrap_or_else(PoisonError::into_inner).get_mut(at) {
-                *place = hash;
-            }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..workers {
-            scope.spawn(work);
-        }
-        work();
-    });
-    hashes.into_inner().unwrap_or_else(PoisonError::into_inner)
+    let threads = cores().min(pieces.len() / PIECES_A_THREAD);
+    let Ok(hashes) =
+        try_map(&Queue::new(&pieces), threads, |piece| Ok::<_, Infallible>(*blake3::hash(piece).as_bytes()));
+    hashes
 }
 
 /// [`checksum`] of a body that does not lie in one run.

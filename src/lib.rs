@@ -125,5 +125,6 @@ pub mod source;
 pub mod store;
 pub mod verify;
 pub mod warning;
+mod workers;
 
 pub use error::{Error, Result};

@@ -12,9 +12,7 @@ mod tree;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread;
 
 pub(crate) use self::parts::Extra;
 pub use self::tree::{FileReader, LayerInfo, Tree};
@@ -37,6 +35,7 @@ use crate::rootfs::{MergeOptions, Rootfs, merge};
 use crate::source::{BlobIdentity, LayerBlob, OpenedImage};
 use crate::store::{Key, Store};
 use crate::warning::{Warning, WarningKind};
+use crate::workers::{Queue, try_map};
 
 /// Memory for decoded spans unless told otherwise.
 pub const DEFAULT_CACHE_BYTES: usize = 256 << 20;
@@ -207,7 +206,7 @@ impl Engine {
         Ok(rootfs)
     }
 
-    /// Longest first, so that no thread ends up alone with the largest; layers that an image repeats once.
+    /// Opens the layers, the largest first. A layer that an image repeats is opened once.
     fn index_all(&self, first: u16, blobs: &[LayerBlob], reads_at_once: usize) -> Result<Vec<OpenLayer>> {
         let mut jobs: Vec<(usize, &LayerBlob)> = Vec::new();
         let mut job_of: HashMap<(Digest, BlobIdentity), usize> = HashMap::new();
@@ -225,42 +224,10 @@ impl Engine {
                 same
             })
             .collect();
-        let mut order: Vec<usize> = (0..jobs.len()).collect();
-        order.sort_by_key(|job| jobs.get(*job).map(|(_, blob)| std::cmp::Reverse(blob.bytes.len())));
-
-        let results = Mutex::new(HashMap::new());
-        let next = AtomicUsize::new(0);
-        let failed = AtomicUsize::new(usize::MAX);
-        let workers = reads_at_once.max(1).min(jobs.len());
-        thread::scope(|scope| {
-            for _ in 0..workers {
-                scope.spawn(|| {
-                    while let Some(job) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let Some((at, blob)) = jobs.get(*job) else { return };
-                        // What would come after a failure is not worth the wait.
-                        if failed.load(Ordering::Relaxed) != usize::MAX {
-                            return;
-                        }
-                        let result = self.open_layer(usize::from(first) + at, blob);
-                        if result.is_err() {
-                            failed.store(*job, Ordering::Relaxed);
-                        }
-                        results.lock().unwrap_or_else(PoisonError::into_inner).insert(*job, result);
-                    }
-                });
-            }
-        });
-        let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let mut failures: Vec<usize> =
-            results.iter().filter(|(_, result)| result.is_err()).map(|(job, _)| *job).collect();
-        failures.sort_unstable();
-        if let Some(Err(error)) = failures.first().and_then(|job| results.remove(job)) {
-            return Err(error);
-        }
-        let lost = || Error::io("cannot index the layers", std::io::Error::other("a thread panicked"));
-        let done: HashMap<usize, _> =
-            results.into_iter().filter_map(|(job, result)| Some((job, result.ok()?))).collect();
-        places.iter().map(|job| done.get(job).cloned().ok_or_else(lost)).collect()
+        let queue = Queue::largest_first(&jobs, |(_, blob)| blob.bytes.len());
+        let open =
+            try_map(&queue, reads_at_once, |(at, blob)| self.open_layer(usize::from(first) + at, blob))?;
+        Ok(places.iter().filter_map(|job| open.get(*job)).cloned().collect())
     }
 
     fn open_layer(&self, at: usize, blob: &LayerBlob) -> Result<OpenLayer> {

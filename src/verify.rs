@@ -8,9 +8,7 @@
 mod digests;
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
-use std::thread;
 
 use self::digests::{Digests, Indexes, digests};
 use crate::digest::Digest;
@@ -18,6 +16,7 @@ use crate::error::{self, Error, Result};
 use crate::load::Progress;
 use crate::source::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
 use crate::store::Store;
+use crate::workers::{Queue, beside, cores};
 
 /// How an image is checked.
 #[derive(Debug, Clone, Copy, Default)]
@@ -185,7 +184,7 @@ fn check_fault(fault: &Error, explained: bool) -> Option<Item> {
     Some(Item { subject: Subject::Image, check: Check::Documents, expected, verdict })
 }
 
-/// Longest first, so that no thread ends up alone with the largest; told in their own order.
+/// Checks the largest layer first, and tells the verdicts in the order of the image.
 fn check_layers<E: From<Error>>(
     layers: &[SurveyedLayer],
     options: &VerifyOptions<'_>,
@@ -194,37 +193,31 @@ fn check_layers<E: From<Error>>(
     let progress = options.progress;
     let indexes = options.indexes.map(Indexes::new);
     let len = |layer: &SurveyedLayer| layer.bytes.as_ref().map_or(0, |bytes| bytes.len());
-    let mut order: Vec<(usize, &SurveyedLayer)> = layers.iter().enumerate().collect();
-    order.sort_by_key(|(_, layer)| std::cmp::Reverse(len(layer)));
     let total_bytes: u64 = layers.iter().map(len).sum();
     if let Some(progress) = progress {
         progress.begin("Verifying layers", total_bytes);
     }
-    let next = AtomicUsize::new(0);
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let workers = cores.min(layers.len());
     // A layer that is no more than one core's share keeps nobody waiting, and entering it again and again costs
     // more than going straight through.
-    let share_bytes = total_bytes / cores as u64;
-    let result = thread::scope(|scope| {
-        let (done, results) = channel();
-        for _ in 0..workers {
-            let (done, next, order, indexes) = (done.clone(), &next, &order, indexes.as_ref());
-            scope.spawn(move || {
-                while let Some((number, layer)) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let indexes = indexes.filter(|_| len(layer) >= share_bytes);
-                    let items = check_layer(*number, layer, indexes);
-                    if let (Some(progress), Some(bytes)) = (progress, &layer.bytes) {
-                        progress.advance(bytes.len());
-                    }
-                    // Nobody listens any more: what is left need not be read.
-                    if done.send((*number, items)).is_err() {
-                        next.store(usize::MAX / 2, Ordering::Relaxed);
-                    }
-                }
-            });
+    let share_bytes = total_bytes / cores() as u64;
+    let queue = Queue::largest_first(layers, len);
+    let (done, results) = channel();
+    let check = || {
+        // Dropped with the last thread: that ends the results.
+        let done = done;
+        while let Some((number, layer)) = queue.take() {
+            let indexes = indexes.as_ref().filter(|_| len(layer) >= share_bytes);
+            let items = check_layer(number, layer, indexes);
+            if let (Some(progress), Some(bytes)) = (progress, &layer.bytes) {
+                progress.advance(bytes.len());
+            }
+            // The receiver is gone: what is left need not be read.
+            if done.send((number, items)).is_err() {
+                queue.close();
+            }
         }
-        drop(done);
+    };
+    let (result, _) = beside(cores().min(layers.len()), check, || {
         let mut waiting: Vec<Option<Vec<Item>>> = layers.iter().map(|_| None).collect();
         let mut at = 0;
         for (number, items) in results {

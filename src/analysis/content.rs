@@ -6,9 +6,7 @@
 //! files equal, and hashes never make them different.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::Arc;
 
 use super::ReadFile;
 use super::thing::Thing;
@@ -17,6 +15,7 @@ use crate::layer::LayerId;
 use crate::layer::entry::{Extent, FileData, Stored};
 use crate::layer::table::LayerIndex;
 use crate::rootfs::EntryAt;
+use crate::workers::{Queue, cores, try_map};
 
 /// Read of each file at a time, at most.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -135,30 +134,9 @@ pub fn same_bytes(a: Readable<'_>, b: Readable<'_>) -> Result<bool> {
 /// As [`same_bytes`] for the first pair that fails.
 pub(super) fn same_bytes_of_all(pairs: &[(Readable<'_>, Readable<'_>)]) -> Result<Vec<bool>> {
     let groups: Vec<_> = pairs.chunk_by(|(one, _), (next, _)| place(one) == place(next)).collect();
-    let results = Mutex::new(Vec::new());
-    let next = AtomicUsize::new(0);
-    let work = || {
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(group) = groups.get(at) else { return };
-            let found: Result<Vec<bool>> = group.iter().map(|(a, b)| same_bytes(*a, *b)).collect();
-            if found.is_err() {
-                // Groups after this one are not worth the wait; those before it are being worked on.
-                next.store(groups.len(), Ordering::Relaxed);
-            }
-            results.lock().unwrap_or_else(PoisonError::into_inner).push((at, found));
-        }
-    };
-    let workers = thread::available_parallelism().map_or(1, usize::from).min(groups.len());
-    thread::scope(|scope| {
-        for _ in 1..workers {
-            scope.spawn(work);
-        }
-        work();
+    let found = try_map(&Queue::new(&groups), cores(), |group| {
+        group.iter().map(|(a, b)| same_bytes(*a, *b)).collect::<Result<Vec<bool>>>()
     });
-    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.sort_by_key(|(at, _)| *at);
-    let found: Result<Vec<Vec<bool>>> = results.into_iter().map(|(_, found)| found).collect();
     Ok(found?.concat())
 }
 

@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 
 use super::LayerBytes;
+use crate::workers::cores;
 
 /// Bounds what decoding ahead takes up on the largest machines.
 const MAX_THREADS: usize = 64;
@@ -44,7 +45,7 @@ struct Queue {
 impl Default for ReadAhead {
     /// As many threads as there are processors.
     fn default() -> Self {
-        ReadAhead::new(thread::available_parallelism().map_or(1, usize::from))
+        ReadAhead::new(cores())
     }
 }
 

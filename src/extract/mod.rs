@@ -22,9 +22,8 @@ mod tests;
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
 
 use rustix::io::Errno;
 
@@ -38,6 +37,7 @@ use crate::error::{Error, PathFault, Result, Subject};
 use crate::load::{Progress, Tree};
 use crate::path::escape;
 use crate::rootfs::InodeId;
+use crate::workers::{Queue, beside, cores};
 
 /// Threads that write. More than this only wait for each other in the file system's journal.
 const MAX_WRITERS: usize = 8;
@@ -162,22 +162,16 @@ impl Work<'_> {
         (1..self.plan.directories.len()).for_each(|directory| maker.make_directory(directory));
 
         let batches = self.plan.batches(self.tree.rootfs());
-        let next = AtomicUsize::new(0);
+        let queue = Queue::new(&batches);
         let write_files = || {
             let mut maker = Maker::new(self);
-            while let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
+            while let Some((_, batch)) = queue.take() {
                 let files = self.plan.files.get(batch.clone()).unwrap_or_default();
                 (batch.start as u64..).zip(files).for_each(|(place, file)| maker.make(file, place));
             }
         };
-        let writers = thread::available_parallelism().map_or(1, usize::from);
-        let writers = writers.clamp(MIN_WRITERS, MAX_WRITERS).min(batches.len());
-        thread::scope(|scope| {
-            for _ in 0..writers {
-                scope.spawn(write_files);
-            }
-            self.plan.others.iter().for_each(|other| maker.make(other, 0));
-        });
+        let writers = cores().clamp(MIN_WRITERS, MAX_WRITERS).min(batches.len());
+        beside(writers, write_files, || self.plan.others.iter().for_each(|other| maker.make(other, 0)));
         self.plan.links.iter().for_each(|link| maker.link(link));
         // A directory whose attributes are set may be closed to its owner: what is below it comes first.
         (0..self.plan.directories.len()).rev().for_each(|directory| maker.finish(directory));

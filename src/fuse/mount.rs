@@ -27,6 +27,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 use super::{Activity, View, fusermount, holders, mounts};
 use crate::error::{Error, MountFault, Result};
 use crate::forest::Forest;
+use crate::workers::cores;
 
 const DEVICE: &str = "/dev/fuse";
 /// Our type as the mount table shows it: FUSE and a subtype.
@@ -119,8 +120,7 @@ impl MountOptions {
     }
 
     fn thread_count(&self) -> usize {
-        let processors = || thread::available_parallelism().map_or(THREADS_MIN, usize::from);
-        self.threads.map_or_else(|| processors().clamp(THREADS_MIN, THREADS_MAX), |threads| threads.max(1))
+        self.threads.map_or_else(|| cores().clamp(THREADS_MIN, THREADS_MAX), |threads| threads.max(1))
     }
 
     fn session_config(&self) -> Config {

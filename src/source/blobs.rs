@@ -9,13 +9,13 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::thread;
 
 use super::DocumentRole;
 use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
 use crate::image::manifest::{Descriptor, MAX_DOCUMENT_BYTES};
 use crate::read_at::{ReadAt, read_to_vec};
+use crate::workers::cores;
 
 /// Blobs found by their descriptors: in an archive, in a directory, over a network.
 ///
@@ -57,11 +57,6 @@ pub(super) trait Blobs: Send + Sync + fmt::Debug {
     fn reads_at_once(&self) -> usize {
         cores()
     }
-}
-
-/// Returns the number of cores this process may use.
-pub(super) fn cores() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// What tells stored bytes from others, so that an index made of them can be found again.

@@ -6,7 +6,6 @@
 use serde_json::Value;
 
 use super::archive::{Archive, not_an_image};
-use super::blobs::cores;
 use super::formats::Place;
 use super::names::{self, Names};
 use super::survey::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
@@ -17,6 +16,7 @@ use crate::image::manifest::MAX_DOCUMENT_BYTES;
 use crate::image::strict_json::{self, Object};
 use crate::image::{ImageConfig, ImageInfo, LayerDescriptor, Platform, check_layer_count};
 use crate::layer::check_layers;
+use crate::workers::cores;
 
 /// True for a `manifest.json`, or for what Docker before 1.10 wrote instead.
 pub(super) fn detect(place: &mut Place<'_>) -> Result<bool> {

@@ -1,0 +1,204 @@
+//! Threads that work through a list together.
+//!
+//! This module owns how jobs are handed out, when handing out ends and what becomes of a panic. It does not
+//! know what the jobs are.
+
+use std::iter;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+/// Returns the number of cores this process may use, at least 1.
+pub(crate) fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Hands out each job of a list once, to any number of threads.
+#[derive(Debug)]
+pub(crate) struct Queue<'a, T> {
+    jobs: &'a [T],
+    /// Positions in the list, in the order in which they are handed out.
+    order: Vec<usize>,
+    next: AtomicUsize,
+}
+
+impl<'a, T> Queue<'a, T> {
+    /// Hands out the jobs in the order of the list.
+    pub(crate) fn new(jobs: &'a [T]) -> Self {
+        Queue { jobs, order: (0..jobs.len()).collect(), next: AtomicUsize::new(0) }
+    }
+
+    /// Hands out the largest job first, so that no thread ends up alone with it.
+    pub(crate) fn largest_first(jobs: &'a [T], size: impl Fn(&T) -> u64) -> Self {
+        let mut queue = Queue::new(jobs);
+        queue.order.sort_by_key(|at| jobs.get(*at).map(|job| std::cmp::Reverse(size(job))));
+        queue
+    }
+
+    /// Takes the next job, with its position in the list. `None` when there are no more, or the queue is closed.
+    pub(crate) fn take(&self) -> Option<(usize, &'a T)> {
+        // The count stays far from wrapping: each thread stops taking at its first `None`.
+        let at = *self.order.get(self.next.fetch_add(1, Ordering::Relaxed))?;
+        Some((at, self.jobs.get(at)?))
+    }
+
+    /// Ends the handing out. Jobs that were taken are not affected.
+    pub(crate) fn close(&self) {
+        self.next.store(self.order.len(), Ordering::Relaxed);
+    }
+}
+
+/// Closes a queue when its thread panics: the panic ends the whole work.
+struct CloseOnPanic<'a, 'b, T>(&'a Queue<'b, T>);
+
+impl<T> Drop for CloseOnPanic<'_, '_, T> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.close();
+        }
+    }
+}
+
+/// Returns the results of `work` for each job, in the order of the list, whatever the order of handing out. The
+/// calling thread is one of at most `threads` workers. After a failure no more jobs are handed out.
+///
+/// # Errors
+/// The failure that is first in the order of the list, of those that occurred.
+///
+/// # Panics
+/// As `work`, with the same payload.
+pub(crate) fn try_map<T: Sync, R: Send, E: Send>(
+    queue: &Queue<'_, T>,
+    threads: usize,
+    work: impl Fn(&T) -> Result<R, E> + Sync,
+) -> Result<Vec<R>, E> {
+    let share = || {
+        let _guard = CloseOnPanic(queue);
+        let mut done = Vec::new();
+        while let Some((at, job)) = queue.take() {
+            let result = work(job);
+            if result.is_err() {
+                queue.close();
+            }
+            done.push((at, result));
+        }
+        done
+    };
+    let others = threads.min(queue.jobs.len()).saturating_sub(1);
+    let mut done = beside(others, share, share);
+    done.0.extend(done.1.into_iter().flatten());
+    done.0.sort_unstable_by_key(|(at, _)| *at);
+    done.0.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Runs `work` on `threads` threads, a clone of it on each, and `own` on the calling thread meanwhile. Returns
+/// what both returned once all have ended. What `work` owns is dropped with the last of its threads.
+///
+/// # Panics
+/// As `work` or `own`, with the same payload, once all have ended.
+pub(crate) fn beside<W: Send, R>(
+    threads: usize,
+    work: impl FnOnce() -> W + Clone + Send,
+    own: impl FnOnce() -> R,
+) -> (R, Vec<W>) {
+    thread::scope(|scope| {
+        let threads: Vec<_> = iter::repeat_n(work, threads).map(|work| scope.spawn(work)).collect();
+        let result = own();
+        let ended =
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        (result, ended.collect())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::mpsc::channel;
+    use std::sync::{Barrier, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn results_come_in_the_order_of_the_list() {
+        let jobs: Vec<u64> = (0..1000).collect();
+        for queue in [Queue::new(&jobs), Queue::largest_first(&jobs, |job| job % 7)] {
+            let squares = try_map(&queue, 4, |job| Ok::<_, ()>(job * job)).unwrap();
+            assert_eq!(squares, jobs.iter().map(|job| job * job).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn the_largest_job_is_handed_out_first_and_equals_in_their_order() {
+        let jobs = [3, 9, 3, 5];
+        let queue = Queue::largest_first(&jobs, |job| *job);
+        let taken: Vec<usize> = iter::from_fn(|| queue.take()).map(|(at, _)| at).collect();
+        assert_eq!(taken, [1, 3, 0, 2]);
+    }
+
+    #[test]
+    fn every_job_is_done_once_by_as_many_threads_as_allowed() {
+        let jobs = [(); 3];
+        let together = Barrier::new(3);
+        // Passes only when three threads, the calling one among them, are at work at once.
+        let threads = try_map(&Queue::new(&jobs), 8, |()| {
+            together.wait();
+            Ok::<_, ()>(thread::current().id())
+        });
+        assert!(threads.unwrap().contains(&thread::current().id()));
+        let alone = try_map(&Queue::new(&jobs), 0, |()| Ok::<_, ()>(thread::current().id()));
+        assert_eq!(alone.unwrap(), [thread::current().id(); 3]);
+    }
+
+    #[test]
+    fn the_first_failure_in_the_order_of_the_list_is_returned() {
+        let jobs = [1, 2];
+        let together = Barrier::new(2);
+        // Both fail, and the second is handed out first.
+        let failed = try_map(&Queue::largest_first(&jobs, |job| *job), 2, |job| {
+            together.wait();
+            Err::<(), _>(*job)
+        });
+        assert_eq!(failed, Err(1));
+    }
+
+    #[test]
+    fn after_a_failure_no_more_jobs_are_handed_out() {
+        let jobs: Vec<usize> = (0..10).collect();
+        let done = Mutex::new(Vec::new());
+        let failed = try_map(&Queue::new(&jobs), 1, |job| {
+            done.lock().unwrap().push(*job);
+            if *job == 3 { Err(*job) } else { Ok(()) }
+        });
+        assert_eq!((failed, done.into_inner().unwrap()), (Err(3), vec![0, 1, 2, 3]));
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_ends_the_handing_out() {
+        let jobs: Vec<usize> = (0..1000).collect();
+        let queue = Queue::new(&jobs);
+        let together = Barrier::new(2);
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            try_map(&queue, 2, |job| {
+                if *job < 2 {
+                    together.wait();
+                    std::panic::panic_any(format!("job {job}"));
+                }
+                Ok::<_, ()>(())
+            })
+        }));
+        assert!(result.unwrap_err().downcast::<String>().unwrap().starts_with("job "));
+        assert!(queue.take().is_none());
+    }
+
+    #[test]
+    fn what_the_threads_own_is_dropped_with_the_last_of_them() {
+        let (sender, received) = channel();
+        let work = move || sender.send(1).unwrap();
+        // Would wait for ever if a sender outlived the threads.
+        let (sum, _) = beside(3, work, || received.iter().sum::<i32>());
+        assert_eq!(sum, 3);
+        let (sender, received) = channel::<()>();
+        let (count, _) = beside(0, move || drop(sender), || received.iter().count());
+        assert_eq!(count, 0);
+    }
+}
