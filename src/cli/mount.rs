@@ -20,7 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use clap::ValueEnum;
+use clap::{Args as _, ValueEnum};
 use imgmount::error::{Error, MountFault};
 use imgmount::forest::Forest;
 use imgmount::fuse::{self, MountOptions, Mounted};
@@ -31,7 +31,7 @@ use signal_hook::iterator::Signals;
 use super::args::{ImageArgs, Opened, image_value, report_warnings};
 use super::commands::{Command, Example};
 use super::daemon::{self, Side, Waiting};
-use super::options::{parse_bytes, parse_duration, split_list};
+use super::options::{fold_long, parse_duration, split_list};
 
 /// Options of mount(8), fstab(5) and fuse(8) that are for others, or that a tree which never changes fulfils
 /// anyway. Options that begin with `x-` are such, too.
@@ -134,13 +134,15 @@ impl MountArgs {
         if IGNORED.contains(&name) || name.starts_with("x-") || name.starts_with("X-") {
             return Ok(());
         }
-        match value {
-            None => self.fold_flag(name, from_mount),
-            Some(value) => self.fold_value(name, value).map_err(|why| format!("'{name}': {why}")),
+        if value.is_none() && self.fold_kernel(name, from_mount) {
+            return Ok(());
         }
+        let command = MountArgs::augment_args_for_update(clap::Command::new("mount").no_binary_name(true));
+        fold_long(self, command, name, value)
     }
 
-    fn fold_flag(&mut self, name: &str, from_mount: bool) -> Result<(), String> {
+    /// Takes in an option for the kernel. False when `name` is none.
+    fn fold_kernel(&mut self, name: &str, from_mount: bool) -> bool {
         match name {
             "suid" => self.kernel.suid |= !from_mount,
             "nosuid" => self.kernel.suid = false,
@@ -151,32 +153,9 @@ impl MountArgs {
             "allow_other" => self.kernel.allow_other = true,
             "allow_root" => self.kernel.allow_root = true,
             "default_permissions" => self.kernel.default_permissions = true,
-            "foreground" => self.foreground = true,
-            "no-cache" => self.image.no_cache = true,
-            "strict" => self.image.strict = true,
-            "follow-dirlinks" => self.image.follow_dirlinks = true,
-            "view" | "image" | "platform" | "verify" | "cache-size" | "semantics" | "idle-timeout"
-            | "log-file" => {
-                return Err(format!("'{name}' needs a value"));
-            }
-            _ => return Err(format!("'{name}' is not known")),
+            _ => return false,
         }
-        Ok(())
-    }
-
-    fn fold_value(&mut self, name: &str, value: &str) -> Result<(), String> {
-        match name {
-            "view" => self.view = one_of(value)?,
-            "image" => self.image.image = Some(value.to_owned()),
-            "platform" => self.image.platform = Some(value.to_owned()),
-            "verify" => self.image.verify = one_of(value)?,
-            "cache-size" => self.image.cache_size = parse_bytes(value)?,
-            "semantics" => self.image.semantics = one_of(value)?,
-            "idle-timeout" => self.idle_timeout = Some(parse_duration(value)?),
-            "log-file" => self.log_file = Some(value.into()),
-            _ => return Err("not known, or takes no value".to_owned()),
-        }
-        Ok(())
+        true
     }
 
     fn mount_options(&self) -> MountOptions {
@@ -186,15 +165,6 @@ impl MountArgs {
             ..self.kernel.clone()
         }
     }
-}
-
-fn one_of<T: ValueEnum>(value: &str) -> Result<T, String> {
-    T::from_str(value, false).map_err(|_| {
-        let names: Vec<_> =
-            T::value_variants().iter().filter_map(|known| known.to_possible_value()).collect();
-        let names: Vec<_> = names.iter().map(|known| known.get_name()).collect();
-        format!("'{value}' is none of {}", names.join(", "))
-    })
 }
 
 impl Command for MountArgs {

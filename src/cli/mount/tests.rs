@@ -93,6 +93,14 @@ fn values_by_their_long_names() {
 }
 
 #[test]
+fn a_list_changes_what_it_names_and_wins_over_the_command_line() {
+    let mut args = parse(&["a.tar", "/mnt", "--strict", "--verify=off", "--view=all", "-o", "view=rootfs"]);
+    args.fold_options().unwrap();
+    assert!(args.image.strict && args.image.verify == VerifyMode::Off);
+    assert_eq!((args.view, args.reference, args.dir), (ViewMode::Rootfs, "a.tar".into(), "/mnt".into()));
+}
+
+#[test]
 fn flags_by_their_long_names() {
     let args = with_options("foreground,no-cache,strict,follow-dirlinks").unwrap();
     assert!(args.foreground && args.image.no_cache && args.image.strict && args.image.follow_dirlinks);
@@ -114,6 +122,8 @@ fn what_is_not_known_is_refused_by_name() {
     let table = [
         ("ro,frobnicate", "mount option 'frobnicate' is not known"),
         ("frobnicate=1", "mount option 'frobnicate': not known, or takes no value"),
+        ("help", "mount option 'help' is not known"),
+        ("suid=1", "mount option 'suid': not known, or takes no value"),
         ("platform", "mount option 'platform' needs a value"),
         ("strict=1", "mount option 'strict': not known, or takes no value"),
         ("verify=half", "mount option 'verify': 'half' is none of full, off"),
