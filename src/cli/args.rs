@@ -21,15 +21,22 @@ use imgmount::source::OpenedImage;
 use imgmount::source::reference::{Reference, split_path};
 use imgmount::store::Store;
 
-/// How an image is opened and merged.
+/// Which of the images in a place is meant.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct ImageArgs {
+pub(crate) struct SelectArgs {
     /// Select an image by name or @INDEX, where PATH has colons or the name has slashes
     #[arg(long, value_name = "REF")]
     pub(crate) image: Option<String>,
     /// Select the image for OS/ARCH[/VARIANT] instead of this machine's
     #[arg(long, value_name = "PLATFORM")]
     pub(crate) platform: Option<String>,
+}
+
+/// How an image is opened and merged.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ImageArgs {
+    #[command(flatten)]
+    pub(crate) select: SelectArgs,
     /// What is checked against the image's digests
     #[arg(long, value_name = "WHAT", default_value = "full")]
     pub(crate) verify: VerifyMode,
@@ -119,6 +126,18 @@ pub(crate) struct Opened {
     pub(crate) image: OpenedImage,
 }
 
+impl SelectArgs {
+    /// The image that `text` names, and the platform that is asked for.
+    ///
+    /// # Errors
+    /// [`Error::Reference`](imgmount::Error::Reference) when one of them is malformed.
+    pub(crate) fn parse(&self, text: &OsStr) -> imgmount::Result<(Reference, Option<Platform>)> {
+        let reference = Reference::parse(text, self.image.as_deref())?;
+        let platform = self.platform.as_deref().map(str::parse).transpose()?;
+        Ok((reference, platform))
+    }
+}
+
 impl ImageArgs {
     /// Finds the image that `text` names.
     pub(crate) fn open(&self, text: &OsStr) -> Result<Opened> {
@@ -147,8 +166,7 @@ impl ImageArgs {
 
     /// The image that `text` names, and what kind of place it was found in.
     pub(crate) fn find(&self, engine: &Engine, text: &OsStr) -> Result<(&'static str, OpenedImage)> {
-        let reference = Reference::parse(text, self.image.as_deref())?;
-        let platform = self.platform.as_deref().map(str::parse::<Platform>).transpose()?;
+        let (reference, platform) = self.select.parse(text)?;
         let source = engine.open(&reference)?;
         let image = source.image(&reference.selection, platform.as_ref())?;
         Ok((source.kind(), image))

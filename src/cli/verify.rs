@@ -10,14 +10,12 @@ use clap::Args;
 use serde::Serialize;
 
 use super::NEGATIVE;
-use super::args::{cache_directory, image_value};
+use super::args::{SelectArgs, cache_directory, image_value};
 use super::commands::{Command, Example};
 use super::output::{json_line, stdout};
 use super::progress::Bars;
-use imgmount::image::Platform;
 use imgmount::load::{Engine, EngineOptions, Progress};
 use imgmount::path::escape;
-use imgmount::source::reference::Reference;
 use imgmount::store::Store;
 use imgmount::verify::{Found, Item, Subject, Verdict, VerifyOptions, verify};
 
@@ -35,12 +33,8 @@ pub(crate) struct VerifyArgs {
     /// One JSON object a line
     #[arg(long)]
     json: bool,
-    /// Select an image by name or @INDEX, where PATH has colons or the name has slashes
-    #[arg(long, value_name = "REF")]
-    image: Option<String>,
-    /// Select the image for OS/ARCH[/VARIANT] instead of this machine's
-    #[arg(long, value_name = "PLATFORM")]
-    platform: Option<String>,
+    #[command(flatten)]
+    select: SelectArgs,
 }
 
 #[derive(Debug, Serialize)]
@@ -71,8 +65,7 @@ impl Command for VerifyArgs {
 }
 
 fn run(args: &VerifyArgs) -> Result<ExitCode> {
-    let reference = Reference::parse(&args.image_name, args.image.as_deref())?;
-    let platform = args.platform.as_deref().map(str::parse::<Platform>).transpose()?;
+    let (reference, platform) = args.select.parse(&args.image_name)?;
     let bars: Arc<dyn Progress> = Arc::new(Bars::default());
     // Without a store: even an archive that is compressed as a whole is read anew.
     let engine = Engine::new(EngineOptions { progress: Some(bars.clone()), ..EngineOptions::default() });

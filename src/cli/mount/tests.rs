@@ -84,8 +84,8 @@ fn values_by_their_long_names() {
     let list =
         "platform=linux/arm64,image=a:b,verify=off,cache-size=1M,semantics=oci,idle-timeout=5m,log-file=/l";
     let args = with_options(list).unwrap();
-    assert_eq!(args.image.platform.as_deref(), Some("linux/arm64"));
-    assert_eq!(args.image.image.as_deref(), Some("a:b"));
+    assert_eq!(args.image.select.platform.as_deref(), Some("linux/arm64"));
+    assert_eq!(args.image.select.image.as_deref(), Some("a:b"));
     assert_eq!((args.image.verify, args.image.semantics), (VerifyMode::Off, SemanticsMode::Oci));
     assert_eq!(args.image.cache_size, 1 << 20);
     assert_eq!(args.idle_timeout, Some(Duration::from_secs(300)));
@@ -139,7 +139,7 @@ fn several_lists_add_up() {
     let mut args = parse(&["a.tar", "/mnt", "-o", "rw,suid", "-o", "dev,platform=a/b"]);
     args.fold_options().unwrap();
     assert!(args.kernel.dev && !args.kernel.suid);
-    assert_eq!(args.image.platform.as_deref(), Some("a/b"));
+    assert_eq!(args.image.select.platform.as_deref(), Some("a/b"));
 }
 
 #[test]
