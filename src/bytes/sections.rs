@@ -12,6 +12,9 @@ use super::{Bytes, Checksum, checksum};
 /// Length of the checksum that ends every header, in bytes.
 pub(crate) const CHECKSUM_BYTES: usize = 32;
 
+/// Records of a sweep between two releases. A layer index maps some 18 MB for so many entries.
+const RELEASE_EVERY: u32 = 1 << 17;
+
 /// `N` tables.
 pub(crate) enum Sections<const N: usize> {
     /// As they were built.
@@ -78,11 +81,41 @@ impl<const N: usize> Sections<N> {
         sections.iter().try_for_each(|section| out.write_all(section))
     }
 
-    /// See [`Bytes::release`].
-    pub(crate) fn release(&self) {
-        if let Sections::Stored { bytes, .. } = self {
-            bytes.release();
+    /// Passes on `records`, which are read of these sections in order, and gives the memory of a mapped file
+    /// back behind them: as many records as [`RELEASE_EVERY`] at a time, and all of it when the iterator is
+    /// dropped. Bytes that are looked at again come from the file.
+    pub(crate) fn sweep<I: Iterator>(&self, records: I) -> Sweep<'_, I> {
+        let bytes = match self {
+            Sections::Built(_) => None,
+            Sections::Stored { bytes, .. } => Some(bytes),
+        };
+        Sweep { records, passed: 0, bytes }
+    }
+}
+
+/// See [`Sections::sweep`].
+pub(crate) struct Sweep<'a, I> {
+    records: I,
+    passed: u32,
+    bytes: Option<&'a Bytes>,
+}
+
+impl<I: Iterator> Iterator for Sweep<'_, I> {
+    type Item = I::Item;
+
+    fn next(&mut self) -> Option<I::Item> {
+        if self.passed == RELEASE_EVERY {
+            self.bytes.inspect(|bytes| bytes.release());
+            self.passed = 0;
         }
+        self.passed += 1;
+        self.records.next()
+    }
+}
+
+impl<I> Drop for Sweep<'_, I> {
+    fn drop(&mut self) {
+        self.bytes.inspect(|bytes| bytes.release());
     }
 }
 
@@ -92,5 +125,39 @@ impl<const N: usize> fmt::Debug for Sections<N> {
             Sections::Built(_) => f.debug_tuple("Built").field(&self.lengths()).finish(),
             Sections::Stored { bytes, .. } => f.debug_tuple("Stored").field(bytes).finish(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Memory that the mapping at `address` takes, in KiB.
+    fn resident_kib(address: *const u8) -> u64 {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let start = format!("{:x}-", address as usize);
+        let mapping = maps.lines().skip_while(|line| !line.starts_with(&start));
+        let resident = mapping.into_iter().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        resident.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    #[test]
+    fn a_sweep_over_a_mapped_file_gives_its_memory_back() {
+        let len = 9 << 20;
+        let mut file = tempfile::tempfile().unwrap();
+        Sections::Built([vec![1; len]]).write_to(b"head", &mut file).unwrap();
+        let header_bytes = 4 + CHECKSUM_BYTES;
+        let bytes = Bytes::of_file(&file, 0, header_bytes + len).unwrap();
+        let sections = Sections::stored(bytes, header_bytes, [len as u64], [1]).unwrap();
+        let start = sections.get(0).as_ptr().wrapping_sub(header_bytes);
+        let sum: usize = sections.get(0).iter().map(|byte| usize::from(*byte)).sum();
+        assert!(sum == len && resident_kib(start) >= 9 << 10);
+        // 64 bytes a record: fewer than are kept for, so that the memory is given back at the end only.
+        let records = || sections.get(0).chunks(64).map(|record| usize::from(record[0]));
+        assert_eq!((sections.sweep(records()).sum::<usize>(), resident_kib(start)), (len / 64, 0));
+        // One byte a record: the memory is given back on the way.
+        let mut bytes = sections.sweep(sections.get(0).iter());
+        let last = bytes.by_ref().last();
+        assert!(last.is_some() && resident_kib(start) <= 1 << 10);
     }
 }

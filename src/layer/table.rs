@@ -160,6 +160,12 @@ impl LayerIndex {
         (0..self.entry_count()).filter_map(|at| Some((EntryId(at), self.entry(EntryId(at))?)))
     }
 
+    /// All entries, in tar order, to be looked at once: the memory of an index in a mapped file is given back on
+    /// the way.
+    pub fn sweep(&self) -> impl Iterator<Item = (EntryId, Entry<'_>)> {
+        self.sections.sweep(self.entries())
+    }
+
     /// What is known of the layer as a whole.
     #[must_use]
     pub fn facts(&self) -> &Facts {
@@ -249,12 +255,6 @@ impl LayerIndex {
     /// What `out` says.
     pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         self.sections.write_to(&build::head(&self.facts, self.sections.lengths()), out)
-    }
-
-    /// Tells the system that entries which were looked at so far are not needed soon. An index in memory stays
-    /// there; one in a mapped file comes back by itself.
-    pub fn release(&self) {
-        self.sections.release();
     }
 
     /// Takes over the bytes of a stored index (without the windows).

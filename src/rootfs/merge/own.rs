@@ -72,10 +72,6 @@ const FREE_DIRECTORIES: u64 = 65_536;
 /// Directories that a layer may have for each entry. Real layers have entries for nearly all of theirs.
 const DIRECTORIES_AN_ENTRY: u64 = 16;
 
-/// After so many entries a mapped index, of which some 18 MB were looked at meanwhile, is given back to the
-/// system: nearly all of its entries are looked at once.
-const RELEASE_EVERY: u32 = 1 << 17;
-
 /// Reads one layer.
 pub(super) struct Reader<'a, 'm> {
     pub(super) layer: LayerId,
@@ -112,10 +108,7 @@ impl<'a, 'm> Reader<'a, 'm> {
 
     /// Reads all entries, then binds the hard links that had to wait.
     pub(super) fn read(mut self, index: &'a LayerIndex) -> Result<Own<'a>> {
-        for (id, entry) in index.entries() {
-            if id.0 % RELEASE_EVERY == RELEASE_EVERY - 1 {
-                index.release();
-            }
+        for (id, entry) in index.sweep() {
             self.current = entry.name;
             match self.entry(id, &entry) {
                 Ok(()) => {}
@@ -123,8 +116,6 @@ impl<'a, 'm> Reader<'a, 'm> {
                 Err(Fault::Fatal(error)) => return Err(error),
             }
         }
-        // From here on it is names that count.
-        index.release();
         self.bind_links();
         Ok(self.own)
     }
