@@ -13,16 +13,19 @@
 //! it. Parts are the same whenever they are built, so those that were not used for the longest time are
 //! forgotten again when they take up too much memory. It does not know who asks.
 
+mod extras;
+
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
+use self::extras::{Extra, tree_of};
 use crate::error::{Error, PathFault, Result};
 use crate::image::ImageInfo;
-use crate::load::{Extra, Tree};
-use crate::rootfs::{Follow, InodeId, MergeOptions, ROOT};
+use crate::load::Tree;
+use crate::rootfs::{Follow, InodeId, MergeOptions, ROOT, Semantics};
 
 /// Memory for the trees of parts, in bytes; the last one that was used stays, however large it is. The
 /// tree of a usual image takes a few MiB.
@@ -151,7 +154,7 @@ impl Forest {
         extras.extend(["layers", "states", "image"].map(Extra::Directory));
         extras.push(Extra::Document("image/manifest.json", &image.raw_manifest));
         extras.push(Extra::Document("image/config.json", &image.raw_config));
-        let top = Tree::of_extras(&extras)?;
+        let top = tree_of(&extras)?;
         let mut parts = Vec::new();
         let mut part_at = BTreeMap::new();
         for ((path, shows), number) in places.iter().zip(1..) {
@@ -190,8 +193,11 @@ impl Forest {
             return Ok(TreeRef::Held(Arc::clone(tree)));
         }
         let made = Arc::new(match part.shows {
-            Shows::Layer(layer) => self.rootfs.layer_as_stored(layer)?,
-            Shows::State(last) => self.rootfs.state(last, &self.merge)?,
+            Shows::Layer(layer) => {
+                let literal = MergeOptions { semantics: Semantics::Literal, ..MergeOptions::default() };
+                self.rootfs.part(layer..=layer, &literal)?
+            }
+            Shows::State(last) => self.rootfs.part(0..=last, &self.merge)?,
             Shows::Rootfs => return Ok(TreeRef::Lasting(&self.rootfs)),
         });
         *tree = Some(Arc::clone(&made));
@@ -302,32 +308,11 @@ mod tests {
 
     #[test]
     fn a_tree_alone_has_one_part_and_is_the_root() {
-        let tree = Tree::of_extras(&[Extra::Document("a/b", b"hello")]).unwrap();
+        let tree = tree_of(&[Extra::Document("a/b", b"hello")]).unwrap();
         let forest = Forest::from(Arc::new(tree));
         let a = Node::ROOT.beside(forest.rootfs().rootfs().resolve(b"a", Follow::Last).unwrap());
         assert_eq!((forest.enter(a), forest.parent(a).unwrap()), (a, Node::ROOT));
         assert!(matches!(forest.tree(a), Ok(TreeRef::Lasting(_))));
         assert!(forest.tree(Node { part: 1, inode: ROOT }).is_err());
-    }
-
-    #[test]
-    fn documents_are_read_as_any_file() {
-        let large = vec![7; (1 << 20) + 5];
-        let tree = Tree::of_extras(&[
-            Extra::Directory("d"),
-            Extra::Document("d/small", b"hello"),
-            Extra::Document("d/empty", b""),
-            Extra::Document("d/large", &large),
-        ])
-        .unwrap();
-        let read = |path: &[u8], offset| {
-            let id = tree.rootfs().resolve(path, Follow::Last).unwrap();
-            let mut buffer = [0; 8];
-            let len = tree.read_at(id, &mut buffer, offset).unwrap();
-            buffer[..len].to_vec()
-        };
-        assert_eq!(read(b"d/small", 1), b"ello");
-        assert_eq!(read(b"d/empty", 0), b"");
-        assert_eq!(read(b"d/large", 1 << 20), [7; 5]);
     }
 }

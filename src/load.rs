@@ -6,7 +6,6 @@
 
 mod archive;
 mod members;
-mod parts;
 mod tree;
 
 use std::collections::HashMap;
@@ -14,7 +13,6 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-pub(crate) use self::parts::Extra;
 pub use self::tree::{FileReader, LayerInfo, Tree};
 use crate::compress::Compression;
 use crate::content::cache::SpanCache;

@@ -1,6 +1,7 @@
 //! A loaded image, as views see it: the merged tree, the bytes of its files, what is known of its layers.
 
 use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::OpenLayer;
@@ -11,7 +12,7 @@ use crate::digest::Digest;
 use crate::error::{Error, PathFault, Result};
 use crate::layer::LayerId;
 use crate::layer::entry::{EntryKind, FileData};
-use crate::rootfs::{EntryAt, InodeId, Rootfs};
+use crate::rootfs::{EntryAt, InodeId, MergeOptions, Rootfs, merge};
 use crate::source::LayerBlob;
 use crate::warning::Warning;
 
@@ -65,6 +66,33 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// A tree of layers that no image has.
+    pub(crate) fn of_parts(rootfs: Rootfs, bytes: Vec<Arc<LayerBytes>>) -> Self {
+        Tree { first: 0, rootfs, layers: Vec::new(), bytes, warnings: Vec::new() }
+    }
+
+    /// Merges some layers of this tree, counted from its lowest, to a tree of their own. Nothing is read: both
+    /// share the layers' indexes, readers and cached spans.
+    ///
+    /// # Errors
+    /// [`Error::Reference`] when there are no such layers; as [`merge`].
+    pub fn part(&self, layers: RangeInclusive<u16>, options: &MergeOptions) -> Result<Tree> {
+        let (first, last) = (*layers.start(), *layers.end());
+        let range = usize::from(first)..usize::from(last) + 1;
+        let (Some(bytes), Some(layers)) = (self.bytes.get(range.clone()), self.layers.get(range)) else {
+            let reason = format!("the tree has {} layers, numbered from 0", self.layers.len());
+            return Err(Error::Reference { text: last.to_string(), reason });
+        };
+        let indexes = bytes.iter().map(|layer| layer.reader().index().clone()).collect();
+        Ok(Tree {
+            first: self.first.saturating_add(first),
+            rootfs: merge(indexes, options)?,
+            layers: layers.to_vec(),
+            bytes: bytes.to_vec(),
+            warnings: Vec::new(),
+        })
+    }
+
     /// The merged tree.
     #[must_use]
     pub fn rootfs(&self) -> &Rootfs {

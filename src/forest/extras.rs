@@ -1,0 +1,102 @@
+//! Directories and documents of a forest that are in no layer, as a tree like any other.
+//!
+//! This module owns their attributes. Their names are the forest's.
+
+use std::sync::Arc;
+
+use crate::compress::Compression;
+use crate::content::LayerBytes;
+use crate::content::cache::SpanCache;
+use crate::error::{Result, Subject};
+use crate::layer::entry::{Entry, EntryKind, Extent, FileData, Meta, Stored, Timestamp, Xattrs};
+use crate::layer::index::Verify;
+use crate::layer::reader::LayerReader;
+use crate::layer::stored::StoredIndex;
+use crate::layer::table::{Facts, IndexBuilder};
+use crate::load::Tree;
+use crate::rootfs::{MergeOptions, merge::merge};
+
+/// Span length of documents, in bytes; most are one span.
+const SPAN_BYTES: usize = 1 << 20;
+/// Mode of directories that no layer describes.
+const DIRECTORY_MODE: u16 = 0o755;
+/// Mode of documents: nobody can change them.
+const DOCUMENT_MODE: u16 = 0o444;
+
+/// Something that is in no layer.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Extra<'a> {
+    /// A directory of this path.
+    Directory(&'a str),
+    /// A file of this path, and its bytes.
+    Document(&'a str, &'a [u8]),
+}
+
+/// Returns a tree of `extras` and of the directories that lead to them. [`Tree::layer`] knows none of its layers.
+///
+/// # Errors
+/// [`Error::Limit`](crate::Error::Limit) when there are too many.
+pub(super) fn tree_of(extras: &[Extra<'_>]) -> Result<Tree> {
+    let mut builder = IndexBuilder::new();
+    let mut bytes = Vec::new();
+    for extra in extras {
+        let (name, kind, mode) = match extra {
+            Extra::Directory(name) => (name, EntryKind::Directory, DIRECTORY_MODE),
+            Extra::Document(name, content) => {
+                let extent = Extent { offset: bytes.len() as u64, len_bytes: content.len() as u64 };
+                bytes.extend_from_slice(content);
+                let data = FileData { size: extent.len_bytes, stored: Stored::Contiguous(extent) };
+                (name, EntryKind::File(data), DOCUMENT_MODE)
+            }
+        };
+        let meta = Meta { mode, uid: 0, gid: 0, mtime: Timestamp::default() };
+        let name = name.as_bytes();
+        let entry = Entry { header_offset: 0, name, kind, meta, xattrs: Xattrs::default() };
+        builder.push_entry(&entry).map_err(|fault| fault.of(&Subject::Image))?;
+    }
+    let mut offset = 0;
+    for span in bytes.chunks(SPAN_BYTES) {
+        builder.push_span(offset, Some(*blake3::hash(span).as_bytes()), None);
+        offset += span.len() as u64;
+    }
+    let index = Arc::new(builder.finish(Facts {
+        diff_id: None,
+        blob_digest: None,
+        blob_bytes: offset,
+        compression: Compression::Plain,
+        tar_bytes: offset,
+        copy_bytes: 0,
+    }));
+    let rootfs = merge(vec![index.clone()], &MergeOptions::default())?;
+    let stored = StoredIndex { index, windows: Arc::new(Vec::new()), copy: None };
+    let cache = Arc::new(SpanCache::new(SPAN_BYTES));
+    let reader = LayerReader::new(Subject::Image, stored, Arc::new(bytes), Verify::Full);
+    Ok(Tree::of_parts(rootfs, vec![Arc::new(LayerBytes::new(reader, cache, None))]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rootfs::Follow;
+
+    #[test]
+    fn documents_are_read_as_any_file() {
+        let large = vec![7; (1 << 20) + 5];
+        let tree = tree_of(&[
+            Extra::Directory("d"),
+            Extra::Document("d/small", b"hello"),
+            Extra::Document("d/empty", b""),
+            Extra::Document("d/large", &large),
+        ])
+        .unwrap();
+        let read = |path: &[u8], offset| {
+            let id = tree.rootfs().resolve(path, Follow::Last).unwrap();
+            let mut buffer = [0; 8];
+            let len = tree.read_at(id, &mut buffer, offset).unwrap();
+            buffer[..len].to_vec()
+        };
+        assert_eq!(read(b"d/small", 1), b"ello");
+        assert_eq!(read(b"d/empty", 0), b"");
+        assert_eq!(read(b"d/large", 1 << 20), [7; 5]);
+    }
+}
