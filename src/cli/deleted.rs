@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::args::{ImageArgs, Opened, image_value, report_warnings};
 use super::commands::{Command, Example};
-use super::output::{JsonEntry, base64_unless_utf8, json_line, stdout};
+use super::output::{JsonEntry, JsonLayer, json_line, json_name_of, stdout};
 use imgmount::analysis::Thing;
 use imgmount::analysis::deleted::{Extent, How, Lost, find};
 use imgmount::layer::LayerId;
@@ -49,13 +49,6 @@ struct JsonLost<'a> {
     removed_by: JsonLayer<'a>,
 }
 
-#[derive(Debug, Serialize)]
-struct JsonLayer<'a> {
-    layer: u16,
-    diff_id: Option<String>,
-    created_by: Option<&'a str>,
-}
-
 impl Command for DeletedArgs {
     const NAME: &'static str = "deleted";
     const EXAMPLES: &'static [Example] = &[("imgmount deleted image.tar", "List what later layers deleted:")];
@@ -91,23 +84,15 @@ fn json<'a>(tree: &'a Tree, lost: &Lost) -> JsonLost<'a> {
         How::HiddenByReplaced(directory) => ("hidden-replaced", Some(&**directory)),
         How::Overwritten => ("overwritten", None),
     };
+    let (by, by_b64) = json_name_of(by);
     let thing = Thing::new(lost.inode, tree.rootfs().layers());
     JsonLost {
         entry: JsonEntry::of_state(tree, &lost.path, &thing),
         how,
-        by: by.map(|by| String::from_utf8_lossy(by).into_owned()),
-        by_b64: by.and_then(base64_unless_utf8),
-        had_by: json_layer(tree, lost.layer),
-        removed_by: json_layer(tree, lost.by),
-    }
-}
-
-fn json_layer(tree: &Tree, id: LayerId) -> JsonLayer<'_> {
-    let layer = tree.layer(id);
-    JsonLayer {
-        layer: tree.layer_number(id),
-        diff_id: layer.map(|layer| layer.diff_id.to_string()),
-        created_by: layer.and_then(|layer| layer.created_by.as_deref()),
+        by,
+        by_b64,
+        had_by: JsonLayer::new(tree, lost.layer),
+        removed_by: JsonLayer::new(tree, lost.by),
     }
 }
 

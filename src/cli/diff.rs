@@ -14,7 +14,7 @@ use super::args::{ImageArgs, LayerArgs, image_value, report_warnings};
 use super::commands::{Command, Example};
 use super::diff_stat::{Stat, table};
 use super::diff_text::{self, text_diff};
-use super::output::{JsonEntry, base64_unless_utf8, json_line, stdout};
+use super::output::{JsonEntry, json_line, json_name, stdout};
 use super::{NEGATIVE, diff_html};
 use imgmount::analysis::content::Readable;
 use imgmount::analysis::diff::{DiffOptions, Difference, Side, What, diff};
@@ -294,13 +294,7 @@ impl JsonDifference {
         let (a, b) = ids(difference);
         let entry =
             |subject: &Subject, id: Option<InodeId>| JsonEntry::new(&subject.tree, &difference.path, id?);
-        JsonDifference {
-            change,
-            path: String::from_utf8_lossy(&difference.path).into_owned(),
-            path_b64: base64_unless_utf8(&difference.path),
-            fields,
-            a: entry(pair.a, a),
-            b: entry(pair.b, b),
-        }
+        let (path, path_b64) = json_name(&difference.path);
+        JsonDifference { change, path, path_b64, fields, a: entry(pair.a, a), b: entry(pair.b, b) }
     }
 }

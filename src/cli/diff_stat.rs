@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::diff::Pair;
-use super::output::base64_unless_utf8;
+use super::output::json_name;
 use imgmount::analysis::diff::{Difference, What};
 use imgmount::path::escape;
 
@@ -91,11 +91,9 @@ impl Stat {
         }
         let directories = directories
             .into_iter()
-            .map(|(bytes, counts)| DirectoryStat {
-                path: String::from_utf8_lossy(&bytes).into_owned(),
-                path_b64: base64_unless_utf8(&bytes),
-                bytes,
-                counts,
+            .map(|(bytes, counts)| {
+                let (path, path_b64) = json_name(&bytes);
+                DirectoryStat { path, path_b64, bytes, counts }
             })
             .collect();
         Stat { all, directories }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::args::{ImageArgs, Opened, PathArgs, image_value, report_warnings};
 use super::commands::{Command, Example};
-use super::output::{JsonEntry, base64_unless_utf8, json_line, stdout};
+use super::output::{JsonEntry, JsonLayer, json_line, json_name_of, stdout};
 use imgmount::analysis::history::{Action, Event, Step, is_aligned, of_path, steps};
 use imgmount::analysis::{Field, Thing};
 use imgmount::error::{Error, PathFault};
@@ -177,9 +177,8 @@ fn print_steps(json: bool, config: &ImageConfig, tree: &Tree, out: &mut impl Wri
 
 #[derive(Debug, Serialize)]
 struct JsonEvent<'a> {
-    layer: u16,
-    diff_id: Option<String>,
-    created_by: Option<&'a str>,
+    #[serde(flatten)]
+    layer: JsonLayer<'a>,
     action: &'static str,
     fields: Vec<&'static str>,
     by: Option<String>,
@@ -190,21 +189,19 @@ struct JsonEvent<'a> {
 
 impl<'a> JsonEvent<'a> {
     fn new(tree: &'a Tree, path: &[u8], event: &Event) -> Self {
-        let layer = tree.layer(event.layer);
         let (action, by) = word(&event.action);
+        let (by, by_b64) = json_name_of(by);
         let fields: &[Field] = match &event.action {
             Action::Changed(fields) => fields,
             _ => &[],
         };
         let thing = event.after.map(|inode| Thing::new(inode, tree.rootfs().layers()));
         JsonEvent {
-            layer: tree.layer_number(event.layer),
-            diff_id: layer.map(|layer| layer.diff_id.to_string()),
-            created_by: command(layer),
+            layer: JsonLayer::new(tree, event.layer),
             action,
             fields: fields.iter().map(|field| field.name()).collect(),
-            by: by.map(|by| String::from_utf8_lossy(by).into_owned()),
-            by_b64: by.and_then(base64_unless_utf8),
+            by,
+            by_b64,
             entry: thing.map(|thing| JsonEntry::of_state(tree, path, &thing)),
         }
     }

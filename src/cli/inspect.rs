@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::args::{ImageArgs, Opened, image_value};
 use super::commands::{Command, Example};
-use super::output::{base64_unless_utf8, json_line, stdout};
+use super::output::{json_line, json_name, stdout};
 use imgmount::image::ImageInfo;
 use imgmount::load::{LayerRange, Tree};
 use imgmount::path::escape;
@@ -102,12 +102,10 @@ fn report<'a>(format: &'static str, info: &'a ImageInfo, tree: &'a Tree) -> Repo
         entries: layer.entries,
         created_by: layer.created_by.as_deref(),
     });
-    let warnings = tree.warnings().iter().map(|(layer, warning)| WarningReport {
-        layer: layer.0,
-        path: String::from_utf8_lossy(&warning.path).into_owned(),
-        path_b64: base64_unless_utf8(&warning.path),
-        kind: warning.kind.name(),
-        message: warning.kind.to_string(),
+    let warnings = tree.warnings().iter().map(|(layer, warning)| {
+        let (path, path_b64) = json_name(&warning.path);
+        let (kind, message) = (warning.kind.name(), warning.kind.to_string());
+        WarningReport { layer: layer.0, path, path_b64, kind, message }
     });
     Report {
         format,

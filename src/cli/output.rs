@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
 use imgmount::analysis::Thing;
+use imgmount::layer::LayerId;
 use imgmount::layer::entry::{DeviceNumber, Timestamp};
 use imgmount::load::Tree;
 use imgmount::rootfs::{InodeId, InodeKind};
@@ -59,15 +60,16 @@ impl JsonEntry {
     /// The entry for what was at a path in some state of an image.
     pub(crate) fn of_state(tree: &Tree, path: &[u8], thing: &Thing<'_>) -> Self {
         let inode = &thing.inode;
-        let target = thing.target();
+        let (path, path_b64) = json_name(path);
+        let (target, target_b64) = json_name_of(thing.target());
         let xattrs = thing
             .xattrs()
             .iter()
             .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), BASE64.encode(value)))
             .collect();
         JsonEntry {
-            path: String::from_utf8_lossy(path).into_owned(),
-            path_b64: base64_unless_utf8(path),
+            path,
+            path_b64,
             kind: inode.kind.name(),
             mode: format!("{:04o}", inode.meta.mode),
             uid: inode.meta.uid,
@@ -75,8 +77,8 @@ impl JsonEntry {
             size: thing.size(),
             mtime: rfc3339(inode.meta.mtime),
             nlink: None,
-            target: target.map(|target| String::from_utf8_lossy(target).into_owned()),
-            target_b64: target.and_then(base64_unless_utf8),
+            target,
+            target_b64,
             rdev: device(inode.kind).map(|device| format!("{}:{}", device.major, device.minor)),
             xattrs,
             layer: tree.layer_number(inode.layer),
@@ -85,9 +87,36 @@ impl JsonEntry {
     }
 }
 
-/// What goes beside a name that JSON cannot hold as it is.
-pub(crate) fn base64_unless_utf8(bytes: &[u8]) -> Option<String> {
-    std::str::from_utf8(bytes).is_err().then(|| BASE64.encode(bytes))
+/// A layer of the image, in JSON.
+#[derive(Debug, Serialize)]
+pub(crate) struct JsonLayer<'a> {
+    layer: u16,
+    diff_id: Option<String>,
+    created_by: Option<&'a str>,
+}
+
+impl<'a> JsonLayer<'a> {
+    pub(crate) fn new(tree: &'a Tree, id: LayerId) -> Self {
+        let layer = tree.layer(id);
+        JsonLayer {
+            layer: tree.layer_number(id),
+            diff_id: layer.map(|layer| layer.diff_id.to_string()),
+            created_by: layer.and_then(|layer| layer.created_by.as_deref()),
+        }
+    }
+}
+
+/// A name for JSON: as text, and in Base64 where the text is not the name.
+pub(crate) fn json_name(bytes: &[u8]) -> (String, Option<String>) {
+    let lossy = String::from_utf8_lossy(bytes);
+    let base64 = (lossy.as_bytes() != bytes).then(|| BASE64.encode(bytes));
+    (lossy.into_owned(), base64)
+}
+
+/// [`json_name`] of a name that need not be there.
+pub(crate) fn json_name_of(bytes: Option<&[u8]>) -> (Option<String>, Option<String>) {
+    let (text, base64) = bytes.map(json_name).unzip();
+    (text, base64.flatten())
 }
 
 /// The device number of a device.
