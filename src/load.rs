@@ -52,6 +52,23 @@ pub trait Progress: Send + Sync + fmt::Debug {
     fn end(&self);
 }
 
+/// Does `work`, and reports its beginning and its end, whatever it returns.
+pub(crate) fn reported<R>(
+    progress: Option<&dyn Progress>,
+    what: &str,
+    total_bytes: u64,
+    work: impl FnOnce() -> R,
+) -> R {
+    if let Some(progress) = progress {
+        progress.begin(what, total_bytes);
+    }
+    let result = work();
+    if let Some(progress) = progress {
+        progress.end();
+    }
+    result
+}
+
 /// How images are opened and read.
 #[derive(Debug)]
 pub struct EngineOptions {
@@ -153,14 +170,10 @@ impl Engine {
     pub fn load(&self, image: OpenedImage, options: &TreeOptions) -> Result<Tree> {
         let (first, blobs) = select(image.layers, options.layers)?;
         let progress = self.inner.options.progress.as_deref();
-        if let Some(progress) = progress {
-            progress.begin("Indexing layers", blobs.iter().map(|blob| blob.bytes.len()).sum());
-        }
-        let indexed = self.index_all(first, &blobs, image.reads_at_once);
-        if let Some(progress) = progress {
-            progress.end();
-        }
-        let open = indexed?;
+        let total_bytes = blobs.iter().map(|blob| blob.bytes.len()).sum();
+        let open = reported(progress, "Indexing layers", total_bytes, || {
+            self.index_all(first, &blobs, image.reads_at_once)
+        })?;
         let indexes = open.iter().map(|layer| layer.bytes.reader().index().clone()).collect();
         let rootfs = self.merge(indexes, &options.merge)?;
         let mut tree = Tree {

@@ -13,7 +13,7 @@ use std::sync::mpsc::channel;
 use self::digests::{Digests, Indexes, digests};
 use crate::digest::Digest;
 use crate::error::{self, Error, Result};
-use crate::load::Progress;
+use crate::load::{Progress, reported};
 use crate::source::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
 use crate::store::Store;
 use crate::workers::{Queue, beside, cores};
@@ -194,9 +194,6 @@ fn check_layers<E: From<Error>>(
     let indexes = options.indexes.map(Indexes::new);
     let len = |layer: &SurveyedLayer| layer.bytes.as_ref().map_or(0, |bytes| bytes.len());
     let total_bytes: u64 = layers.iter().map(len).sum();
-    if let Some(progress) = progress {
-        progress.begin("Verifying layers", total_bytes);
-    }
     // A layer that is no more than one core's share keeps nobody waiting, and entering it again and again costs
     // more than going straight through.
     let share_bytes = total_bytes / cores() as u64;
@@ -217,7 +214,7 @@ fn check_layers<E: From<Error>>(
             }
         }
     };
-    let (result, _) = beside(cores().min(layers.len()), check, || {
+    let tell = || {
         let mut waiting: Vec<Option<Vec<Item>>> = layers.iter().map(|_| None).collect();
         let mut at = 0;
         for (number, items) in results {
@@ -230,11 +227,8 @@ fn check_layers<E: From<Error>>(
             }
         }
         Ok(())
-    });
-    if let Some(progress) = progress {
-        progress.end();
-    }
-    result
+    };
+    reported(progress, "Verifying layers", total_bytes, || beside(cores().min(layers.len()), check, tell).0)
 }
 
 fn check_layer(number: usize, layer: &SurveyedLayer, indexes: Option<&Indexes<'_>>) -> Vec<Item> {

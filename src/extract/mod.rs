@@ -34,7 +34,7 @@ pub use self::target::Existing;
 use self::target::{Identity, Target};
 use crate::content::Course;
 use crate::error::{Error, PathFault, Result, Subject};
-use crate::load::{Progress, Tree};
+use crate::load::{Progress, Tree, reported};
 use crate::path::escape;
 use crate::rootfs::InodeId;
 use crate::workers::{Queue, beside, cores};
@@ -122,13 +122,7 @@ fn run(tree: &Tree, plan: &Plan<'_>, dir: &Path, options: &ExtractOptions<'_>) -
         outcome: Mutex::default(),
         over: AtomicBool::new(false),
     };
-    if let Some(progress) = options.progress {
-        progress.begin("Extracting", plan.total_bytes);
-    }
-    work.all();
-    if let Some(progress) = options.progress {
-        progress.end();
-    }
+    reported(options.progress, "Extracting", plan.total_bytes, || work.all());
     let outcome = work.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
     outcome.fatal.map_or(Ok(outcome.report), Err)
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Engine, sniff};
+use super::{Engine, reported, sniff};
 use crate::content::TarBytes;
 use crate::error::{Result, Subject};
 use crate::layer::index::{Expected, Tap};
@@ -37,15 +37,11 @@ impl Unpack for Engine {
         let compression = sniff(&what, &*bytes)?;
         let key = identity.store_name().map(|name| Key::archive(&name));
         let progress = self.inner.options.progress.as_deref();
-        if let Some(progress) = progress {
-            progress.begin("Reading the archive", bytes.len());
-        }
-        let tap = self.members(&what).map(|members| Box::new(members) as Box<dyn Tap>);
-        let index = self.index(&what, &bytes, compression, key.as_ref(), Expected::default(), tap);
-        if let Some(progress) = progress {
-            progress.end();
-        }
-        let tar = self.layer_bytes(&what, index?, bytes);
+        let index = reported(progress, "Reading the archive", bytes.len(), || {
+            let tap = self.members(&what).map(|members| Box::new(members) as Box<dyn Tap>);
+            self.index(&what, &bytes, compression, key.as_ref(), Expected::default(), tap)
+        })?;
+        let tar = self.layer_bytes(&what, index, bytes);
         let members = source::members(tar.reader().index()).map_err(|fault| fault.of(&what))?;
         Ok((Arc::new(TarBytes(tar)), members))
     }
