@@ -22,6 +22,7 @@ mod failure;
 mod history;
 mod inspect;
 mod interrupt;
+mod logging;
 mod ls;
 mod man;
 mod memory;
@@ -81,7 +82,7 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return usage(&error),
     };
     memory::map_large_blocks();
-    init_log(cli.verbose, cli.quiet);
+    logging::init(cli.verbose, cli.quiet);
     cli.command.run().unwrap_or_else(|error| failure::fail(&error))
 }
 
@@ -122,25 +123,8 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(FAILURE)
 }
 
-fn init_log(verbose: u8, quiet: bool) {
-    let level = match (quiet, verbose) {
-        (true, _) => "error",
-        (false, 0) => "warn",
-        (false, 1) => "info",
-        (false, _) => "debug",
-    };
-    let environment =
-        env_logger::Env::new().filter_or("IMGMOUNT_LOG", level).write_style("IMGMOUNT_LOG_STYLE");
-    env_logger::Builder::from_env(environment)
-        .format(|out, record| {
-            let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(out, "imgmount: {level}: {}", record.args())
-        })
-        .init();
-}
-
 fn complain(text: &str) {
-    note(&format!("imgmount: {text}"));
+    note(&format!("{}{text}", logging::prefix()));
 }
 
 /// Standard error may be closed; then there is nobody to tell.

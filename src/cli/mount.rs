@@ -11,6 +11,7 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
+use std::io::IsTerminal as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ use signal_hook::iterator::Signals;
 use super::args::{ImageArgs, Opened, image_value, report_warnings};
 use super::commands::{Command, Example};
 use super::daemon::{self, Side, Waiting};
+use super::logging;
 use super::options::{fold_long, parse_duration, split_list};
 
 /// Options of mount(8), fstab(5) and fuse(8) that are for others, or that a tree which never changes fulfils
@@ -85,7 +87,7 @@ pub(crate) struct MountArgs {
     /// Unmount when nobody has used it for so long, as 30s, 5m or 1h
     #[arg(long, value_name = "DUR", value_parser = parse_duration)]
     pub(crate) idle_timeout: Option<Duration>,
-    /// Where messages go once the mount is in the background; they are appended
+    /// Append messages, with the time, to FILE once DIR is usable
     #[arg(long, value_name = "FILE")]
     pub(crate) log_file: Option<PathBuf>,
     /// Options of mount(8) and fuse(8), and the long options here by their names, separated by commas
@@ -208,6 +210,9 @@ fn run(mut args: MountArgs) -> anyhow::Result<ExitCode> {
     // Before the mount exists, so that no signal can leave a dead one behind.
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
     let mounted = Arc::new(fuse::mount(forest, &dir, &args.mount_options())?);
+    if parent.is_some() || log.is_some() || !std::io::stderr().is_terminal() {
+        logging::show_time();
+    }
     announce(parent, log)?;
     serve(&mounted, signals, args.idle_timeout)?;
     Ok(ExitCode::SUCCESS)

@@ -114,12 +114,15 @@ fn the_log_file_gets_what_is_said_once_the_mount_is_in_the_background() {
     let image = imgmount.write("image.tar", &tar(&items));
     let log = imgmount.dir().join("log");
     fs::write(&log, "from before\n").unwrap();
+    let mounted_at = utc_now();
     let mounted = imgmount.mount(&image, &["--log-file", log.to_str().unwrap()]);
     OpenOptions::new().write(true).open(&image).unwrap().set_len(4096).unwrap();
     fs::read(mounted.path().join("large")).unwrap_err();
     let said = fs::read_to_string(&log).unwrap();
     let (before, said) = said.split_at("from before\n".len());
     assert_eq!(before, "from before\n", "it is appended to");
+    let (time, said) = said.split_once(' ').unwrap();
+    assert!((mounted_at.as_str()..=&*utc_now()).contains(&time), "{time} is not after {mounted_at}");
     assert!(said.starts_with("imgmount: error: ") && said.contains("layer 0"), "{said}");
     // It may name what is in the image.
     fs::remove_file(&log).unwrap();
@@ -127,6 +130,12 @@ fn the_log_file_gets_what_is_said_once_the_mount_is_in_the_background() {
     fs::write(&image, tar(&items)).unwrap();
     drop(imgmount.mount(&image, &["--log-file", log.to_str().unwrap()]));
     assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+/// The time as RFC 3339 has it, in milliseconds: the order of such texts is the order of times.
+fn utc_now() -> String {
+    let out = Command::new("date").args(["-u", "+%FT%T.%3NZ"]).output().unwrap();
+    String::from_utf8(out.stdout).unwrap().trim_end().to_owned()
 }
 
 #[test]

@@ -1,0 +1,47 @@
+//! Log lines on standard error.
+//!
+//! Owns their shape, `imgmount: LEVEL: MESSAGE`, and when the time stands before them: a terminal shows messages
+//! as they come, a log file is read later.
+
+use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use imgmount::layer::entry::Timestamp;
+
+use super::output::rfc3339_millis;
+
+/// Whether lines begin with the time.
+static WITH_TIME: AtomicBool = AtomicBool::new(false);
+
+/// Starts logging: warnings and errors, or what `-v`, `-q` or `IMGMOUNT_LOG` select.
+pub(crate) fn init(verbose: u8, quiet: bool) {
+    let level = match (quiet, verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "info",
+        (false, _) => "debug",
+    };
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("IMGMOUNT_LOG", level))
+        .format(|out, record| {
+            let level = record.level().as_str().to_ascii_lowercase();
+            writeln!(out, "{}{level}: {}", prefix(), record.args())
+        })
+        .init();
+}
+
+/// Begins all further lines with the time, in UTC.
+pub(crate) fn show_time() {
+    WITH_TIME.store(true, Ordering::Relaxed);
+}
+
+/// Returns the beginning of a line: `imgmount: `, after the time where that is shown.
+pub(crate) fn prefix() -> String {
+    if !WITH_TIME.load(Ordering::Relaxed) {
+        return "imgmount: ".to_owned();
+    }
+    // A clock before 1970 is shown as 1970.
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = Timestamp { seconds: since_epoch.as_secs(), nanos: since_epoch.subsec_nanos() };
+    format!("{} imgmount: ", rfc3339_millis(now))
+}
