@@ -4,7 +4,7 @@
 //! of a deflate block. Checksums are compared for members that were decoded from their start;
 //! after a checkpoint inside a member there is nothing to compare with.
 
-use flate2::Crc;
+use crc32fast::Hasher;
 
 use super::deflate::{BlockEnds, Inflate};
 use super::input::{Input, Magic, Next, Summed};
@@ -42,13 +42,27 @@ pub(super) struct Gzip {
     place: Place,
     inflate: Inflate,
     /// The running checksum and length; none after a checkpoint inside the member.
-    crc: Option<Crc>,
+    sum: Option<Sum>,
+}
+
+/// What a member's trailer promises of its output.
+#[derive(Debug, Default)]
+struct Sum {
+    crc: Hasher,
+    len_bytes: u64,
+}
+
+impl Sum {
+    fn update(&mut self, bytes: &[u8]) {
+        self.crc.update(bytes);
+        self.len_bytes = self.len_bytes.wrapping_add(bytes.len() as u64);
+    }
 }
 
 impl Gzip {
     pub(super) fn new(input: &Input) -> Result<Self> {
         let inflate = Inflate::new().map_err(|reason| input.damaged(reason))?;
-        Ok(Gzip { place: Place::Beginning, inflate, crc: None })
+        Ok(Gzip { place: Place::Beginning, inflate, sum: None })
     }
 
     /// Goes on inside a deflate stream, as [`Resume::Deflate`] says.
@@ -78,7 +92,7 @@ impl Gzip {
             Place::Header => {
                 read_header(input)?;
                 self.inflate.reset().map_err(|reason| input.damaged(reason))?;
-                self.crc = Some(Crc::new());
+                self.sum = Some(Sum::default());
                 self.place = Place::Body;
                 Ok(Step::Ran)
             }
@@ -114,8 +128,8 @@ impl Gzip {
         let ran = self.inflate.run(chunk, out, quota.limit, block_ends);
         let ran = ran.map_err(|reason| input.damaged(reason))?;
         input.consume(ran.consumed);
-        if let (Some(crc), Some(fresh)) = (&mut self.crc, out.get(before..)) {
-            crc.update(fresh);
+        if let (Some(sum), Some(fresh)) = (&mut self.sum, out.get(before..)) {
+            sum.update(fresh);
         }
         if ran.done {
             self.place = Place::Trailer;
@@ -129,18 +143,18 @@ impl Gzip {
 
     fn check_trailer(&mut self, input: &mut Input) -> Result<()> {
         let expected_crc = u32::from_le_bytes(input.array()?);
-        let expected_len = u32::from_le_bytes(input.array()?);
-        let Some(crc) = self.crc.take() else {
+        let expected_len = u64::from(u32::from_le_bytes(input.array()?));
+        let Some(Sum { crc, len_bytes }) = self.sum.take() else {
             return Ok(());
         };
-        if crc.sum() != expected_crc {
-            let found = crc.sum();
+        let found = crc.finalize();
+        if found != expected_crc {
             let reason = format!("wrong CRC-32: expected {expected_crc:08x}, found {found:08x}");
             return Err(input.damaged(reason));
         }
-        // Both count modulo 2^32.
-        if crc.amount() != expected_len {
-            let found = crc.amount();
+        // The trailer has the length modulo 2^32.
+        let found = len_bytes & u64::from(u32::MAX);
+        if found != expected_len {
             let reason = format!("wrong length: expected {expected_len}, found {found} (mod 2^32)");
             return Err(input.damaged(reason));
         }

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io::{self, Read};
 
-use flate2::Crc;
+use crc32fast::Hasher;
 
 use crate::error::{StreamFault, StreamResult as Result};
 
@@ -246,12 +246,12 @@ impl Input {
 #[derive(Debug)]
 pub(super) struct Summed<'a> {
     pub(super) input: &'a mut Input,
-    crc: Crc,
+    crc: Hasher,
 }
 
 impl<'a> Summed<'a> {
     pub(super) fn new(input: &'a mut Input) -> Self {
-        Summed { input, crc: Crc::new() }
+        Summed { input, crc: Hasher::new() }
     }
 
     /// The next byte, consumed.
@@ -269,6 +269,6 @@ impl<'a> Summed<'a> {
 
     /// The CRC-32 of all that was consumed this way.
     pub(super) fn crc(&self) -> u32 {
-        self.crc.sum()
+        self.crc.clone().finalize()
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! Section numbers below are those of the format's specification.
 
-use flate2::Crc;
+use crc32fast::hash as crc32;
 
 use super::frames::Stage;
 use super::input::{Input, Magic, Next, Summed};
@@ -216,11 +216,4 @@ fn read_index(input: &mut Input) -> Result<(Totals, u64)> {
 fn index_number(index: &mut Summed<'_>) -> Result<u64> {
     let number = vli(|| index.byte())?;
     number.ok_or_else(|| index.input.damaged("the index has a number that is no number"))
-}
-
-/// The checksum of everything but contents (1.2).
-pub(super) fn crc32(bytes: &[u8]) -> u32 {
-    let mut crc = Crc::new();
-    crc.update(bytes);
-    crc.sum()
 }

@@ -9,13 +9,12 @@ use std::array;
 use std::fmt;
 use std::sync::LazyLock;
 
-use flate2::Crc;
+use crc32fast::{Hasher, hash as crc32};
 use liblzma::stream::{Action, Filters, Status, Stream};
 use sha2::{Digest as _, Sha256};
 
 use super::frames::Ran;
 use super::input::Input;
-use super::xz::crc32;
 use crate::error::{StreamFault, StreamResult as Result};
 
 /// The largest dictionary that a block may ask for: four times that of `xz -9`, the largest preset.
@@ -262,7 +261,7 @@ pub(super) fn vli<E>(mut next: impl FnMut() -> Result<u8, E>) -> Result<Option<u
 /// A running integrity check.
 enum Check {
     None,
-    Crc32(Crc),
+    Crc32(Hasher),
     Crc64(u64),
     Sha256(Box<Sha256>),
 }
@@ -271,7 +270,7 @@ impl Check {
     fn new(kind: CheckKind) -> Self {
         match kind {
             CheckKind::None => Check::None,
-            CheckKind::Crc32 => Check::Crc32(Crc::new()),
+            CheckKind::Crc32 => Check::Crc32(Hasher::new()),
             CheckKind::Crc64 => Check::Crc64(0),
             CheckKind::Sha256 => Check::Sha256(Box::default()),
         }
@@ -290,7 +289,7 @@ impl Check {
     fn finish(&mut self, input: &mut Input) -> Result<u64> {
         let (matches, len_bytes) = match self {
             Check::None => (true, 0),
-            Check::Crc32(crc) => (input.array()? == crc.sum().to_le_bytes(), 4),
+            Check::Crc32(crc) => (input.array()? == crc.clone().finalize().to_le_bytes(), 4),
             Check::Crc64(crc) => (input.array()? == crc.to_le_bytes(), 8),
             Check::Sha256(hash) => (input.array::<32>()?.as_slice() == hash.finalize_reset().as_slice(), 32),
         };

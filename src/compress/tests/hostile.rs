@@ -2,7 +2,7 @@
 
 use std::io::{self, Cursor, Read};
 
-use flate2::Crc;
+use crc32fast::hash as crc32;
 use liblzma::stream::Check;
 
 use super::super::{Checkpoint, Compression, Decoder, Resume};
@@ -115,11 +115,10 @@ fn a_gzip_header_is_compared_with_its_checksum() {
     let plain = gzip(b"data", 6);
     let mut header = plain[..10].to_vec();
     header[3] = 0x02;
-    let mut crc = Crc::new();
-    crc.update(&header);
+    let found = crc32(&header);
     let with_crc = |crc: u32| [&header, &crc.to_le_bytes()[..2], &plain[10..]].concat();
-    assert_eq!(decode_all(decoder(Compression::Gzip, &with_crc(crc.sum()))).unwrap(), b"data");
-    let wrong = reason(Compression::Gzip, &with_crc(!crc.sum()));
+    assert_eq!(decode_all(decoder(Compression::Gzip, &with_crc(found))).unwrap(), b"data");
+    let wrong = reason(Compression::Gzip, &with_crc(!found));
     assert_eq!(wrong, "the header does not match its checksum");
 }
 
@@ -141,7 +140,7 @@ fn x9_an_xz_dictionary_over_the_limit_is_refused() {
         let mut bytes = xz(b"data", Check::Crc64);
         assert_eq!(bytes[12..16], [2, 0, 0x21, 1]);
         bytes[16] = code;
-        let crc = super::super::xz::crc32(&bytes[12..20]);
+        let crc = crc32(&bytes[12..20]);
         bytes[20..24].copy_from_slice(&crc.to_le_bytes());
         decode_all(decoder(Compression::Xz, &bytes))
     };
@@ -160,7 +159,7 @@ fn an_xz_index_that_lies_is_refused() {
     let index = bytes.len() - 12 - 8;
     assert_eq!((bytes[index..index + 2].to_vec(), bytes[index + 3]), (vec![0, 1], 4));
     bytes[index + 3] = 5;
-    let crc = super::super::xz::crc32(&bytes[index..index + 4]);
+    let crc = crc32(&bytes[index..index + 4]);
     bytes[index + 4..index + 8].copy_from_slice(&crc.to_le_bytes());
     assert_eq!(reason(Compression::Xz, &bytes), "the index does not match the blocks");
 }

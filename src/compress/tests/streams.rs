@@ -3,11 +3,11 @@
 use std::io::Write;
 use std::sync::LazyLock;
 
+use crc32fast::hash as crc32;
 use flate2::GzBuilder;
 use liblzma::stream::{Action, Check, Filters, LzmaOptions, Status, Stream};
 
 use super::super::Compression;
-use super::super::xz::crc32;
 use super::super::xz_block::vli;
 
 /// Text, noise and zeros in turns, in runs of up to 40 KB: what layers are made of.
