@@ -15,7 +15,7 @@ completions = \
 	$(datadir)/zsh/site-functions/_imgmount \
 	$(datadir)/fish/vendor_completions.d/imgmount.fish
 
-.PHONY: build demo test random bench lint install uninstall clean
+.PHONY: build deps demo test random bench lint recording install uninstall clean
 
 build:
 	$(CARGO) build --release --locked
@@ -26,14 +26,18 @@ demo:
 	$(CARGO) build --release --locked --bins --example sample_image
 	scripts/demo.sh target/release
 
+# Lists the packages that the tests need and that are missing, and installs them.
+deps:
+	scripts/deps.sh test
+
 # All that has to hold before a change is good. Tests that need a missing tool say SKIPPED, and fail
 # where CI is set.
-test:
-	scripts/deps.sh test
+test: deps
 	$(MAKE) lint
 	$(CARGO) build --locked --bins --example sample_image
 	scripts/demo.sh target/debug
 	$(CARGO) test --locked
+	scripts/policy.sh
 	$(if $(CI),$(MAKE) random)
 
 # The random tests with a seed of their own, which is printed and repeats the run: IMGMOUNT_TEST_SEED=N make random.
@@ -51,6 +55,14 @@ bench:
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' \
+		$(CARGO) doc --locked --no-deps --document-private-items
+
+# Runs a session on the sample image and draws it, for the README.
+recording:
+	$(CARGO) build --locked --bins --example sample_image
+	scripts/record.py target/debug > docs/recording.svg.new
+	mv docs/recording.svg.new docs/recording.svg
 
 # Installs what `make build` made, so that root need not run cargo.
 install:

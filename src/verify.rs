@@ -1,6 +1,6 @@
 //! Every promise of an image, compared with what is there.
 //!
-//! All bytes are read, decoded and hashed anew; how, is for [`digests`]. One promise is one [`Item`], and
+//! All bytes are read, decoded and hashed anew; how, is for [`mod@digests`]. One promise is one [`Item`], and
 //! nothing ends at the first that is not kept. This module owns which promises there are and what a verdict is.
 //! A layer with the right digests must also hold a tar that can be read; what its entries make of the merged tree
 //! is not checked.
