@@ -241,3 +241,19 @@ fn an_absolute_link_leads_out_of_a_mount_and_stays_inside_for_cat() {
     link(mounted.path(), imgmount.dir().join("shortcut")).unwrap();
     assert_eq!(fs::read(imgmount.dir().join("shortcut/x")).unwrap(), b"the host's");
 }
+
+#[test]
+fn the_recording_is_what_a_terminal_shows() {
+    if !have(&[Need::Fuse, Need::Program("python3")]) {
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // `cargo test` has built the example; a run of one test may not have.
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--locked", "--offline", "--example", "sample_image"]);
+    run(build.current_dir(root)).expect(0);
+    let built = Path::new(env!("CARGO_BIN_EXE_imgmount")).parent().unwrap();
+    let recorded = run(Command::new(root.join("scripts/record.py")).arg(built)).expect(0);
+    let kept = fs::read_to_string(root.join("docs/recording.svg")).unwrap();
+    assert!(recorded.text() == kept, "docs/recording.svg is out of date: run `make recording`");
+}
