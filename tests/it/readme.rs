@@ -4,12 +4,18 @@ use std::fs;
 use std::os::unix::fs::symlink as link;
 use std::path::Path;
 use std::process::Command;
+use std::sync::LazyLock;
+
+use serde_json::{Value, json};
 
 use crate::fixture::{Compression, Image, dir, docker_legacy, file, oci, symlink, tar, whiteout};
 use crate::mounted::{Imgmount, Mounted, Need, have, is_mounted, run};
 use crate::mounts::by_mount_8;
 
-const README: &str = include_str!("../../README.md");
+/// Read when the tests run, so that a change of the text needs no compiler.
+static README: LazyLock<String> = LazyLock::new(|| {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("README.md")
+});
 
 /// The text below a heading, to the next one.
 fn section(heading: &str) -> &'static str {
@@ -25,85 +31,133 @@ fn blocks(heading: &str) -> Vec<Vec<&'static str>> {
     indented.map(|block| block.lines().map(str::trim).collect()).collect()
 }
 
-/// The image that the examples speak of, as `image.tar`.
-fn write_image(imgmount: &Imgmount) {
+/// A command of README.md with the output that is printed below it.
+struct Example {
+    command: &'static str,
+    output: Vec<&'static str>,
+}
+
+/// The `console` blocks: a line that begins with `$ ` is a command, the lines below it are its output.
+fn console_blocks() -> Vec<Vec<Example>> {
+    let blocks = README.split("```console\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    blocks
+        .map(|block| {
+            let mut examples: Vec<Example> = Vec::new();
+            for line in block.lines() {
+                match line.strip_prefix("$ ") {
+                    Some(command) => examples.push(Example { command, output: Vec::new() }),
+                    None => examples.last_mut().expect("a command before its output").output.push(line),
+                }
+            }
+            examples
+        })
+        .collect()
+}
+
+/// The images that the examples read: `app.tar`, and its next version `app-2.tar`.
+fn write_images(imgmount: &Imgmount) {
     let base = [
+        dir("app"),
+        dir("bin"),
+        file("bin/sh", b"#!").mode(0o755),
         dir("etc"),
-        file("etc/os-release", b"ID=demo\n"),
+        dir("etc/ssl"),
+        file("etc/ssl/openssl.conf", b""),
+        file("etc/host.conf", b""),
         file("etc/motd", b"hello\n"),
+        file("etc/os-release", b"ID=demo\n"),
         dir("usr"),
         dir("usr/bin"),
-        file("usr/bin/sudo", b"").mode(0o4755),
-        file("usr/bin/passwd", b"").mode(0o755),
-        dir("etc/demo"),
-        file("etc/demo/demo.conf", b""),
+        file("usr/bin/passwd", b"").mode(0o4755),
     ];
     let python = [file("usr/bin/python3", b"").mode(0o755), whiteout("etc/motd")];
-    let image = Image::named("demo:1")
-        .for_architecture("arm64", None)
-        .layer_as("ADD base", &base, "", Compression::Gzip(6))
-        .layer_as("RUN apt-get install python3", &python, "", Compression::Zstd);
-    imgmount.write("image.tar", &tar(&oci(&[image])));
-    for (name, items) in [("old.tar", &base[..2]), ("new.tar", &base[..3])] {
-        let image = Image::named("demo:1").for_architecture("arm64", None).layer("ADD", items);
-        imgmount.write(name, &tar(&docker_legacy(&[image])));
-    }
+    let commands = [
+        "ADD rootfs.tar /",
+        "RUN apt-get install -y python3",
+        "COPY . /app",
+        "RUN rm /app/.env",
+        "COPY VERSION /app",
+    ];
+    let history = |len: usize| -> Value {
+        let steps = commands[..len].iter();
+        steps.map(|command| json!({"created": "2026-01-02T03:04:05Z", "created_by": command})).collect()
+    };
+    let app = |main: &[u8]| {
+        let content = [file("app/.env", b"TOKEN=secret\n"), file("app/main.py", main)];
+        Image::named("example.com/app:1")
+            .for_architecture("arm64", None)
+            .layer_as(commands[0], &base, "", Compression::Gzip(6))
+            .layer_as(commands[1], &python, "", Compression::Zstd)
+            .layer_as(commands[2], &content, "", Compression::Gzip(6))
+            .layer_as(commands[3], &[whiteout("app/.env")], "", Compression::Gzip(6))
+    };
+    imgmount.write("app.tar", &tar(&oci(&[app(b"print(1)\n").with_history(history(4))])));
+    let next = app(b"print(2)\n").layer(commands[4], &[file("app/VERSION", b"2\n")]);
+    let next = next.with_history(history(5));
+    imgmount.write("app-2.tar", &tar(&oci(&[next])));
+}
+
+/// Runs the commands of a block in one shell, and gives what each printed.
+fn run_block(imgmount: &Imgmount, block: &[Example], point: &str) -> Vec<String> {
+    // Before each command, a line that no command prints.
+    let commands = block.iter().map(|example| format!("printf '\\n\\001'\n{}\n", example.command));
+    let script = commands.collect::<String>().replace("/mnt", point);
+    // Two images that differ are a negative answer.
+    let is_diff = block.iter().any(|example| example.command.starts_with("imgmount diff"));
+    let script = if is_diff { format!("set +e\n{script}\n[ $? = 1 ]") } else { script };
+    let out = run(&mut imgmount.shell_with_program(&script)).expect(0);
+    let printed = out.text().split("\n\u{1}").skip(1);
+    printed.map(|text| text.trim_end_matches('\n').replace(point, "/mnt")).collect()
 }
 
 #[test]
-fn every_command_under_everyday_uses_works_as_printed() {
+fn every_command_of_the_readme_prints_what_is_printed_below_it() {
     let tools = ["jq", "getfattr"].map(Need::Program);
     if !have(&[&[Need::Fuse], &tools[..]].concat()) {
         return;
     }
     let imgmount = Imgmount::new();
-    write_image(&imgmount);
+    write_images(&imgmount);
     let point = imgmount.mount_point();
-    let mut ran = 0;
-    for block in blocks("Everyday uses") {
-        let script = block.join("\n").replace("/mnt", point.to_str().unwrap());
-        let mounts_itself = block.iter().any(|line| line.contains("imgmount umount"));
-        let needs_mount = script.contains(point.to_str().unwrap()) && !mounts_itself;
-        let mounted = needs_mount.then(|| mount_at(&imgmount, &point));
-        // Two images that differ are a negative answer.
-        let code = i32::from(block.iter().any(|line| line.starts_with("imgmount diff")));
-        let out = run(&mut imgmount.shell_with_program(&script)).expect(code);
-        assert!(!out.stdout.is_empty(), "{block:?} prints nothing");
-        match block[0] {
-            "imgmount cat image.tar:/etc/os-release" => assert_eq!(out.text(), "ID=demo\n"),
-            line if line.contains("| jq") => assert_eq!(out.text(), "/usr/bin/sudo\n"),
-            line if line.contains("created_by") => {
-                assert!(out.text().contains("user.imgmount.created_by=\"RUN apt-get install python3\""));
+    let point_name = point.to_str().unwrap();
+    let blocks = console_blocks();
+    assert!(blocks.len() > 10, "{} blocks", blocks.len());
+    let mut differences = String::new();
+    for block in blocks {
+        let uses_mount = block.iter().any(|example| example.command.contains("/mnt"));
+        let mounts_itself = block.iter().any(|example| example.command.starts_with("imgmount umount"));
+        let mounted = (uses_mount && !mounts_itself).then(|| mount_at(&imgmount, &point));
+        let printed = run_block(&imgmount, &block, point_name);
+        assert_eq!(printed.len(), block.len(), "$ {}", block[0].command);
+        for (example, printed) in block.iter().zip(&printed) {
+            if *printed != example.output.join("\n") {
+                differences.push_str(&format!("$ {}\n{printed}\n", example.command));
             }
-            line if line.starts_with("imgmount history") => {
-                let history = "0  added    ADD base\n1  deleted  RUN apt-get install python3\n";
-                assert!(
-                    out.text().starts_with(history) && out.text().ends_with("\nhello\n"),
-                    "{}",
-                    out.text()
-                );
-            }
-            line if line.starts_with("imgmount cp") => {
-                assert_eq!(fs::read(imgmount.dir().join("os-release")).unwrap(), b"ID=demo\n");
-                assert!(imgmount.dir().join("rootfs/usr/bin/python3").is_file());
-                assert!(out.lines().contains(&"etc/demo/demo.conf"), "{}", out.text());
-            }
-            line if line.starts_with("imgmount ls '") => assert_eq!(out.text(), "/etc/demo/demo.conf\n"),
-            line if line.contains("--view all") => {
-                assert!(out.text().ends_with("/states/01/etc:\ndemo\nos-release\n"), "{}", out.text());
-            }
-            line if line.starts_with("imgmount diff") => assert_eq!(out.text(), "A /etc/motd\n"),
-            _ => {}
         }
         drop(mounted);
-        assert!(!is_mounted(&point), "{block:?} leaves a mount behind");
-        ran += 1;
+        assert!(!is_mounted(&point), "a mount is left behind by: $ {}", block[0].command);
     }
-    assert!(ran >= 5, "{ran} everyday uses");
+    assert!(differences.is_empty(), "README.md should print:\n{differences}");
+}
+
+#[test]
+fn every_figure_of_the_readme_was_measured() {
+    let measured = include_str!("../../docs/performance.md");
+    let start = README.split("\n## ").next().unwrap();
+    let words: Vec<&str> = start.split([' ', '|', ';', '\n']).filter(|word| !word.is_empty()).collect();
+    let times: Vec<String> = words
+        .windows(2)
+        .filter(|pair| matches!(pair[1], "s" | "ms"))
+        .map(|pair| format!("{} {}", pair[0], pair[1]))
+        .collect();
+    assert_eq!(times.len(), 6, "{times:?}");
+    for time in times {
+        assert!(measured.contains(&format!("| {time} |")), "{time} is not in docs/performance.md");
+    }
 }
 
 fn mount_at(imgmount: &Imgmount, point: &Path) -> Mounted {
-    Mounted::at(point, run(imgmount.command(&["mount", "image.tar"]).arg(point)).expect(0))
+    Mounted::at(point, run(imgmount.command(&["mount", "app.tar"]).arg(point)).expect(0))
 }
 
 #[test]
@@ -134,8 +188,20 @@ fn every_option_that_is_named_exists() {
     }
     help.push_str(imgmount.run(&["cache", "prune", "--help"]).expect(0).text());
     let words = README.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
-    let options: Vec<&str> =
-        words.filter(|word| word.starts_with("--") && !word.starts_with("---")).collect();
+    // Of getfattr, umoci, podman, docker and cargo.
+    let of_others = [
+        "--only-values",
+        "--rootless",
+        "--format",
+        "--device",
+        "--cap-add",
+        "--security-opt",
+        "--open",
+        "--path",
+    ];
+    let options: Vec<&str> = words
+        .filter(|word| word.starts_with("--") && !word.starts_with("---") && !of_others.contains(word))
+        .collect();
     assert!(options.len() > 10, "{options:?}");
     let unknown: Vec<_> = options.iter().filter(|option| !help.contains(*option)).collect();
     assert!(unknown.is_empty(), "{unknown:?} in no help");
@@ -191,21 +257,21 @@ fn make_install_puts_program_and_completions_below_destdir_and_takes_them_away()
 #[test]
 fn indexes_live_in_the_users_cache_directory_unless_told_otherwise() {
     let imgmount = Imgmount::new();
-    write_image(&imgmount);
+    write_images(&imgmount);
     let indexes = |dir: &str| fs::read_dir(imgmount.dir().join(dir)).map_or(0, Iterator::count);
-    let mut command = imgmount.command(&["ls", "image.tar"]);
+    let mut command = imgmount.command(&["ls", "app.tar"]);
     command.env_remove("IMGMOUNT_CACHE_DIR").env_remove("XDG_CACHE_HOME").env("HOME", imgmount.dir());
     run(&mut command).expect(0);
-    assert_eq!(indexes(".cache/imgmount"), 2);
+    assert_eq!(indexes(".cache/imgmount"), 4);
     run(imgmount
-        .command(&["ls", "image.tar"])
+        .command(&["ls", "app.tar"])
         .env("XDG_CACHE_HOME", imgmount.dir().join("xdg"))
         .env_remove("IMGMOUNT_CACHE_DIR"))
     .expect(0);
-    assert_eq!(indexes("xdg/imgmount"), 2);
-    run(imgmount.command(&["ls", "image.tar"]).env("IMGMOUNT_CACHE_DIR", imgmount.dir().join("moved")))
+    assert_eq!(indexes("xdg/imgmount"), 4);
+    run(imgmount.command(&["ls", "app.tar"]).env("IMGMOUNT_CACHE_DIR", imgmount.dir().join("moved")))
         .expect(0);
-    assert_eq!(indexes("moved"), 2);
+    assert_eq!(indexes("moved"), 4);
 }
 
 #[test]
