@@ -3,9 +3,10 @@
 //! Go's decoder, which container engines use, takes the last of two equal keys and matches field
 //! names without regard to case; others do neither. An image that means one thing to a scanner and
 //! another to an engine is built from such differences (X5). This module refuses equal keys in any
-//! object, and, in every object whose fields are known, a key that differs from a field only in
-//! case. Keys that users choose (labels, annotations) may differ in case. It bounds what a document
-//! can cost in memory and stack, and must not know what any document means.
+//! object, and, in every object whose fields are known, two keys that stand for one field. A field
+//! whose only key is written in another case is read, as engines read it: some build tools write
+//! such keys. Keys that users choose (labels, annotations) may differ in case. This module bounds
+//! what a document can cost in memory and stack, and must not know what any document means.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -39,28 +40,32 @@ pub fn parse(what: &Subject, bytes: &[u8]) -> Result<Value> {
 }
 
 /// An object whose fields are known.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Object<'a> {
     what: &'a Subject,
-    fields: &'a Map<String, Value>,
+    /// The fields that are there, by the names they are known by.
+    fields: Vec<(&'a str, &'a Value)>,
 }
 
 impl<'a> Object<'a> {
-    /// `value` as an object with the fields `known`; other keys are allowed and not read.
+    /// `value` as an object with the fields `known`, in any case; other keys are allowed and not
+    /// read.
     ///
     /// # Errors
-    /// [`Error::Malformed`] when it is no object, or has a key that is one of `known` in another
-    /// case.
-    pub fn new(what: &'a Subject, value: &'a Value, known: &[&str]) -> Result<Self> {
-        let fields = value.as_object().ok_or_else(|| malformed(what, "not a JSON object".to_owned()))?;
-        for key in fields.keys() {
-            if known.contains(&key.as_str()) {
+    /// [`Error::Malformed`] when it is no object, or has two keys that are one of `known`.
+    pub fn new(what: &'a Subject, value: &'a Value, known: &[&'a str]) -> Result<Self> {
+        let keys = value.as_object().ok_or_else(|| malformed(what, "not a JSON object".to_owned()))?;
+        let mut fields: Vec<(&str, &Value)> = Vec::new();
+        for (key, value) in keys {
+            let field = known.iter().find(|field| *field == key);
+            let Some(field) = field.or_else(|| known.iter().find(|field| fold(field) == fold(key))) else {
                 continue;
-            }
-            if let Some(field) = known.iter().find(|field| fold(field) == fold(key)) {
-                let reason = format!("key '{}' is a variant of '{field}'", key.escape_debug());
+            };
+            if fields.iter().any(|(earlier, _)| earlier == field) {
+                let reason = format!("more than one key is '{field}', in upper or lower case");
                 return Err(malformed(what, reason));
             }
+            fields.push((field, value));
         }
         Ok(Object { what, fields })
     }
@@ -68,7 +73,8 @@ impl<'a> Object<'a> {
     /// A field; one that is `null` is absent, as engines read it.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&'a Value> {
-        self.fields.get(key).filter(|value| !value.is_null())
+        let found = self.fields.iter().find(|(field, _)| *field == key);
+        found.map(|(_, value)| *value).filter(|value| !value.is_null())
     }
 
     /// A field that is a string.
@@ -250,11 +256,28 @@ mod tests {
     }
 
     #[test]
-    fn x5_a_variant_of_a_known_field_is_refused() {
-        for text in [r#"{"Layers":[]}"#, r#"{"layers":[],"LAYERS":[]}"#, "{\"layer\u{17f}\":[]}"] {
+    fn x5_two_keys_for_one_field_are_refused() {
+        for text in [
+            r#"{"layers":[],"Layers":[]}"#,
+            r#"{"LAYERS":[],"Layers":[]}"#,
+            r#"{"Layers":null,"layers":[]}"#,
+            "{\"layer\u{17f}\":[],\"layers\":[]}",
+        ] {
             let value = parse(&Subject::Image, text.as_bytes()).unwrap();
-            let error = Object::new(&Subject::Image, &value, &["layers"]).unwrap_err();
-            assert!(error.to_string().contains("a variant of 'layers'"), "{text}: {error}");
+            let error = Object::new(&Subject::Image, &value, &["layers"]).unwrap_err().to_string();
+            assert!(
+                error.ends_with("more than one key is 'layers', in upper or lower case"),
+                "{text}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn x5_a_lone_key_is_read_in_any_case_as_engines_read_it() {
+        for text in [r#"{"layers":["a"]}"#, r#"{"Layers":["a"]}"#, "{\"LAYER\u{17f}\":[\"a\"]}"] {
+            let value = parse(&Subject::Image, text.as_bytes()).unwrap();
+            let object = Object::new(&Subject::Image, &value, &["size", "layers"]).unwrap();
+            assert_eq!(object.strings("layers").unwrap(), ["a"], "{text}");
         }
     }
 

@@ -79,13 +79,22 @@ fn x5_equal_and_variant_keys_are_refused_in_every_object() {
     for text in [
         manifest(CONFIG, LAYER, r#","layers":[]"#),
         manifest(CONFIG, LAYER, r#","Layers":[]"#),
-        manifest(CONFIG, LAYER, r#","MediaType":"x""#),
+        manifest(CONFIG, LAYER, r#","MediaType":"x","mediaType":"x""#),
         index(&[descriptor(OCI_MANIFEST, r#","Digest":"x""#)], ""),
-        index(&[descriptor(OCI_MANIFEST, r#","platform":{"OS":"linux"}"#)], ""),
+        index(&[descriptor(OCI_MANIFEST, r#","platform":{"OS":"linux","os":"linux"}"#)], ""),
         index(&[descriptor(OCI_MANIFEST, r#","annotations":{"a":"1","a":"2"}"#)], ""),
     ] {
         assert!(matches!(refusal(&text, None), Error::Malformed { .. }), "{text}");
     }
+}
+
+/// A manifest cannot hide what would make it another document behind a key in another case.
+#[test]
+fn x5_a_key_in_another_case_counts_in_every_check() {
+    let text = manifest(CONFIG, LAYER, r#","Manifests":[]"#);
+    assert!(refusal(&text, None).to_string().contains("has both 'manifests' and 'config'"));
+    let text = manifest(CONFIG, LAYER, r#","FSLayers":[]"#);
+    assert!(refusal(&text, None).to_string().contains("has 'fsLayers'"));
 }
 
 #[test]
