@@ -145,6 +145,8 @@ pub struct ImageIndex {
 /// What one image is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
+    /// What it says it is, where it does.
+    pub media_type: Option<String>,
     /// The image config.
     pub config: Descriptor,
     /// Lowest first.
@@ -183,7 +185,8 @@ pub enum Document {
 /// # Errors
 /// [`Error::Unsupported`] for Docker schema 1, build caches and unknown types;
 /// [`Error::Malformed`] for documents that break their format, that could be read as two kinds, or
-/// that say another media type than their descriptor.
+/// that say another media type than their descriptor. A manifest may be OCI's where Docker's is
+/// expected, and the reverse.
 pub fn parse(what: &Subject, bytes: &[u8], expected: Option<&str>) -> Result<Document> {
     let value = strict_json::parse(what, bytes)?;
     let object = Object::new(what, &value, &DOCUMENT_FIELDS)?;
@@ -191,6 +194,7 @@ pub fn parse(what: &Subject, bytes: &[u8], expected: Option<&str>) -> Result<Doc
     check_schema(what, &object, own.or(expected))?;
     if let (Some(own), Some(expected)) = (own, expected)
         && own != expected
+        && !(is_manifest(own) && is_manifest(expected))
     {
         let (own, expected) = (own.escape_debug(), expected.escape_debug());
         let reason = format!("its media type is '{own}', its descriptor says '{expected}'");
@@ -199,9 +203,15 @@ pub fn parse(what: &Subject, bytes: &[u8], expected: Option<&str>) -> Result<Doc
     match document_kind(what, &object, own.or(expected))? {
         DocumentKind::Index => parse_index(what, &object).map(Document::Index),
         DocumentKind::Manifest => {
-            parse_manifest(what, &object).map(|manifest| Document::Manifest(Box::new(manifest)))
+            parse_manifest(what, &object, own).map(|manifest| Document::Manifest(Box::new(manifest)))
         }
     }
+}
+
+/// True for OCI's and Docker's type of manifest. They have the same fields, and engines read either
+/// where the descriptor says the other (X3).
+fn is_manifest(media_type: &str) -> bool {
+    media_type::document_kind(media_type) == Some(DocumentKind::Manifest)
 }
 
 fn check_schema(what: &Subject, object: &Object<'_>, media_type: Option<&str>) -> Result<()> {
@@ -258,10 +268,11 @@ fn parse_index(what: &Subject, object: &Object<'_>) -> Result<ImageIndex> {
     Ok(ImageIndex { manifests, annotations: object.string_map("annotations")? })
 }
 
-fn parse_manifest(what: &Subject, object: &Object<'_>) -> Result<Manifest> {
+fn parse_manifest(what: &Subject, object: &Object<'_>, media_type: Option<&str>) -> Result<Manifest> {
     let config = object.get("config").ok_or_else(|| object.missing("config"))?;
     let layers = object.array("layers")?;
     Ok(Manifest {
+        media_type: media_type.map(str::to_owned),
         config: Descriptor::parse(what, config)?,
         layers: layers.iter().map(|value| Descriptor::parse(what, value)).collect::<Result<_>>()?,
         annotations: object.string_map("annotations")?,

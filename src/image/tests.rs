@@ -68,10 +68,29 @@ fn x3_a_document_must_be_of_the_kind_its_descriptor_says() {
         let error = refusal(&text, Some(expected)).to_string();
         assert!(error.contains("another kind than its media type says"), "{error}");
     }
-    let typed = manifest(CONFIG, LAYER, &format!(r#","mediaType":"{OCI_MANIFEST}""#));
-    let error = refusal(&typed, Some(DOCKER_MANIFEST)).to_string();
+    let typed = index(&[], &format!(r#","mediaType":"{OCI_INDEX}""#));
+    let error = refusal(&typed, Some(DOCKER_LIST)).to_string();
     assert!(error.contains("its descriptor says"), "{error}");
-    assert!(parse(&Subject::Image, typed.as_bytes(), Some(OCI_MANIFEST)).is_ok());
+    assert!(parse(&Subject::Image, typed.as_bytes(), Some(OCI_INDEX)).is_ok());
+}
+
+/// The two have the same fields; containerd and skopeo read the manifest and ignore which of the two
+/// its descriptor names.
+#[test]
+fn x3_a_manifest_may_be_ocis_where_dockers_is_expected_and_the_reverse() {
+    for (own, expected) in [(OCI_MANIFEST, DOCKER_MANIFEST), (DOCKER_MANIFEST, OCI_MANIFEST)] {
+        let typed = manifest(CONFIG, LAYER, &format!(r#","mediaType":"{own}""#));
+        let document = parse(&Subject::Image, typed.as_bytes(), Some(expected)).unwrap();
+        let Document::Manifest(manifest) = document else { panic!("{document:?}") };
+        assert_eq!(manifest.media_type.as_deref(), Some(own));
+        // What could be read as two kinds of document is refused nevertheless.
+        let sly = manifest_with_manifests(own);
+        assert!(refusal(&sly, Some(expected)).to_string().contains("could be read as two kinds"));
+    }
+}
+
+fn manifest_with_manifests(media_type: &str) -> String {
+    manifest(CONFIG, LAYER, &format!(r#","mediaType":"{media_type}","manifests":[]"#))
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! takes documents as they are, and notes how they should have been. It must not know names, nor
 //! where blobs are kept: [`Blobs`] finds them.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -27,7 +28,6 @@ const MAX_NESTING: usize = 4;
 pub(super) type Agreement<'a> = &'a dyn Fn(&[Digest]) -> Result<()>;
 
 /// Finds one image.
-#[derive(Clone, Copy)]
 pub(super) struct Walk<'a> {
     blobs: &'a dyn Blobs,
     /// The platform that was asked for, if one was.
@@ -35,6 +35,8 @@ pub(super) struct Walk<'a> {
     agreement: Option<Agreement<'a>>,
     /// Where documents are noted instead of refused.
     ledger: Option<&'a Ledger>,
+    /// What has been warned of. Documents are read more than once.
+    warnings: RefCell<HashSet<String>>,
 }
 
 /// A manifest that a walk came to.
@@ -48,7 +50,7 @@ struct Candidate {
 impl<'a> Walk<'a> {
     /// A walk through `blobs` to the image for `platform`, or for this host.
     pub(super) fn new(blobs: &'a dyn Blobs, platform: Option<&'a Platform>) -> Self {
-        Walk { blobs, platform, agreement: None, ledger: None }
+        Walk { blobs, platform, agreement: None, ledger: None, warnings: RefCell::default() }
     }
 
     /// Refuses the image unless `agreement` accepts its configs.
@@ -257,8 +259,21 @@ impl<'a> Walk<'a> {
             .ok_or_else(|| missing(document(DocumentRole::Manifest, descriptor), descriptor))?;
         let what = document(DocumentRole::Manifest, descriptor);
         match manifest::parse(&what, &bytes, descriptor.media_type.as_deref())? {
-            Document::Manifest(manifest) => Ok((*manifest, bytes)),
+            Document::Manifest(manifest) => {
+                if let (Some(own), Some(said)) = (&manifest.media_type, &descriptor.media_type)
+                    && own != said
+                {
+                    self.warn(format!("{what}: its media type is '{own}', its descriptor says '{said}'"));
+                }
+                Ok((*manifest, bytes))
+            }
             Document::Index(_) => Err(Error::malformed(what, "an image index where a manifest should be")),
+        }
+    }
+
+    fn warn(&self, warning: String) {
+        if self.warnings.borrow_mut().insert(warning.clone()) {
+            log::warn!("{warning}");
         }
     }
 

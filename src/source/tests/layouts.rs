@@ -387,6 +387,20 @@ fn x3_a_manifest_of_another_type_than_its_descriptor_says_is_refused() {
     assert!(error.contains("its descriptor says"), "{error}");
 }
 
+/// Layouts with such manifests exist. containerd goes by the descriptor, skopeo by the fields; neither
+/// compares the two names.
+#[test]
+fn x3_a_docker_manifest_below_an_oci_descriptor_is_read() {
+    let mut files = Files::default();
+    let config = files.blob(DOCKER_CONFIG, config("linux/amd64", &["A"]).to_string());
+    let layer = files.blob("application/vnd.docker.image.rootfs.diff.tar", "A");
+    let manifest =
+        json!({"schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "config": config, "layers": [layer]});
+    let manifest = files.blob(OCI_MANIFEST, manifest.to_string());
+    files.layout(&[manifest]);
+    assert_eq!(files.as_tar().layers(""), ["A"]);
+}
+
 #[test]
 fn x6_a_document_past_its_limit_is_refused() {
     let mut files = Files::default();

@@ -17,7 +17,7 @@ use super::{
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result, Subject};
 use crate::image::Platform;
-use crate::image::media_type::{OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
+use crate::image::media_type::{DOCKER_CONFIG, DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
 use crate::read_at::{ReadAt, read_to_vec};
 
 mod archives;
