@@ -184,9 +184,11 @@ impl Engine {
             bytes: open.iter().map(|layer| layer.bytes.clone()).collect(),
         };
         tree.collect_warnings(open.into_iter().map(|layer| layer.lie));
-        match tree.warnings.first() {
+        let refused: Vec<_> =
+            tree.warnings.iter().filter(|(_, warning)| warning.kind.is_about_the_tree()).collect();
+        match refused.first() {
             Some((layer, warning)) if options.strict => Err(Error::Strict {
-                count: tree.warnings.len(),
+                count: refused.len(),
                 first: format!("layer {}: {}: {}", layer.0, escape(&warning.path), warning.kind),
             }),
             _ => Ok(tree),

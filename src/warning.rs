@@ -1,7 +1,7 @@
 //! What an image says that runtimes and the specification do not agree on, or that cannot be shown.
 //!
-//! A warning never changes an answer; it is counted, listed by `inspect` and `-v`, and refused by
-//! `--strict`. This module owns the words; who notices something decides whether it is one.
+//! A warning never changes an answer; it is counted and listed by `inspect` and `-v`. `--strict`
+//! refuses those that are about the merged tree. This module owns the words; who notices something decides whether it is one.
 
 use std::fmt;
 
@@ -41,6 +41,14 @@ macro_rules! warning_kinds {
                     kebab.push(letter.to_ascii_lowercase());
                 }
                 kebab
+            }
+
+            /// False for what has no effect on the merged tree: a media type that names another
+            /// compression than the bytes show. `--strict` accepts these; images that
+            /// `podman save --uncompressed` or skopeo wrote have them.
+            #[must_use]
+            pub fn is_about_the_tree(self) -> bool {
+                self != WarningKind::CompressionMismatch
             }
 
             /// The number that stands for it in a layer index.

@@ -396,6 +396,23 @@ fn z7_the_bytes_decide_the_compression_and_a_wrong_media_type_is_a_warning() {
     assert_eq!(answer["warnings"][0]["path"], "application/vnd.oci.image.layer.v1.tar+gzip");
 }
 
+/// `podman save --uncompressed --format oci-dir` of podman 4.3 writes plain tars as `.tar+gzip`, and
+/// `skopeo copy` from a docker-archive to `dir:` does so too. However a layer is packed, its tree is
+/// the same, so there is nothing for `--strict` to refuse.
+#[test]
+fn z7_strict_accepts_layers_that_are_packed_in_another_way_than_their_type_says() {
+    let imgmount = Imgmount::new();
+    let image = Image::named("a:1").layer_as("COPY", &[file("f", b"1")], "", Compression::Plain);
+    let mut items = skopeo_dir(&image);
+    let manifest = String::from_utf8(image.manifest()).unwrap();
+    items.retain(|item| item.name != b"manifest.json");
+    items.push(file("manifest.json", manifest.replace(".v1.tar\"", ".v1.tar+gzip\"")));
+    let path = imgmount.write("image.tar", &tar(&items));
+    let listed = run(imgmount.command(&["-v", "ls", "--strict"]).arg(&path)).expect(0);
+    assert_eq!(listed.text(), "f\n");
+    listed.says("the media type names another compression than the bytes show");
+}
+
 #[test]
 fn z8_the_files_that_estargz_adds_are_ordinary_files() {
     if !have(&[Need::Fuse]) {
