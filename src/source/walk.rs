@@ -180,10 +180,16 @@ impl<'a> Walk<'a> {
                 path: self.blobs.place(),
                 reason: "its image index lists no image manifest".to_owned(),
             }),
-            (None, _) => Err(Error::NoPlatform {
-                wanted: wanted.to_string(),
-                available: platforms.iter().flatten().map(Platform::to_string).collect(),
-            }),
+            (None, _) => {
+                let present = platforms.iter().zip(&present).map(|(found, one)| (found, one, ""));
+                let absent = absent_platforms.iter().zip(&absent);
+                let absent = absent.map(|(found, one)| (found, one, " (not stored here)"));
+                let available = present.chain(absent).map(|(found, one, note)| match found {
+                    Some(platform) => format!("{platform}{note}"),
+                    None => format!("unknown platform, manifest {}{note}", one.descriptor.digest),
+                });
+                Err(Error::NoPlatform { wanted: wanted.to_string(), available: available.collect() })
+            }
         }
     }
 

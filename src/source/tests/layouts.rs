@@ -180,6 +180,30 @@ fn f14_the_platform_decides_among_several() {
     assert_eq!(error, there);
 }
 
+/// `docker save` of a containerd store keeps the whole image index and the blobs of some platforms. The
+/// list of what there is was empty then, as it was for manifests without a platform.
+#[test]
+fn f14_without_a_fitting_platform_all_that_the_index_names_is_listed() {
+    let mut files = Files::default();
+    let unknown = |files: &mut Files, layer: &str| {
+        let config = files.blob(OCI_CONFIG, json!({"rootfs": {"diff_ids": []}, "author": layer}).to_string());
+        let manifest = json!({"schemaVersion": 2, "config": config, "layers": []});
+        files.blob(OCI_MANIFEST, manifest.to_string())
+    };
+    let manifests = [unknown(&mut files, "A"), unknown(&mut files, "B")];
+    let absent = images(&mut files, &["linux/s390x"]).remove(0);
+    let index = nested(&mut files, &[manifests[0].clone(), manifests[1].clone(), absent.clone()]);
+    files.layout(&[index]);
+    files.remove(&blob_name(&absent));
+    let error = files.as_tar().image_for("", Some("linux/riscv64")).unwrap_err().to_string();
+    let [a, b] = manifests.map(|manifest| manifest["digest"].as_str().unwrap().to_owned());
+    let there = format!(
+        "no image for platform linux/riscv64; there is:\n  unknown platform, manifest {a}\n  \
+         unknown platform, manifest {b}\n  linux/s390x (not stored here)"
+    );
+    assert_eq!(error, there);
+}
+
 #[test]
 fn f14_a_sole_image_wins_whatever_its_platform() {
     let mut files = Files::default();
