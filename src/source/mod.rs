@@ -18,6 +18,7 @@ mod archive_blobs;
 mod blobs;
 mod dir;
 mod docker_archive;
+mod docker_manifest;
 mod formats;
 mod names;
 mod oci_layout;

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::archive::{Archive, not_an_image};
 use super::archive_blobs::ArchiveBlobs;
-use super::docker_archive::{self, Item};
+use super::docker_manifest::{DockerManifest, Item};
 use super::formats::Place;
 use super::names::{self, Names};
 use super::walk::{Agreement, Walk};
@@ -40,7 +40,7 @@ struct OciLayout {
     /// All of `index.json`; positions are what `@INDEX` counts.
     entries: Vec<Descriptor>,
     /// `manifest.json`, where Docker put one beside.
-    docker: Vec<Item>,
+    docker: DockerManifest,
 }
 
 impl OciLayout {
@@ -56,7 +56,7 @@ impl OciLayout {
         let Document::Index(index) = manifest::parse(&what, &bytes, None)? else {
             return Err(Error::malformed(what, "a manifest where an image index should be"));
         };
-        let docker = docker_archive::read_beside_oci(&archive)?;
+        let docker = DockerManifest::read_beside_oci(&archive)?;
         let blobs = ArchiveBlobs { archive, names: blob_names };
         Ok(OciLayout { blobs, entries: index.manifests, docker })
     }
@@ -118,19 +118,19 @@ impl OciLayout {
 
     /// `agreement`, where there is a `manifest.json` to agree with.
     fn agreement<'a>(&self, agreement: Agreement<'a>) -> Option<Agreement<'a>> {
-        (!self.docker.is_empty()).then_some(agreement)
+        (!self.docker.items.is_empty()).then_some(agreement)
     }
 
     /// Checks that `manifest.json` means the same images (F3): an item of the same name, or without
     /// one any item, has one of `configs`.
     fn check_agreement(&self, names: &Names, configs: &[Digest]) -> Result<()> {
         let of_this_name = |item: &&Item| names.share(&item.repo_tags);
-        let named: Vec<&Item> = self.docker.iter().filter(of_this_name).collect();
+        let named: Vec<&Item> = self.docker.items.iter().filter(of_this_name).collect();
         let claimed = |items: &mut dyn Iterator<Item = &Item>| -> Result<Vec<Digest>> {
             items.map(|item| item.config_digest(&self.blobs.archive)).collect()
         };
         let (claimed, agrees) = if named.is_empty() {
-            let claimed = claimed(&mut self.docker.iter())?;
+            let claimed = claimed(&mut self.docker.items.iter())?;
             let any = claimed.iter().any(|digest| configs.contains(digest));
             (claimed, any)
         } else {

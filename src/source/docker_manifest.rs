@@ -1,0 +1,232 @@
+//! `manifest.json`: the images of a docker-archive, and of the OCI layouts that Docker 25 and later
+//! write.
+//!
+//! This module owns which file is the config of an image and which are its layers. Nothing else in
+//! the archive is believed; the layout of its directories changed with every engine (F1, F5, F6).
+
+use serde_json::Value;
+
+use super::archive::Archive;
+use super::names::Names;
+use super::survey::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
+use super::{LayerBlob, MAX_ARCHIVE_MANIFEST_BYTES, OpenedImage};
+use crate::digest::{Algorithm, Digest};
+use crate::error::{Error, Property, Result, Subject};
+use crate::image::manifest::MAX_DOCUMENT_BYTES;
+use crate::image::strict_json::{self, Object};
+use crate::image::{ImageConfig, ImageInfo, LayerDescriptor, Platform, check_layer_count};
+use crate::layer::check_layers;
+use crate::workers::cores;
+
+const ITEM_FIELDS: [&str; 5] = ["Config", "RepoTags", "Layers", "Parent", "LayerSources"];
+
+/// A `manifest.json`.
+#[derive(Debug, Default)]
+pub(super) struct DockerManifest {
+    pub(super) items: Vec<Item>,
+    raw: Vec<u8>,
+}
+
+/// One image of `manifest.json`.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// Name of the config.
+    config: String,
+    /// Names of the image.
+    pub(super) repo_tags: Vec<String>,
+    /// Names of the layers, lowest first.
+    layers: Vec<String>,
+}
+
+impl DockerManifest {
+    /// Reads the `manifest.json` of a docker-archive, if there is one.
+    pub(super) fn read(archive: &Archive) -> Result<Option<Self>> {
+        match read_manifest(archive)? {
+            Some(raw) => DockerManifest::parse(archive, raw).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads the `manifest.json` beside an OCI layout. It lists nothing when there is no such file, or
+    /// it is another kind of file, of which a layout may have any (F11).
+    pub(super) fn read_beside_oci(archive: &Archive) -> Result<Self> {
+        match read_manifest(archive)? {
+            Some(raw) if raw.trim_ascii_start().starts_with(b"[") => DockerManifest::parse(archive, raw),
+            _ => Ok(DockerManifest::default()),
+        }
+    }
+
+    fn parse(archive: &Archive, raw: Vec<u8>) -> Result<Self> {
+        let items = parse_items(&archive.describe("manifest.json"), &raw)?;
+        Ok(DockerManifest { items, raw })
+    }
+
+    /// Opens the image `item` from `archive`.
+    ///
+    /// # Errors
+    /// As [`super::Source::image`].
+    pub(super) fn open(
+        &self,
+        archive: &Archive,
+        item: &Item,
+        platform: Option<&Platform>,
+    ) -> Result<OpenedImage> {
+        let (raw_config, config_digest) = item.read_config(archive)?;
+        let config = ImageConfig::parse(&archive.describe(&item.config), &raw_config)?;
+        check_layer_count(&archive.describe("manifest.json"), item.layers.len(), &config)?;
+        if let (Some(wanted), Some(found)) = (platform, &config.platform)
+            && wanted.rank(found).is_none()
+        {
+            log::warn!("the image is made for {found}, not for {wanted}");
+        }
+        let layers: Vec<_> = config
+            .diff_ids
+            .iter()
+            .zip(config.layer_commands())
+            .map(|(diff_id, created_by)| LayerDescriptor {
+                media_type: None,
+                digest: None,
+                size: None,
+                diff_id: *diff_id,
+                created_by,
+                urls: Vec::new(),
+            })
+            .collect();
+        let named = item.layers.iter().zip(layers.iter().cloned()).enumerate();
+        let blobs = named
+            .map(|(number, (name, descriptor))| layer(archive, number, name, descriptor))
+            .collect::<Result<_>>()?;
+        Ok(OpenedImage {
+            info: ImageInfo {
+                names: item.repo_tags.clone(),
+                manifest_digest: None,
+                config_digest,
+                platform: config.platform.clone(),
+                config,
+                layers,
+                annotations: std::collections::BTreeMap::new(),
+                raw_manifest: self.raw.clone(),
+                raw_config,
+            },
+            layers: blobs,
+            reads_at_once: cores(),
+        })
+    }
+}
+
+impl Item {
+    /// The names of the image, as selectors find them.
+    pub(super) fn names(&self) -> Names {
+        Names { reference: None, full: self.repo_tags.clone() }
+    }
+
+    /// True when both are one image: it may be listed once for each of its names.
+    pub(super) fn is_same_image(&self, other: &Item) -> bool {
+        self.config == other.config && self.layers == other.layers
+    }
+
+    /// Finds all that the image names, whether or not it is as promised.
+    pub(super) fn survey(&self, archive: &Archive) -> Survey {
+        let mut survey = Survey::default();
+        // Layers are promised by the config alone: without it there is nothing to compare them with.
+        let config = self.survey_config(archive, &mut survey);
+        match config.and_then(|config| self.survey_layers(archive, &config)) {
+            Ok(layers) => survey.layers = layers,
+            Err(fault) => survey.faults.push(fault),
+        }
+        survey
+    }
+
+    fn survey_config(&self, archive: &Archive, survey: &mut Survey) -> Result<ImageConfig> {
+        let what = archive.describe(&self.config);
+        let bytes = archive.read(&self.config, "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES)?;
+        if let Some(digest) = digest_in_name(&self.config) {
+            let document = SurveyedDocument::new(DocumentRole::Config, digest, None, bytes.as_deref());
+            survey.documents.push(document);
+        }
+        let config = ImageConfig::parse(&what, &bytes.ok_or_else(|| without_config(&what))?)?;
+        check_layer_count(&archive.describe("manifest.json"), self.layers.len(), &config)?;
+        Ok(config)
+    }
+
+    fn survey_layers(&self, archive: &Archive, config: &ImageConfig) -> Result<Vec<SurveyedLayer>> {
+        let named = self.layers.iter().zip(&config.diff_ids);
+        let found = named.map(|(name, diff_id)| {
+            let bytes = archive.find(name)?.map(|found| found.bytes);
+            Ok(SurveyedLayer { digest: None, size: None, diff_id: Some(*diff_id), bytes })
+        });
+        found.collect()
+    }
+
+    /// The config's bytes and digest, which must be the one in its name where it has one.
+    fn read_config(&self, archive: &Archive) -> Result<(Vec<u8>, Digest)> {
+        let what = archive.describe(&self.config);
+        let Some(bytes) = archive.read(&self.config, "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES)? else {
+            return Err(without_config(&what));
+        };
+        let expected = digest_in_name(&self.config);
+        let algorithm = expected.map_or(Algorithm::Sha256, |expected| expected.algorithm());
+        let digest = algorithm.digest(&bytes);
+        match expected {
+            Some(expected) if expected != digest => {
+                Err(Error::mismatch(what, Property::Digest, expected, digest))
+            }
+            _ => Ok((bytes, digest)),
+        }
+    }
+
+    /// The digest of the config, by its name or else by its bytes.
+    ///
+    /// # Errors
+    /// When it has to be read and cannot be.
+    pub(super) fn config_digest(&self, archive: &Archive) -> Result<Digest> {
+        match digest_in_name(&self.config) {
+            Some(digest) => Ok(digest),
+            None => Ok(self.read_config(archive)?.1),
+        }
+    }
+}
+
+fn layer(archive: &Archive, number: usize, name: &str, descriptor: LayerDescriptor) -> Result<LayerBlob> {
+    let Some(found) = archive.find(name)? else {
+        let what = Subject::LayerFile { number, archive: archive.path().to_owned(), name: name.to_owned() };
+        return Err(Error::missing_blob(what, descriptor.diff_id, Vec::new()));
+    };
+    Ok(LayerBlob { descriptor, bytes: found.bytes, identity: found.identity })
+}
+
+fn read_manifest(archive: &Archive) -> Result<Option<Vec<u8>>> {
+    archive.read("manifest.json", "MAX_ARCHIVE_MANIFEST_BYTES", MAX_ARCHIVE_MANIFEST_BYTES)
+}
+
+fn parse_items(what: &Subject, bytes: &[u8]) -> Result<Vec<Item>> {
+    let value = strict_json::parse(what, bytes)?;
+    let items = value.as_array().ok_or_else(|| Error::malformed(what.clone(), "not an array of images"))?;
+    items.iter().map(|item| parse_item(what, item)).collect()
+}
+
+fn parse_item(what: &Subject, value: &Value) -> Result<Item> {
+    let object = Object::new(what, value, &ITEM_FIELDS)?;
+    let layers = object.strings("Layers")?;
+    check_layers(what.clone(), layers.len())?;
+    Ok(Item {
+        config: object.required_string("Config")?.to_owned(),
+        repo_tags: object.strings("RepoTags")?,
+        layers,
+    })
+}
+
+fn without_config(what: &Subject) -> Error {
+    Error::malformed(what.clone(), "the config that 'manifest.json' names is missing")
+}
+
+/// `<hex>.json`, `sha256:<hex>` and `blobs/<algorithm>/<hex>` name a digest.
+fn digest_in_name(name: &str) -> Option<Digest> {
+    let (directory, file) = name.rsplit_once('/').unwrap_or(("", name));
+    let algorithm = directory.rsplit('/').next().unwrap_or(directory);
+    if let Ok(digest) = format!("{algorithm}:{file}").parse() {
+        return Some(digest);
+    }
+    let file = file.strip_prefix("sha256:").unwrap_or(file);
+    Digest::from_sha256_hex(file.strip_suffix(".json").unwrap_or(file))
+}
