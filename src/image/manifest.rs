@@ -214,6 +214,24 @@ fn is_manifest(media_type: &str) -> bool {
     media_type::document_kind(media_type) == Some(DocumentKind::Manifest)
 }
 
+/// Reads the `index.json` of an OCI layout. Without `manifests`, or with `null`, it lists nothing: so
+/// Docker 25 and later write it where no image has a name (F3).
+///
+/// # Errors
+/// As [`parse`]; [`Error::Malformed`] for a manifest.
+pub fn parse_layout_index(what: &Subject, bytes: &[u8]) -> Result<ImageIndex> {
+    let value = strict_json::parse(what, bytes)?;
+    let object = Object::new(what, &value, &DOCUMENT_FIELDS)?;
+    if ["manifests", "config", "layers"].into_iter().all(|field| object.get(field).is_none()) {
+        check_schema(what, &object, object.string("mediaType")?)?;
+        return Ok(ImageIndex { manifests: Vec::new(), annotations: BTreeMap::new() });
+    }
+    match parse(what, bytes, None)? {
+        Document::Index(index) => Ok(index),
+        Document::Manifest(_) => Err(malformed(what, "a manifest where an image index should be")),
+    }
+}
+
 fn check_schema(what: &Subject, object: &Object<'_>, media_type: Option<&str>) -> Result<()> {
     let version = object.u64("schemaVersion")?;
     if version == Some(1) || media_type.is_some_and(media_type::is_schema_1) {

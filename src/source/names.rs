@@ -28,10 +28,9 @@ impl Names {
         shown
     }
 
-    /// True when both go by one full name.
-    pub(super) fn share(&self, full_names: &[String]) -> bool {
-        let normal: Vec<_> = full_names.iter().map(|name| normalise(name)).collect();
-        self.all().any(|name| normal.contains(&normalise(name)))
+    /// Full names as engines complete them: names of one image are equal in this form.
+    pub(super) fn normal(&self) -> impl Iterator<Item = String> {
+        self.all().map(|name| normalise(name))
     }
 
     /// Full names, and the reference where it can be one.

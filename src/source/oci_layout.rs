@@ -3,10 +3,12 @@
 //! This module owns the names in `index.json` and the agreement with a `manifest.json` beside it
 //! (F3). Source: OCI image-spec image-layout.md; names by containerd's and Docker's exporters.
 
+use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 
 use super::archive::{Archive, not_an_image};
 use super::archive_blobs::ArchiveBlobs;
+use super::blobs::Blobs as _;
 use super::docker_manifest::{DockerManifest, Item};
 use super::formats::Place;
 use super::names::{self, Names};
@@ -15,7 +17,7 @@ use super::{ImageSummary, MAX_ARCHIVE_MANIFEST_BYTES, OpenedImage, Selection, So
 use crate::digest::Digest;
 use crate::error::{Error, Property, Result};
 use crate::image::Platform;
-use crate::image::manifest::{self, Descriptor, Document, MAX_DOCUMENT_BYTES};
+use crate::image::manifest::{self, Descriptor, MAX_DOCUMENT_BYTES};
 use crate::image::media_type::document_kind;
 use crate::image::strict_json::{self, Object};
 
@@ -37,10 +39,21 @@ const CONTAINERD_NAME: &str = "io.containerd.image.name";
 #[derive(Debug)]
 struct OciLayout {
     blobs: ArchiveBlobs,
-    /// All of `index.json`; positions are what `@INDEX` counts.
+    /// All of `index.json`; their positions are what `@INDEX` counts.
     entries: Vec<Descriptor>,
     /// `manifest.json`, where Docker put one beside.
     docker: DockerManifest,
+    /// Positions in `docker` of images that `index.json` does not name (F3). `@INDEX` counts them
+    /// after the entries.
+    unlisted: Vec<usize>,
+}
+
+/// What a selection leads to.
+enum Picked<'a> {
+    /// Entries of `index.json`: one, or several that are one name for several platforms.
+    Entries(Vec<(Names, &'a Descriptor)>),
+    /// An image that only `manifest.json` lists.
+    Item(&'a Item),
 }
 
 impl OciLayout {
@@ -52,97 +65,97 @@ impl OciLayout {
         else {
             return Err(not_an_image(archive.path(), "it has no 'index.json'"));
         };
-        let what = archive.describe("index.json");
-        let Document::Index(index) = manifest::parse(&what, &bytes, None)? else {
-            return Err(Error::malformed(what, "a manifest where an image index should be"));
-        };
+        let index = manifest::parse_layout_index(&archive.describe("index.json"), &bytes)?;
         let docker = DockerManifest::read_beside_oci(&archive)?;
         let blobs = ArchiveBlobs { archive, names: blob_names };
-        Ok(OciLayout { blobs, entries: index.manifests, docker })
+        let unlisted = unlisted(&blobs, &index.manifests, &docker);
+        Ok(OciLayout { blobs, entries: index.manifests, docker, unlisted })
     }
 
-    /// The images of the list: names, summary, and the descriptor at the summary's index.
+    /// The images of both lists. A summary's index is that of the entry, or past all entries that of
+    /// the unlisted item.
     fn listed(&self) -> Vec<(Names, ImageSummary)> {
-        let images = self.entries.iter().enumerate().filter(|(_, entry)| !entry.is_attestation());
-        images
-            .map(|(index, entry)| {
-                let names = names_of(entry);
-                let summary = ImageSummary { index, names: names.shown(), platform: entry.platform.clone() };
-                (names, summary)
-            })
-            .collect()
+        let entries = self.entries.iter().enumerate().filter(|(_, entry)| !entry.is_attestation());
+        let entries = entries.map(|(index, entry)| (index, names_of(entry), entry.platform.clone()));
+        let items = self.unlisted.iter().filter_map(|at| self.docker.items.get(*at)).enumerate();
+        let items = items.map(|(at, item)| (self.entries.len() + at, item.names(), None));
+        let summarised = entries.chain(items).map(|(index, names, platform)| {
+            let summary = ImageSummary { index, names: names.shown(), platform };
+            (names, summary)
+        });
+        summarised.collect()
     }
 
     fn entry(&self, summary: &ImageSummary) -> Option<&Descriptor> {
         self.entries.get(summary.index)
     }
 
-    /// The selected images: one, or several that are one name for several platforms.
-    fn pick(&self, select: &Selection) -> Result<Vec<(Names, &Descriptor)>> {
-        let place = self.blobs.archive.path().display().to_string();
+    fn item(&self, summary: &ImageSummary) -> Option<&Item> {
+        let at = summary.index.checked_sub(self.entries.len())?;
+        self.docker.items.get(*self.unlisted.get(at)?)
+    }
+
+    fn pick(&self, select: &Selection) -> Result<Picked<'_>> {
+        let place = self.blobs.place();
         let images = self.listed();
         let mut found = names::select(&place, select, &images)?;
         if *select == Selection::Sole {
             let image = |at: &usize| {
-                images.get(*at).and_then(|(_, summary)| self.entry(summary)).is_some_and(may_be_image)
+                let summary = images.get(*at).map(|(_, summary)| summary);
+                summary.is_some_and(|summary| self.entry(summary).is_none_or(may_be_image))
             };
             if found.iter().any(image) {
                 found.retain(image);
             }
         }
-        let mut picked: Vec<(Names, &Descriptor)> = Vec::new();
-        let mut place_of: HashMap<Digest, usize> = HashMap::new();
-        for (names, summary) in found.iter().filter_map(|at| images.get(*at)) {
-            let Some(entry) = self.entry(summary) else {
-                continue;
-            };
-            // One image may stand there once for each of its names, of which there may be many.
-            match place_of.get(&entry.digest).and_then(|at| picked.get_mut(*at)) {
-                Some((merged, _)) => {
-                    if merged.full.is_empty() {
-                        merged.full = merged.shown();
-                    }
-                    merged.full.extend(names.shown());
-                }
-                None => {
-                    place_of.insert(entry.digest, picked.len());
-                    picked.push((names.clone(), entry));
-                }
+        let chosen: Vec<&(Names, ImageSummary)> = found.iter().filter_map(|at| images.get(*at)).collect();
+        let entries: Vec<_> =
+            chosen.iter().filter_map(|(names, summary)| Some((names, self.entry(summary)?))).collect();
+        let items: Vec<&Item> = chosen.iter().filter_map(|(_, summary)| self.item(summary)).collect();
+        let ambiguous = || names::ambiguous(&place, &images, &found);
+        match items.split_first() {
+            Some((first, rest))
+                if entries.is_empty() && rest.iter().all(|item| item.is_same_image(first)) =>
+            {
+                Ok(Picked::Item(first))
+            }
+            Some(_) => Err(ambiguous()),
+            None => {
+                let merged = merge_names(&entries);
+                let one_image = merged.len() <= 1 || one_name_for_several_platforms(&merged);
+                if one_image { Ok(Picked::Entries(merged)) } else { Err(ambiguous()) }
             }
         }
-        if picked.len() > 1 && !one_name_for_several_platforms(&picked) {
-            return Err(names::ambiguous(&place, &images, &found));
-        }
-        Ok(picked)
     }
 
-    /// `agreement`, where there is a `manifest.json` to agree with.
-    fn agreement<'a>(&self, agreement: Agreement<'a>) -> Option<Agreement<'a>> {
-        (!self.docker.items.is_empty()).then_some(agreement)
+    /// Walks to the image of `entries`. If `manifest.json` has an image of the same name, it must have
+    /// the same config (F3).
+    fn walk<T>(
+        &self,
+        entries: Vec<(Names, &Descriptor)>,
+        platform: Option<&Platform>,
+        go: impl FnOnce(Walk<'_>, &[&Descriptor], Names) -> T,
+    ) -> T {
+        let tops: Vec<_> = entries.iter().map(|(_, descriptor)| *descriptor).collect();
+        let names = entries.into_iter().next().map(|(names, _)| names).unwrap_or_default();
+        let normal: HashSet<String> = names.normal().collect();
+        let same_name = |item: &&Item| item.names().normal().any(|name| normal.contains(&name));
+        let items: Vec<&Item> = self.docker.items.iter().filter(same_name).collect();
+        let agreement = |configs: &[Digest]| self.check_agreement(&items, configs);
+        let agreement = (!items.is_empty()).then_some(&agreement as Agreement<'_>);
+        go(Walk::new(&self.blobs, platform).agreeing(agreement), &tops, names)
     }
 
-    /// Checks that `manifest.json` means the same images (F3): an item of the same name, or without
-    /// one any item, has one of `configs`.
-    fn check_agreement(&self, names: &Names, configs: &[Digest]) -> Result<()> {
-        let of_this_name = |item: &&Item| names.share(&item.repo_tags);
-        let named: Vec<&Item> = self.docker.items.iter().filter(of_this_name).collect();
-        let claimed = |items: &mut dyn Iterator<Item = &Item>| -> Result<Vec<Digest>> {
-            items.map(|item| item.config_digest(&self.blobs.archive)).collect()
-        };
-        let (claimed, agrees) = if named.is_empty() {
-            let claimed = claimed(&mut self.docker.items.iter())?;
-            let any = claimed.iter().any(|digest| configs.contains(digest));
-            (claimed, any)
-        } else {
-            let claimed = claimed(&mut named.into_iter())?;
-            let all = claimed.iter().all(|digest| configs.contains(digest));
-            (claimed, all)
-        };
-        if agrees {
+    /// Checks that each of `items` has one of `configs`.
+    fn check_agreement(&self, items: &[&Item], configs: &[Digest]) -> Result<()> {
+        let archive = &self.blobs.archive;
+        let claimed: Vec<Digest> =
+            items.iter().map(|item| item.config_digest(archive)).collect::<Result<_>>()?;
+        if claimed.iter().all(|digest| configs.contains(digest)) {
             return Ok(());
         }
         let list = |digests: &[Digest]| digests.iter().map(Digest::to_string).collect::<Vec<_>>().join(", ");
-        let what = self.blobs.archive.describe("manifest.json");
+        let what = archive.describe("manifest.json");
         Err(Error::mismatch(what, Property::Config, list(configs), list(&claimed)))
     }
 }
@@ -157,21 +170,62 @@ impl Source for OciLayout {
     }
 
     fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage> {
-        let picked = self.pick(select)?;
-        let tops: Vec<_> = picked.iter().map(|(_, descriptor)| *descriptor).collect();
-        let names = picked.into_iter().next().map(|(names, _)| names).unwrap_or_default();
-        let agreement = |configs: &[Digest]| self.check_agreement(&names, configs);
-        let walk = Walk::new(&self.blobs, platform).agreeing(self.agreement(&agreement));
-        walk.open(&tops, names.shown())
+        match self.pick(select)? {
+            Picked::Item(item) => self.docker.open(&self.blobs.archive, item, platform),
+            Picked::Entries(entries) => {
+                self.walk(entries, platform, |walk, tops, names| walk.open(tops, names.shown()))
+            }
+        }
     }
 
     fn survey(&self, select: &Selection, platform: Option<&Platform>) -> Result<Survey> {
-        let picked = self.pick(select)?;
-        let tops: Vec<_> = picked.iter().map(|(_, descriptor)| *descriptor).collect();
-        let names = picked.into_iter().next().map(|(names, _)| names).unwrap_or_default();
-        let agreement = |configs: &[Digest]| self.check_agreement(&names, configs);
-        Ok(Walk::new(&self.blobs, platform).agreeing(self.agreement(&agreement)).survey(&tops))
+        Ok(match self.pick(select)? {
+            Picked::Item(item) => item.survey(&self.blobs.archive),
+            Picked::Entries(entries) => self.walk(entries, platform, |walk, tops, _| walk.survey(tops)),
+        })
     }
+}
+
+/// Positions in `docker` of the images that `entries` do not name: no entry has one of their names, or
+/// leads to their config. An image that cannot be compared is taken for one of its own; opening it
+/// tells why.
+fn unlisted(blobs: &ArchiveBlobs, entries: &[Descriptor], docker: &DockerManifest) -> Vec<usize> {
+    let images = || entries.iter().filter(|entry| !entry.is_attestation());
+    let named: HashSet<String> =
+        images().flat_map(|entry| names_of(entry).normal().collect::<Vec<_>>()).collect();
+    let has_name = |item: &Item| item.names().normal().any(|name| named.contains(&name));
+    // Manifests are read for unnamed images only, and each once.
+    let configs = LazyCell::new(|| {
+        let mut seen = HashSet::new();
+        let distinct = images().filter(|entry| seen.insert(entry.digest)).collect::<Vec<_>>();
+        let walk = Walk::new(blobs, None);
+        distinct.into_iter().flat_map(|entry| walk.configs(entry).unwrap_or_default()).collect::<HashSet<_>>()
+    });
+    let has_config =
+        |item: &Item| item.config_digest(&blobs.archive).is_ok_and(|digest| configs.contains(&digest));
+    let items = docker.items.iter().enumerate();
+    items.filter(|(_, item)| !has_name(item) && !has_config(item)).map(|(at, _)| at).collect()
+}
+
+/// One image may stand in the list once for each of its names, of which there may be many.
+fn merge_names<'a>(entries: &[(&Names, &'a Descriptor)]) -> Vec<(Names, &'a Descriptor)> {
+    let mut merged: Vec<(Names, &Descriptor)> = Vec::new();
+    let mut place_of: HashMap<Digest, usize> = HashMap::new();
+    for (names, entry) in entries {
+        match place_of.get(&entry.digest).and_then(|at| merged.get_mut(*at)) {
+            Some((earlier, _)) => {
+                if earlier.full.is_empty() {
+                    earlier.full = earlier.shown();
+                }
+                earlier.full.extend(names.shown());
+            }
+            None => {
+                place_of.insert(entry.digest, merged.len());
+                merged.push(((*names).clone(), entry));
+            }
+        }
+    }
+    merged
 }
 
 fn check_version(archive: &Archive) -> Result<()> {

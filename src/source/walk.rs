@@ -70,6 +70,14 @@ impl<'a> Walk<'a> {
         self.open_candidate(&chosen, names)
     }
 
+    /// Returns the configs of the images that `top` leads to, for all platforms that are stored.
+    ///
+    /// # Errors
+    /// Whatever keeps an image index or a manifest from being read.
+    pub(super) fn configs(&self, top: &Descriptor) -> Result<Vec<Digest>> {
+        self.configs_of(&self.candidates(&[top])?)
+    }
+
     /// Surveys what `tops` lead to. What is wrong with the image is part of the answer.
     pub(super) fn survey(self, tops: &[&Descriptor]) -> Survey {
         let ledger = Ledger::default();
@@ -212,10 +220,13 @@ impl<'a> Walk<'a> {
     /// is nothing to compare; that it is missing is reported later.
     fn check_agreement(&self, candidates: &[Candidate]) -> Result<()> {
         let Some(agreement) = self.agreement else { return Ok(()) };
-        let present = candidates.iter().filter(|one| one.present);
-        let configs: Vec<Digest> =
-            present.map(|one| Ok(self.manifest(&one.descriptor)?.0.config.digest)).collect::<Result<_>>()?;
+        let configs = self.configs_of(candidates)?;
         if configs.is_empty() { Ok(()) } else { agreement(&configs) }
+    }
+
+    fn configs_of(&self, candidates: &[Candidate]) -> Result<Vec<Digest>> {
+        let present = candidates.iter().filter(|one| one.present);
+        present.map(|one| Ok(self.manifest(&one.descriptor)?.0.config.digest)).collect()
     }
 
     /// Reads manifest and config of a candidate and finds its layers.

@@ -38,13 +38,65 @@ fn f3_an_archive_that_is_both_is_read_as_oci() {
 
 #[test]
 fn f3_two_manifests_that_mean_different_images_are_refused() {
-    for tags in [json!(["alpine:3.19"]), json!(null), json!(["other:1"])] {
-        let (mut files, item) = docker_25();
-        let other = files.blob(OCI_CONFIG, config("linux/amd64", &["B"]).to_string());
-        let item = with(with(item, "Config", json!(blob_name(&other))), "RepoTags", tags);
+    let (mut files, item) = docker_25();
+    let other = files.blob(OCI_CONFIG, config("linux/amd64", &["B"]).to_string());
+    files.json("manifest.json", &json!([with(item, "Config", json!(blob_name(&other)))]));
+    assert!(matches!(files.as_tar().refusal(""), Error::Mismatch { .. }));
+}
+
+/// An item of `manifest.json` for an image of one layer, whose blobs are put into the archive.
+fn put_item(files: &mut Files, tags: Value, layer: &str) -> Value {
+    let config = blob_name(&files.blob(OCI_CONFIG, config("linux/amd64", &[layer]).to_string()));
+    let layer = blob_name(&files.blob(LAYER, layer));
+    json!({"Config": config, "RepoTags": tags, "Layers": [layer]})
+}
+
+/// `docker save` of an image ID, by Docker 25 and later, writes `"manifests": null`: only names put
+/// images into `index.json`. `docker load` reads `manifest.json`, which is complete.
+#[test]
+fn f3_an_untagged_image_is_read_from_manifest_json() {
+    for manifests in [json!(null), json!([])] {
+        let mut files = Files::default();
+        let item = put_item(&mut files, json!(null), "A");
+        files.json("oci-layout", &json!({"imageLayoutVersion": "1.0.0"}));
+        files.json("index.json", &json!({"schemaVersion": 2, "manifests": manifests}));
         files.json("manifest.json", &json!([item]));
-        assert!(matches!(files.as_tar().refusal(""), Error::Mismatch { .. }), "{item}");
+        let place = files.as_tar();
+        assert_eq!(list(&*place.open().unwrap()), ["(@0)"]);
+        assert_eq!(place.layers(""), ["A"]);
+        assert_eq!(place.layers("@0"), ["A"]);
+        let survey = place.open().unwrap().survey(&Selection::Sole, None).unwrap();
+        assert_eq!((survey.layers.len(), survey.faults.len()), (1, 0));
     }
+}
+
+/// The same for `docker save NAME ID`: the named image was shown, as if it were the only one.
+#[test]
+fn f3_images_that_only_one_list_names_are_all_listed_once() {
+    let (mut files, tagged) = docker_25();
+    let untagged = put_item(&mut files, json!(null), "B");
+    let other = put_item(&mut files, json!(["other:1"]), "C");
+    files.json("manifest.json", &json!([untagged, tagged, other]));
+    let place = files.as_tar();
+    let listed = ["docker.io/library/alpine:3.19 (@0)", "(@1)", "other:1 (@2)"];
+    assert_eq!(list(&*place.open().unwrap()), listed);
+    assert!(matches!(place.refusal(""), Error::Ambiguous { .. }));
+    for (select, layer) in [("alpine:3.19", "A"), ("@1", "B"), ("other:1", "C")] {
+        assert_eq!(place.layers(select), [layer]);
+    }
+}
+
+/// An entry without a name and an item without a name are one image if their configs are the same.
+#[test]
+fn f3_an_untagged_image_of_both_lists_is_one_image() {
+    let mut files = Files::default();
+    let manifest = files.image("linux/amd64", &["A"]);
+    let item = put_item(&mut files, json!(null), "A");
+    files.layout(&[manifest]);
+    files.json("manifest.json", &json!([item]));
+    let place = files.as_tar();
+    assert_eq!(list(&*place.open().unwrap()), ["(@0)"]);
+    assert!(place.image("").unwrap().info.manifest_digest.is_some());
 }
 
 #[test]
