@@ -11,7 +11,7 @@ use super::names::Names;
 use super::survey::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
 use super::{LayerBlob, MAX_ARCHIVE_MANIFEST_BYTES, OpenedImage};
 use crate::digest::{Algorithm, Digest};
-use crate::error::{Error, Property, Result, Subject};
+use crate::error::{Error, Result, Subject};
 use crate::image::manifest::MAX_DOCUMENT_BYTES;
 use crate::image::strict_json::{self, Object};
 use crate::image::{ImageConfig, ImageInfo, LayerDescriptor, Platform, check_layer_count};
@@ -72,6 +72,10 @@ impl DockerManifest {
         platform: Option<&Platform>,
     ) -> Result<OpenedImage> {
         let (raw_config, config_digest) = item.read_config(archive)?;
+        if let Some(named) = digest_in_name(&item.config).filter(|named| *named != config_digest) {
+            let what = archive.describe(&item.config);
+            log::warn!("{what}: the config's digest is {config_digest}, its file name says {named}");
+        }
         let config = ImageConfig::parse(&archive.describe(&item.config), &raw_config)?;
         check_layer_count(&archive.describe("manifest.json"), item.layers.len(), &config)?;
         if let (Some(wanted), Some(found)) = (platform, &config.platform)
@@ -158,32 +162,24 @@ impl Item {
         found.collect()
     }
 
-    /// The config's bytes and digest, which must be the one in its name where it has one.
+    /// The config's bytes and digest. The digest in its name counts if it is right; it need not be
+    /// (F1).
     fn read_config(&self, archive: &Archive) -> Result<(Vec<u8>, Digest)> {
         let what = archive.describe(&self.config);
         let Some(bytes) = archive.read(&self.config, "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES)? else {
             return Err(without_config(&what));
         };
-        let expected = digest_in_name(&self.config);
-        let algorithm = expected.map_or(Algorithm::Sha256, |expected| expected.algorithm());
-        let digest = algorithm.digest(&bytes);
-        match expected {
-            Some(expected) if expected != digest => {
-                Err(Error::mismatch(what, Property::Digest, expected, digest))
-            }
-            _ => Ok((bytes, digest)),
-        }
+        let named = digest_in_name(&self.config).filter(|named| named.algorithm().digest(&bytes) == *named);
+        let digest = named.unwrap_or_else(|| Algorithm::Sha256.digest(&bytes));
+        Ok((bytes, digest))
     }
 
-    /// The digest of the config, by its name or else by its bytes.
+    /// The digest of the config.
     ///
     /// # Errors
-    /// When it has to be read and cannot be.
+    /// When the config cannot be read.
     pub(super) fn config_digest(&self, archive: &Archive) -> Result<Digest> {
-        match digest_in_name(&self.config) {
-            Some(digest) => Ok(digest),
-            None => Ok(self.read_config(archive)?.1),
-        }
+        self.read_config(archive).map(|(_, digest)| digest)
     }
 }
 
