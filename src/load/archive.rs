@@ -21,7 +21,8 @@ impl Engine {
         let engine = &self.inner.options;
         let store_dir = engine.store.as_ref().map(|store| store.directory().to_owned());
         let spool_dir = store_dir.or_else(|| engine.spool_dir.clone());
-        let options = OpenOptions { spool_dir, unpack: Some(Arc::new(self.clone())) };
+        let unpack = Some(Arc::new(self.clone()) as Arc<dyn Unpack>);
+        let options = OpenOptions { spool_dir, unpack, verify: engine.verify };
         source::open(reference, &options)
     }
 }

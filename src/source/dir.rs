@@ -13,6 +13,7 @@ use crate::digest::{Algorithm, Digest};
 use crate::error::Result;
 use crate::image::Platform;
 use crate::image::manifest::{Descriptor, MAX_DOCUMENT_BYTES};
+use crate::layer::index::Verify;
 
 const VERSION_PREFIX: &[u8] = b"Directory Transport Version: 1.";
 
@@ -26,7 +27,7 @@ pub(super) fn detect(place: &mut Place<'_>) -> Result<bool> {
 
 /// Opens a directory that skopeo wrote.
 pub(super) fn open(place: Place<'_>) -> Result<Box<dyn Source>> {
-    Ok(Box::new(Dir::open(place.into_archive()?)?))
+    Ok(Box::new(Dir::open(place.verify(), place.into_archive()?)?))
 }
 
 /// A directory of skopeo's.
@@ -36,11 +37,12 @@ struct Dir {
     /// `manifest.json`, which may be an image index. No descriptor leads to it: this one is made
     /// from its bytes and carries them.
     top: Descriptor,
+    verify: Verify,
 }
 
 impl Dir {
     /// Reads `version` and `manifest.json`.
-    fn open(archive: Archive) -> Result<Self> {
+    fn open(verify: Verify, archive: Archive) -> Result<Self> {
         if !has_version(&archive)? {
             let reason = "it has no 'version' file of the directory transport, version 1";
             return Err(not_an_image(archive.path(), reason));
@@ -58,7 +60,7 @@ impl Dir {
             platform: None,
             artifact_type: None,
         };
-        Ok(Dir { blobs: ArchiveBlobs { archive, names: blob_names }, top })
+        Ok(Dir { blobs: ArchiveBlobs { archive, names: blob_names }, top, verify })
     }
 
     fn summary() -> ImageSummary {
@@ -82,12 +84,12 @@ impl Source for Dir {
 
     fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage> {
         self.check(select)?;
-        Walk::new(&self.blobs, platform).open(&[&self.top], Vec::new())
+        Walk::new(&self.blobs, platform, self.verify).open(&[&self.top], Vec::new())
     }
 
     fn survey(&self, select: &Selection, platform: Option<&Platform>) -> Result<Survey> {
         self.check(select)?;
-        let mut survey = Walk::new(&self.blobs, platform).survey(&[&self.top]);
+        let mut survey = Walk::new(&self.blobs, platform, self.verify).survey(&[&self.top]);
         // Its digest was made from its bytes: nothing was promised.
         survey.documents.retain(|document| document.digest != self.top.digest);
         Ok(survey)

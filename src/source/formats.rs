@@ -13,6 +13,7 @@ use super::archive::{Archive, not_an_image};
 use super::blobs::BlobIdentity;
 use super::{Location, OpenOptions, Source, dir, docker_archive, oci_layout};
 use crate::error::{Error, Result, Subject};
+use crate::layer::index::Verify;
 
 /// OCI layouts come first: archives of Docker 25 and later are a docker-archive too (F3).
 static FORMATS: &[Format] = &[
@@ -178,6 +179,11 @@ impl<'a> Place<'a> {
     /// The place at `location`; `input` is standard input.
     pub(super) fn new(location: &'a Location, options: &'a OpenOptions, input: &'a mut dyn Read) -> Self {
         Place { location, options, input, archive: None }
+    }
+
+    /// Returns whether what documents promise is to be checked.
+    pub(super) fn verify(&self) -> Verify {
+        self.options.verify
     }
 
     /// Returns the place as a folder of named files: a directory or an archive.

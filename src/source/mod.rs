@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::image::{ImageInfo, LayerDescriptor, Platform};
+use crate::layer::index::Verify;
 use crate::read_at::ReadAt;
 
 pub mod archive;
@@ -134,6 +135,8 @@ pub struct OpenOptions {
     pub spool_dir: Option<PathBuf>,
     /// Who reads compressed archives; without one they are refused.
     pub unpack: Option<Arc<dyn Unpack>>,
+    /// Whether a document that is not what its descriptor promises is an error or a warning.
+    pub verify: Verify,
 }
 
 impl fmt::Debug for OpenOptions {
@@ -141,6 +144,7 @@ impl fmt::Debug for OpenOptions {
         f.debug_struct("OpenOptions")
             .field("spool_dir", &self.spool_dir)
             .field("unpack", &self.unpack.is_some())
+            .field("verify", &self.verify)
             .finish()
     }
 }

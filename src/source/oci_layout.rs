@@ -20,6 +20,7 @@ use crate::image::Platform;
 use crate::image::manifest::{self, Descriptor, MAX_DOCUMENT_BYTES};
 use crate::image::media_type::document_kind;
 use crate::image::strict_json::{self, Object};
+use crate::layer::index::Verify;
 
 /// True for `oci-layout` with `index.json`.
 pub(super) fn detect(place: &mut Place<'_>) -> Result<bool> {
@@ -29,7 +30,7 @@ pub(super) fn detect(place: &mut Place<'_>) -> Result<bool> {
 
 /// Opens an OCI layout.
 pub(super) fn open(place: Place<'_>) -> Result<Box<dyn Source>> {
-    Ok(Box::new(OciLayout::open(place.into_archive()?)?))
+    Ok(Box::new(OciLayout::open(place.verify(), place.into_archive()?)?))
 }
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -46,6 +47,7 @@ struct OciLayout {
     /// Positions in `docker` of images that `index.json` does not name (F3). `@INDEX` counts them
     /// after the entries.
     unlisted: Vec<usize>,
+    verify: Verify,
 }
 
 /// What a selection leads to.
@@ -58,7 +60,7 @@ enum Picked<'a> {
 
 impl OciLayout {
     /// Reads `oci-layout`, `index.json` and, if there, `manifest.json`.
-    fn open(archive: Archive) -> Result<Self> {
+    fn open(verify: Verify, archive: Archive) -> Result<Self> {
         check_version(&archive)?;
         let Some(bytes) =
             archive.read("index.json", "MAX_ARCHIVE_MANIFEST_BYTES", MAX_ARCHIVE_MANIFEST_BYTES)?
@@ -69,7 +71,7 @@ impl OciLayout {
         let docker = DockerManifest::read_beside_oci(&archive)?;
         let blobs = ArchiveBlobs { archive, names: blob_names };
         let unlisted = unlisted(&blobs, &index.manifests, &docker);
-        Ok(OciLayout { blobs, entries: index.manifests, docker, unlisted })
+        Ok(OciLayout { blobs, entries: index.manifests, docker, unlisted, verify })
     }
 
     /// The images of both lists. A summary's index is that of the entry, or past all entries that of
@@ -143,7 +145,7 @@ impl OciLayout {
         let items: Vec<&Item> = self.docker.items.iter().filter(same_name).collect();
         let agreement = |configs: &[Digest]| self.check_agreement(&items, configs);
         let agreement = (!items.is_empty()).then_some(&agreement as Agreement<'_>);
-        go(Walk::new(&self.blobs, platform).agreeing(agreement), &tops, names)
+        go(Walk::new(&self.blobs, platform, self.verify).agreeing(agreement), &tops, names)
     }
 
     /// Checks that each of `items` has one of `configs`.
@@ -198,7 +200,7 @@ fn unlisted(blobs: &ArchiveBlobs, entries: &[Descriptor], docker: &DockerManifes
     let configs = LazyCell::new(|| {
         let mut seen = HashSet::new();
         let distinct = images().filter(|entry| seen.insert(entry.digest)).collect::<Vec<_>>();
-        let walk = Walk::new(blobs, None);
+        let walk = Walk::new(blobs, None, Verify::Full);
         distinct.into_iter().flat_map(|entry| walk.configs(entry).unwrap_or_default()).collect::<HashSet<_>>()
     });
     let has_config =

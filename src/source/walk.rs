@@ -18,6 +18,7 @@ use crate::image::manifest::{self, Descriptor, Document, MAX_DOCUMENT_BYTES, Man
 use crate::image::media_type::{DocumentKind, document_kind};
 use crate::image::platform::choose;
 use crate::image::{ImageConfig, ImageInfo, Platform, check_layer_count, pair_layers};
+use crate::layer::index::Verify;
 use crate::read_at::ReadAt;
 
 /// Image indexes inside each other. Real ones have two; the visited set ends cycles, this ends
@@ -32,6 +33,8 @@ pub(super) struct Walk<'a> {
     blobs: &'a dyn Blobs,
     /// The platform that was asked for, if one was.
     platform: Option<&'a Platform>,
+    /// Whether what does not match is an error or a warning.
+    verify: Verify,
     agreement: Option<Agreement<'a>>,
     /// Where documents are noted instead of refused.
     ledger: Option<&'a Ledger>,
@@ -49,8 +52,8 @@ struct Candidate {
 
 impl<'a> Walk<'a> {
     /// A walk through `blobs` to the image for `platform`, or for this host.
-    pub(super) fn new(blobs: &'a dyn Blobs, platform: Option<&'a Platform>) -> Self {
-        Walk { blobs, platform, agreement: None, ledger: None, warnings: RefCell::default() }
+    pub(super) fn new(blobs: &'a dyn Blobs, platform: Option<&'a Platform>, verify: Verify) -> Self {
+        Walk { blobs, platform, verify, agreement: None, ledger: None, warnings: RefCell::default() }
     }
 
     /// Refuses the image unless `agreement` accepts its configs.
@@ -221,7 +224,7 @@ impl<'a> Walk<'a> {
     fn check_agreement(&self, candidates: &[Candidate]) -> Result<()> {
         let Some(agreement) = self.agreement else { return Ok(()) };
         let configs = self.configs_of(candidates)?;
-        if configs.is_empty() { Ok(()) } else { agreement(&configs) }
+        if configs.is_empty() { Ok(()) } else { self.checked(agreement(&configs)) }
     }
 
     fn configs_of(&self, candidates: &[Candidate]) -> Result<Vec<Digest>> {
@@ -288,6 +291,17 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// A mismatch is an error, or a warning where nothing is verified.
+    fn checked(&self, result: Result<()>) -> Result<()> {
+        match result {
+            Err(mismatch @ Error::Mismatch { .. }) if self.verify == Verify::Off => {
+                self.warn(mismatch.to_string());
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
     fn warn(&self, warning: String) {
         if self.warnings.borrow_mut().insert(warning.clone()) {
             log::warn!("{warning}");
@@ -297,7 +311,7 @@ impl<'a> Walk<'a> {
     fn layer(&self, number: usize, diff_id: Digest, descriptor: &Descriptor) -> Result<Arc<dyn ReadAt>> {
         let what = Subject::Layer { number, diff_id: Some(diff_id) };
         if let Some(data) = &descriptor.data {
-            descriptor.check(&what, data)?;
+            self.checked(descriptor.check(&what, data))?;
         }
         self.blob(descriptor)?.ok_or_else(|| missing(what, descriptor))
     }
@@ -324,7 +338,7 @@ impl<'a> Walk<'a> {
             return Ok(bytes);
         }
         if let Some(bytes) = &bytes {
-            descriptor.check(&what, bytes)?;
+            self.checked(descriptor.check(&what, bytes))?;
         }
         Ok(bytes)
     }

@@ -367,3 +367,26 @@ fn what_is_no_image_is_named() {
         imgmount.run(&["ls", name]).expect(2).says(name);
     }
 }
+
+/// It announces that nothing is checked, and yet refused a wrong size in a descriptor and a config or
+/// manifest that was edited after the image was made.
+#[test]
+fn verify_off_reads_documents_that_are_not_what_their_descriptors_promise() {
+    let image = small("a:1", "f", "");
+    let blob = |bytes: Vec<u8>| format!("blobs/sha256/{}", crate::fixture::sha256_hex(&bytes));
+    let (manifest, config) = (blob(image.manifest()), blob(image.config()));
+    let sizes = |text: String| text.replace("\"size\":", "\"size\":1");
+    let edits: [(&str, &str, &dyn Fn(String) -> String); 3] = [
+        ("index.json", "size does not match", &sizes),
+        (&manifest, "does not match", &sizes),
+        (&config, "does not match", &|text| text + " "),
+    ];
+    for (name, why, edit) in edits {
+        let mut items = oci(std::slice::from_ref(&image));
+        replace(&mut items, name, edit);
+        ls(&items, &[]).expect(2).says(why);
+        let shown = ls(&items, &["--verify", "off"]).expect(0);
+        assert_eq!(shown.text(), "f\n", "{name}");
+        shown.says("warn: ").says(why);
+    }
+}

@@ -225,7 +225,11 @@ fn nested(files: &mut Files, manifests: &[Value]) -> Value {
 }
 
 fn options() -> OpenOptions {
-    OpenOptions { spool_dir: Some(std::env::temp_dir()), unpack: Some(Arc::new(Inflate)) }
+    OpenOptions {
+        spool_dir: Some(std::env::temp_dir()),
+        unpack: Some(Arc::new(Inflate)),
+        ..OpenOptions::default()
+    }
 }
 
 /// Reads compressed archives by inflating them into memory.
