@@ -37,6 +37,7 @@ test: deps
 	$(CARGO) build --locked --bins --example sample_image
 	scripts/demo.sh target/debug
 	$(CARGO) test --locked
+	$(if $(CI),$(CARGO) test --locked --no-default-features)
 	scripts/policy.sh
 	$(if $(CI),$(MAKE) random)
 
@@ -55,6 +56,9 @@ bench:
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	for features in "" cli fuse; do \
+		$(CARGO) clippy --locked --all-targets --no-default-features --features "$$features" -- -D warnings || exit; \
+	done
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' \
 		$(CARGO) doc --locked --no-deps --document-private-items
 

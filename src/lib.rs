@@ -68,7 +68,7 @@
 //! # }
 //! ```
 //!
-//! The tree can then be mounted: see [`fuse::mount`]. `examples/` has a program for each of these.
+//! The tree can then be mounted: see `fuse::mount`. `examples/` has a program for each of these.
 //! Errors are one enum, [`Error`]. Nothing here prints or reads settings from the environment; what there is to say goes to
 //! the `log` crate.
 //!
@@ -94,11 +94,11 @@
 //! | [`analysis`] | what layers did and where trees differ, pure |
 //! | [`content`] | bytes of a regular file: extents to verified spans to a copy |
 //! | [`load`] | the engine: an image to indexed layers, a rootfs and its content |
-//! | [`forest`] | one tree or several below one root, and their inode numbers |
+//! | `forest` | one tree or several below one root, and their inode numbers |
 //! | [`verify`] | which promises an image makes, and whether each is kept |
 //! | [`extract`] | the tree as files on the host |
 //! | [`export`] | the tree as a tar |
-//! | [`fuse`] | the FUSE view, the only user of `fuser` |
+//! | `fuse` | the FUSE view, the only user of `fuser` |
 
 pub mod analysis;
 pub mod bytes;
@@ -109,7 +109,9 @@ pub mod error;
 pub mod export;
 pub mod extract;
 mod fields;
+#[cfg(feature = "fuse")]
 pub mod forest;
+#[cfg(feature = "fuse")]
 pub mod fuse;
 pub mod glob;
 pub mod image;

@@ -8,14 +8,15 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
 
-use super::{
-    cache, cat, completions, cp, deleted, diff, export, extract, history, inspect, ls, man, mount, umount,
-    verify,
-};
+use super::{cache, cat, completions, cp, deleted, diff, export, extract, history, inspect, ls, man, verify};
+#[cfg(feature = "fuse")]
+use super::{mount, umount};
 
 /// In the order of the help text.
 static COMMANDS: &[Row] = &[
+    #[cfg(feature = "fuse")]
     row::<mount::MountArgs>(),
+    #[cfg(feature = "fuse")]
     row::<umount::UmountArgs>(),
     row::<ls::LsArgs>(),
     row::<cat::CatArgs>(),

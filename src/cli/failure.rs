@@ -7,7 +7,9 @@ use std::process::ExitCode;
 
 use imgmount::error::{Error, Subject};
 
-use super::{FAILURE, complain, mount, note};
+#[cfg(feature = "fuse")]
+use super::mount;
+use super::{FAILURE, complain, note};
 
 /// Prints the error with its hint, if any, and returns the exit code.
 pub(super) fn fail(error: &anyhow::Error) -> ExitCode {
@@ -40,6 +42,7 @@ fn message(error: &anyhow::Error) -> String {
 /// The next step, where there is one.
 fn hint(error: &anyhow::Error) -> Option<String> {
     let hint = match error.downcast_ref::<Error>()? {
+        #[cfg(feature = "fuse")]
         Error::Mount { dir, reason } => return mount::hint(dir, reason),
         Error::Ambiguous { .. } => "select one as PATH:NAME or PATH@INDEX, or with --image",
         Error::NoSuchImage { .. } => "names are matched whole, or by tag where that is unique",

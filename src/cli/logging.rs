@@ -31,6 +31,7 @@ pub(crate) fn init(verbose: u8, quiet: bool) {
 }
 
 /// Begins all further lines with the time, in UTC.
+#[cfg(feature = "fuse")]
 pub(crate) fn show_time() {
     WITH_TIME.store(true, Ordering::Relaxed);
 }

@@ -9,6 +9,7 @@ mod cat;
 mod commands;
 mod completions;
 mod cp;
+#[cfg(feature = "fuse")]
 mod daemon;
 mod deleted;
 mod diff;
@@ -26,10 +27,12 @@ mod logging;
 mod ls;
 mod man;
 mod memory;
+#[cfg(feature = "fuse")]
 mod mount;
 mod options;
 mod output;
 mod progress;
+#[cfg(feature = "fuse")]
 mod umount;
 mod verify;
 
@@ -94,7 +97,7 @@ fn parse(mut arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
     let first = arguments.iter().skip(1).find(|argument| !is_option(argument));
     let command = Cli::command();
     let named = |name: &OsString| command.get_subcommands().any(|command| command.get_name() == name);
-    if let Some(first) = first.filter(|first| !named(first)) {
+    if let Some(first) = first.filter(|first| !named(first) && cfg!(feature = "fuse")) {
         let mistyped = Cli::try_parse_from(&arguments).err().filter(|error| {
             let similar = error.get(clap::error::ContextKind::SuggestedSubcommand).is_some();
             similar && !std::path::Path::new(first).exists()

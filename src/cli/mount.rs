@@ -9,6 +9,8 @@
 //! `nosuid`; what was asked for explicitly looks no different. Hence in a list that begins with `rw` or `ro`,
 //! `suid` and `dev` do not count (docs/security.md X13). `rw` itself is accepted and changes nothing.
 
+mod list;
+
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::IsTerminal as _;
@@ -29,11 +31,12 @@ use imgmount::load::LayerRange;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use self::list::{fold_long, split_list};
 use super::args::{ImageArgs, Opened, image_value, report_warnings};
 use super::commands::{Command, Example};
 use super::daemon::{self, Side, Waiting};
 use super::logging;
-use super::options::{fold_long, parse_duration, split_list};
+use super::options::parse_duration;
 
 /// Options of mount(8), fstab(5) and fuse(8) that are for others, or that a tree which never changes fulfils
 /// anyway. Options that begin with `x-` are such, too.

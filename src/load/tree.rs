@@ -67,6 +67,7 @@ pub struct Tree {
 
 impl Tree {
     /// A tree of layers that no image has.
+    #[cfg(feature = "fuse")]
     pub(crate) fn of_parts(rootfs: Rootfs, bytes: Vec<Arc<LayerBytes>>) -> Self {
         Tree { first: 0, rootfs, layers: Vec::new(), bytes, warnings: Vec::new() }
     }
