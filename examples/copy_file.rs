@@ -14,9 +14,7 @@ use std::io::{self, BufReader};
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 
-use imgmount::load::{Engine, EngineOptions, TreeOptions};
-use imgmount::rootfs::Follow;
-use imgmount::source::Reference;
+use imgmount::Image;
 
 /// Copied at a time, in bytes. Layers are decompressed in spans of about this length.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -37,17 +35,12 @@ fn main() -> ExitCode {
 }
 
 fn copy(image: &OsStr, path: &OsStr, to: &OsStr) -> Result<(), Box<dyn Error>> {
-    let engine = Engine::new(EngineOptions::default());
-    let reference = Reference::parse(image, None)?;
-    let opened = engine.open(&reference)?.image(&reference.selection, None)?;
-    let tree = engine.load(opened, &TreeOptions::default())?;
-
-    // Links are followed inside the image: `/etc/x -> /etc/y` never leads to this machine's /etc.
-    let file = tree.rootfs().resolve(path.as_bytes(), Follow::Last)?;
-    // Opened before the target is made: what is no file leaves nothing behind.
-    let mut from = BufReader::with_capacity(BLOCK_BYTES, tree.open(file)?);
+    let image = Image::open(image)?;
+    // Links are followed inside the image: `/etc/x -> /etc/y` never leads to this machine's /etc. The file is
+    // opened before the target is created, so that a wrong path leaves nothing behind.
+    let mut from = BufReader::with_capacity(BLOCK_BYTES, image.open_file(path.as_bytes())?);
     let mut out = File::create(to)?;
-    // Every byte was checked against the image's digests before it is seen here.
+    // Every byte is verified against the image's digests before it arrives here.
     io::copy(&mut from, &mut out)?;
     Ok(())
 }

@@ -12,12 +12,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use imgmount::fuse::{MountOptions, check_mount_point, mount};
-use imgmount::load::{Engine, EngineOptions, TreeOptions};
-use imgmount::source::Reference;
-use imgmount::store::Store;
+use imgmount::{Engine, EngineOptions, LoadOptions, MountOptions, Reference, Store, check_mount_point};
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args_os().skip(1).collect();
@@ -34,24 +30,23 @@ fn main() -> ExitCode {
     }
 }
 
-fn mount_and_look(image: &OsStr, dir: &Path) -> Result<(), Box<dyn Error>> {
-    // Before anything expensive: is it a directory, is it free, is there FUSE?
+fn mount_and_look(name: &OsStr, dir: &Path) -> Result<(), Box<dyn Error>> {
+    // Fails early where the directory or FUSE is missing: reading an image can take seconds.
     let point = check_mount_point(dir)?;
 
-    // Indexes that are kept make the next mount of the same image immediate.
+    // With a store, the next mount of the same image takes milliseconds.
     let store = Store::open(&env::temp_dir().join("mount_image-cache"))?;
-    let engine = Engine::new(EngineOptions { store: Some(store), ..EngineOptions::default() });
-    let reference = Reference::parse(image, None)?;
-    let opened = engine.open(&reference)?.image(&reference.selection, None)?;
-    let tree = Arc::new(engine.load(opened, &TreeOptions::default())?);
+    let engine = Engine::new(EngineOptions::default().store(store));
+    // A reference names a source and an image in it: `image.tar`, `layout:1.0`, `oci:dir@2`.
+    let reference = Reference::parse(name, None)?;
+    let image = engine.select(&reference, None)?.load(&LoadOptions::default())?;
 
-    // From here on threads of this process answer the kernel. Dropping `mounted` would unmount, too.
-    let options = MountOptions { fsname: image.to_string_lossy().into_owned(), ..MountOptions::default() };
-    let mounted = mount(tree, &point, &options)?;
+    // Threads of this process answer the kernel. Dropping `mounted` unmounts, too.
+    let mounted = image.mount(&point, &MountOptions::default().fsname(name.to_string_lossy()))?;
     for entry in fs::read_dir(mounted.point())? {
         println!("{}", entry?.file_name().to_string_lossy());
     }
-    // Fails while somebody uses it, and says who.
+    // Fails while a process uses the mount, and names the process.
     mounted.unmount()?;
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::error::{Error, Result, Subject};
 
 /// The algorithms that images use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Algorithm {
     /// 32 bytes; the one that every image uses.
     Sha256,

@@ -259,6 +259,7 @@ pub enum MountFault {
 
 /// How a path inside an image can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PathFault {
     /// Nothing there.
     #[error("no such file or directory in the image")]

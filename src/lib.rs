@@ -1,65 +1,82 @@
-//! Container images as mountable trees.
+//! Container images as read-only trees.
 //!
-//! imgmount opens a container image where it lies, indexes every layer once, merges the layers
-//! as a container runtime would and serves the result read-only. Nothing is unpacked.
+//! imgmount opens a container image in place (a docker-archive, an OCI layout, a skopeo `dir:`), indexes
+//! each layer once, merges the layers as a container runtime does, and serves the result: path by path, byte by
+//! byte, as files, as a tar, or mounted through FUSE. Nothing is unpacked, and every byte is verified against
+//! the image's own digests before it is returned.
 //!
-//! # An image in five steps
-//!
-//! A name is parsed, the place it names is opened, an image there is selected, its layers are loaded into a
-//! [`load::Tree`], and the tree is asked. Everything else in this crate is there to be looked at, or to be
-//! put in another's place.
+//! # Example
 //!
 //! ```
-//! use std::io::{Seek, SeekFrom};
+//! use std::io::{Read as _, Seek as _, SeekFrom};
 //!
-//! use imgmount::load::{Engine, EngineOptions, TreeOptions};
-//! use imgmount::rootfs::{Follow, ROOT};
-//! use imgmount::source::Reference;
+//! use imgmount::{DiffOptions, DifferenceKind, Engine, EngineOptions, Image, LayerRange, LoadOptions, Reference};
 //!
-//! # fn main() -> imgmount::Result<()> {
-//! # let home = tempfile::tempdir().expect("a directory");
-//! # let image = home.path().join("image.tar");
-//! # std::fs::write(&image, doc_image()).expect("a file");
-//! # let image = image.as_os_str();
-//! let engine = Engine::new(EngineOptions::default());
-//! let reference = Reference::parse(image, None)?; // image: "image.tar", "oci:layout:1.0", ...
-//! let opened = engine.open(&reference)?.image(&reference.selection, None)?;
-//! let tree = engine.load(opened, &TreeOptions::default())?;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let home = tempfile::tempdir()?;
+//! # let path = home.path().join("image.tar");
+//! # std::fs::write(&path, doc_image())?;
+//! # let name = path.as_os_str();
+//! // The short way: the sole image of an archive, with default options.
+//! let image = Image::open(name)?; // name: "image.tar", "layout:1.0", "oci:dir@2"
 //!
-//! // Every path, parents first. Names are bytes.
-//! let paths: Vec<Vec<u8>> = tree.rootfs().walk(ROOT).map(|(path, _)| path).collect();
-//! assert_eq!(paths, [&b"/"[..], b"/greeting", b"/link"]);
+//! // Resolve a path, and read a file: links are followed inside the image.
+//! let id = image.resolve("/etc/link")?;
+//! assert_eq!(image.inode(id).map(|inode| inode.size()), Some(12));
+//! let mut file = image.open_file("/etc/link")?;
+//! file.seek(SeekFrom::Start(7))?;
+//! let mut text = String::new();
+//! file.read_to_string(&mut text)?;
+//! assert_eq!(text, "world");
 //!
-//! // A file's bytes, through a link that stays inside the image.
-//! let file = tree.rootfs().resolve(b"/link", Follow::Last)?;
-//! let mut buffer = [0; 64];
-//! let len = tree.read_at(file, &mut buffer, 7)?;
-//! assert_eq!(buffer[..len], *b"world");
+//! // Walk the tree: the root first, parents before children. Names are bytes.
+//! let paths: Vec<Vec<u8>> = image.walk().map(|(path, _)| path).collect();
+//! assert_eq!(paths, [&b"/"[..], b"/etc", b"/etc/greeting", b"/etc/link"]);
 //!
-//! // Or as anything that reads and seeks.
-//! let mut reader = tree.open(file)?;
-//! reader.seek(SeekFrom::End(-5)).expect("a place in the file");
-//! assert_eq!(std::io::read_to_string(reader).expect("text"), "world");
+//! // The long way: list the images of a source, select one, load any of its states.
+//! let engine = Engine::new(EngineOptions::default().cache_bytes(64 << 20));
+//! let reference = Reference::parse(name, None)?;
+//! let source = engine.open(&reference)?;
+//! assert_eq!(source.images()?.len(), 1);
+//! let selected = source.select(&reference.selection, None)?;
+//! let before = selected.load(&LoadOptions::default().layers(LayerRange::Upto(0)))?;
+//! let after = selected.load(&LoadOptions::default())?;
+//!
+//! // Compare two trees: the second layer adds the link.
+//! let differences = imgmount::diff(&before, &after, &DiffOptions::default())?;
+//! assert_eq!(differences.len(), 1);
+//! assert_eq!(differences[0].path, b"/etc/link");
+//! assert!(matches!(differences[0].kind, DifferenceKind::Added(_)));
 //! # Ok(())
 //! # }
-//! # /// A docker-archive of one layer.
+//! # /// A docker-archive of two layers.
 //! # fn doc_image() -> Vec<u8> {
-//! #     use imgmount::digest::Algorithm;
-//! #     let mut layer = tar::Builder::new(Vec::new());
+//! #     use sha2::Digest as _;
+//! #     let mut greeting = tar::Builder::new(Vec::new());
 //! #     let mut header = tar::Header::new_ustar();
 //! #     header.set_size(12);
-//! #     layer.append_data(&mut header, "greeting", &b"Hello, world"[..]).unwrap();
+//! #     greeting.append_data(&mut header, "etc/greeting", &b"Hello, world"[..]).unwrap();
+//! #     let mut link = tar::Builder::new(Vec::new());
 //! #     let mut header = tar::Header::new_ustar();
 //! #     header.set_entry_type(tar::EntryType::Symlink);
 //! #     header.set_size(0);
-//! #     layer.append_link(&mut header, "link", "/greeting").unwrap();
-//! #     let layer = layer.into_inner().unwrap();
-//! #     let diff_id = Algorithm::Sha256.digest(&layer);
-//! #     let config = format!(r#"{{"rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#);
-//! #     let manifest = br#"[{"Config":"config.json","RepoTags":null,"Layers":["layer.tar"]}]"#;
+//! #     link.append_link(&mut header, "etc/link", "/etc/greeting").unwrap();
+//! #     let layers = [greeting.into_inner().unwrap(), link.into_inner().unwrap()];
+//! #     let hex = |layer: &Vec<u8>| -> String {
+//! #         sha2::Sha256::digest(layer).iter().map(|byte| format!("{byte:02x}")).collect()
+//! #     };
+//! #     let diff_ids = layers.iter().map(|layer| format!("\"sha256:{}\"", hex(layer)));
+//! #     let diff_ids = diff_ids.collect::<Vec<_>>().join(",");
+//! #     let config = format!(r#"{{"rootfs":{{"type":"layers","diff_ids":[{diff_ids}]}}}}"#);
+//! #     let manifest = br#"[{"Config":"config.json","RepoTags":null,"Layers":["0.tar","1.tar"]}]"#;
 //! #     let mut archive = tar::Builder::new(Vec::new());
-//! #     let files = [("config.json", config.as_bytes()), ("layer.tar", &layer), ("manifest.json", manifest)];
-//! #     for (name, bytes) in files {
+//! #     let [first, second] = &layers;
+//! #     for (name, bytes) in [
+//! #         ("config.json", config.as_bytes()),
+//! #         ("0.tar", first),
+//! #         ("1.tar", second),
+//! #         ("manifest.json", manifest),
+//! #     ] {
 //! #         let mut header = tar::Header::new_ustar();
 //! #         header.set_size(bytes.len() as u64);
 //! #         archive.append_data(&mut header, name, bytes).unwrap();
@@ -68,9 +85,34 @@
 //! # }
 //! ```
 //!
-//! The tree can then be mounted: see `fuse::mount`. `examples/` has a program for each of these.
-//! Errors are one enum, [`Error`]. Nothing here prints or reads settings from the environment; what there is to say goes to
-//! the `log` crate.
+//! # Where to look
+//!
+//! | To | Use |
+//! |---|---|
+//! | open an image | [`Image::open`], or [`Engine::select`] and [`SelectedImage::load`] |
+//! | list the images of an archive | [`Engine::open`], [`Source::images`] |
+//! | keep indexes on disk, so that an image opens at once the next time | [`Store`], [`EngineOptions::store`] |
+//! | find and describe files | [`Image::resolve`], [`Image::walk`], [`Image::glob`], [`Image::inode`] |
+//! | read files | [`Image::open_file`], [`Image::read_at`] |
+//! | read the image's documents | [`Image::info`], [`Image::layers`], [`Image::warnings`] |
+//! | find the layer that changed a file | [`Image::history`], [`Image::deleted`], [`Inode::layer`] |
+//! | compare two images | [`diff`] |
+//! | verify an image completely | [`Source::verify`] |
+//! | write files or a tar | [`Image::extract`], [`Image::export`] |
+//! | mount | `Image::mount` (feature `fuse`) |
+//!
+//! Errors are one enum, [`Error`]. The library neither prints nor reads the environment, except `PATH` to find
+//! `fusermount3`; messages go to the `log` crate. Text from an image can hold anything: [`escape`] it before it
+//! reaches a terminal. `examples/` has a program for each common task.
+//!
+//! # Features
+//!
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `fuse` | yes | `Image::mount`, `unmount` and what belongs to them |
+//! | `cli` | yes | the program `imgmount`; nothing in the library |
+//!
+//! A library needs neither: `imgmount = { version = "...", default-features = false }`.
 //!
 //! # Modules
 //!
@@ -78,7 +120,7 @@
 //!
 //! ```text
 //! bytes error digest glob path read_at warning | compress | layer | store | image | source | rootfs | analysis | content |
-//! load | forest verify extract export fuse cli
+//! load | forest verify extract export fuse api cli
 //! ```
 //!
 //! | module | owns |
@@ -99,8 +141,10 @@
 //! | [`extract`] | the tree as files on the host |
 //! | [`export`] | the tree as a tar |
 //! | `fuse` | the FUSE view, the only user of `fuser` |
+//! | `api` | the public face: names and shapes, no decisions |
 
 pub mod analysis;
+mod api;
 pub mod bytes;
 pub mod compress;
 pub mod content;
@@ -129,4 +173,53 @@ pub mod verify;
 pub mod warning;
 mod workers;
 
-pub use error::{Error, Result};
+// The public face, by topic.
+
+// Opening.
+pub use api::{Image, SelectedImage, Source};
+pub use image::Platform;
+pub use layer::index::Verify;
+pub use load::{Engine, EngineOptions, LayerRange, Progress, TreeOptions as LoadOptions};
+pub use rootfs::Semantics;
+pub use source::{ImageSummary, Location, Reference, Selection, Transport, split_path};
+
+// What the documents say.
+pub use compress::Compression;
+pub use digest::{Algorithm, Digest};
+pub use image::{HistoryEntry, ImageConfig, ImageInfo, LayerDescriptor};
+pub use layer::LayerId;
+pub use load::LayerInfo;
+pub use warning::{Warning, WarningKind};
+
+// The tree and its files.
+pub use analysis::{FileType, Inode};
+pub use glob::{Glob, is_pattern};
+pub use layer::entry::{DeviceNumber, Timestamp, Xattrs};
+pub use load::FileReader;
+pub use path::{escape, normalize_path};
+pub use rootfs::{InodeId, ROOT};
+
+// Answers about layers and differences.
+pub use analysis::Field;
+pub use analysis::deleted::{DeletedFile, DeletedOptions, Removal};
+pub use analysis::diff::{DiffOptions, Difference, DifferenceKind};
+pub use analysis::history::{Action, Event, Step};
+pub use api::diff;
+
+// Verification.
+pub use verify::{
+    Check, Found as VerifyMismatch, Item as VerifyItem, Subject as VerifySubject, Verdict, VerifyOptions,
+};
+
+// Views.
+pub use export::ExportOptions;
+pub use extract::{Existing, ExtractOptions, Failure as ExtractFailure, NotKept, Report as ExtractReport};
+#[cfg(feature = "fuse")]
+pub use fuse::{MountOptions, MountView, Mounted, check_mount_point, unmount};
+
+// The store of layer indexes.
+pub use layer::table::Facts as LayerFacts;
+pub use store::{Allowance, Store, StoredLayer};
+
+// Errors.
+pub use error::{DocumentRole, EntryName, Error, MountFault, PathFault, Property, Result, Subject};

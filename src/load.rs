@@ -29,7 +29,7 @@ use crate::layer::tar::Limits;
 use crate::path::escape;
 use crate::read_at::ReadAt;
 use crate::rootfs::stored::TREE_VERSION;
-use crate::rootfs::{MergeOptions, Rootfs, merge};
+use crate::rootfs::{MergeOptions, Rootfs, Semantics, merge};
 use crate::source::{BlobIdentity, LayerBlob, OpenedImage};
 use crate::store::{Key, Store};
 use crate::warning::{Warning, WarningKind};
@@ -42,13 +42,13 @@ const MIN_STORED_ENTRIES: u64 = 10_000;
 /// The longest magic number there is to recognise a compression by.
 const SNIFF_BYTES: u64 = 16;
 
-/// Is told how the work goes on.
+/// An observer of work that takes long. Methods are called from several threads.
 pub trait Progress: Send + Sync + fmt::Debug {
-    /// Work of `total_bytes` begins; `what` names it.
+    /// Work of `total_bytes` begins; `what` names it, as `Indexing layers`.
     fn begin(&self, what: &str, total_bytes: u64);
-    /// So many bytes more are done.
+    /// Another `bytes` bytes are done.
     fn advance(&self, bytes: u64);
-    /// The work is over.
+    /// The work has ended.
     fn end(&self);
 }
 
@@ -69,21 +69,60 @@ pub(crate) fn reported<R>(
     result
 }
 
-/// How images are opened and read.
+/// How an [`Engine`] opens and reads images.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct EngineOptions {
-    /// Whether bytes are checked.
+    /// Which bytes are verified. [`Verify::Full`] by default.
     pub verify: Verify,
-    /// Memory for decoded spans, in bytes.
+    /// Memory for decompressed data in bytes. 256 MiB by default.
     pub cache_bytes: usize,
-    /// Where layer indexes are kept; `None` keeps nothing on disk.
+    /// The store of layer indexes. None by default: nothing is kept on disk.
     pub store: Option<Store>,
-    /// Where standard input is kept while it is open, where there is no store. Without either it is refused.
+    /// A directory for a copy of standard input while it is open. By default the directory of the store;
+    /// without either, standard input is refused.
     pub spool_dir: Option<PathBuf>,
-    /// What a tar may hold.
-    pub limits: Limits,
-    /// Who is told how the work goes on.
+    /// Limits on what a tar may hold.
+    pub(crate) limits: Limits,
+    /// The observer of long work. None by default.
     pub progress: Option<Arc<dyn Progress>>,
+}
+
+impl EngineOptions {
+    /// Sets which bytes are verified.
+    #[must_use]
+    pub fn verify(mut self, verify: Verify) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    /// Sets the memory for decompressed data, in bytes.
+    #[must_use]
+    pub fn cache_bytes(mut self, cache_bytes: usize) -> Self {
+        self.cache_bytes = cache_bytes;
+        self
+    }
+
+    /// Keeps layer indexes in a store.
+    #[must_use]
+    pub fn store(mut self, store: impl Into<Option<Store>>) -> Self {
+        self.store = store.into();
+        self
+    }
+
+    /// Sets the directory for a copy of standard input.
+    #[must_use]
+    pub fn spool_dir(mut self, spool_dir: impl Into<Option<PathBuf>>) -> Self {
+        self.spool_dir = spool_dir.into();
+        self
+    }
+
+    /// Sets the observer of long work.
+    #[must_use]
+    pub fn progress(mut self, progress: impl Into<Option<Arc<dyn Progress>>>) -> Self {
+        self.progress = progress.into();
+        self
+    }
 }
 
 impl Default for EngineOptions {
@@ -99,30 +138,71 @@ impl Default for EngineOptions {
     }
 }
 
-/// Which layers of an image make the tree.
+/// The layers of an image that are loaded; they are numbered from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum LayerRange {
-    /// All of them.
+    /// All layers.
     #[default]
     All,
-    /// The state after this layer.
+    /// The layers from 0 to this one: the state after it.
     Upto(u16),
     /// This layer alone.
     Only(u16),
 }
 
-/// How layers become a tree.
+/// How the layers of an image become a tree.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct TreeOptions {
-    /// Which layers.
+    /// The layers to load. All by default.
     pub layers: LayerRange,
-    /// How they are merged.
-    pub merge: MergeOptions,
-    /// Refuse an image that merges only with warnings.
+    /// The reading of whiteouts. [`Semantics::Runtime`] by default.
+    pub semantics: Semantics,
+    /// Follow symbolic links of lower layers below which a layer has entries, as umoci does. Off by default:
+    /// a directory replaces the link.
+    pub follow_dirlinks: bool,
+    /// Refuse an image that merges only with warnings. Off by default.
     pub strict: bool,
 }
 
-/// What everything that is open shares.
+impl TreeOptions {
+    /// Sets the layers to load.
+    #[must_use]
+    pub fn layers(mut self, layers: LayerRange) -> Self {
+        self.layers = layers;
+        self
+    }
+
+    /// Sets the reading of whiteouts.
+    #[must_use]
+    pub fn semantics(mut self, semantics: Semantics) -> Self {
+        self.semantics = semantics;
+        self
+    }
+
+    /// Follows symbolic links of lower layers below which a layer has entries, as umoci does.
+    #[must_use]
+    pub fn follow_dirlinks(mut self, follow_dirlinks: bool) -> Self {
+        self.follow_dirlinks = follow_dirlinks;
+        self
+    }
+
+    /// Refuses an image that merges only with warnings.
+    #[must_use]
+    pub fn strict(mut self, strict: bool) -> Self {
+        self.strict = strict;
+        self
+    }
+
+    /// How layers are merged.
+    pub(crate) fn merge(&self) -> MergeOptions {
+        MergeOptions { semantics: self.semantics, follow_dirlinks: self.follow_dirlinks }
+    }
+}
+
+/// Opens images. Images of one engine share the cache of decompressed data, the store, and their common
+/// layers. A clone is the same engine.
 #[derive(Debug, Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
@@ -148,7 +228,7 @@ struct OpenLayer {
 }
 
 impl Engine {
-    /// An engine with a span cache of its own.
+    /// Creates an engine with a cache of its own.
     #[must_use]
     pub fn new(options: EngineOptions) -> Self {
         let cache = Arc::new(SpanCache::new(options.cache_bytes));
@@ -157,8 +237,7 @@ impl Engine {
     }
 
     /// Whether bytes are checked.
-    #[must_use]
-    pub fn verify(&self) -> Verify {
+    pub(crate) fn verify(&self) -> Verify {
         self.inner.options.verify
     }
 
@@ -167,7 +246,7 @@ impl Engine {
     /// # Errors
     /// As [`index_layer`] for the first layer that fails, [`Error::Strict`], [`Error::Reference`] for a
     /// layer that is not there, [`Error::Limit`].
-    pub fn load(&self, image: OpenedImage, options: &TreeOptions) -> Result<Tree> {
+    pub(crate) fn load(&self, image: OpenedImage, options: &TreeOptions) -> Result<Tree> {
         let (first, blobs) = select(image.layers, options.layers)?;
         let progress = self.inner.options.progress.as_deref();
         let total_bytes = blobs.iter().map(|blob| blob.bytes.len()).sum();
@@ -175,7 +254,7 @@ impl Engine {
             self.index_all(first, &blobs, image.reads_at_once)
         })?;
         let indexes = open.iter().map(|layer| layer.bytes.reader().index().clone()).collect();
-        let rootfs = self.merge(indexes, &options.merge)?;
+        let rootfs = self.merge(indexes, &options.merge())?;
         let mut tree = Tree {
             first,
             layers: blobs.into_iter().zip(&open).map(|(blob, open)| LayerInfo::new(blob, open)).collect(),

@@ -40,6 +40,13 @@ pub fn clean(name: &[u8]) -> Cleaned<'_> {
     Cleaned { components, escaped }
 }
 
+/// Returns `path` in its shortest absolute spelling: `b//./c/` and `/a/../b/c` are `/b/c`. As [`clean`], it
+/// looks at the text alone.
+#[must_use]
+pub fn normalize_path(path: &[u8]) -> Vec<u8> {
+    [b"/", clean(path).components.join(&b'/').as_slice()].concat()
+}
+
 /// `name` as text that is safe to print: one line, no terminal control, nothing invisible.
 ///
 /// Printable UTF-8 stays. Control characters, bytes that are no UTF-8 and characters that a terminal

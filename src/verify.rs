@@ -18,18 +18,36 @@ use crate::source::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
 use crate::store::Store;
 use crate::workers::{Queue, beside, cores};
 
-/// How an image is checked.
+/// How an image is verified.
 #[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
 pub struct VerifyOptions<'a> {
-    /// Where earlier passes left what they learned of layers: it tells where a layer can be decoded side by
-    /// side. No verdict depends on it, and nothing is added.
+    /// A store with indexes of the layers: with them one layer is decompressed by several threads. Only the
+    /// speed depends on it, and nothing is added to it. None by default.
     pub indexes: Option<&'a Store>,
-    /// Who is told how the work goes on.
+    /// The observer of the work. None by default.
     pub progress: Option<&'a dyn Progress>,
 }
 
-/// What a promise is about.
+impl<'a> VerifyOptions<'a> {
+    /// Sets a store with indexes of the layers.
+    #[must_use]
+    pub fn indexes(mut self, indexes: impl Into<Option<&'a Store>>) -> Self {
+        self.indexes = indexes.into();
+        self
+    }
+
+    /// Sets the observer of the work.
+    #[must_use]
+    pub fn progress(mut self, progress: impl Into<Option<&'a dyn Progress>>) -> Self {
+        self.progress = progress.into();
+        self
+    }
+}
+
+/// The part of an image that was verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Subject {
     /// A document.
     Document(DocumentRole),
@@ -37,6 +55,27 @@ pub enum Subject {
     Layer(usize),
     /// The image's documents as a whole.
     Image,
+}
+
+impl Subject {
+    /// The name in JSON output: `image index`, `manifest`, `config`, `layer` or `image`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Subject::Document(role) => role.name(),
+            Subject::Layer(_) => "layer",
+            Subject::Image => "image",
+        }
+    }
+
+    /// The position of a layer from 0; `None` for everything else.
+    #[must_use]
+    pub fn layer(self) -> Option<usize> {
+        match self {
+            Subject::Layer(number) => Some(number),
+            Subject::Document(_) | Subject::Image => None,
+        }
+    }
 }
 
 impl fmt::Display for Subject {
@@ -49,8 +88,9 @@ impl fmt::Display for Subject {
     }
 }
 
-/// What was promised.
+/// The property that was verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Check {
     /// The length of the stored bytes.
     Size,
@@ -60,12 +100,12 @@ pub enum Check {
     DiffId,
     /// That the uncompressed tar can be read.
     Tar,
-    /// That documents do not contradict each other and can be read.
+    /// That the documents can be read and do not contradict each other.
     Documents,
 }
 
 impl Check {
-    /// `size`, `digest`, `diff_id`, `tar` or `documents`.
+    /// The name in output: `size`, `digest`, `diff_id`, `tar` or `documents`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -78,37 +118,52 @@ impl Check {
     }
 }
 
-/// Whether a promise is kept.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verdict {
-    /// It is.
+    /// The bytes are as expected.
     Ok,
-    /// Something else is there; this, as far as it could be found out.
+    /// The bytes differ.
     Mismatch(Found),
-    /// There is nothing to compare with.
+    /// The blob is missing.
     Missing,
 }
 
-/// What is there instead.
+impl Verdict {
+    /// The name in output: `ok`, `mismatch` or `missing`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Verdict::Ok => "ok",
+            Verdict::Mismatch(_) => "mismatch",
+            Verdict::Missing => "missing",
+        }
+    }
+}
+
+/// What was found in place of the expected bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Found {
     /// Another size in bytes, or another digest.
     Other(String),
-    /// Bytes that cannot be read or decoded, and why.
+    /// Bytes that cannot be read or decoded, and the cause.
     Unreadable(String),
 }
 
-/// One promise and its verdict.
+/// One check and its result.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Item {
-    /// What it is about.
+    /// The part of the image.
     pub subject: Subject,
-    /// What was promised of it.
+    /// The property.
     pub check: Check,
-    /// The promise: a digest, or a number of bytes. Empty for [`Check::Tar`] and [`Check::Documents`], which only
-    /// come up when something is wrong.
+    /// The expected digest or number of bytes. Empty for [`Check::Tar`] and [`Check::Documents`], which are
+    /// reported only when they fail.
     pub expected: String,
-    /// Whether it is kept.
+    /// The result.
     pub verdict: Verdict,
 }
 

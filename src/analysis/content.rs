@@ -8,8 +8,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::Inode;
 use super::ReadFile;
-use super::thing::Thing;
 use crate::error::Result;
 use crate::layer::LayerId;
 use crate::layer::entry::{Extent, FileData, Stored};
@@ -34,12 +34,12 @@ pub(super) enum Verdict {
 
 /// Compares the bytes of two regular files as far as that goes without reading any; `None` unless both are
 /// regular files.
-pub(super) fn compare(a: &Thing<'_>, b: &Thing<'_>) -> Option<Verdict> {
+pub(super) fn compare(a: &Inode<'_>, b: &Inode<'_>) -> Option<Verdict> {
     let ((a_at, a_data), (b_at, b_data)) = (a.file()?, b.file()?);
     if a_data.size != b_data.size {
         return Some(Verdict::Different);
     }
-    let index = |thing: &Thing<'_>, at: EntryAt| thing.layers.get(usize::from(at.layer.0)).cloned();
+    let index = |inode: &Inode<'_>, at: EntryAt| inode.layers.get(usize::from(at.layer.0)).cloned();
     let (a_index, b_index) = (index(a, a_at)?, index(b, b_at)?);
     let same = a_data.size == 0
         || (a_data.stored == b_data.stored && is_same_layer(&a_index, &b_index))
@@ -85,14 +85,14 @@ fn lie_in_equal_spans((a, a_extent): (&LayerIndex, Extent), (b, b_extent): (&Lay
 #[derive(Clone, Copy)]
 pub struct Readable<'a> {
     /// The file.
-    pub thing: Thing<'a>,
+    pub inode: Inode<'a>,
     /// Gives its bytes.
     pub from: &'a dyn ReadFile,
 }
 
 impl std::fmt::Debug for Readable<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Readable").field("thing", &self.thing).finish_non_exhaustive()
+        f.debug_struct("Readable").field("inode", &self.inode).finish_non_exhaustive()
     }
 }
 
@@ -102,7 +102,7 @@ impl std::fmt::Debug for Readable<'_> {
 /// # Errors
 /// What [`ReadFile::read_file`] says.
 pub fn same_bytes(a: Readable<'_>, b: Readable<'_>) -> Result<bool> {
-    let (Some((a_at, a_data)), Some((b_at, b_data))) = (a.thing.file(), b.thing.file()) else {
+    let (Some((a_at, a_data)), Some((b_at, b_data))) = (a.inode.file(), b.inode.file()) else {
         return Ok(false);
     };
     if a_data.size != b_data.size {
@@ -142,8 +142,8 @@ pub(super) fn same_bytes_of_all(pairs: &[(Readable<'_>, Readable<'_>)]) -> Resul
 
 /// The span that a file begins in.
 fn place(file: &Readable<'_>) -> Option<(LayerId, Option<u32>)> {
-    let (at, data) = file.thing.file()?;
-    let index = file.thing.layers.get(usize::from(at.layer.0))?;
+    let (at, data) = file.inode.file()?;
+    let index = file.inode.layers.get(usize::from(at.layer.0))?;
     Some((at.layer, index.span_at(first_byte(&data))))
 }
 

@@ -1,82 +1,118 @@
-//! What an image still carries although no container sees it: deleted and overwritten files.
+//! Files that an image still holds although no container sees them: deleted and overwritten files.
 //!
-//! This module owns what counts as lost. Directories do not: a directory holds nothing but names, and
-//! those of its files are listed one by one.
+//! This module decides which objects are listed. Directories are not: their files are listed one by one.
 
 use std::sync::Arc;
 
-use super::PathBudget;
-use super::thing::Thing;
+use super::{Inode, PathBudget};
 use crate::error::Result;
 use crate::layer::LayerId;
 use crate::layer::table::LayerIndex;
-use crate::rootfs::{Cause, Inode, MergeOptions, replay};
+use crate::rootfs::{Cause, MergeOptions, replay};
 
-/// A file (or link, device, pipe) that a later layer took out of sight.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lost {
-    /// Where it was.
+/// A file, link, device or named pipe that a later layer removed from the tree.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DeletedFile<'a> {
+    /// The path that it had, in bytes.
     pub path: Vec<u8>,
-    /// What it was. Names are not counted: `nlink` says nothing.
-    pub inode: Inode,
-    /// The layer that had it there.
+    /// The object.
+    pub inode: Inode<'a>,
+    /// The layer that had it.
     pub layer: LayerId,
-    /// The layer that took it away.
-    pub by: LayerId,
-    /// How.
-    pub how: How,
+    /// The layer that removed it.
+    pub removed_by: LayerId,
+    /// How the layer removed it.
+    pub removal: Removal,
 }
 
-/// How something gets out of sight.
+/// The ways in which a layer removes an object of a lower layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum How {
-    /// By a whiteout of this path: its own, or that of a directory above it.
+#[non_exhaustive]
+pub enum Removal {
+    /// A whiteout names this path: the object's own or that of a directory above it.
     Deleted(Arc<[u8]>),
-    /// By an opaque mark in this directory.
+    /// An opaque mark in this directory hides the object.
     HiddenByOpaque(Arc<[u8]>),
-    /// By something else in the place of this directory.
+    /// An object of another type replaces this directory above the path.
     HiddenByReplaced(Arc<[u8]>),
-    /// By something else of the same name.
+    /// An object of the same path replaces it.
     Overwritten,
 }
 
-/// Whether what was replaced by something of the same name is asked for, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
-    /// Only what was deleted or hidden.
-    Deleted,
-    /// Every earlier version as well.
-    Overwritten,
+impl Removal {
+    /// The name in output: `deleted`, `hidden-opaque`, `hidden-replaced` or `overwritten`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Removal::Deleted(_) => "deleted",
+            Removal::HiddenByOpaque(_) => "hidden-opaque",
+            Removal::HiddenByReplaced(_) => "hidden-replaced",
+            Removal::Overwritten => "overwritten",
+        }
+    }
+
+    /// The path that a whiteout names, or the directory that hides the object.
+    #[must_use]
+    pub fn by(&self) -> Option<&[u8]> {
+        match self {
+            Removal::Deleted(path) | Removal::HiddenByOpaque(path) | Removal::HiddenByReplaced(path) => {
+                Some(path)
+            }
+            Removal::Overwritten => None,
+        }
+    }
 }
 
-/// Everything that later layers took out of sight, sorted by path and then by the layer that did so.
+/// Which removed files [`Image::deleted`](crate::Image::deleted) lists.
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct DeletedOptions {
+    /// List earlier versions of overwritten files, too. Off by default.
+    pub overwritten: bool,
+}
+
+impl DeletedOptions {
+    /// Lists earlier versions of overwritten files, too.
+    #[must_use]
+    pub fn overwritten(self, overwritten: bool) -> Self {
+        DeletedOptions { overwritten }
+    }
+}
+
+/// Lists the files that later layers removed, sorted by path and then by the layer that removed them.
 ///
 /// # Errors
 /// As [`replay`]; [`crate::Error::Limit`] when there are too many paths to list.
-pub fn find(layers: &[Arc<LayerIndex>], options: &MergeOptions, extent: Extent) -> Result<Vec<Lost>> {
-    let mut lost = Vec::new();
+pub fn find<'a>(
+    layers: &'a [Arc<LayerIndex>],
+    merge: &MergeOptions,
+    options: DeletedOptions,
+) -> Result<Vec<DeletedFile<'a>>> {
+    let mut found = Vec::new();
     let mut budget = PathBudget::default();
-    replay(layers, options, &mut |change| {
+    replay(layers, merge, &mut |change| {
         let Some(stood) = change.before else { return Ok(()) };
-        let how = match (change.after, change.cause) {
-            (Some(_), _) | (None, Cause::Entry) => How::Overwritten,
-            (None, Cause::Whiteout(of)) => How::Deleted(of),
-            (None, Cause::Opaque(directory)) => How::HiddenByOpaque(directory),
-            (None, Cause::Replaced(directory)) => How::HiddenByReplaced(directory),
+        let removal = match (change.after, change.cause) {
+            (Some(_), _) | (None, Cause::Entry) => Removal::Overwritten,
+            (None, Cause::Whiteout(of)) => Removal::Deleted(of),
+            (None, Cause::Opaque(directory)) => Removal::HiddenByOpaque(directory),
+            (None, Cause::Replaced(directory)) => Removal::HiddenByReplaced(directory),
         };
-        let wanted = how != How::Overwritten || extent == Extent::Overwritten;
-        if wanted && !Thing::new(stood.inode, layers).is_directory() {
+        let wanted = removal != Removal::Overwritten || options.overwritten;
+        let inode = Inode::new(stood.inode, layers);
+        if wanted && !inode.is_directory() {
             budget.take(&change.path)?;
-            lost.push(Lost {
+            found.push(DeletedFile {
                 path: change.path,
-                inode: stood.inode,
+                inode,
                 layer: stood.since,
-                by: change.layer,
-                how,
+                removed_by: change.layer,
+                removal,
             });
         }
         Ok(())
     })?;
-    lost.sort_by(|a, b| (&a.path, a.by).cmp(&(&b.path, b.by)));
-    Ok(lost)
+    found.sort_by(|a, b| (&a.path, a.removed_by).cmp(&(&b.path, b.removed_by)));
+    Ok(found)
 }

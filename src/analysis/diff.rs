@@ -9,8 +9,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use super::content::{Readable, first_byte, is_same_layer, same_bytes_of_all};
-use super::thing::{Compared, Field, Thing};
-use super::{PathBudget, ReadFile};
+use super::{Compared, Field, Inode, PathBudget, ReadFile};
 use crate::error::Result;
 use crate::glob::Glob;
 use crate::layer::LayerId;
@@ -27,7 +26,7 @@ pub struct Side<'a> {
 
 impl<'a> Side<'a> {
     fn readable(self, id: InodeId) -> Option<Readable<'a>> {
-        Some(Readable { thing: Thing::of(self.rootfs, id)?, from: self.files })
+        Some(Readable { inode: Inode::of(self.rootfs, id)?, from: self.files })
     }
 }
 
@@ -37,18 +36,19 @@ impl std::fmt::Debug for Side<'_> {
     }
 }
 
-/// What is compared, and what is told.
+/// Which differences [`diff`](crate::diff) reports.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct DiffOptions {
-    /// Whether times count.
+    /// Compare modification times. Off by default.
     pub mtime: bool,
-    /// What is left out on both sides, with all that is below it.
+    /// Patterns of paths to leave out on both sides, with everything below them. None by default.
     pub ignore: Vec<Glob>,
-    /// Tell of what only the second tree has.
+    /// Report paths that only the second image has. On by default.
     pub added: bool,
-    /// Tell of what only the first tree has.
+    /// Report paths that only the first image has. On by default.
     pub deleted: bool,
-    /// Tell of what both have and what differs. Without it no bytes are read.
+    /// Report paths that differ. On by default; without it no contents are read.
     pub modified: bool,
 }
 
@@ -58,31 +58,77 @@ impl Default for DiffOptions {
     }
 }
 
-/// A path that is not the same in both trees.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
-    /// The path; `/` for the root.
-    pub path: Vec<u8>,
-    /// What is there.
-    pub what: What,
+impl DiffOptions {
+    /// Compares modification times.
+    #[must_use]
+    pub fn mtime(self, mtime: bool) -> Self {
+        DiffOptions { mtime, ..self }
+    }
+
+    /// Leaves out the paths that `pattern` matches, and everything below them. Can be called repeatedly.
+    #[must_use]
+    pub fn ignore(mut self, pattern: Glob) -> Self {
+        self.ignore.push(pattern);
+        self
+    }
+
+    /// Reports paths that only the second image has.
+    #[must_use]
+    pub fn added(self, added: bool) -> Self {
+        DiffOptions { added, ..self }
+    }
+
+    /// Reports paths that only the first image has.
+    #[must_use]
+    pub fn deleted(self, deleted: bool) -> Self {
+        DiffOptions { deleted, ..self }
+    }
+
+    /// Reports paths that both images have and that differ.
+    #[must_use]
+    pub fn modified(self, modified: bool) -> Self {
+        DiffOptions { modified, ..self }
+    }
 }
 
-/// What is at a path in either tree.
+/// A path that differs between two images.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
-    /// Only the second tree has it.
+#[non_exhaustive]
+pub struct Difference {
+    /// The path in bytes; `/` for the root.
+    pub path: Vec<u8>,
+    /// How it differs.
+    pub kind: DifferenceKind,
+}
+
+/// How a path differs. This list is complete: a path is in one image or in both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DifferenceKind {
+    /// Only the second image has the path: its inode there.
     Added(InodeId),
-    /// Only the first tree has it.
+    /// Only the first image has the path: its inode there.
     Deleted(InodeId),
-    /// Both have it.
+    /// Both images have the path.
     Modified {
-        /// In the first tree.
+        /// The inode in the first image.
         a: InodeId,
-        /// In the second tree.
+        /// The inode in the second image.
         b: InodeId,
-        /// In which it differs; ascending, at least one.
+        /// The fields that differ, ascending; at least one.
         fields: Vec<Field>,
     },
+}
+
+impl DifferenceKind {
+    /// The inodes at the path in the first and in the second image.
+    #[must_use]
+    pub fn inodes(&self) -> (Option<InodeId>, Option<InodeId>) {
+        match *self {
+            DifferenceKind::Added(b) => (None, Some(b)),
+            DifferenceKind::Deleted(a) => (Some(a), None),
+            DifferenceKind::Modified { a, b, .. } => (Some(a), Some(b)),
+        }
+    }
 }
 
 /// Compares two trees. The differences are sorted by the bytes of their whole paths.
@@ -103,7 +149,7 @@ pub fn diff(a: Side<'_>, b: Side<'_>, options: &DiffOptions) -> Result<Vec<Diffe
     comparison.walk()?;
     comparison.decide()?;
     let mut found = comparison.found;
-    found.retain(|one| !matches!(&one.what, What::Modified { fields, .. } if fields.is_empty()));
+    found.retain(|one| !matches!(&one.kind, DifferenceKind::Modified { fields, .. } if fields.is_empty()));
     found.sort_by(|one, other| one.path.cmp(&other.path));
     Ok(found)
 }
@@ -177,17 +223,17 @@ impl Comparison<'_> {
         if path.is_empty() {
             path.push(b'/');
         }
-        let what = match (a, b) {
-            (None, Some(b)) if self.options.added => What::Added(b),
-            (Some(a), None) if self.options.deleted => What::Deleted(a),
+        let kind = match (a, b) {
+            (None, Some(b)) if self.options.added => DifferenceKind::Added(b),
+            (Some(a), None) if self.options.deleted => DifferenceKind::Deleted(a),
             (Some(a), Some(b)) if self.options.modified => {
                 let Some(fields) = self.fields(a, b) else { return Ok(()) };
-                What::Modified { a, b, fields }
+                DifferenceKind::Modified { a, b, fields }
             }
             _ => return Ok(()),
         };
         self.budget.take(&path)?;
-        self.found.push(Difference { path, what });
+        self.found.push(Difference { path, kind });
         Ok(())
     }
 
@@ -196,7 +242,7 @@ impl Comparison<'_> {
         let compared = if self.are_one(a, b) {
             Compared::default()
         } else {
-            Thing::of(self.a.rootfs, a)?.compare(&Thing::of(self.b.rootfs, b)?)
+            Inode::of(self.a.rootfs, a)?.compare(&Inode::of(self.b.rootfs, b)?)
         };
         let mut fields = compared.fields;
         fields.retain(|field| *field != Field::Mtime || self.options.mtime);
@@ -244,7 +290,7 @@ impl Comparison<'_> {
         let same: HashMap<usize, bool> = order.into_iter().zip(same_bytes_of_all(&sorted)?).collect();
         for Undecided { at, a_at, b_at, .. } in undecided {
             let verdict = job_of.get(&(a_at, b_at)).and_then(|job| same.get(job));
-            if let (Some(false), Some(Difference { what: What::Modified { fields, .. }, .. })) =
+            if let (Some(false), Some(Difference { kind: DifferenceKind::Modified { fields, .. }, .. })) =
                 (verdict, self.found.get_mut(at))
             {
                 fields.insert(0, Field::Content);
@@ -256,7 +302,7 @@ impl Comparison<'_> {
 
 /// Where a file's bytes begin: its layer, and the offset in that.
 fn place(file: Readable<'_>) -> Option<(LayerId, u64)> {
-    let (at, data) = file.thing.file()?;
+    let (at, data) = file.inode.file()?;
     Some((at.layer, first_byte(&data)))
 }
 

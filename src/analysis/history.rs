@@ -6,22 +6,21 @@
 use std::sync::Arc;
 
 use super::content::{Readable, same_bytes};
-use super::thing::{Field, Thing};
-use super::{PathBudget, ReadFile};
+use super::{Field, Inode, PathBudget, ReadFile};
 use crate::error::Result;
 use crate::image::{HistoryEntry, ImageConfig};
 use crate::layer::LayerId;
 use crate::layer::table::LayerIndex;
-use crate::rootfs::{Cause, Change, Inode, MergeOptions, Stood, replay};
+use crate::rootfs::{Cause, Change, MergeOptions, Stood, replay};
 
-/// A layer, a step of the history, or both.
+/// A step of an image's history and the layer that it made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Step<'a> {
-    /// The layer that the step made; `None` for a step that made none, and for one whose layer cannot be
-    /// known.
+    /// The layer; `None` for a step that made no layer, and where the layer cannot be determined.
     pub layer: Option<LayerId>,
-    /// What the history says; `None` for a layer that it does not tell of.
-    pub told: Option<&'a HistoryEntry>,
+    /// The step in the image's config; `None` for a layer whose step cannot be determined.
+    pub entry: Option<&'a HistoryEntry>,
 }
 
 /// The steps that made an image, the oldest first. Where the history does not have exactly one step for
@@ -31,17 +30,17 @@ pub fn steps(config: &ImageConfig) -> Vec<Step<'_>> {
     let layers = || (0..config.diff_ids.len()).map(|at| LayerId(u16::try_from(at).unwrap_or(u16::MAX)));
     if is_aligned(config) {
         let mut layers = layers();
-        let step = |told: &'_ HistoryEntry| if told.empty_layer { None } else { layers.next() };
+        let step = |entry: &'_ HistoryEntry| if entry.empty_layer { None } else { layers.next() };
         let numbers: Vec<Option<LayerId>> = config.history.iter().map(step).collect();
         return numbers
             .into_iter()
             .zip(&config.history)
-            .map(|(layer, told)| Step { layer, told: Some(told) })
+            .map(|(layer, entry)| Step { layer, entry: Some(entry) })
             .collect();
     }
-    let untold = layers().map(|layer| Step { layer: Some(layer), told: None });
-    let homeless = config.history.iter().map(|told| Step { layer: None, told: Some(told) });
-    untold.chain(homeless).collect()
+    let layers = layers().map(|layer| Step { layer: Some(layer), entry: None });
+    let entries = config.history.iter().map(|entry| Step { layer: None, entry: Some(entry) });
+    layers.chain(entries).collect()
 }
 
 /// Whether the history has exactly one step for each layer.
@@ -50,46 +49,75 @@ pub fn is_aligned(config: &ImageConfig) -> bool {
     config.history.iter().filter(|step| !step.empty_layer).count() == config.diff_ids.len()
 }
 
-/// What a layer did to a path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+/// A change that a layer made to a path.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Event<'a> {
     /// The layer.
     pub layer: LayerId,
-    /// What it did.
+    /// The change.
     pub action: Action,
-    /// What is at the path after it. Names are not counted: `nlink` says nothing.
-    pub after: Option<Inode>,
+    /// The inode at the path after this layer; `None` where the layer removed it.
+    pub after: Option<Inode<'a>>,
 }
 
-/// What can be done to a path.
+/// The kinds of change that a layer makes to a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Action {
-    /// Nothing had ever been there.
+    /// The layer adds the path; no lower layer had it.
     Added,
-    /// It had been there and was gone.
+    /// The layer adds the path again after a lower layer removed it.
     ReAdded,
-    /// It was there and differs now in these fields, ascending. None at all when the layer holds it again
-    /// just as it was.
+    /// The layer has the path again, and these fields differ, ascending. Empty when nothing differs.
     Changed(Vec<Field>),
-    /// A whiteout deleted it; the path is the one that the whiteout names: it, or a directory above it.
+    /// A whiteout deletes the path. Holds the path that the whiteout names: this one or a directory above.
     Deleted(Arc<[u8]>),
-    /// An opaque mark in this directory hid it.
+    /// An opaque mark in this directory hides the path.
     HiddenByOpaque(Arc<[u8]>),
-    /// Something else took the place of this directory above it.
+    /// An object of another type replaces this directory above the path.
     HiddenByReplaced(Arc<[u8]>),
 }
 
-/// What each layer did to `path` (absolute, clean; `/` for the root), the lowest layer first. `files` is
+impl Action {
+    /// The name in output: `added`, `re-added`, `changed`, `unchanged`, `deleted`, `hidden-opaque` or
+    /// `hidden-replaced`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Action::Added => "added",
+            Action::ReAdded => "re-added",
+            Action::Changed(fields) if fields.is_empty() => "unchanged",
+            Action::Changed(_) => "changed",
+            Action::Deleted(_) => "deleted",
+            Action::HiddenByOpaque(_) => "hidden-opaque",
+            Action::HiddenByReplaced(_) => "hidden-replaced",
+        }
+    }
+
+    /// The path that a whiteout names, or the directory that hides the path.
+    #[must_use]
+    pub fn by(&self) -> Option<&[u8]> {
+        match self {
+            Action::Deleted(path) | Action::HiddenByOpaque(path) | Action::HiddenByReplaced(path) => {
+                Some(path)
+            }
+            Action::Added | Action::ReAdded | Action::Changed(_) => None,
+        }
+    }
+}
+
+/// Lists what each layer did to `path` (absolute, clean; `/` for the root), the lowest layer first. `files` is
 /// asked where only bytes can tell whether the content changed.
 ///
 /// # Errors
 /// As [`replay`], and what `files` says.
-pub fn of_path(
-    layers: &[Arc<LayerIndex>],
+pub fn of_path<'a>(
+    layers: &'a [Arc<LayerIndex>],
     options: &MergeOptions,
     files: &dyn ReadFile,
     path: &[u8],
-) -> Result<Vec<Event>> {
+) -> Result<Vec<Event<'a>>> {
     let mut changes = Vec::new();
     let mut budget = PathBudget::default();
     replay(layers, options, &mut |change| {
@@ -105,7 +133,7 @@ pub fn of_path(
             (None, Some(_)) if events.is_empty() => Action::Added,
             (None, Some(_)) => Action::ReAdded,
             (Some(Stood { inode, .. }), Some(after)) => {
-                Action::Changed(differing(Thing::new(inode, layers), Thing::new(after, layers), files)?)
+                Action::Changed(differing(Inode::new(inode, layers), Inode::new(after, layers), files)?)
             }
             (_, None) => match cause {
                 Cause::Whiteout(of) => Action::Deleted(of),
@@ -115,16 +143,16 @@ pub fn of_path(
                 Cause::Entry => continue,
             },
         };
-        events.push(Event { layer, action, after });
+        events.push(Event { layer, action, after: after.map(|stat| Inode::new(stat, layers)) });
     }
     Ok(events)
 }
 
-/// What differs between two things of one image.
-fn differing(before: Thing<'_>, after: Thing<'_>, files: &dyn ReadFile) -> Result<Vec<Field>> {
+/// Returns the fields in which two inodes of one image differ.
+fn differing(before: Inode<'_>, after: Inode<'_>, files: &dyn ReadFile) -> Result<Vec<Field>> {
     let compared = before.compare(&after);
     let mut fields = compared.fields;
-    let readable = |thing| Readable { thing, from: files };
+    let readable = |inode| Readable { inode, from: files };
     if compared.undecided.is_some() && !same_bytes(readable(before), readable(after))? {
         fields.insert(0, Field::Content);
     }

@@ -9,14 +9,15 @@ pub mod content;
 pub mod deleted;
 pub mod diff;
 pub mod history;
+mod inode;
 #[cfg(test)]
 mod tests;
-mod thing;
 
 use crate::error::{Error, Result, Subject};
 use crate::rootfs::EntryAt;
 
-pub use thing::{Compared, Field, Thing};
+pub(crate) use inode::Compared;
+pub use inode::{Field, FileType, Inode};
 
 /// All paths of one answer, in bytes. A real image has a few megabytes; a tar of a hundred kilobytes
 /// can unfold into names that fill any memory.

@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use super::content::{Readable, Verdict, compare, same_bytes};
-use super::diff::{DiffOptions, Side, What, diff};
+use super::diff::{DiffOptions, DifferenceKind, Side, diff};
 use super::history::{is_aligned, steps};
-use super::{Field, ReadFile, Thing};
+use super::{Field, Inode, ReadFile};
 use crate::compress::Compression;
 use crate::digest::Digest;
 use crate::error::Result;
@@ -86,13 +86,13 @@ impl ReadFile for Reader {
     }
 }
 
-fn thing<'a>(tree: &'a Rootfs, path: &str) -> Thing<'a> {
-    Thing::of(tree, tree.resolve(path.as_bytes(), Follow::NotLast).unwrap()).unwrap()
+fn inode<'a>(tree: &'a Rootfs, path: &str) -> Inode<'a> {
+    Inode::of(tree, tree.resolve(path.as_bytes(), Follow::NotLast).unwrap()).unwrap()
 }
 
 fn verdict(a: &Sketch, b: &Sketch) -> Verdict {
     let (a, b) = (a.merged(), b.merged());
-    compare(&thing(&a, "/f"), &thing(&b, "/f")).unwrap()
+    compare(&inode(&a, "/f"), &inode(&b, "/f")).unwrap()
 }
 
 fn unread() -> Verdict {
@@ -150,7 +150,7 @@ fn holes_of_both_files_are_not_read_however_large() {
         sketch(2, &[("f", sparse(huge, &[(5, 10)]))]).merged(),
     );
     let reader = Reader::default();
-    let readable = |tree| Readable { thing: thing(tree, "/f"), from: &reader };
+    let readable = |tree| Readable { inode: inode(tree, "/f"), from: &reader };
     assert!(same_bytes(readable(&a), readable(&b)).unwrap());
     let reads: Vec<_> = reader.reads.lock().unwrap().iter().map(|(_, offset, len)| (*offset, *len)).collect();
     assert_eq!(reads, [(0, 15), (0, 15), (huge - 10, 10), (huge - 10, 10)]);
@@ -166,8 +166,8 @@ fn bytes_are_read_once_for_all_names_and_in_the_order_of_the_layer() {
             .unwrap();
     let fields: Vec<_> = differences
         .iter()
-        .map(|one| match &one.what {
-            What::Modified { fields, .. } => (one.path.as_slice(), fields.as_slice()),
+        .map(|one| match &one.kind {
+            DifferenceKind::Modified { fields, .. } => (one.path.as_slice(), fields.as_slice()),
             other => panic!("{other:?}"),
         })
         .collect();
@@ -181,7 +181,7 @@ fn bytes_are_read_once_for_all_names_and_in_the_order_of_the_layer() {
 fn large_files_that_differ_early_are_not_read_far() {
     let files = [("f", contiguous(512, 4 << 20))];
     let (a, b) = (sketch(1, &files).merged(), sketch(2, &files).merged());
-    let readable = |tree, from| Readable { thing: thing(tree, "/f"), from };
+    let readable = |tree, from| Readable { inode: inode(tree, "/f"), from };
     let lengths = |reader: &Reader| -> Vec<usize> {
         reader.reads.lock().unwrap().iter().map(|(_, _, len)| *len >> 10).collect()
     };
@@ -246,10 +246,12 @@ fn config(layers: u8, history: &str) -> ImageConfig {
     ImageConfig::parse(&crate::error::Subject::Image, text.as_bytes()).unwrap()
 }
 
-fn told(config: &ImageConfig) -> Vec<(Option<u16>, Option<&str>)> {
+fn step_list(config: &ImageConfig) -> Vec<(Option<u16>, Option<&str>)> {
     steps(config)
         .iter()
-        .map(|step| (step.layer.map(|layer| layer.0), step.told.and_then(|told| told.created_by.as_deref())))
+        .map(|step| {
+            (step.layer.map(|layer| layer.0), step.entry.and_then(|entry| entry.created_by.as_deref()))
+        })
         .collect()
 }
 
@@ -258,12 +260,12 @@ fn steps_without_a_layer_stand_between_those_with_one() {
     let config =
         config(2, r#"[{"created_by":"a"},{"created_by":"ENV","empty_layer":true},{"created_by":"b"}]"#);
     assert!(is_aligned(&config));
-    assert_eq!(told(&config), [(Some(0), Some("a")), (None, Some("ENV")), (Some(1), Some("b"))]);
+    assert_eq!(step_list(&config), [(Some(0), Some("a")), (None, Some("ENV")), (Some(1), Some("b"))]);
 }
 
 #[test]
 fn a_history_that_does_not_fit_the_layers_is_told_apart_from_them() {
     let config = config(2, r#"[{"created_by":"a"}]"#);
     assert!(!is_aligned(&config));
-    assert_eq!(told(&config), [(Some(0), None), (Some(1), None), (None, Some("a"))]);
+    assert_eq!(step_list(&config), [(Some(0), None), (Some(1), None), (None, Some("a"))]);
 }

@@ -13,13 +13,10 @@ use clap::{Args, ValueEnum};
 
 use super::options::parse_bytes;
 use super::progress::Bars;
-use imgmount::image::Platform;
-use imgmount::layer::index::Verify;
-use imgmount::load::{Engine, EngineOptions, LayerRange, Progress, Tree, TreeOptions};
-use imgmount::rootfs::{MergeOptions, Semantics};
-use imgmount::source::OpenedImage;
-use imgmount::source::reference::{Reference, split_path};
-use imgmount::store::Store;
+use imgmount::{
+    Engine, EngineOptions, Image, LayerRange, LoadOptions, Platform, Progress, Reference, SelectedImage,
+    Semantics, Store, Verify, split_path,
+};
 
 /// Which of the images in a place is meant.
 #[derive(Debug, Clone, Args)]
@@ -118,14 +115,6 @@ impl PathArgs {
     }
 }
 
-/// An image that was found, not yet read, and the engine to read it with.
-pub(crate) struct Opened {
-    pub(crate) engine: Engine,
-    /// What kind of place it was found in.
-    pub(crate) format: &'static str,
-    pub(crate) image: OpenedImage,
-}
-
 impl SelectArgs {
     /// The image that `text` names, and the platform that is asked for.
     ///
@@ -139,11 +128,9 @@ impl SelectArgs {
 }
 
 impl ImageArgs {
-    /// Finds the image that `text` names.
-    pub(crate) fn open(&self, text: &OsStr) -> Result<Opened> {
-        let engine = self.engine();
-        let (format, image) = self.find(&engine, text)?;
-        Ok(Opened { engine, format, image })
+    /// Selects the image that `text` names; no layer is read.
+    pub(crate) fn select(&self, text: &OsStr) -> Result<SelectedImage> {
+        self.select_with(&self.engine(), text)
     }
 
     /// What images are opened and read with. Images of one engine share a cache, and layers.
@@ -151,46 +138,43 @@ impl ImageArgs {
         if self.verify == VerifyMode::Off {
             log::warn!("--verify off: nothing is checked against the image's digests");
         }
-        Engine::new(EngineOptions {
-            verify: match self.verify {
-                VerifyMode::Full => Verify::Full,
-                VerifyMode::Off => Verify::Off,
-            },
-            cache_bytes: usize::try_from(self.cache_size).unwrap_or(usize::MAX),
-            store: self.store(),
-            spool_dir: Some(std::env::temp_dir()),
-            progress: Some(Arc::new(Bars::default()) as Arc<dyn Progress>),
-            ..EngineOptions::default()
-        })
+        let verify = match self.verify {
+            VerifyMode::Full => Verify::Full,
+            VerifyMode::Off => Verify::Off,
+        };
+        let options = EngineOptions::default()
+            .verify(verify)
+            .cache_bytes(usize::try_from(self.cache_size).unwrap_or(usize::MAX))
+            .store(self.store())
+            .spool_dir(std::env::temp_dir())
+            .progress(Arc::new(Bars::default()) as Arc<dyn Progress>);
+        Engine::new(options)
     }
 
-    /// The image that `text` names, and what kind of place it was found in.
-    pub(crate) fn find(&self, engine: &Engine, text: &OsStr) -> Result<(&'static str, OpenedImage)> {
+    /// As [`ImageArgs::select`], with an engine that opens other images, too.
+    pub(crate) fn select_with(&self, engine: &Engine, text: &OsStr) -> Result<SelectedImage> {
         let (reference, platform) = self.select.parse(text)?;
-        let source = engine.open(&reference)?;
-        let image = source.image(&reference.selection, platform.as_ref())?;
-        Ok((source.kind(), image))
+        Ok(engine.select(&reference, platform.as_ref())?)
     }
 
     /// Finds, indexes and merges the image that `text` names.
-    pub(crate) fn load(&self, text: &OsStr, layers: LayerRange) -> Result<Tree> {
-        let Opened { engine, image, .. } = self.open(text)?;
-        let tree = engine.load(image, &self.tree_options(layers))?;
-        report_warnings(&tree);
-        Ok(tree)
+    pub(crate) fn load(&self, text: &OsStr, layers: LayerRange) -> Result<Image> {
+        let image = self.select(text)?.load(&self.load_options(layers))?;
+        report_warnings(&image);
+        Ok(image)
     }
 
     /// How layers are merged.
-    pub(crate) fn tree_options(&self, layers: LayerRange) -> TreeOptions {
+    pub(crate) fn load_options(&self, layers: LayerRange) -> LoadOptions {
         let semantics = match self.semantics {
             SemanticsMode::Runtime => Semantics::Runtime,
             SemanticsMode::Oci => Semantics::Oci,
         };
-        TreeOptions {
-            layers,
-            merge: MergeOptions { semantics, follow_dirlinks: self.follow_dirlinks },
-            strict: self.strict,
-        }
+        LoadOptions::default()
+            .layers(layers)
+            .semantics(semantics)
+            .follow_dirlinks(self.follow_dirlinks)
+            .strict(self.strict)
     }
 
     /// The index store. A cache that cannot be used costs time, not the answer.
@@ -228,12 +212,12 @@ pub(crate) fn image_value() -> impl TypedValueParser<Value = OsString> {
 }
 
 /// Merge warnings are many on some images and change nothing: a count, and the list with `-v`.
-pub(crate) fn report_warnings(tree: &Tree) {
-    for (layer, warning) in tree.warnings() {
-        log::info!("layer {}: {}: {}", layer.0, imgmount::path::escape(&warning.path), warning.kind);
+pub(crate) fn report_warnings(image: &Image) {
+    for (layer, warning) in image.warnings() {
+        log::info!("layer {}: {}: {}", layer.0, imgmount::escape(&warning.path), warning.kind);
     }
-    if !tree.warnings().is_empty() {
-        log::info!("{} warning(s) while merging", tree.warnings().len());
+    if !image.warnings().is_empty() {
+        log::info!("{} warning(s) while merging", image.warnings().len());
     }
 }
 

@@ -13,8 +13,7 @@ use super::args::cache_directory;
 use super::commands::{Command, Example};
 use super::options::{parse_bytes, parse_duration};
 use super::output::{json_line, long_iso, rfc3339, stdout};
-use imgmount::layer::entry::Timestamp;
-use imgmount::store::{Allowance, Store, StoredLayer};
+use imgmount::{Allowance, Store, StoredLayer, Timestamp};
 
 /// Look after the layer indexes that are kept on disk
 ///
@@ -104,7 +103,7 @@ fn run(args: &CacheArgs) -> Result<ExitCode> {
             list(&layers, args.json, &mut out)?;
         }
         CacheCommand::Prune(args) => {
-            let allowance = Allowance { unused_for: args.older_than, total_bytes: args.max_size };
+            let allowance = Allowance::default().unused_for(args.older_than).total_bytes(args.max_size);
             let prune = |store: Store| store.prune(&allowance, SystemTime::now());
             report(&Store::existing(&directory)?.map_or(Ok(Vec::new()), prune)?, &mut out)?;
         }

@@ -11,10 +11,7 @@ use clap::Args;
 use super::args::{ImageArgs, LayerArgs, PathArgs, image_value};
 use super::commands::{Command, Example};
 use super::output::stdout;
-use imgmount::error::{Error, PathFault};
-use imgmount::load::Tree;
-use imgmount::path::escape;
-use imgmount::rootfs::{Follow, InodeKind};
+use imgmount::Image;
 
 /// Read at a time: large enough that a span is copied in few pieces.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -49,42 +46,34 @@ impl Command for CatArgs {
 }
 
 fn run(args: &CatArgs) -> Result<ExitCode> {
-    let mut current: Option<(OsString, Tree)> = None;
+    let mut current: Option<(OsString, Image)> = None;
     for text in &args.paths {
-        let (image, path) = match (args.path.split(text), &current) {
-            ((image, Some(path)), _) => (image, path),
-            (_, Some((image, _))) if text.as_bytes().starts_with(b"/") => {
-                (image.clone(), text.as_bytes().to_vec())
+        let (name, path) = match (args.path.split(text), &current) {
+            ((name, Some(path)), _) => (name, path),
+            (_, Some((name, _))) if text.as_bytes().starts_with(b"/") => {
+                (name.clone(), text.as_bytes().to_vec())
             }
             _ => {
                 bail!("'{}': no path in the image: write IMAGE:/path or give --path", text.to_string_lossy())
             }
         };
-        let tree = match current.take().filter(|(open, _)| *open == image) {
-            Some((_, tree)) => tree,
-            None => args.image.load(&image, args.layers.range())?,
+        let image = match current.take().filter(|(open, _)| *open == name) {
+            Some((_, image)) => image,
+            None => args.image.load(&name, args.layers.range())?,
         };
-        print_file(&tree, &path)?;
-        current = Some((image, tree));
+        print_file(&image, &path)?;
+        current = Some((name, image));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_file(tree: &Tree, path: &[u8]) -> Result<()> {
-    let id = tree.rootfs().resolve(path, Follow::Last)?;
-    let fault = match tree.rootfs().inode(id).map(|inode| inode.kind) {
-        Some(InodeKind::File(_)) => None,
-        Some(InodeKind::Directory) => Some(PathFault::IsADirectory),
-        _ => Some(PathFault::NotAFile),
-    };
-    if let Some(reason) = fault {
-        return Err(Error::Path { path: escape(path), reason }.into());
-    }
+fn print_file(image: &Image, path: &[u8]) -> Result<()> {
+    let file = image.open_file(path)?;
     let mut out = stdout();
     let mut block = vec![0; BLOCK_BYTES];
     let mut offset = 0;
     loop {
-        let len = tree.read_at(id, &mut block, offset)?;
+        let len = file.read_at(&mut block, offset)?;
         if len == 0 {
             break;
         }

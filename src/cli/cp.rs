@@ -25,11 +25,7 @@ use super::args::{ImageArgs, LayerArgs, PathArgs, image_value};
 use super::commands::{Command, Example};
 use super::export::{export_to_stdout, refuse_terminal};
 use super::extract::{conclude, extracting, is_root};
-use imgmount::error::{Error, PathFault};
-use imgmount::export::ExportOptions;
-use imgmount::extract::{Existing, ExtractOptions, extract, extract_as};
-use imgmount::path::escape;
-use imgmount::rootfs::{Follow, InodeId, InodeKind, Rootfs};
+use imgmount::{Existing, ExportOptions, ExtractOptions, Image, InodeId};
 
 /// Copy a file or directory out of an image
 ///
@@ -70,34 +66,32 @@ impl Command for CpArgs {
 }
 
 fn run(args: &CpArgs) -> Result<ExitCode> {
-    let (image, Some(path)) = args.path.split(&args.source) else {
+    let (name, Some(path)) = args.path.split(&args.source) else {
         bail!("'{}': no path in the image: write IMAGE:/path or give --path", args.source.to_string_lossy());
     };
     let to_stdout = args.dest == "-";
     if to_stdout {
         refuse_terminal()?;
     }
-    let tree = args.image.load(&image, args.layers.range())?;
-    let source = Source::find(tree.rootfs(), &path, args.follow_link)?;
+    let image = args.image.load(&name, args.layers.range())?;
+    let origin = Origin::find(&image, &path, args.follow_link)?;
     if to_stdout {
-        let options = ExportOptions { name: &source.name, ..ExportOptions::default() };
-        export_to_stdout(&tree, source.inode, &options)?;
+        let options = ExportOptions::default().name(&origin.name);
+        export_to_stdout(&image, origin.inode, &options)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let place = place(&source, &args.dest)?;
+    let destination = destination(&origin, &args.dest)?;
     let privileged = args.archive || is_root();
-    let options = ExtractOptions {
-        existing: Existing::Merge,
-        owners: args.archive,
-        xattrs: privileged,
-        devices: privileged,
-        ..ExtractOptions::default()
-    };
+    let options = ExtractOptions::default()
+        .existing(Existing::Merge)
+        .owners(args.archive)
+        .xattrs(privileged)
+        .devices(privileged);
     extracting(
         options,
-        |options| match &place {
-            Place::Into(dir) => extract(&tree, source.inode, dir, options),
-            Place::As(dir, name) => extract_as(&tree, source.inode, dir, name, options),
+        |options| match &destination {
+            Destination::Into(dir) => image.extract_from(origin.inode, dir, options),
+            Destination::As(dir, name) => image.extract_as(origin.inode, dir, name, options),
         },
         |mut report| {
             // That files belong to who copies them is the rule, not a loss.
@@ -110,30 +104,25 @@ fn run(args: &CpArgs) -> Result<ExitCode> {
 }
 
 /// What is copied.
-struct Source {
+struct Origin {
     inode: InodeId,
     is_directory: bool,
     /// What it is called in a directory that it goes into; empty for what is in a directory.
     name: Vec<u8>,
 }
 
-impl Source {
-    fn find(rootfs: &Rootfs, path: &[u8], follow_link: bool) -> imgmount::Result<Self> {
-        let follow = if follow_link { Follow::Last } else { Follow::NotLast };
-        let inode = rootfs.resolve(path, follow)?;
-        let kind = rootfs.inode(inode).map(|inode| inode.kind);
-        let is_directory = kind == Some(InodeKind::Directory);
+impl Origin {
+    fn find(image: &Image, path: &[u8], follow_link: bool) -> imgmount::Result<Self> {
+        let inode = if follow_link { image.resolve(path)? } else { image.resolve_no_follow(path)? };
+        let is_directory = image.is_directory(inode);
         let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |at| at + 1);
         let path = path.get(..end).unwrap_or_default();
         let name = match path.rsplit(|byte| *byte == b'/').next().unwrap_or_default() {
             b"" | b"." => Vec::new(),
-            b".." => last_name(&rootfs.path(inode)),
+            b".." => last_name(&image.path(inode)),
             name => name.to_vec(),
         };
-        if kind.is_none() {
-            return Err(Error::Path { path: escape(path), reason: PathFault::NotFound });
-        }
-        Ok(Source { inode, is_directory, name })
+        Ok(Origin { inode, is_directory, name })
     }
 }
 
@@ -141,26 +130,26 @@ fn last_name(path: &[u8]) -> Vec<u8> {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec()
 }
 
-/// Where it goes.
+/// Where the copy goes.
 #[derive(Debug, PartialEq, Eq)]
-enum Place {
+enum Destination {
     /// What is in it goes into this directory.
     Into(PathBuf),
     /// It gets this name in this directory.
     As(PathBuf, Vec<u8>),
 }
 
-fn place(source: &Source, dest: &OsStr) -> Result<Place> {
+fn destination(origin: &Origin, dest: &OsStr) -> Result<Destination> {
     let path = &follow(Path::new(dest))?;
     let wants_directory = dest.as_bytes().ends_with(b"/") || dest.as_bytes().ends_with(b"/.");
     match fs::metadata(path) {
-        Ok(there) if there.is_dir() && source.name.is_empty() => Ok(Place::Into(path.to_owned())),
-        Ok(there) if there.is_dir() => Ok(Place::As(path.to_owned(), source.name.clone())),
-        Ok(_) if source.is_directory => bail!("'{}': cannot copy a directory to a file", path.display()),
+        Ok(there) if there.is_dir() && origin.name.is_empty() => Ok(Destination::Into(path.to_owned())),
+        Ok(there) if there.is_dir() => Ok(Destination::As(path.to_owned(), origin.name.clone())),
+        Ok(_) if origin.is_directory => bail!("'{}': cannot copy a directory to a file", path.display()),
         Ok(_) if wants_directory => bail!("'{}': not a directory", path.display()),
         // To put a file in the place of a device or pipe is hardly what was meant, least of all by root.
         Ok(there) if !there.is_file() => bail!("'{}': not a regular file or directory", path.display()),
-        Err(_) if wants_directory && !source.is_directory => {
+        Err(_) if wants_directory && !origin.is_directory => {
             bail!("'{}': no such directory", path.display())
         }
         _ => beside(path),
@@ -177,8 +166,8 @@ fn follow(path: &Path) -> Result<PathBuf> {
 }
 
 /// The directory that `path` is in, and its name there.
-fn beside(path: &Path) -> Result<Place> {
+fn beside(path: &Path) -> Result<Destination> {
     let Some(name) = path.file_name() else { bail!("'{}': no such directory", path.display()) };
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok(Place::As(parent.to_owned(), name.as_bytes().to_vec()))
+    Ok(Destination::As(parent.to_owned(), name.as_bytes().to_vec()))
 }

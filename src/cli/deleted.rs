@@ -8,14 +8,10 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::args::{ImageArgs, Opened, image_value, report_warnings};
+use super::args::{ImageArgs, image_value};
 use super::commands::{Command, Example};
 use super::output::{JsonEntry, JsonLayer, json_line, json_name_of, stdout};
-use imgmount::analysis::Thing;
-use imgmount::analysis::deleted::{Extent, How, Lost, find};
-use imgmount::layer::LayerId;
-use imgmount::load::{LayerRange, Tree};
-use imgmount::path::escape;
+use imgmount::{DeletedFile, DeletedOptions, Image, LayerId, LayerRange, Removal, escape};
 
 /// List files that later layers deleted: they are still in the image
 ///
@@ -38,7 +34,7 @@ pub(crate) struct DeletedArgs {
 }
 
 #[derive(Debug, Serialize)]
-struct JsonLost<'a> {
+struct JsonFile<'a> {
     #[serde(flatten)]
     entry: JsonEntry,
     how: &'static str,
@@ -59,69 +55,56 @@ impl Command for DeletedArgs {
 }
 
 fn run(args: &DeletedArgs) -> Result<ExitCode> {
-    let Opened { engine, image, .. } = args.image.open(&args.image_name)?;
-    let options = args.image.tree_options(LayerRange::All);
-    let tree = engine.load(image, &options)?;
-    report_warnings(&tree);
-    let extent = if args.overwritten { Extent::Overwritten } else { Extent::Deleted };
-    let lost = find(tree.rootfs().layers(), &options.merge, extent)?;
+    let image = args.image.load(&args.image_name, LayerRange::All)?;
+    let files = image.deleted(&DeletedOptions::default().overwritten(args.overwritten))?;
     let mut out = stdout();
     if args.json {
-        for one in &lost {
-            json_line(&mut out, &json(&tree, one))?;
+        for file in &files {
+            json_line(&mut out, &json(&image, file))?;
         }
     } else {
-        print(&tree, lost, &mut out)?;
+        print(&image, files, &mut out)?;
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn json<'a>(tree: &'a Tree, lost: &Lost) -> JsonLost<'a> {
-    let (how, by) = match &lost.how {
-        How::Deleted(of) => ("deleted", Some(&**of)),
-        How::HiddenByOpaque(directory) => ("hidden-opaque", Some(&**directory)),
-        How::HiddenByReplaced(directory) => ("hidden-replaced", Some(&**directory)),
-        How::Overwritten => ("overwritten", None),
-    };
-    let (by, by_b64) = json_name_of(by);
-    let thing = Thing::new(lost.inode, tree.rootfs().layers());
-    JsonLost {
-        entry: JsonEntry::of_state(tree, &lost.path, &thing),
-        how,
+fn json<'a>(image: &'a Image, file: &DeletedFile<'_>) -> JsonFile<'a> {
+    let (by, by_b64) = json_name_of(file.removal.by());
+    JsonFile {
+        entry: JsonEntry::of_inode(image, &file.path, &file.inode),
+        how: file.removal.name(),
         by,
         by_b64,
-        had_by: JsonLayer::new(tree, lost.layer),
-        removed_by: JsonLayer::new(tree, lost.by),
+        had_by: JsonLayer::new(image, file.layer),
+        removed_by: JsonLayer::new(image, file.removed_by),
     }
 }
 
 /// A paragraph for each layer that removed something from another: their commands are long, and the same
 /// for many files.
-fn print(tree: &Tree, mut lost: Vec<Lost>, out: &mut impl Write) -> io::Result<()> {
+fn print(image: &Image, mut files: Vec<DeletedFile<'_>>, out: &mut impl Write) -> io::Result<()> {
     // Stable: within a paragraph paths stay sorted.
-    lost.sort_by_key(|lost| (lost.by, lost.layer));
-    let size = |lost: &Lost| Thing::new(lost.inode, tree.rootfs().layers()).size();
-    let width = lost.iter().map(|lost| size(lost).to_string().len()).max().unwrap_or(0);
-    for (number, paragraph) in lost.chunk_by(|a, b| (a.by, a.layer) == (b.by, b.layer)).enumerate() {
+    files.sort_by_key(|file| (file.removed_by, file.layer));
+    let width = files.iter().map(|file| file.inode.size().to_string().len()).max().unwrap_or(0);
+    for (number, paragraph) in
+        files.chunk_by(|a, b| (a.removed_by, a.layer) == (b.removed_by, b.layer)).enumerate()
+    {
         let Some(first) = paragraph.first() else { continue };
         if number > 0 {
             writeln!(out)?;
         }
-        writeln!(out, "removed by layer {}", named(tree, first.by))?;
-        writeln!(out, "     from layer {}", named(tree, first.layer))?;
-        for lost in paragraph {
-            let note = match &lost.how {
-                How::Overwritten => "  (overwritten)",
-                _ => "",
-            };
-            writeln!(out, "  {:>width$}  {}{note}", size(lost), escape(&lost.path))?;
+        writeln!(out, "removed by layer {}", named(image, first.removed_by))?;
+        writeln!(out, "     from layer {}", named(image, first.layer))?;
+        for file in paragraph {
+            let remark = if file.removal == Removal::Overwritten { "  (overwritten)" } else { "" };
+            writeln!(out, "  {:>width$}  {}{remark}", file.inode.size(), escape(&file.path))?;
         }
     }
     Ok(())
 }
 
-fn named(tree: &Tree, id: LayerId) -> String {
-    let command = tree.layer(id).and_then(|layer| layer.created_by.as_deref()).unwrap_or("unknown");
-    format!("{}: {}", tree.layer_number(id), escape(command.as_bytes()))
+fn named(image: &Image, id: LayerId) -> String {
+    let command = image.layer(id).and_then(|layer| layer.created_by.as_deref()).unwrap_or("unknown");
+    format!("{}: {}", id.0, escape(command.as_bytes()))
 }

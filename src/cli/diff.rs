@@ -13,18 +13,13 @@ use serde::Serialize;
 use super::args::{ImageArgs, LayerArgs, image_value, report_warnings};
 use super::commands::{Command, Example};
 use super::diff_stat::{Stat, table};
-use super::diff_text::{self, text_diff};
+use super::diff_text::{self, TextFile, text_diff};
 use super::output::{JsonEntry, json_line, json_name, stdout};
 use super::{NEGATIVE, diff_html};
-use imgmount::analysis::content::Readable;
-use imgmount::analysis::diff::{DiffOptions, Difference, Side, What, diff};
-use imgmount::analysis::{Field, Thing};
-use imgmount::glob::Glob;
-use imgmount::image::ImageInfo;
-use imgmount::load::{Engine, LayerRange, Tree};
-use imgmount::path::escape;
-use imgmount::rootfs::InodeId;
-use imgmount::source::OpenedImage;
+use imgmount::{
+    DiffOptions, Difference, DifferenceKind, Field, FileType, Glob, Image, Inode, InodeId, LayerRange,
+    SelectedImage, diff, escape,
+};
 
 /// Compare two images, or two states of one
 ///
@@ -115,60 +110,43 @@ enum Kind {
     M,
 }
 
-/// One of the two, loaded.
-pub(crate) struct Subject {
+/// One of the two images, loaded.
+pub(crate) struct Side {
     /// As the user wrote it.
     pub(crate) text: OsString,
     pub(crate) range: LayerRange,
-    pub(crate) format: &'static str,
-    pub(crate) info: ImageInfo,
-    pub(crate) tree: Tree,
-}
-
-impl Subject {
-    fn side(&self) -> Side<'_> {
-        Side { rootfs: self.tree.rootfs(), files: &self.tree }
-    }
+    pub(crate) image: Image,
 }
 
 /// Both images.
 pub(crate) struct Pair<'a> {
-    pub(crate) a: &'a Subject,
-    pub(crate) b: &'a Subject,
+    pub(crate) a: &'a Side,
+    pub(crate) b: &'a Side,
 }
 
-/// What a difference is about, on the sides that have it.
-pub(crate) type Things<'a> = (Option<Thing<'a>>, Option<Thing<'a>>);
+/// The inodes at a path, on the sides that have it.
+pub(crate) type Inodes<'a> = (Option<Inode<'a>>, Option<Inode<'a>>);
 
 impl<'a> Pair<'a> {
-    pub(crate) fn things(&self, difference: &Difference) -> Things<'a> {
-        let (a, b) = ids(difference);
-        let thing = |subject: &'a Subject, id: Option<InodeId>| Thing::of(subject.tree.rootfs(), id?);
-        (thing(self.a, a), thing(self.b, b))
+    pub(crate) fn inodes(&self, difference: &Difference) -> Inodes<'a> {
+        let (a, b) = difference.kind.inodes();
+        let inode = |side: &'a Side, id: Option<InodeId>| side.image.inode(id?);
+        (inode(self.a, a), inode(self.b, b))
     }
 
     /// Bytes of a regular file on either side; 0 for everything else.
     pub(crate) fn sizes(&self, difference: &Difference) -> (u64, u64) {
-        let size =
-            |thing: Option<Thing<'_>>| thing.and_then(|thing| thing.file()).map_or(0, |(_, data)| data.size);
-        let (a, b) = self.things(difference);
+        let size = |inode: Option<Inode<'_>>| {
+            inode.filter(|inode| inode.file_type() == FileType::File).map_or(0, |inode| inode.size())
+        };
+        let (a, b) = self.inodes(difference);
         (size(a), size(b))
     }
 
     /// Both files, where the bytes of two regular files differ.
-    pub(crate) fn changed_files(&self, difference: &Difference) -> Option<(Readable<'a>, Readable<'a>)> {
-        let What::Modified { fields, .. } = &difference.what else { return None };
-        let (Some(a), Some(b)) = self.things(difference) else { return None };
-        let readable = |thing, subject: &'a Subject| Readable { thing, from: &subject.tree };
-        fields.contains(&Field::Content).then(|| (readable(a, self.a), readable(b, self.b)))
-    }
-}
-
-fn ids(difference: &Difference) -> (Option<InodeId>, Option<InodeId>) {
-    match difference.what {
-        What::Added(b) => (None, Some(b)),
-        What::Deleted(a) => (Some(a), None),
-        What::Modified { a, b, .. } => (Some(a), Some(b)),
+    pub(crate) fn changed_files(&self, difference: &Difference) -> Option<(TextFile<'a>, TextFile<'a>)> {
+        let DifferenceKind::Modified { a, b, fields } = &difference.kind else { return None };
+        fields.contains(&Field::Content).then_some(((&self.a.image, *a), (&self.b.image, *b)))
     }
 }
 
@@ -191,13 +169,14 @@ fn run(args: &DiffArgs) -> Result<ExitCode> {
         bail!("nothing to compare with: name a second image, or two states with --a-upto and --b-upto");
     }
     let engine = args.image.engine();
-    let found_a = args.image.find(&engine, &args.a)?;
+    let selected_a = args.image.select_with(&engine, &args.a)?;
     let b_text = args.b.as_ref().unwrap_or(&args.a);
     // What is named twice is opened once: standard input can be read only once.
-    let found_b = if *b_text == args.a { found_a.clone() } else { args.image.find(&engine, b_text)? };
-    let a = subject(args, &engine, &args.a, found_a, a_range)?;
-    let b = subject(args, &engine, b_text, found_b, b_range)?;
-    let differences = diff(a.side(), b.side(), &options(args))?;
+    let selected_b =
+        if *b_text == args.a { selected_a.clone() } else { args.image.select_with(&engine, b_text)? };
+    let a = side(args, &args.a, &selected_a, a_range)?;
+    let b = side(args, b_text, &selected_b, b_range)?;
+    let differences = diff(&a.image, &b.image, &options(args))?;
     let pair = Pair { a: &a, b: &b };
     match &args.html {
         Some(file) => diff_html::write(file, &pair, &differences)?,
@@ -210,28 +189,20 @@ fn run(args: &DiffArgs) -> Result<ExitCode> {
     Ok(if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(NEGATIVE) })
 }
 
-fn subject(
-    args: &DiffArgs,
-    engine: &Engine,
-    text: &OsStr,
-    (format, image): (&'static str, OpenedImage),
-    range: LayerRange,
-) -> Result<Subject> {
-    let info = image.info.clone();
-    let tree = engine.load(image, &args.image.tree_options(range))?;
-    report_warnings(&tree);
-    Ok(Subject { text: text.to_owned(), range, format, info, tree })
+fn side(args: &DiffArgs, text: &OsStr, selected: &SelectedImage, range: LayerRange) -> Result<Side> {
+    let image = selected.load(&args.image.load_options(range))?;
+    report_warnings(&image);
+    Ok(Side { text: text.to_owned(), range, image })
 }
 
 fn options(args: &DiffArgs) -> DiffOptions {
     let asked = |kind| args.only.is_empty() || args.only.contains(&kind);
-    DiffOptions {
-        mtime: args.mtime,
-        ignore: args.ignore.iter().map(|glob| Glob::new(glob.as_bytes())).collect(),
-        added: asked(Kind::A),
-        deleted: asked(Kind::D),
-        modified: asked(Kind::M),
-    }
+    let options = DiffOptions::default()
+        .mtime(args.mtime)
+        .added(asked(Kind::A))
+        .deleted(asked(Kind::D))
+        .modified(asked(Kind::M));
+    args.ignore.iter().fold(options, |options, glob| options.ignore(Glob::new(glob.as_bytes())))
 }
 
 fn print(args: &DiffArgs, pair: &Pair<'_>, differences: &[Difference], out: &mut impl Write) -> Result<()> {
@@ -262,10 +233,10 @@ fn print(args: &DiffArgs, pair: &Pair<'_>, differences: &[Difference], out: &mut
 
 fn line(difference: &Difference) -> String {
     let path = escape(&difference.path);
-    match &difference.what {
-        What::Added(_) => format!("A {path}"),
-        What::Deleted(_) => format!("D {path}"),
-        What::Modified { fields, .. } => format!("M {path}  {}", names(fields).join(",")),
+    match &difference.kind {
+        DifferenceKind::Added(_) => format!("A {path}"),
+        DifferenceKind::Deleted(_) => format!("D {path}"),
+        DifferenceKind::Modified { fields, .. } => format!("M {path}  {}", names(fields).join(",")),
     }
 }
 
@@ -286,14 +257,13 @@ struct JsonDifference {
 
 impl JsonDifference {
     fn new(pair: &Pair<'_>, difference: &Difference) -> Self {
-        let (change, fields) = match &difference.what {
-            What::Added(_) => ("added", Vec::new()),
-            What::Deleted(_) => ("deleted", Vec::new()),
-            What::Modified { fields, .. } => ("modified", names(fields)),
+        let (change, fields) = match &difference.kind {
+            DifferenceKind::Added(_) => ("added", Vec::new()),
+            DifferenceKind::Deleted(_) => ("deleted", Vec::new()),
+            DifferenceKind::Modified { fields, .. } => ("modified", names(fields)),
         };
-        let (a, b) = ids(difference);
-        let entry =
-            |subject: &Subject, id: Option<InodeId>| JsonEntry::new(&subject.tree, &difference.path, id?);
+        let (a, b) = difference.kind.inodes();
+        let entry = |side: &Side, id: Option<InodeId>| JsonEntry::new(&side.image, &difference.path, id?);
         let (path, path_b64) = json_name(&difference.path);
         JsonDifference { change, path, path_b64, fields, a: entry(pair.a, a), b: entry(pair.b, b) }
     }

@@ -12,13 +12,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::diff::{Pair, Subject};
+use super::diff::{Pair, Side};
 use super::diff_html_tree::changes;
 use super::diff_stat::{Amount, Counts, Stat};
 use super::output::stdout;
-use imgmount::analysis::diff::Difference;
-use imgmount::load::{LayerInfo, LayerRange};
-use imgmount::path::escape;
+use imgmount::{Difference, LayerInfo, LayerRange, escape};
 
 const STYLE: &str = include_str!("diff_html.css");
 /// Mode of the file, before the umask.
@@ -105,12 +103,12 @@ pub(crate) fn shown(bytes: &[u8]) -> String {
     html(&escape(bytes))
 }
 
-fn name(subject: &Subject) -> String {
-    let text = shown(subject.text.as_encoded_bytes());
-    match subject.range {
-        LayerRange::All => text,
+fn name(side: &Side) -> String {
+    let text = shown(side.text.as_encoded_bytes());
+    match side.range {
         LayerRange::Upto(layer) => format!("{text}, up to layer {layer}"),
         LayerRange::Only(layer) => format!("{text}, layer {layer} alone"),
+        _ => text,
     }
 }
 
@@ -120,22 +118,22 @@ fn images(pair: &Pair<'_>, page: &mut String) -> Result<()> {
         "<section>\n<h2>Images</h2>\n<div class=\"wide\"><table class=\"images\">\n<thead><tr><th></th>\
          <th scope=\"col\">A</th><th scope=\"col\">B</th></tr></thead>\n<tbody>\n",
     );
-    let mut row = |head: &str, fact: fn(&Subject) -> String| {
+    let mut row = |head: &str, fact: fn(&Side) -> String| {
         let (a, b) = (fact(pair.a), fact(pair.b));
         writeln!(page, "<tr><th scope=\"row\">{head}</th><td>{a}</td><td>{b}</td></tr>")
     };
-    row("Image", |subject| format!("<code>{}</code>", name(subject)))?;
-    row("Format", |subject| html(subject.format))?;
-    row("Names", |subject| known(&subject.info.names.join(", "), "none"))?;
-    row("Platform", |subject| {
-        known(&subject.info.platform.as_ref().map(ToString::to_string).unwrap_or_default(), "unknown")
+    row("Image", |side| format!("<code>{}</code>", name(side)))?;
+    row("Format", |side| html(side.image.format()))?;
+    row("Names", |side| known(&side.image.info().names.join(", "), "none"))?;
+    row("Platform", |side| {
+        known(&side.image.info().platform.as_ref().map(ToString::to_string).unwrap_or_default(), "unknown")
     })?;
-    row("Created", |subject| known(subject.info.config.created.as_deref().unwrap_or_default(), "unknown"))?;
-    row("Manifest", |subject| {
-        let digest = subject.info.manifest_digest.map(|digest| format!("<code>{digest}</code>"));
+    row("Created", |side| known(side.image.info().config.created.as_deref().unwrap_or_default(), "unknown"))?;
+    row("Manifest", |side| {
+        let digest = side.image.info().manifest_digest.map(|digest| format!("<code>{digest}</code>"));
         digest.unwrap_or_else(|| "none".to_owned())
     })?;
-    row("Config", |subject| format!("<code>{}</code>", subject.info.config_digest))?;
+    row("Config", |side| format!("<code>{}</code>", side.image.info().config_digest))?;
     write!(
         page,
         "<tr class=\"layers\"><th scope=\"row\">Layers</th><td>{}</td><td>{}</td></tr>\n\
@@ -151,7 +149,7 @@ fn known(text: &str, otherwise: &str) -> String {
 }
 
 /// The layers of one image; those that the other has, too, say so.
-fn layers(subject: &Subject, other: &Subject) -> String {
+fn layers(side: &Side, other: &Side) -> String {
     let item = |layer: &LayerInfo| {
         let digest = layer.diff_id.to_string();
         let short: String = layer.diff_id.hex().chars().take(SHORT_DIGEST).collect();
@@ -159,11 +157,11 @@ fn layers(subject: &Subject, other: &Subject) -> String {
         let command = shown(layer.created_by.as_deref().unwrap_or("unknown command").as_bytes());
         format!("<li><code title=\"{digest}\">{short}</code>{note}<span class=\"cmd\">{command}</span></li>")
     };
-    let first = match subject.range {
+    let first = match side.range {
         LayerRange::Only(layer) => layer,
-        LayerRange::All | LayerRange::Upto(_) => 0,
+        _ => 0,
     };
-    let layers = subject.tree.layers();
+    let layers = side.image.layers();
     let shared = layers.iter().filter(|layer| is_in(layer, other)).count();
     let items: String = layers.iter().map(item).collect();
     format!(
@@ -172,8 +170,8 @@ fn layers(subject: &Subject, other: &Subject) -> String {
     )
 }
 
-fn is_in(layer: &LayerInfo, subject: &Subject) -> bool {
-    subject.tree.layers().iter().any(|one| one.diff_id == layer.diff_id)
+fn is_in(layer: &LayerInfo, side: &Side) -> bool {
+    side.image.layers().iter().any(|one| one.diff_id == layer.diff_id)
 }
 
 fn summary(stat: &Stat, page: &mut String) -> Result<()> {

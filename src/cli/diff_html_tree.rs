@@ -13,9 +13,7 @@ use super::diff_html::{counted, grouped, html, shown};
 use super::diff_stat::Counts;
 use super::diff_text::{Line, TextDiff, text_diff, visible};
 use super::output::rfc3339;
-use imgmount::analysis::diff::{Difference, What};
-use imgmount::analysis::{Field, Thing};
-use imgmount::path::escape;
+use imgmount::{Difference, DifferenceKind, Field, FileType, Inode, escape};
 
 /// With more changes than this, only the first level is open to begin with.
 const OPEN_CHANGES: usize = 40;
@@ -154,9 +152,9 @@ impl Printer<'_, '_> {
 
     /// What exactly changed, or what came and went.
     fn facts(&mut self, change: &Difference) -> Result<()> {
-        let (a, b) = self.pair.things(change);
-        let facts: Vec<String> = match (&change.what, &a, &b) {
-            (What::Modified { fields, .. }, Some(a), Some(b)) => {
+        let (a, b) = self.pair.inodes(change);
+        let facts: Vec<String> = match (&change.kind, &a, &b) {
+            (DifferenceKind::Modified { fields, .. }, Some(a), Some(b)) => {
                 fields.iter().map(|field| fact(*field, a, b)).collect()
             }
             (_, a, b) => a.iter().chain(b).map(describe).collect(),
@@ -200,53 +198,54 @@ fn diff_line(line: &Line) -> String {
 }
 
 fn letter(change: &Difference) -> char {
-    match change.what {
-        What::Added(_) => 'a',
-        What::Deleted(_) => 'd',
-        What::Modified { .. } => 'm',
+    match change.kind {
+        DifferenceKind::Added(_) => 'a',
+        DifferenceKind::Deleted(_) => 'd',
+        DifferenceKind::Modified { .. } => 'm',
     }
 }
 
 fn mark(change: &Difference) -> String {
-    let (kind, word) = match change.what {
-        What::Added(_) => ('a', "added"),
-        What::Deleted(_) => ('d', "deleted"),
-        What::Modified { .. } => ('m', "modified"),
+    let (kind, word) = match change.kind {
+        DifferenceKind::Added(_) => ('a', "added"),
+        DifferenceKind::Deleted(_) => ('d', "deleted"),
+        DifferenceKind::Modified { .. } => ('m', "modified"),
     };
     let letter = kind.to_ascii_uppercase();
     format!("<abbr class=\"mark {kind}\" title=\"{word}\">{letter}</abbr>")
 }
 
 /// What something is, in a few words.
-fn describe(thing: &Thing<'_>) -> String {
-    match (thing.file(), thing.target()) {
-        (Some((_, data)), _) => counted(data.size, "byte"),
-        (None, Some(target)) => format!("→ {}", escape(target)),
-        (None, None) if thing.is_directory() => String::new(),
-        (None, None) => thing.inode.kind.name().to_owned(),
+fn describe(inode: &Inode<'_>) -> String {
+    match (inode.file_type(), inode.target()) {
+        (FileType::File, _) => counted(inode.size(), "byte"),
+        (_, Some(target)) => format!("→ {}", escape(target)),
+        (FileType::Directory, _) => String::new(),
+        (other, _) => other.name().to_owned(),
     }
 }
 
 /// One field, before and after.
-fn fact(field: Field, a: &Thing<'_>, b: &Thing<'_>) -> String {
-    let change = |of: fn(&Thing<'_>) -> String| format!("{} {} → {}", field.name(), of(a), of(b));
+fn fact(field: Field, a: &Inode<'_>, b: &Inode<'_>) -> String {
+    let change = |of: fn(&Inode<'_>) -> String| format!("{} {} → {}", field.name(), of(a), of(b));
     match field {
         Field::Content => format!("content {} → {}", grouped(a.size()), counted(b.size(), "byte")),
-        Field::Links => change(|thing| thing.inode.nlink.to_string()),
-        Field::Mode => change(|thing| format!("{:04o}", thing.inode.meta.mode)),
-        Field::Owner => change(|thing| format!("{}:{}", thing.inode.meta.uid, thing.inode.meta.gid)),
-        Field::Rdev => change(|thing| {
-            thing.device().map_or_else(String::new, |device| format!("{}:{}", device.major, device.minor))
+        Field::Links => change(|inode| inode.nlink().unwrap_or_default().to_string()),
+        Field::Mode => change(|inode| format!("{:04o}", inode.mode())),
+        Field::Owner => change(|inode| format!("{}:{}", inode.uid(), inode.gid())),
+        Field::Rdev => change(|inode| {
+            inode.device().map_or_else(String::new, |device| format!("{}:{}", device.major, device.minor))
         }),
-        Field::Target => change(|thing| escape(thing.target().unwrap_or_default())),
-        Field::Type => change(|thing| thing.inode.kind.name().to_owned()),
+        Field::Target => change(|inode| escape(inode.target().unwrap_or_default())),
+        Field::Type => change(|inode| inode.file_type().name().to_owned()),
         Field::Xattr => format!("xattr {}", changed_xattrs(a, b).join(", ")),
-        Field::Mtime => change(|thing| rfc3339(thing.inode.meta.mtime)),
+        Field::Mtime => change(|inode| rfc3339(inode.mtime())),
+        other => other.name().to_owned(),
     }
 }
 
 /// The names of attributes that are not the same on both sides.
-fn changed_xattrs(a: &Thing<'_>, b: &Thing<'_>) -> Vec<String> {
+fn changed_xattrs(a: &Inode<'_>, b: &Inode<'_>) -> Vec<String> {
     let (a, b) = (a.xattrs(), b.xattrs());
     let mut names: Vec<&[u8]> = a.iter().chain(b.iter()).map(|(name, _)| name).collect();
     names.sort_unstable();

@@ -6,8 +6,7 @@ use serde::Serialize;
 
 use super::diff::Pair;
 use super::output::json_name;
-use imgmount::analysis::diff::{Difference, What};
-use imgmount::path::escape;
+use imgmount::{Difference, DifferenceKind, escape};
 
 /// Directories are told apart down to this depth: `/usr/lib`.
 const DEPTH: usize = 2;
@@ -62,10 +61,10 @@ impl Counts {
     /// Counts one difference.
     pub(crate) fn add(&mut self, pair: &Pair<'_>, difference: &Difference) {
         let (a_size, b_size) = pair.sizes(difference);
-        match difference.what {
-            What::Added(_) => self.added.add(a_size, b_size),
-            What::Deleted(_) => self.deleted.add(a_size, b_size),
-            What::Modified { .. } => self.modified.add(a_size, b_size),
+        match difference.kind {
+            DifferenceKind::Added(_) => self.added.add(a_size, b_size),
+            DifferenceKind::Deleted(_) => self.deleted.add(a_size, b_size),
+            DifferenceKind::Modified { .. } => self.modified.add(a_size, b_size),
         }
     }
 

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use similar::{Algorithm, DiffOp, capture_diff_slices_deadline, group_diff_ops};
 
-use imgmount::analysis::content::Readable;
-use imgmount::path::escape;
+use imgmount::{Image, InodeId, escape};
 
 /// A file past this is not compared line by line: nobody reads such a text.
 pub(crate) const MAX_TEXT_BYTES: u64 = 1 << 20;
@@ -44,9 +43,12 @@ pub(crate) struct Line {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// Compares two files. What is no regular file is an empty text.
-pub(crate) fn text_diff(a: Readable<'_>, b: Readable<'_>) -> Result<TextDiff> {
-    if a.thing.size().max(b.thing.size()) > MAX_TEXT_BYTES {
+/// A regular file of an image.
+pub(crate) type TextFile<'a> = (&'a Image, InodeId);
+
+/// Compares two files.
+pub(crate) fn text_diff(a: TextFile<'_>, b: TextFile<'_>) -> Result<TextDiff> {
+    if size(a).max(size(b)) > MAX_TEXT_BYTES {
         return Ok(TextDiff::TooLarge);
     }
     let (a, b) = (read(a)?, read(b)?);
@@ -56,10 +58,14 @@ pub(crate) fn text_diff(a: Readable<'_>, b: Readable<'_>) -> Result<TextDiff> {
     Ok(TextDiff::Hunks(hunks(&a, &b)))
 }
 
-fn read(file: Readable<'_>) -> Result<Vec<u8>> {
-    let Some((at, data)) = file.thing.file() else { return Ok(Vec::new()) };
-    let mut bytes = vec![0; usize::try_from(data.size)?];
-    let len = file.from.read_file(at, &mut bytes, 0)?;
+fn size((image, id): TextFile<'_>) -> u64 {
+    image.inode(id).map_or(0, |inode| inode.size())
+}
+
+fn read(file: TextFile<'_>) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(size(file))?];
+    let (image, id) = file;
+    let len = image.read_at(id, &mut bytes, 0)?;
     bytes.truncate(len);
     Ok(bytes)
 }

@@ -14,10 +14,7 @@ use clap::Args;
 use super::args::{ImageArgs, LayerArgs, image_value};
 use super::commands::{Command, Example};
 use super::interrupt::Interrupt;
-use imgmount::error::Error;
-use imgmount::export::{ExportOptions, export};
-use imgmount::load::Tree;
-use imgmount::rootfs::{InodeId, ROOT};
+use imgmount::{Error, ExportOptions, Image, InodeId, ROOT};
 
 /// Permissions of a new file, before the user's mask.
 const NEW_FILE: u32 = 0o666;
@@ -57,12 +54,12 @@ fn run(args: &ExportArgs) -> Result<ExitCode> {
     if to_stdout {
         refuse_terminal()?;
     }
-    let tree = args.image.load(&args.image_name, args.layers.range())?;
-    let options = ExportOptions { sparse: args.sparse, ..ExportOptions::default() };
+    let image = args.image.load(&args.image_name, args.layers.range())?;
+    let options = ExportOptions::default().sparse(args.sparse);
     if to_stdout {
-        export_to_stdout(&tree, ROOT, &options)?;
+        export_to_stdout(&image, ROOT, &options)?;
     } else {
-        export_to_file(&tree, &options, &args.output)?;
+        export_to_file(&image, &options, &args.output)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -75,15 +72,15 @@ pub(super) fn refuse_terminal() -> Result<()> {
     Ok(())
 }
 
-pub(super) fn export_to_stdout(tree: &Tree, inode: InodeId, options: &ExportOptions<'_>) -> Result<()> {
-    export(tree, inode, options, &mut io::stdout().lock()).map_err(|error| match error {
+pub(super) fn export_to_stdout(image: &Image, inode: InodeId, options: &ExportOptions<'_>) -> Result<()> {
+    image.export_from(inode, &mut io::stdout().lock(), options).map_err(|error| match error {
         // The caller looks for it to end quietly.
         Error::Io { cause, .. } if cause.kind() == io::ErrorKind::BrokenPipe => cause.into(),
         error => error.into(),
     })
 }
 
-fn export_to_file(tree: &Tree, options: &ExportOptions<'_>, path: &Path) -> Result<()> {
+fn export_to_file(image: &Image, options: &ExportOptions<'_>, path: &Path) -> Result<()> {
     let cannot = || format!("cannot write '{}'", path.display());
     // A link is the user's own wish: what it leads to is replaced, not the link.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -94,7 +91,7 @@ fn export_to_file(tree: &Tree, options: &ExportOptions<'_>, path: &Path) -> Resu
             bail!("{}: it is a directory or a disk", cannot());
         }
         let mut file = File::options().write(true).open(path).with_context(cannot)?;
-        return Ok(export(tree, ROOT, options, &mut file)?);
+        return Ok(image.export(&mut file, options)?);
     }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let interrupt = Interrupt::watch()?;
@@ -104,7 +101,7 @@ fn export_to_file(tree: &Tree, options: &ExportOptions<'_>, path: &Path) -> Resu
         .tempfile_in(directory)
         .with_context(cannot)?;
     let mut out = Stoppable { out: BufWriter::new(temporary.as_file()), stop: interrupt.flag() };
-    let exported = export(tree, ROOT, options, &mut out);
+    let exported = image.export(&mut out, options);
     drop(out);
     if interrupt.flag().load(Ordering::Relaxed) {
         // Ending by a signal drops nothing.

@@ -11,8 +11,7 @@ use super::args::{ImageArgs, LayerArgs, image_value};
 use super::commands::{Command, Example};
 use super::interrupt::Interrupt;
 use super::progress::Bars;
-use imgmount::extract::{Existing, ExtractOptions, NotKept, Report, extract};
-use imgmount::rootfs::ROOT;
+use imgmount::{Existing, ExtractOptions, ExtractReport, NotKept, Progress};
 
 /// Files are read in the order they are stored in: what was read comes no second time, and memory beyond
 /// this would only grow.
@@ -56,13 +55,13 @@ impl Command for ExtractArgs {
 }
 
 fn run(args: &ExtractArgs) -> Result<ExitCode> {
-    let image = ImageArgs { cache_size: args.image.cache_size.min(CACHE_BYTES), ..args.image.clone() };
-    let tree = image.load(&args.image_name, args.layers.range())?;
+    let options = ImageArgs { cache_size: args.image.cache_size.min(CACHE_BYTES), ..args.image.clone() };
+    let image = options.load(&args.image_name, args.layers.range())?;
     let all = args.archive || is_root();
     let existing = if args.force { Existing::Replace } else { Existing::Refuse };
     extracting(
-        ExtractOptions { existing, owners: all, xattrs: all, devices: all, ..ExtractOptions::default() },
-        |options| extract(&tree, ROOT, &args.dir, options),
+        ExtractOptions::default().existing(existing).owners(all).xattrs(all).devices(all),
+        |options| image.extract(&args.dir, options),
         |report| conclude(&report, args.archive),
     )
 }
@@ -70,18 +69,17 @@ fn run(args: &ExtractArgs) -> Result<ExitCode> {
 /// Runs an extraction that signals can end, with a progress bar.
 pub(super) fn extracting(
     options: ExtractOptions<'static>,
-    work: impl FnOnce(&ExtractOptions<'_>) -> imgmount::Result<Report>,
-    conclude: impl FnOnce(Report) -> ExitCode,
+    work: impl FnOnce(&ExtractOptions<'_>) -> imgmount::Result<ExtractReport>,
+    conclude: impl FnOnce(ExtractReport) -> ExitCode,
 ) -> Result<ExitCode> {
     let (interrupt, bars) = (Interrupt::watch()?, Bars::default());
-    let options = ExtractOptions { stop: Some(interrupt.flag()), progress: Some(&bars), ..options };
-    let report = work(&options);
+    let report = work(&options.stop(interrupt.flag()).progress(&bars as &dyn Progress));
     interrupt.end_if_any();
     Ok(conclude(report?))
 }
 
 /// Tells what failed and what was not kept; `all_asked` makes the latter a failure too.
-pub(super) fn conclude(report: &Report, all_asked: bool) -> ExitCode {
+pub(super) fn conclude(report: &ExtractReport, all_asked: bool) -> ExitCode {
     for failure in &report.failures {
         super::complain(&failure.to_string());
     }

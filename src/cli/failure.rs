@@ -5,7 +5,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use imgmount::error::{Error, Subject};
+use imgmount::{Error, Subject};
 
 #[cfg(feature = "fuse")]
 use super::mount;

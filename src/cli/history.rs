@@ -8,16 +8,13 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::args::{ImageArgs, Opened, PathArgs, image_value, report_warnings};
+use super::args::{ImageArgs, PathArgs, image_value};
 use super::commands::{Command, Example};
 use super::output::{JsonEntry, JsonLayer, json_line, json_name_of, stdout};
-use imgmount::analysis::history::{Action, Event, Step, is_aligned, of_path, steps};
-use imgmount::analysis::{Field, Thing};
-use imgmount::error::{Error, PathFault};
-use imgmount::image::{HistoryEntry, ImageConfig};
-use imgmount::load::{LayerInfo, LayerRange, Tree};
-use imgmount::path::escape;
-use imgmount::rootfs::Follow;
+use imgmount::{
+    Action, Error, Event, Field, HistoryEntry, Image, LayerInfo, LayerRange, PathFault, Step, escape,
+    normalize_path,
+};
 
 /// What is printed for a command or a time that the image does not tell.
 const UNKNOWN: &str = "unknown";
@@ -57,54 +54,42 @@ impl Command for HistoryArgs {
 }
 
 fn run(args: &HistoryArgs) -> Result<ExitCode> {
-    let (image, path) = args.path.split(&args.image_path);
-    let Opened { engine, image, .. } = args.image.open(&image)?;
-    let config = image.info.config.clone();
-    let options = args.image.tree_options(LayerRange::All);
-    let tree = engine.load(image, &options)?;
-    report_warnings(&tree);
-    if !is_aligned(&config) {
-        let steps = config.history.iter().filter(|step| !step.empty_layer).count();
-        let layers = tree.layers().len();
+    let (name, path) = args.path.split(&args.image_path);
+    let image = args.image.load(&name, LayerRange::All)?;
+    let steps = image.info().config.history.iter().filter(|step| !step.empty_layer).count();
+    let layers = image.layers().len();
+    if steps != layers {
         log::warn!("the history has {steps} step(s) for {layers} layer(s): which made which is unknown");
     }
     let mut out = stdout();
     match path {
-        None => print_steps(args.json, &config, &tree, &mut out)?,
+        None => print_steps(args.json, &image, &mut out)?,
         Some(path) => {
-            let of = |path: &[u8]| of_path(tree.rootfs().layers(), &options.merge, &tree, path);
-            let written = literal(&path);
-            let mut found = (of(&written)?, written.clone());
+            let written = normalize_path(&path);
+            let mut found = (image.history(&written)?, written.clone());
             if found.0.is_empty()
-                && let Some(real) = through_links(&tree, &written)
+                && let Some(real) = through_links(&image, &written)
             {
-                found = (of(&real)?, real);
+                found = (image.history(&real)?, real);
             }
             let (events, path) = found;
             if events.is_empty() {
                 return Err(Error::Path { path: escape(&written), reason: PathFault::NotFound }.into());
             }
-            print_events(args.json, &tree, &path, &events, &mut out)?;
+            print_events(args.json, &image, &path, &events, &mut out)?;
         }
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// A path in its shortest spelling, as it stands.
-fn literal(path: &[u8]) -> Vec<u8> {
-    let components = imgmount::path::clean(path).components;
-    if components.is_empty() { b"/".to_vec() } else { [&b"/"[..], &components.join(&b'/')].concat() }
-}
-
 /// Where a path leads when the links above its last component are followed, as the image is in the end.
-fn through_links(tree: &Tree, path: &[u8]) -> Option<Vec<u8>> {
+fn through_links(image: &Image, path: &[u8]) -> Option<Vec<u8>> {
     let slash = path.iter().rposition(|byte| *byte == b'/')?;
     let (parent, name) = path.split_at(slash);
-    let rootfs = tree.rootfs();
-    let directory = rootfs.resolve(parent, Follow::Last).ok()?;
-    let is_directory = rootfs.is_directory(directory);
-    is_directory.then(|| literal(&[&rootfs.path(directory), name].concat()))
+    let directory = image.resolve(parent).ok()?;
+    let is_directory = image.is_directory(directory);
+    is_directory.then(|| normalize_path(&[&image.path(directory), name].concat()))
 }
 
 #[derive(Debug, Serialize)]
@@ -123,22 +108,22 @@ struct JsonStep<'a> {
 }
 
 impl<'a> JsonStep<'a> {
-    fn new(step: &Step<'a>, tree: &'a Tree) -> Self {
-        let layer = step.layer.and_then(|layer| tree.layer(layer));
-        let told =
-            |text: fn(&HistoryEntry) -> &Option<String>| step.told.and_then(|told| text(told).as_deref());
+    fn new(step: &Step<'a>, image: &'a Image) -> Self {
+        let layer = step.layer.and_then(|layer| image.layer(layer));
+        let text =
+            |text: fn(&HistoryEntry) -> &Option<String>| step.entry.and_then(|entry| text(entry).as_deref());
         JsonStep {
             layer: step.layer.map(|layer| layer.0),
-            empty_layer: step.told.is_some_and(|told| told.empty_layer),
+            empty_layer: step.entry.is_some_and(|entry| entry.empty_layer),
             diff_id: layer.map(|layer| layer.diff_id.to_string()),
             digest: layer.and_then(|layer| layer.digest).map(|digest| digest.to_string()),
             size: layer.map(|layer| layer.blob_bytes),
             tar_size: layer.map(|layer| layer.tar_bytes),
             entries: layer.map(|layer| layer.entries),
-            created: told(|told| &told.created),
-            author: told(|told| &told.author),
-            created_by: told(|told| &told.created_by),
-            comment: told(|told| &told.comment),
+            created: text(|entry| &entry.created),
+            author: text(|entry| &entry.author),
+            created_by: text(|entry| &entry.created_by),
+            comment: text(|entry| &entry.comment),
         }
     }
 
@@ -155,9 +140,9 @@ impl<'a> JsonStep<'a> {
     }
 }
 
-fn print_steps(json: bool, config: &ImageConfig, tree: &Tree, out: &mut impl Write) -> io::Result<()> {
-    let steps = steps(config);
-    let steps = steps.iter().map(|step| JsonStep::new(step, tree));
+fn print_steps(json: bool, image: &Image, out: &mut impl Write) -> io::Result<()> {
+    let steps = image.steps();
+    let steps = steps.iter().map(|step| JsonStep::new(step, image));
     if json {
         return steps.into_iter().try_for_each(|step| json_line(out, &step));
     }
@@ -188,21 +173,19 @@ struct JsonEvent<'a> {
 }
 
 impl<'a> JsonEvent<'a> {
-    fn new(tree: &'a Tree, path: &[u8], event: &Event) -> Self {
-        let (action, by) = word(&event.action);
-        let (by, by_b64) = json_name_of(by);
+    fn new(image: &'a Image, path: &[u8], event: &Event<'_>) -> Self {
+        let (by, by_b64) = json_name_of(event.action.by());
         let fields: &[Field] = match &event.action {
             Action::Changed(fields) => fields,
             _ => &[],
         };
-        let thing = event.after.map(|inode| Thing::new(inode, tree.rootfs().layers()));
         JsonEvent {
-            layer: JsonLayer::new(tree, event.layer),
-            action,
+            layer: JsonLayer::new(image, event.layer),
+            action: event.action.name(),
             fields: fields.iter().map(|field| field.name()).collect(),
             by,
             by_b64,
-            entry: thing.map(|thing| JsonEntry::of_state(tree, path, &thing)),
+            entry: event.after.as_ref().map(|inode| JsonEntry::of_inode(image, path, inode)),
         }
     }
 }
@@ -211,42 +194,29 @@ fn command(layer: Option<&LayerInfo>) -> Option<&str> {
     layer.and_then(|layer| layer.created_by.as_deref())
 }
 
-/// The word for what happened, and the path of what made it happen, where that is a mark or a directory.
-fn word(action: &Action) -> (&'static str, Option<&[u8]>) {
-    match action {
-        Action::Added => ("added", None),
-        Action::ReAdded => ("re-added", None),
-        Action::Changed(fields) if fields.is_empty() => ("unchanged", None),
-        Action::Changed(_) => ("changed", None),
-        Action::Deleted(of) => ("deleted", Some(of)),
-        Action::HiddenByOpaque(directory) => ("hidden-opaque", Some(directory)),
-        Action::HiddenByReplaced(directory) => ("hidden-replaced", Some(directory)),
-    }
-}
-
 fn print_events(
     json: bool,
-    tree: &Tree,
+    image: &Image,
     path: &[u8],
-    events: &[Event],
+    events: &[Event<'_>],
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let number = |event: &Event| tree.layer_number(event.layer).to_string();
-    let what = |event: &Event| describe(path, event);
-    let width = |text: &dyn Fn(&Event) -> String| events.iter().map(|event| text(event).len()).max();
+    let number = |event: &Event<'_>| event.layer.0.to_string();
+    let what = |event: &Event<'_>| describe(path, event);
+    let width = |text: &dyn Fn(&Event<'_>) -> String| events.iter().map(|event| text(event).len()).max();
     let (number_width, what_width) = (width(&number).unwrap_or(0), width(&what).unwrap_or(0));
     for event in events {
         if json {
-            json_line(out, &JsonEvent::new(tree, path, event))?;
+            json_line(out, &JsonEvent::new(image, path, event))?;
         } else {
-            let command = escape(command(tree.layer(event.layer)).unwrap_or(UNKNOWN).as_bytes());
+            let command = escape(command(image.layer(event.layer)).unwrap_or(UNKNOWN).as_bytes());
             writeln!(out, "{:>number_width$}  {:<what_width$}  {command}", number(event), what(event))?;
         }
     }
     Ok(())
 }
 
-fn describe(path: &[u8], event: &Event) -> String {
+fn describe(path: &[u8], event: &Event<'_>) -> String {
     match &event.action {
         Action::Changed(fields) if !fields.is_empty() => {
             let names: Vec<_> = fields.iter().map(|field| field.name()).collect();
@@ -255,6 +225,6 @@ fn describe(path: &[u8], event: &Event) -> String {
         Action::Deleted(of) if &**of != path => format!("deleted with {}", escape(of)),
         Action::HiddenByOpaque(directory) => format!("hidden by opaque {}", escape(directory)),
         Action::HiddenByReplaced(directory) => format!("hidden by new {}", escape(directory)),
-        action => word(action).0.to_owned(),
+        action => action.name().to_owned(),
     }
 }

@@ -9,12 +9,10 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::args::{ImageArgs, Opened, image_value};
+use super::args::{ImageArgs, image_value};
 use super::commands::{Command, Example};
 use super::output::{json_line, json_name, stdout};
-use imgmount::image::ImageInfo;
-use imgmount::load::{LayerRange, Tree};
-use imgmount::path::escape;
+use imgmount::{Image, LayerRange, escape};
 
 /// Show what an image is: format, digests, platform, config, layers, warnings
 #[derive(Debug, Args)]
@@ -76,10 +74,8 @@ impl Command for InspectArgs {
 }
 
 fn run(args: &InspectArgs) -> Result<ExitCode> {
-    let Opened { engine, format, image } = args.image.open(&args.image_name)?;
-    let info = image.info.clone();
-    let tree = engine.load(image, &args.image.tree_options(LayerRange::All))?;
-    let report = report(format, &info, &tree);
+    let image = args.image.select(&args.image_name)?.load(&args.image.load_options(LayerRange::All))?;
+    let report = report(&image);
     let mut out = stdout();
     if args.json {
         json_line(&mut out, &report)?;
@@ -90,8 +86,9 @@ fn run(args: &InspectArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn report<'a>(format: &'static str, info: &'a ImageInfo, tree: &'a Tree) -> Report<'a> {
-    let layers = (0..).zip(tree.layers()).map(|(at, layer)| LayerReport {
+fn report(image: &Image) -> Report<'_> {
+    let info = image.info();
+    let layers = (0..).zip(image.layers()).map(|(at, layer)| LayerReport {
         layer: at,
         diff_id: layer.diff_id.to_string(),
         digest: layer.digest.map(|digest| digest.to_string()),
@@ -102,13 +99,13 @@ fn report<'a>(format: &'static str, info: &'a ImageInfo, tree: &'a Tree) -> Repo
         entries: layer.entries,
         created_by: layer.created_by.as_deref(),
     });
-    let warnings = tree.warnings().iter().map(|(layer, warning)| {
+    let warnings = image.warnings().iter().map(|(layer, warning)| {
         let (path, path_b64) = json_name(&warning.path);
         let (kind, message) = (warning.kind.name(), warning.kind.to_string());
         WarningReport { layer: layer.0, path, path_b64, kind, message }
     });
     Report {
-        format,
+        format: image.format(),
         names: &info.names,
         manifest_digest: info.manifest_digest.map(|digest| digest.to_string()),
         config_digest: info.config_digest.to_string(),

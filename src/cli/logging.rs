@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use imgmount::layer::entry::Timestamp;
+use imgmount::Timestamp;
 
 use super::output::rfc3339_millis;
 

@@ -9,12 +9,8 @@ use clap::Args;
 
 use super::args::{ImageArgs, LayerArgs, PathArgs, image_value};
 use super::commands::{Command, Example};
-use super::output::{JsonEntry, device, json_line, long_iso, mode_string, stdout};
-use imgmount::error::{Error, PathFault};
-use imgmount::glob::{Glob, is_pattern};
-use imgmount::load::Tree;
-use imgmount::path::escape;
-use imgmount::rootfs::{Follow, InodeId};
+use super::output::{JsonEntry, json_line, long_iso, mode_string, stdout};
+use imgmount::{Error, Glob, Image, InodeId, PathFault, escape, is_pattern, normalize_path};
 
 /// List files of an image
 ///
@@ -67,15 +63,15 @@ impl Command for LsArgs {
 }
 
 fn run(args: &LsArgs) -> Result<ExitCode> {
-    let (image, path) = args.path.split(&args.image_path);
+    let (name, path) = args.path.split(&args.image_path);
     let path = path.unwrap_or_else(|| b"/".to_vec());
-    let tree = args.image.load(&image, args.layers.range())?;
+    let image = args.image.load(&name, args.layers.range())?;
     // As ls: a link that is named itself is followed, except for the long format.
-    let follow = if args.long && !path.ends_with(b"/") { Follow::NotLast } else { Follow::Last };
+    let found = if args.long { image.resolve_no_follow(&path) } else { image.resolve(&path) };
     let mut out = stdout();
-    match tree.rootfs().resolve(&path, follow) {
-        Ok(id) => list(args, &tree, &path, id, &mut out)?,
-        Err(Error::Path { .. }) if is_pattern(&path) => list_matches(args, &tree, &path, &mut out)?,
+    match found {
+        Ok(id) => list(args, &image, &path, id, &mut out)?,
+        Err(Error::Path { .. }) if is_pattern(&path) => list_matches(args, &image, &path, &mut out)?,
         Err(error) => return Err(error.into()),
     }
     out.flush()?;
@@ -83,26 +79,25 @@ fn run(args: &LsArgs) -> Result<ExitCode> {
 }
 
 /// Lists a file, or what is in a directory.
-fn list(args: &LsArgs, tree: &Tree, path: &[u8], id: InodeId, out: &mut impl Write) -> Result<()> {
-    if !tree.rootfs().is_directory(id) {
-        return print(args, tree, &[Line { shown: path.to_vec(), path: path.to_vec(), id }], out);
+fn list(args: &LsArgs, image: &Image, path: &[u8], id: InodeId, out: &mut impl Write) -> Result<()> {
+    if !image.is_directory(id) {
+        return print(args, image, &[Line { shown: path.to_vec(), path: path.to_vec(), id }], out);
     }
     let parent = path_of(path);
     if args.recursive {
-        return list_recursively(args, tree, &parent, id, out);
+        return list_recursively(args, image, &parent, id, out);
     }
-    let children = tree.rootfs().children(id);
+    let children = image.children(id);
     let lines: Vec<Line> =
         children.map(|(name, id)| Line { shown: name.to_vec(), path: join(&parent, name), id }).collect();
-    print(args, tree, &lines, out)
+    print(args, image, &lines, out)
 }
 
 /// Lists what a pattern matches, and with `-R` what is below.
-fn list_matches(args: &LsArgs, tree: &Tree, pattern: &[u8], out: &mut impl Write) -> Result<()> {
-    let rootfs = tree.rootfs();
-    let mut found = rootfs.glob(&Glob::new(pattern));
+fn list_matches(args: &LsArgs, image: &Image, pattern: &[u8], out: &mut impl Write) -> Result<()> {
+    let mut found = image.glob(&Glob::new(pattern));
     if pattern.ends_with(b"/") {
-        let leads_to_directory = |path: &[u8]| rootfs.resolve(&join(path, b""), Follow::Last).is_ok();
+        let leads_to_directory = |path: &[u8]| image.resolve(join(path, b"")).is_ok();
         found.retain(|(path, _)| leads_to_directory(path));
     }
     if found.is_empty() {
@@ -111,23 +106,20 @@ fn list_matches(args: &LsArgs, tree: &Tree, pattern: &[u8], out: &mut impl Write
     if !args.recursive {
         let line = |(path, id): (Vec<u8>, InodeId)| Line { shown: path.clone(), path, id };
         let lines: Vec<Line> = found.into_iter().map(line).collect();
-        return print(args, tree, &lines, out);
+        return print(args, image, &lines, out);
     }
     for (path, id) in found {
-        print(args, tree, &[Line { shown: path.clone(), path: path.clone(), id }], out)?;
-        list_recursively(args, tree, &path_of(&path), id, out)?;
+        print(args, image, &[Line { shown: path.clone(), path: path.clone(), id }], out)?;
+        list_recursively(args, image, &path_of(&path), id, out)?;
     }
     Ok(())
 }
 
-/// The path that the user wrote, in its shortest spelling: links in it stay, as `find` keeps them.
+/// The path that the user wrote, in its shortest spelling: links in it stay, as `find` keeps them. Empty for
+/// the root.
 fn path_of(path: &[u8]) -> Vec<u8> {
-    let mut clean = Vec::new();
-    for component in imgmount::path::clean(path).components {
-        clean.push(b'/');
-        clean.extend_from_slice(component);
-    }
-    clean
+    let path = normalize_path(path);
+    if path == b"/" { Vec::new() } else { path }
 }
 
 fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
@@ -140,26 +132,26 @@ fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
 /// Everything below, line by line: nothing is held but the way to where the walk is.
 fn list_recursively(
     args: &LsArgs,
-    tree: &Tree,
+    image: &Image,
     from: &[u8],
     id: InodeId,
     out: &mut impl Write,
 ) -> Result<()> {
-    for (path, id) in tree.rootfs().walk_by_path(id, from) {
-        print(args, tree, &[Line { shown: path.clone(), path, id }], out)?;
+    for (path, id) in image.walk_sorted(id, from) {
+        print(args, image, &[Line { shown: path.clone(), path, id }], out)?;
     }
     Ok(())
 }
 
-fn print(args: &LsArgs, tree: &Tree, lines: &[Line], out: &mut impl Write) -> Result<()> {
+fn print(args: &LsArgs, image: &Image, lines: &[Line], out: &mut impl Write) -> Result<()> {
     if args.json {
         for line in lines {
-            if let Some(entry) = JsonEntry::new(tree, &line.path, line.id) {
+            if let Some(entry) = JsonEntry::new(image, &line.path, line.id) {
                 json_line(out, &entry)?;
             }
         }
     } else if args.long {
-        print_long(tree, lines, out)?;
+        print_long(image, lines, out)?;
     } else {
         for line in lines {
             writeln!(out, "{}", escape(&line.shown))?;
@@ -169,8 +161,8 @@ fn print(args: &LsArgs, tree: &Tree, lines: &[Line], out: &mut impl Write) -> Re
 }
 
 /// Columns are as wide as their widest value among `lines`, as in `ls`.
-fn print_long(tree: &Tree, lines: &[Line], out: &mut impl Write) -> io::Result<()> {
-    let rows: Vec<[String; 7]> = lines.iter().filter_map(|line| long_row(tree, line)).collect();
+fn print_long(image: &Image, lines: &[Line], out: &mut impl Write) -> io::Result<()> {
+    let rows: Vec<[String; 7]> = lines.iter().filter_map(|line| long_row(image, line)).collect();
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max();
     let widths: Vec<usize> = (0..7).map(|column| width(column).unwrap_or(0)).collect();
     for [mode, nlink, uid, gid, size, time, name] in &rows {
@@ -180,24 +172,23 @@ fn print_long(tree: &Tree, lines: &[Line], out: &mut impl Write) -> io::Result<(
     Ok(())
 }
 
-fn long_row(tree: &Tree, line: &Line) -> Option<[String; 7]> {
-    let rootfs = tree.rootfs();
-    let inode = rootfs.inode(line.id)?;
-    let size = match device(inode.kind) {
+fn long_row(image: &Image, line: &Line) -> Option<[String; 7]> {
+    let inode = image.inode(line.id)?;
+    let size = match inode.device() {
         Some(device) => format!("{}, {}", device.major, device.minor),
-        None => rootfs.size(line.id).to_string(),
+        None => inode.size().to_string(),
     };
-    let name = match rootfs.target(line.id) {
+    let name = match inode.target() {
         Some(target) => format!("{} -> {}", escape(&line.shown), escape(target)),
         None => escape(&line.shown),
     };
     Some([
-        mode_string(inode.kind, inode.meta.mode),
-        inode.nlink.to_string(),
-        inode.meta.uid.to_string(),
-        inode.meta.gid.to_string(),
+        mode_string(inode.file_type(), inode.mode()),
+        inode.nlink()?.to_string(),
+        inode.uid().to_string(),
+        inode.gid().to_string(),
         size,
-        long_iso(inode.meta.mtime),
+        long_iso(inode.mtime()),
         name,
     ])
 }

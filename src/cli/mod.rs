@@ -41,7 +41,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{ArgAction, Parser};
-use imgmount::source::Transport;
+use imgmount::Transport;
 
 use self::commands::Chosen;
 

@@ -1,7 +1,7 @@
 //! `imgmount IMAGE DIR`: options, going to the background, and ending well.
 //!
 //! Owned here: what each mount option means, and what makes a mount end. How an image is loaded is the
-//! caller's business, and how the kernel is talked to is [`imgmount::fuse`]'s.
+//! caller's business, and how the kernel is talked to is [`Image::mount`]'s.
 //!
 //! Options come from three sides: the command line, an fstab line, and `mount -t fuse.imgmount`, which runs
 //! `imgmount IMAGE DIR -o rw,dev,suid` whatever it was asked for, through mount.fuse3 and a shell. mount(8)
@@ -24,15 +24,12 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::{Args as _, ValueEnum};
-use imgmount::error::{Error, MountFault};
-use imgmount::forest::Forest;
-use imgmount::fuse::{self, MountOptions, Mounted};
-use imgmount::load::LayerRange;
+use imgmount::{Error, Image, LayerRange, MountFault, MountOptions, MountView, Mounted, check_mount_point};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use self::list::{fold_long, split_list};
-use super::args::{ImageArgs, Opened, image_value, report_warnings};
+use super::args::{ImageArgs, image_value};
 use super::commands::{Command, Example};
 use super::daemon::{self, Side, Waiting};
 use super::logging;
@@ -164,11 +161,12 @@ impl MountArgs {
     }
 
     fn mount_options(&self) -> MountOptions {
-        MountOptions {
-            fsname: self.reference.to_string_lossy().into_owned(),
-            idle_timeout: self.idle_timeout,
-            ..self.kernel.clone()
-        }
+        let view = match self.view {
+            ViewMode::Rootfs => MountView::Rootfs,
+            ViewMode::All => MountView::All,
+        };
+        let name = self.reference.to_string_lossy();
+        self.kernel.clone().fsname(name).idle_timeout(self.idle_timeout).view(view)
     }
 }
 
@@ -200,7 +198,7 @@ impl Command for MountArgs {
 /// printed by the time the parent returns.
 fn run(mut args: MountArgs) -> anyhow::Result<ExitCode> {
     args.fold_options()?;
-    let dir = fuse::check_mount_point(&args.dir)?;
+    let dir = check_mount_point(&args.dir)?;
     let log = args.log_file.as_ref().map(open_log).transpose()?;
     let parent = match args.foreground {
         true => None,
@@ -209,29 +207,16 @@ fn run(mut args: MountArgs) -> anyhow::Result<ExitCode> {
             Side::Child(parent) => Some(parent),
         },
     };
-    let forest = load(&args)?;
+    let image: Image = args.image.load(&args.reference, LayerRange::All)?;
     // Before the mount exists, so that no signal can leave a dead one behind.
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
-    let mounted = Arc::new(fuse::mount(forest, &dir, &args.mount_options())?);
+    let mounted = Arc::new(image.mount(&dir, &args.mount_options())?);
     if parent.is_some() || log.is_some() || !std::io::stderr().is_terminal() {
         logging::show_time();
     }
     announce(parent, log)?;
     serve(&mounted, signals, args.idle_timeout)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Finds, indexes and merges what is to be seen.
-fn load(args: &MountArgs) -> anyhow::Result<Forest> {
-    let Opened { engine, image, .. } = args.image.open(&args.reference)?;
-    let options = args.image.tree_options(LayerRange::All);
-    let info = (args.view == ViewMode::All).then(|| image.info.clone());
-    let tree = Arc::new(engine.load(image, &options)?);
-    report_warnings(&tree);
-    Ok(match info {
-        None => Forest::from(tree),
-        Some(info) => Forest::of_image(tree, &info, options.merge)?,
-    })
 }
 
 fn open_log(path: &PathBuf) -> anyhow::Result<File> {

@@ -7,11 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
-use imgmount::analysis::Thing;
-use imgmount::layer::LayerId;
-use imgmount::layer::entry::{DeviceNumber, Timestamp};
-use imgmount::load::Tree;
-use imgmount::rootfs::{InodeId, InodeKind};
+use imgmount::{FileType, Image, Inode, InodeId, LayerId, Timestamp};
 
 /// Standard output, buffered. Must be flushed.
 pub(crate) fn stdout() -> BufWriter<StdoutLock<'static>> {
@@ -51,18 +47,15 @@ pub(crate) struct JsonEntry {
 
 impl JsonEntry {
     /// The entry for an inode under the path it was found by. `None` for an inode that is not there.
-    pub(crate) fn new(tree: &Tree, path: &[u8], id: InodeId) -> Option<Self> {
-        let thing = Thing::of(tree.rootfs(), id)?;
-        let nlink = Some(thing.inode.nlink);
-        Some(JsonEntry { nlink, ..JsonEntry::of_state(tree, path, &thing) })
+    pub(crate) fn new(image: &Image, path: &[u8], id: InodeId) -> Option<Self> {
+        Some(JsonEntry::of_inode(image, path, &image.inode(id)?))
     }
 
-    /// The entry for what was at a path in some state of an image.
-    pub(crate) fn of_state(tree: &Tree, path: &[u8], thing: &Thing<'_>) -> Self {
-        let inode = &thing.inode;
+    /// The entry for an inode of some state of an image, under the path that it has there.
+    pub(crate) fn of_inode(image: &Image, path: &[u8], inode: &Inode<'_>) -> Self {
         let (path, path_b64) = json_name(path);
-        let (target, target_b64) = json_name_of(thing.target());
-        let xattrs = thing
+        let (target, target_b64) = json_name_of(inode.target());
+        let xattrs = inode
             .xattrs()
             .iter()
             .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), BASE64.encode(value)))
@@ -70,19 +63,19 @@ impl JsonEntry {
         JsonEntry {
             path,
             path_b64,
-            kind: inode.kind.name(),
-            mode: format!("{:04o}", inode.meta.mode),
-            uid: inode.meta.uid,
-            gid: inode.meta.gid,
-            size: thing.size(),
-            mtime: rfc3339(inode.meta.mtime),
-            nlink: None,
+            kind: inode.file_type().name(),
+            mode: format!("{:04o}", inode.mode()),
+            uid: inode.uid(),
+            gid: inode.gid(),
+            size: inode.size(),
+            mtime: rfc3339(inode.mtime()),
+            nlink: inode.nlink(),
             target,
             target_b64,
-            rdev: device(inode.kind).map(|device| format!("{}:{}", device.major, device.minor)),
+            rdev: inode.device().map(|device| format!("{}:{}", device.major, device.minor)),
             xattrs,
-            layer: tree.layer_number(inode.layer),
-            diff_id: tree.layer(inode.layer).map(|layer| layer.diff_id.to_string()),
+            layer: inode.layer().0,
+            diff_id: image.layer(inode.layer()).map(|layer| layer.diff_id.to_string()),
         }
     }
 }
@@ -96,10 +89,10 @@ pub(crate) struct JsonLayer<'a> {
 }
 
 impl<'a> JsonLayer<'a> {
-    pub(crate) fn new(tree: &'a Tree, id: LayerId) -> Self {
-        let layer = tree.layer(id);
+    pub(crate) fn new(image: &'a Image, id: LayerId) -> Self {
+        let layer = image.layer(id);
         JsonLayer {
-            layer: tree.layer_number(id),
+            layer: id.0,
             diff_id: layer.map(|layer| layer.diff_id.to_string()),
             created_by: layer.and_then(|layer| layer.created_by.as_deref()),
         }
@@ -119,16 +112,8 @@ pub(crate) fn json_name_of(bytes: Option<&[u8]>) -> (Option<String>, Option<Stri
     (text, base64.flatten())
 }
 
-/// The device number of a device.
-pub(crate) fn device(kind: InodeKind) -> Option<DeviceNumber> {
-    match kind {
-        InodeKind::Char(device) | InodeKind::Block(device) => Some(device),
-        _ => None,
-    }
-}
-
 /// The ten characters that `ls -l` begins a line with.
-pub(crate) fn mode_string(kind: InodeKind, mode: u16) -> String {
+pub(crate) fn mode_string(kind: FileType, mode: u16) -> String {
     let mut text = String::from(kind.letter());
     for (shift, special, set, unset) in [(6, 0o4000, 's', 'S'), (3, 0o2000, 's', 'S'), (0, 0o1000, 't', 'T')]
     {
@@ -207,7 +192,7 @@ mod tests {
             (0o4755, "drwsr-xr-x"),
             (0o2644, "drw-r-Sr--"),
         ] {
-            assert_eq!(mode_string(InodeKind::Directory, mode), text);
+            assert_eq!(mode_string(FileType::Directory, mode), text);
         }
     }
 }

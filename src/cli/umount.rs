@@ -26,6 +26,6 @@ impl Command for UmountArgs {
 
 /// Unmounts.
 fn run(args: &UmountArgs) -> anyhow::Result<ExitCode> {
-    imgmount::fuse::unmount(&args.dir)?;
+    imgmount::unmount(&args.dir)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -14,10 +14,9 @@ use super::args::{SelectArgs, cache_directory, image_value};
 use super::commands::{Command, Example};
 use super::output::{json_line, stdout};
 use super::progress::Bars;
-use imgmount::load::{Engine, EngineOptions, Progress};
-use imgmount::path::escape;
-use imgmount::store::Store;
-use imgmount::verify::{Found, Item, Subject, Verdict, VerifyOptions, verify};
+use imgmount::{
+    Engine, EngineOptions, Progress, Store, Verdict, VerifyItem, VerifyMismatch, VerifyOptions, escape,
+};
 
 /// Check an image against all its digests
 ///
@@ -68,12 +67,12 @@ fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let (reference, platform) = args.select.parse(&args.image_name)?;
     let bars: Arc<dyn Progress> = Arc::new(Bars::default());
     // Without a store: even an archive that is compressed as a whole is read anew.
-    let engine = Engine::new(EngineOptions { progress: Some(bars.clone()), ..EngineOptions::default() });
-    let survey = engine.open(&reference)?.survey(&reference.selection, platform.as_ref())?;
+    let engine = Engine::new(EngineOptions::default().progress(bars.clone()));
+    let source = engine.open(&reference)?;
     let mut out = stdout();
     let indexes = indexes();
-    let options = VerifyOptions { indexes: indexes.as_ref(), progress: Some(&*bars) };
-    let sound = verify(survey, &options, &mut |item| -> Result<()> {
+    let options = VerifyOptions::default().indexes(indexes.as_ref()).progress(&*bars);
+    let mut report = |item: &VerifyItem| -> Result<()> {
         if args.json {
             json_line(&mut out, &json_item(item))?;
         } else {
@@ -81,7 +80,8 @@ fn run(args: &VerifyArgs) -> Result<ExitCode> {
         }
         // Layers take their time; what is known is shown.
         Ok(out.flush()?)
-    })?;
+    };
+    let sound = source.verify(&reference.selection, platform.as_ref(), &options, &mut report)?;
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(NEGATIVE) })
 }
 
@@ -92,46 +92,35 @@ fn indexes() -> Option<Store> {
     Store::open(&directory).map_err(|error| log::info!("{error}")).ok()
 }
 
-fn status(verdict: &Verdict) -> &'static str {
-    match verdict {
-        Verdict::Ok => "ok",
-        Verdict::Mismatch(_) => "mismatch",
-        Verdict::Missing => "missing",
-    }
-}
-
-fn print(item: &Item, out: &mut impl Write) -> Result<()> {
-    let Item { subject, check, expected, verdict } = item;
-    let (status, check) = (status(verdict), check.name());
+fn print(item: &VerifyItem, out: &mut impl Write) -> Result<()> {
+    let VerifyItem { subject, check, expected, verdict, .. } = item;
+    let (status, check) = (verdict.name(), check.name());
     write!(out, "{status:<8}  {subject:<11}  {check:<9}")?;
     if !expected.is_empty() {
         write!(out, "  {}", escape(expected.as_bytes()))?;
     }
     match verdict {
-        Verdict::Mismatch(Found::Other(found)) => write!(out, "  found {}", escape(found.as_bytes()))?,
-        Verdict::Mismatch(Found::Unreadable(why)) => write!(out, "  {}", escape(why.as_bytes()))?,
-        Verdict::Ok | Verdict::Missing => {}
+        Verdict::Mismatch(VerifyMismatch::Other(found)) => {
+            write!(out, "  found {}", escape(found.as_bytes()))?
+        }
+        Verdict::Mismatch(VerifyMismatch::Unreadable(why)) => write!(out, "  {}", escape(why.as_bytes()))?,
+        _ => {}
     }
     Ok(writeln!(out)?)
 }
 
-fn json_item(item: &Item) -> JsonItem<'_> {
+fn json_item(item: &VerifyItem) -> JsonItem<'_> {
     let (found, error) = match &item.verdict {
         Verdict::Ok => (Some(item.expected.as_str()), None),
-        Verdict::Mismatch(Found::Other(found)) => (Some(found.as_str()), None),
-        Verdict::Mismatch(Found::Unreadable(why)) => (None, Some(why.as_str())),
-        Verdict::Missing => (None, None),
-    };
-    let (kind, layer) = match item.subject {
-        Subject::Document(role) => (role.name(), None),
-        Subject::Layer(number) => ("layer", Some(number)),
-        Subject::Image => ("image", None),
+        Verdict::Mismatch(VerifyMismatch::Other(found)) => (Some(found.as_str()), None),
+        Verdict::Mismatch(VerifyMismatch::Unreadable(why)) => (None, Some(why.as_str())),
+        _ => (None, None),
     };
     JsonItem {
-        item: kind,
-        layer,
+        item: item.subject.name(),
+        layer: item.subject.layer(),
         check: item.check.name(),
-        status: status(&item.verdict),
+        status: item.verdict.name(),
         expected: Some(item.expected.as_str()).filter(|expected| !expected.is_empty()),
         found,
         error,

@@ -40,6 +40,7 @@ use crate::error::{StreamFault, StreamResult as Result};
 
 /// How a stream is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Compression {
     /// Not at all.
     Plain,

@@ -72,6 +72,7 @@ pub enum Subject {
 }
 
 /// The kinds of document that an image is made of.
+#[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DocumentRole {
     /// A list of manifests.

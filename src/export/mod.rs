@@ -34,12 +34,29 @@ const PIECES: usize = 8;
 
 /// How a tree is exported.
 #[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
 pub struct ExportOptions<'a> {
-    /// What the inode is called in the tar. Empty for what is in a directory: names are then relative to it,
-    /// and it is `./` itself.
+    /// The name of the exported object in the tar. Empty by default: names are relative to the exported
+    /// directory, and the directory is `./`.
     pub name: &'a [u8],
-    /// Leave out holes.
+    /// Leave out holes of sparse files. Off by default.
     pub sparse: bool,
+}
+
+impl<'a> ExportOptions<'a> {
+    /// Sets the name of the exported object in the tar.
+    #[must_use]
+    pub fn name(mut self, name: &'a [u8]) -> Self {
+        self.name = name;
+        self
+    }
+
+    /// Leaves out holes of sparse files.
+    #[must_use]
+    pub fn sparse(mut self, sparse: bool) -> Self {
+        self.sparse = sparse;
+        self
+    }
 }
 
 /// Writes an inode and all below it as a tar.

@@ -44,21 +44,66 @@ const MAX_WRITERS: usize = 8;
 /// Fewer would let decompression and writing wait for each other.
 const MIN_WRITERS: usize = 2;
 
-/// How a tree is extracted.
-#[derive(Debug, Default)]
+/// How a tree is extracted. By default owners, extended attributes and devices are left out.
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
 pub struct ExtractOptions<'a> {
-    /// What happens where something stands already.
+    /// The treatment of files that exist. [`Existing::Refuse`] by default.
     pub existing: Existing,
-    /// Set owners; else everything belongs to who extracts.
+    /// Set owners; otherwise everything belongs to the user who extracts.
     pub owners: bool,
     /// Set extended attributes.
     pub xattrs: bool,
-    /// Make devices.
+    /// Create devices.
     pub devices: bool,
-    /// Who is told how the work goes on.
+    /// The observer of the work. None by default.
     pub progress: Option<&'a dyn Progress>,
-    /// Stops the work soon after it becomes true.
+    /// A flag that stops the work soon after it becomes true. None by default.
     pub stop: Option<&'a AtomicBool>,
+}
+
+impl<'a> ExtractOptions<'a> {
+    /// Sets the treatment of files that exist.
+    #[must_use]
+    pub fn existing(mut self, existing: Existing) -> Self {
+        self.existing = existing;
+        self
+    }
+
+    /// Sets owners.
+    #[must_use]
+    pub fn owners(mut self, owners: bool) -> Self {
+        self.owners = owners;
+        self
+    }
+
+    /// Sets extended attributes.
+    #[must_use]
+    pub fn xattrs(mut self, xattrs: bool) -> Self {
+        self.xattrs = xattrs;
+        self
+    }
+
+    /// Creates devices.
+    #[must_use]
+    pub fn devices(mut self, devices: bool) -> Self {
+        self.devices = devices;
+        self
+    }
+
+    /// Sets the observer of the work.
+    #[must_use]
+    pub fn progress(mut self, progress: impl Into<Option<&'a dyn Progress>>) -> Self {
+        self.progress = progress.into();
+        self
+    }
+
+    /// Sets a flag that stops the work soon after it becomes true.
+    #[must_use]
+    pub fn stop(mut self, stop: impl Into<Option<&'a AtomicBool>>) -> Self {
+        self.stop = stop.into();
+        self
+    }
 }
 
 /// Makes all that is in the directory `root` of the tree in `dir`, which is made if it is not there.

@@ -9,19 +9,21 @@ use crate::path::escape;
 /// reader's patience ends long before.
 const MAX_FAILURES: usize = 100;
 
-/// How an extraction went.
+/// The outcome of an extraction.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Report {
-    /// What was made without something that the image says of it.
+    /// Attributes that were not kept.
     pub not_kept: NotKept,
-    /// The first things that could not be made.
+    /// The first 100 objects that could not be created.
     pub failures: Vec<Failure>,
-    /// How many could not be made.
+    /// The number of objects that could not be created.
     pub failed: u64,
 }
 
-/// What was left out, by kind: numbers of files, directories and so on that lack it.
+/// Attributes that were not kept: the number of objects that lack each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NotKept {
     /// Owner or group.
     pub owners: u64,
@@ -36,12 +38,13 @@ pub struct NotKept {
     pub modes_or_times: u64,
 }
 
-/// One thing that could not be made.
+/// An object that could not be created.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Failure {
-    /// Its path below the target; bytes. Empty for the target itself.
+    /// The path below the target directory in bytes; empty for the target directory.
     pub path: Vec<u8>,
-    /// Why.
+    /// The cause.
     pub error: Error,
 }
 

@@ -15,17 +15,18 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, Result};
 
-/// What happens where something stands already.
+/// The treatment of files that exist where a tree is extracted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Existing {
-    /// It stays, and is a failure; a target that is not empty is refused.
+    /// Refuse a target directory that is not empty. A file that exists is kept, and reported as a failure.
     #[default]
     Refuse,
-    /// A directory is kept for a directory, with what is in it, and gets the image's attributes; all else
-    /// is replaced: also a whole directory, by what is none.
+    /// Merge directories, which get the image's attributes, and replace everything else: a file also
+    /// replaces a whole directory.
     Replace,
-    /// As `Replace`, but a directory and what is none never replace each other, and the target itself
-    /// keeps its attributes.
+    /// As `Replace`, but a directory and a file never replace each other, and the target directory keeps its
+    /// attributes.
     Merge,
 }
 

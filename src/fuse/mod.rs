@@ -18,6 +18,7 @@ mod fusermount;
 mod holders;
 mod mount;
 mod mounts;
+mod options;
 mod seek;
 mod xattr;
 
@@ -39,7 +40,7 @@ use fuser::{
     WriteFlags,
 };
 
-pub use self::mount::{MountOptions, Mounted, check_mount_point, mount, unmount};
+pub use self::mount::{MountOptions, MountView, Mounted, check_mount_point, mount, unmount};
 use self::seek::Seek;
 use self::xattr::{Answer, Provenance};
 use crate::forest::{Forest, Node, TreeRef};

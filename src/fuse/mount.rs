@@ -43,28 +43,44 @@ const THREADS_MAX: usize = 16;
 /// namespace has a copy of the mount; then they go on for it.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// How to mount. The default: read-only, no set-user-id, no devices, for the mounting user alone.
+/// How a tree is mounted. By default read-only, without set-user-id and devices, for the mounting user alone.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct MountOptions {
-    /// What the mount table shows as the source: the image.
+    /// The source in the mount table: the name of the image. `imgmount` by default.
     pub fsname: String,
-    /// Lets every user in. The kernel then checks modes and owners.
+    /// Allow access for all users. The kernel then checks modes and owners.
     pub allow_other: bool,
-    /// Lets root in beside the mounting user. The kernel then checks modes and owners, and caches little.
+    /// Allow access for root beside the mounting user. The kernel then checks modes and owners, and caches
+    /// little.
     pub allow_root: bool,
-    /// Has the kernel check modes and owners for the mounting user too.
+    /// Let the kernel check modes and owners for the mounting user, too.
     pub default_permissions: bool,
-    /// Honours set-user-id and set-group-id bits.
+    /// Honour set-user-id and set-group-id bits.
     pub suid: bool,
-    /// Makes devices usable.
+    /// Make devices usable.
     pub dev: bool,
-    /// Lets nothing be run.
+    /// Forbid running programs.
     pub noexec: bool,
-    /// How many requests are worked on at a time; the default is one for each processor, 2 to 16.
+    /// The number of requests that are served at a time. By default one for each processor, 2 to 16.
     pub threads: Option<usize>,
-    /// The caller means to unmount when [`Mounted::idle`] has reached this: use must become visible
-    /// within this time.
+    /// The value of [`Mounted::idle`] at which the caller means to unmount: any use becomes visible there
+    /// within this time. None by default.
     pub idle_timeout: Option<Duration>,
+    /// The trees that are shown. [`MountView::Rootfs`] by default.
+    pub view: MountView,
+}
+
+/// The trees that a mount shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum MountView {
+    /// The merged tree.
+    #[default]
+    Rootfs,
+    /// Below one root: the merged tree in `rootfs/`, each layer in `layers/NN-DIFF_ID/`, the state after each
+    /// layer in `states/NN/`, and the manifest and config in `image/`.
+    All,
 }
 
 impl MountOptions {

@@ -19,6 +19,7 @@ const RUNTIME_FIELDS: [&str; 9] =
 
 /// An image config.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct ImageConfig {
     /// When the image was made, as it is written there (RFC 3339).
     pub created: Option<String>,
@@ -36,6 +37,7 @@ pub struct ImageConfig {
 
 /// One step of the making.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct HistoryEntry {
     /// When, as it is written there (RFC 3339).
     pub created: Option<String>,

@@ -21,6 +21,7 @@ pub use platform::Platform;
 
 /// What the image says of one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LayerDescriptor {
     /// What its blob is said to be; docker-archives do not say.
     pub media_type: Option<String>,
@@ -38,6 +39,7 @@ pub struct LayerDescriptor {
 
 /// What the image says of itself.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct ImageInfo {
     /// The names it goes by in its archive or layout; may be none.
     pub names: Vec<String>,

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 
 /// An operating system and a machine, with aliases and defaults resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Platform {
     /// As Go names it: `linux`.
     pub os: String,

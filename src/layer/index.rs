@@ -20,6 +20,7 @@ use crate::read_at::ReadAt;
 
 /// Whether bytes are checked against the image's digests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Verify {
     /// Every digest, size and span.
     #[default]

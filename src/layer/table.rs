@@ -49,6 +49,7 @@ enum Section {
 
 /// What is known of a layer as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Facts {
     /// Digest of the uncompressed tar; `None` when it was not computed (`--verify off`, and the
     /// outer tar of a compressed archive).

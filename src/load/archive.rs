@@ -17,7 +17,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`source::open`].
-    pub fn open(&self, reference: &Reference) -> Result<Box<dyn Source>> {
+    pub(crate) fn open_source(&self, reference: &Reference) -> Result<Box<dyn Source>> {
         let engine = &self.inner.options;
         let store_dir = engine.store.as_ref().map(|store| store.directory().to_owned());
         let spool_dir = store_dir.or_else(|| engine.spool_dir.clone());

@@ -16,24 +16,25 @@ use crate::rootfs::{EntryAt, InodeId, MergeOptions, Rootfs, merge};
 use crate::source::LayerBlob;
 use crate::warning::Warning;
 
-/// What a view may want to tell of a layer.
+/// A layer of a loaded image.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct LayerInfo {
-    /// Digest of its uncompressed tar.
+    /// The digest of the uncompressed tar.
     pub diff_id: Digest,
-    /// Digest of the blob as stored, where the image names one.
+    /// The digest of the stored blob, where the image names it.
     pub digest: Option<Digest>,
-    /// The media type that the manifest gives it.
+    /// The media type in the manifest.
     pub media_type: Option<String>,
-    /// The command that made it, when the image's history tells.
+    /// The command that made the layer, where the image's history names it.
     pub created_by: Option<String>,
-    /// How it is really compressed.
+    /// The compression of the stored blob, detected from its content.
     pub compression: Compression,
-    /// Length of the blob as stored, in bytes.
+    /// The length of the stored blob in bytes.
     pub blob_bytes: u64,
-    /// Length of the uncompressed tar, in bytes.
+    /// The length of the uncompressed tar in bytes.
     pub tar_bytes: u64,
-    /// Number of tar entries.
+    /// The number of tar entries.
     pub entries: u32,
 }
 
@@ -136,13 +137,13 @@ impl Tree {
         bytes.read_file(&data, buf, offset)
     }
 
-    /// A regular file as something to read from and to seek in.
+    /// Opens a regular file.
     ///
     /// # Errors
     /// [`Error::Path`] for what is no regular file.
-    pub fn open(&self, file: InodeId) -> Result<FileReader<'_>> {
-        self.stored(file)?;
-        Ok(FileReader { tree: self, file, offset: 0 })
+    pub(crate) fn open(tree: &Arc<Self>, file: InodeId) -> Result<FileReader> {
+        tree.stored(file)?;
+        Ok(FileReader { tree: Arc::clone(tree), file, offset: 0 })
     }
 
     /// Gives `sink` all stored bytes of a regular file in order, piece by piece, each with its offset in the
@@ -198,30 +199,48 @@ impl Tree {
     }
 }
 
-/// A regular file of a [`Tree`]: see [`Tree::open`]. Errors of the library arrive wrapped in
-/// [`io::Error::other`].
+/// An open regular file of an image. Every byte is verified before it is returned. A clone has a position of
+/// its own.
+///
+/// An [`Error`] arrives as the inner error of an [`io::Error`]. Each read may decompress a whole span of about
+/// 1 MiB, which the cache then holds: for small reads wrap it in a [`BufReader`](io::BufReader).
 #[derive(Debug, Clone)]
-pub struct FileReader<'a> {
-    tree: &'a Tree,
+pub struct FileReader {
+    tree: Arc<Tree>,
     file: InodeId,
     offset: u64,
 }
 
-impl Read for FileReader<'_> {
+impl FileReader {
+    /// The length of the file in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.tree.rootfs().size(self.file)
+    }
+
+    /// As [`Image::read_at`](crate::Image::read_at); the position of the reader does not matter and stays.
+    ///
+    /// # Errors
+    /// As [`Image::read_at`](crate::Image::read_at).
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.tree.read_at(self.file, buf, offset)
+    }
+}
+
+impl Read for FileReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let len = self.tree.read_at(self.file, buf, self.offset).map_err(io::Error::other)?;
+        let len = self.read_at(buf, self.offset).map_err(io::Error::other)?;
         self.offset += len as u64;
         Ok(len)
     }
 }
 
-impl Seek for FileReader<'_> {
+impl Seek for FileReader {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let size = self.tree.rootfs().size(self.file);
         let offset = match to {
             SeekFrom::Start(offset) => Some(offset),
             SeekFrom::Current(by) => self.offset.checked_add_signed(by),
-            SeekFrom::End(by) => size.checked_add_signed(by),
+            SeekFrom::End(by) => self.size().checked_add_signed(by),
         };
         self.offset = offset.ok_or(io::ErrorKind::InvalidInput)?;
         Ok(self.offset)

@@ -71,6 +71,7 @@ pub trait Source: Send + Sync + fmt::Debug {
 
 /// One line of a list of images.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ImageSummary {
     /// Its position, as `@INDEX` selects it.
     pub index: usize,

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 
 /// Where to look.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Location {
     /// Standard input.
     Stdin,
@@ -32,6 +33,7 @@ impl fmt::Display for Location {
 
 /// Which of the images there.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Selection {
     /// The only one.
     Sole,
@@ -53,6 +55,7 @@ impl fmt::Display for Selection {
 
 /// A user's reference to an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Reference {
     /// The kind of place, if it was said; otherwise content decides.
     pub transport: Option<Transport>,

@@ -25,6 +25,7 @@ pub(super) const SHORT_DIGITS: usize = 32;
 
 /// An index in the store, and the copy that belongs to it; or a merged tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StoredLayer {
     /// The name of its files, without their endings.
     pub name: String,
@@ -47,13 +48,30 @@ impl StoredLayer {
     }
 }
 
-/// What may stay.
+/// Limits on the contents of a [`Store`]. By default there are none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Allowance {
-    /// How long something may lie unused.
+    /// The longest time since an index was last used.
     pub unused_for: Option<Duration>,
-    /// How many bytes there may be in all.
+    /// The largest size of all files in bytes.
     pub total_bytes: Option<u64>,
+}
+
+impl Allowance {
+    /// Sets the longest time since an index was last used.
+    #[must_use]
+    pub fn unused_for(mut self, unused_for: impl Into<Option<Duration>>) -> Self {
+        self.unused_for = unused_for.into();
+        self
+    }
+
+    /// Sets the largest size of all files, in bytes.
+    #[must_use]
+    pub fn total_bytes(mut self, total_bytes: impl Into<Option<u64>>) -> Self {
+        self.total_bytes = total_bytes.into();
+        self
+    }
 }
 
 impl Store {

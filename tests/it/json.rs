@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use imgmount::warning::WarningKind;
+use imgmount::WarningKind;
 use serde_json::{Map, Value};
 
 use crate::fixture::{

@@ -15,7 +15,6 @@
 //! | `export` | trees written as a tar |
 //! | `faults` | what must not go wrong when something does |
 //! | `mutations` | damaged images give an answer or an error |
-//! | `panics` | a fault of the program itself |
 //! | `overlay` | the kernel's overlay of the same layers shows the same tree |
 //! | `numbers` | numbers for tests that try many cases (no tests) |
 //! | `seed` | the seed of random tests (no tests) |
@@ -63,7 +62,6 @@ mod mounts;
 mod mutations;
 mod numbers;
 mod overlay;
-mod panics;
 mod patterns;
 mod random;
 mod readme;

@@ -8,10 +8,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use imgmount::layer::index::Verify;
-use imgmount::load::{Engine, EngineOptions, Tree, TreeOptions};
-use imgmount::rootfs::{InodeKind, ROOT};
-use imgmount::source::Reference;
+use imgmount::{Engine, EngineOptions, FileType, Image as Loaded, InodeId, LoadOptions, Reference, Verify};
 
 use crate::fixture::{Compression, Image, docker_legacy, docker_modern, oci, tar};
 use crate::numbers::Random;
@@ -49,21 +46,20 @@ fn mutate(image: &[u8], random: &mut Random) -> Vec<u8> {
 
 /// Opens, merges, walks, reads every file, and counts those that could be read.
 fn look_at_all(path: &OsStr) -> imgmount::Result<usize> {
-    let engine = Engine::new(EngineOptions { verify: Verify::Off, ..EngineOptions::default() });
-    let reference = Reference::parse(path, None)?;
-    let image = engine.open(&reference)?.image(&reference.selection, None)?;
-    let tree = engine.load(image, &TreeOptions::default())?;
-    Ok(tree.rootfs().walk(ROOT).filter(|(_, id)| read(&tree, *id)).count())
+    let engine = Engine::new(EngineOptions::default().verify(Verify::Off));
+    let image = engine.select(&Reference::parse(path, None)?, None)?.load(&LoadOptions::default())?;
+    Ok(image.walk().filter(|(_, id)| read(&image, *id)).count())
 }
 
-fn read(tree: &Tree, id: imgmount::rootfs::InodeId) -> bool {
+fn read(image: &Loaded, id: InodeId) -> bool {
+    let Some(inode) = image.inode(id) else { return false };
     let mut block = vec![0; 64 << 10];
-    let file = tree.rootfs().inode(id).is_some_and(|inode| matches!(inode.kind, InodeKind::File(_)));
-    let end = tree.rootfs().size(id);
+    let end = inode.size();
     // The first and the last block: a size may be hostile, too.
-    file && [0, end.saturating_sub(block.len() as u64)]
-        .into_iter()
-        .all(|offset| tree.read_at(id, &mut block, offset).is_ok())
+    inode.file_type() == FileType::File
+        && [0, end.saturating_sub(block.len() as u64)]
+            .into_iter()
+            .all(|offset| image.read_at(id, &mut block, offset).is_ok())
 }
 
 /// Gives how many could be opened all the same: with none, only the outermost check was tried.

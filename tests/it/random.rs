@@ -9,11 +9,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use imgmount::load::{Engine, EngineOptions, Tree, TreeOptions};
-use imgmount::rootfs::{Follow, InodeKind, ROOT};
-use imgmount::source::Reference;
-use imgmount::store::Store;
-use imgmount::warning::WarningKind;
+use imgmount::{
+    Engine, EngineOptions, FileType, Image as Loaded, LoadOptions, Reference, Store, WarningKind,
+};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -199,26 +197,24 @@ fn describe(paths: &Paths) -> Vec<String> {
     lines
 }
 
-/// The same of a loaded tree. The root is left out.
-fn describe_loaded(tree: &Tree) -> Vec<String> {
-    let rootfs = tree.rootfs();
+/// The same of a loaded image. The root is left out.
+fn describe_loaded(image: &Loaded) -> Vec<String> {
     let mut lines = Vec::new();
-    for (path, id) in rootfs.walk(ROOT).skip(1) {
-        let inode = rootfs.inode(id).unwrap();
-        let what = match inode.kind {
-            InodeKind::File(_) => {
-                let mut content = vec![0; usize::try_from(rootfs.size(id)).unwrap()];
-                assert_eq!(tree.read_at(id, &mut content, 0).unwrap(), content.len());
+    for (path, id) in image.walk().skip(1) {
+        let inode = image.inode(id).unwrap();
+        let what = match inode.file_type() {
+            FileType::File => {
+                let mut content = vec![0; usize::try_from(inode.size()).unwrap()];
+                assert_eq!(image.read_at(id, &mut content, 0).unwrap(), content.len());
                 format!("file of {} {}", content.len(), sha256_hex(&content))
             }
-            InodeKind::Directory => "directory".to_owned(),
-            InodeKind::Symlink(_) => format!("link to {}", rootfs.target(id).unwrap().escape_ascii()),
+            FileType::Directory => "directory".to_owned(),
+            FileType::Symlink => format!("link to {}", inode.target().unwrap().escape_ascii()),
             other => panic!("{}: {other:?}", path.escape_ascii()),
         };
-        let meta = inode.meta;
-        let time = (meta.mtime.seconds, meta.mtime.nanos);
+        let time = (inode.mtime().seconds, inode.mtime().nanos);
         let path = String::from_utf8(path).unwrap();
-        let (mode, nlink, layer) = (meta.mode, inode.nlink, tree.layer_number(inode.layer));
+        let (mode, nlink, layer) = (inode.mode(), inode.nlink().unwrap(), inode.layer().0);
         lines.push(format!("{path}: {mode:04o} {time:?} nlink {nlink} layer {layer} {what}"));
     }
     lines.sort();
@@ -244,13 +240,16 @@ fn write_image(image: Image, form: usize, into: &Path) -> std::path::PathBuf {
     path
 }
 
-fn load(engine: &Engine, path: &Path) -> Tree {
+fn load(engine: &Engine, path: &Path) -> Loaded {
     let reference = Reference::parse(path.as_os_str(), None).unwrap();
-    let image = engine.open(&reference).unwrap().image(&reference.selection, None).unwrap();
-    let tree = engine.load(image, &TreeOptions::default()).unwrap();
+    engine.select(&reference, None).unwrap().load(&LoadOptions::default()).unwrap()
+}
+
+fn load_without_surprise(engine: &Engine, path: &Path) -> Loaded {
+    let image = load(engine, path);
     let usual = |kind| kind == WarningKind::DirectoryReplacesLink;
-    assert!(tree.warnings().iter().all(|(_, warning)| usual(warning.kind)), "{:?}", tree.warnings());
-    tree
+    assert!(image.warnings().iter().all(|(_, warning)| usual(warning.kind)), "{:?}", image.warnings());
+    image
 }
 
 #[test]
@@ -275,12 +274,12 @@ fn layers_at_random_merge_as_a_plain_second_merge_has_it() {
             let home = tempfile::tempdir().unwrap();
             let path = write_image(image, form, home.path());
             let store = Store::open(&home.path().join("cache")).unwrap();
-            let engine = Engine::new(EngineOptions { store: Some(store), ..EngineOptions::default() });
+            let engine = Engine::new(EngineOptions::default().store(store));
             let expected = describe(&expected);
             PATHS.fetch_add(expected.len(), Ordering::Relaxed);
             // By the first pass, and from the index that it left.
-            prop_assert_eq!(&describe_loaded(&load(&engine, &path)), &expected);
-            prop_assert_eq!(&describe_loaded(&load(&engine, &path)), &expected);
+            prop_assert_eq!(&describe_loaded(&load_without_surprise(&engine, &path)), &expected);
+            prop_assert_eq!(&describe_loaded(&load_without_surprise(&engine, &path)), &expected);
             Ok(())
         },
     );
@@ -308,13 +307,11 @@ fn any_run_of_bytes_of_any_file_is_that_run_of_its_content() {
         let home = tempfile::tempdir().unwrap();
         let path = write_image(Image::sample("./", compression), 0, home.path());
         // Too small for the largest file: spans come and go.
-        let engine = Engine::new(EngineOptions { cache_bytes: 1 << 20, ..EngineOptions::default() });
-        let reference = Reference::parse(path.as_os_str(), None).unwrap();
-        let image = engine.open(&reference).unwrap().image(&reference.selection, None).unwrap();
-        let tree = engine.load(image, &TreeOptions::default()).unwrap();
+        let engine = Engine::new(EngineOptions::default().cache_bytes(1 << 20));
+        let image = load(&engine, &path);
         let cases = (0..files.len(), 0.0..1.1_f64, 0..400_000_usize);
         let outcome = TestRunner::new(seed::config(150)).run(&cases, |(which, place, len)| {
-            let id = tree.rootfs().resolve(&files[which].name, Follow::NotLast).unwrap();
+            let id = image.resolve_no_follow(&files[which].name).unwrap();
             let content = &contents[which];
             #[expect(
                 clippy::cast_possible_truncation,
@@ -324,7 +321,7 @@ fn any_run_of_bytes_of_any_file_is_that_run_of_its_content() {
             )]
             let offset = (content.len() as f64 * place) as usize;
             let mut read = vec![0xEE; len];
-            let filled = tree.read_at(id, &mut read, offset as u64).unwrap();
+            let filled = image.read_at(id, &mut read, offset as u64).unwrap();
             let run = &content[offset.min(content.len())..(offset + len).min(content.len())];
             prop_assert!(read[..filled] == *run, "{compression:?}: {len} bytes at {offset} of {which}");
             Ok(())

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use imgmount::digest::{Algorithm, Digest};
-use imgmount::error::{DocumentRole, EntryName, MountFault, PathFault, Property, StreamFault};
+use imgmount::error::StreamFault;
+use imgmount::{Algorithm, Digest, DocumentRole, EntryName, MountFault, PathFault, Property};
 
 use super::*;
 

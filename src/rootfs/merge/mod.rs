@@ -28,6 +28,7 @@ pub use replay::{Cause, Change, Stood, replay};
 
 /// How marks are read, above all where runtimes and the specification do not agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Semantics {
     /// What container runtimes show.
     #[default]

@@ -1,0 +1,350 @@
+//! A loaded image: its documents, its merged tree, the bytes of its files, and views of it.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::analysis::deleted::{self, DeletedFile, DeletedOptions};
+use crate::analysis::diff::{DiffOptions, Difference, Side};
+use crate::analysis::history::{self, Event, Step};
+use crate::analysis::{Inode, diff as trees};
+use crate::error::{Error, PathFault, Result};
+use crate::export::{ExportOptions, export};
+use crate::extract::{ExtractOptions, Report, extract, extract_as};
+use crate::glob::Glob;
+use crate::image::ImageInfo;
+use crate::layer::LayerId;
+use crate::load::{Engine, EngineOptions, FileReader, LayerInfo, Tree, TreeOptions};
+use crate::path::{escape, normalize_path};
+use crate::rootfs::{Follow, InodeId, MergeOptions, ROOT};
+use crate::source::Reference;
+use crate::warning::Warning;
+
+/// A loaded image: its documents, its merged tree and the bytes of its files.
+///
+/// Objects of the tree go by their [`InodeId`]; [`Image::resolve`] and [`Image::walk`] return them. Names and
+/// paths are bytes. A clone shares everything with its original and costs nothing. All methods can be called
+/// from several threads at once.
+#[derive(Debug, Clone)]
+pub struct Image {
+    pub(super) tree: Arc<Tree>,
+    pub(super) info: Arc<ImageInfo>,
+    pub(super) format: &'static str,
+    pub(super) merge: MergeOptions,
+}
+
+/// Opening, and what the documents say.
+impl Image {
+    /// Opens and loads the image that `name` names, as the command line does: `image.tar`, `layout:1.0`,
+    /// `oci:dir@2`. The engine has its default options, so nothing is kept on disk.
+    ///
+    /// # Errors
+    /// As [`Reference::parse`], [`Engine::select`] and [`SelectedImage::load`](crate::SelectedImage::load).
+    pub fn open(name: impl AsRef<OsStr>) -> Result<Self> {
+        let reference = Reference::parse(name.as_ref(), None)?;
+        let engine = Engine::new(EngineOptions::default());
+        engine.select(&reference, None)?.load(&TreeOptions::default())
+    }
+
+    /// The contents of its documents: names, digests, platform, config.
+    #[must_use]
+    pub fn info(&self) -> &ImageInfo {
+        &self.info
+    }
+
+    /// The kind of its source, as [`Source::format`](crate::Source::format).
+    #[must_use]
+    pub fn format(&self) -> &'static str {
+        self.format
+    }
+
+    /// The layers that the tree is made of, lowest first. [`LayerRange`](crate::LayerRange) chooses them.
+    #[must_use]
+    pub fn layers(&self) -> &[LayerInfo] {
+        self.tree.layers()
+    }
+
+    /// One layer; `None` for a layer that was not loaded.
+    #[must_use]
+    pub fn layer(&self, id: LayerId) -> Option<&LayerInfo> {
+        self.layers().get(usize::from(id.0.checked_sub(self.first())?))
+    }
+
+    /// The oddities that were found while layers were read and merged, with the layer of each.
+    #[must_use]
+    pub fn warnings(&self) -> &[(LayerId, Warning)] {
+        self.tree.warnings()
+    }
+
+    fn side(&self) -> Side<'_> {
+        Side { rootfs: self.tree.rootfs(), files: &*self.tree }
+    }
+
+    /// The position in the image of the lowest loaded layer.
+    fn first(&self) -> u16 {
+        self.tree.layer_number(LayerId(0))
+    }
+}
+
+/// The merged tree.
+impl Image {
+    /// Finds the inode at `path`, as `stat` does: symbolic links are followed inside the image, also the last
+    /// component. The path is taken from the root, whether or not it begins with a slash.
+    ///
+    /// # Errors
+    /// [`Error::Path`] when the path does not exist, leads through a file, or has more
+    /// than 40 symbolic links.
+    pub fn resolve(&self, path: impl AsRef<[u8]>) -> Result<InodeId> {
+        self.tree.rootfs().resolve(path.as_ref(), Follow::Last)
+    }
+
+    /// As [`Image::resolve`], but as `lstat` does: a symbolic link at the end of the path is not followed,
+    /// unless the path ends in a slash.
+    ///
+    /// # Errors
+    /// As [`Image::resolve`].
+    pub fn resolve_no_follow(&self, path: impl AsRef<[u8]>) -> Result<InodeId> {
+        self.tree.rootfs().resolve(path.as_ref(), Follow::NotLast)
+    }
+
+    /// The type and attributes of an object; `None` for a number that the tree does not have.
+    #[must_use]
+    pub fn inode(&self, id: InodeId) -> Option<Inode<'_>> {
+        Inode::of(self.tree.rootfs(), id).map(|inode| inode.above(self.first()))
+    }
+
+    /// Whether an object is a directory.
+    #[must_use]
+    pub fn is_directory(&self, id: InodeId) -> bool {
+        self.tree.rootfs().is_directory(id)
+    }
+
+    /// The child of a directory by its name.
+    #[must_use]
+    pub fn lookup(&self, directory: InodeId, name: impl AsRef<[u8]>) -> Option<InodeId> {
+        self.tree.rootfs().lookup(directory, name.as_ref())
+    }
+
+    /// The names in a directory and their inodes, sorted by bytes. Empty for everything but directories.
+    pub fn children(&self, directory: InodeId) -> impl ExactSizeIterator<Item = (&[u8], InodeId)> {
+        self.tree.rootfs().children(directory)
+    }
+
+    /// The directory that holds a directory; for the root the root.
+    #[must_use]
+    pub fn parent(&self, directory: InodeId) -> InodeId {
+        self.tree.rootfs().parent(directory)
+    }
+
+    /// The path of a directory, without a trailing slash; `/` for the root and for everything but
+    /// directories.
+    #[must_use]
+    pub fn path(&self, directory: InodeId) -> Vec<u8> {
+        self.tree.rootfs().path(directory)
+    }
+
+    /// Every path and its inode: the root first, parents before their children, siblings sorted by bytes.
+    /// Takes constant memory.
+    pub fn walk(&self) -> impl Iterator<Item = (Vec<u8>, InodeId)> {
+        self.walk_from(ROOT)
+    }
+
+    /// As [`Image::walk`], from a directory on. Empty for everything but directories.
+    pub fn walk_from(&self, directory: InodeId) -> impl Iterator<Item = (Vec<u8>, InodeId)> {
+        self.tree.rootfs().walk(directory)
+    }
+
+    /// Every path below a directory, sorted by the bytes of whole paths: `/a.txt` comes before `/a/b`. The
+    /// directory is not included; each path begins with `prefix` in its place.
+    pub fn walk_sorted(
+        &self,
+        directory: InodeId,
+        prefix: impl AsRef<[u8]>,
+    ) -> impl Iterator<Item = (Vec<u8>, InodeId)> {
+        self.tree.rootfs().walk_by_path(directory, prefix.as_ref())
+    }
+
+    /// The paths that `pattern` matches and their inodes, sorted by bytes. As in a shell, symbolic links are
+    /// followed where the pattern names them, except as its last component; `**` follows none.
+    #[must_use]
+    pub fn glob(&self, pattern: &Glob) -> Vec<(Vec<u8>, InodeId)> {
+        self.tree.rootfs().glob(pattern)
+    }
+}
+
+/// The bytes of files.
+impl Image {
+    /// Opens the regular file at `path`; symbolic links are followed as in [`Image::resolve`].
+    ///
+    /// # Errors
+    /// As [`Image::resolve`], and [`Error::Path`] for everything but regular files.
+    pub fn open_file(&self, path: impl AsRef<[u8]>) -> Result<FileReader> {
+        let path = path.as_ref();
+        let id = self.resolve(path)?;
+        self.open_inode(id).map_err(|_| {
+            let reason = if self.is_directory(id) { PathFault::IsADirectory } else { PathFault::NotAFile };
+            Error::Path { path: escape(path), reason }
+        })
+    }
+
+    /// Opens a regular file.
+    ///
+    /// # Errors
+    /// [`Error::Path`] for everything but regular files.
+    pub fn open_inode(&self, file: InodeId) -> Result<FileReader> {
+        Tree::open(&self.tree, file)
+    }
+
+    /// Fills `buf` from `offset` of a regular file and returns the number of bytes, which is smaller than
+    /// `buf` only at the end of the file. Holes are zeros.
+    ///
+    /// # Errors
+    /// [`Error::Path`] for everything but regular files;
+    /// [`Error::Changed`] when the image was changed since it was verified;
+    /// [`Error::Io`].
+    pub fn read_at(&self, file: InodeId, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.tree.read_at(file, buf, offset)
+    }
+}
+
+/// Answers about layers.
+impl Image {
+    /// The steps of the image's history with the layers that they made, oldest first. Where the history does
+    /// not have exactly one step for each layer, the layers come first, without steps, and then the steps,
+    /// without layers.
+    #[must_use]
+    pub fn steps(&self) -> Vec<Step<'_>> {
+        history::steps(&self.info.config)
+    }
+
+    /// Lists what each loaded layer did to `path`, lowest layer first. The path is taken as it is, without
+    /// following symbolic links. Contents are read only where nothing else tells whether they changed. Empty
+    /// when no layer has the path.
+    ///
+    /// # Errors
+    /// As [`Image::read_at`], and [`Error::Limit`].
+    pub fn history(&self, path: impl AsRef<[u8]>) -> Result<Vec<Event<'_>>> {
+        let path = normalize_path(path.as_ref());
+        let layers = self.tree.rootfs().layers();
+        let mut events = history::of_path(layers, &self.merge, &*self.tree, &path)?;
+        let first = self.first();
+        for event in &mut events {
+            event.layer.0 = event.layer.0.saturating_add(first);
+            event.after = event.after.map(|inode| inode.above(first));
+        }
+        Ok(events)
+    }
+
+    /// Lists the files of loaded layers that later layers removed, sorted by path. To read such a file, load
+    /// the image up to its layer: [`LayerRange::Upto`](crate::LayerRange::Upto).
+    ///
+    /// # Errors
+    /// [`Error::Limit`] for too many paths.
+    pub fn deleted(&self, options: &DeletedOptions) -> Result<Vec<DeletedFile<'_>>> {
+        let mut files = deleted::find(self.tree.rootfs().layers(), &self.merge, *options)?;
+        let first = self.first();
+        for file in &mut files {
+            for layer in [&mut file.layer, &mut file.removed_by] {
+                layer.0 = layer.0.saturating_add(first);
+            }
+            file.inode = file.inode.above(first);
+        }
+        Ok(files)
+    }
+}
+
+/// Views.
+impl Image {
+    /// Writes the whole tree below the directory `dir`, which is created if missing.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when `dir` cannot be used, is not empty under
+    /// [`Existing::Refuse`](crate::Existing::Refuse), or is full, and when the work was stopped. Objects that
+    /// cannot be created are in the [`ExtractReport`](crate::ExtractReport).
+    pub fn extract(&self, dir: impl AsRef<Path>, options: &ExtractOptions<'_>) -> Result<Report> {
+        self.extract_from(ROOT, dir, options)
+    }
+
+    /// As [`Image::extract`], for the contents of one directory of the tree.
+    ///
+    /// # Errors
+    /// As [`Image::extract`], and [`Error::Path`] for everything but directories.
+    pub fn extract_from(
+        &self,
+        directory: InodeId,
+        dir: impl AsRef<Path>,
+        options: &ExtractOptions<'_>,
+    ) -> Result<Report> {
+        extract(&self.tree, directory, dir.as_ref(), options)
+    }
+
+    /// Writes one object of the tree, and everything below it, under the name `name` in the directory `dir`,
+    /// which need not be empty.
+    ///
+    /// # Errors
+    /// As [`Image::extract`], and [`Error::Path`] for a name that no file can have.
+    pub fn extract_as(
+        &self,
+        object: InodeId,
+        dir: impl AsRef<Path>,
+        name: impl AsRef<[u8]>,
+        options: &ExtractOptions<'_>,
+    ) -> Result<Report> {
+        extract_as(&self.tree, object, dir.as_ref(), name.as_ref(), options)
+    }
+
+    /// Writes the whole tree to `out` as a tar. The same image always gives the same bytes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when `out` fails, else as [`Image::read_at`]; the tar is then
+    /// incomplete.
+    pub fn export(&self, out: &mut dyn Write, options: &ExportOptions<'_>) -> Result<()> {
+        self.export_from(ROOT, out, options)
+    }
+
+    /// As [`Image::export`], for one object of the tree and everything below it.
+    ///
+    /// # Errors
+    /// As [`Image::export`].
+    pub fn export_from(
+        &self,
+        object: InodeId,
+        out: &mut dyn Write,
+        options: &ExportOptions<'_>,
+    ) -> Result<()> {
+        export(&self.tree, object, options, out)
+    }
+
+    /// Mounts the tree on the directory `dir`, read-only. Threads of this process answer the kernel until the
+    /// tree is unmounted; dropping the [`Mounted`](crate::Mounted) unmounts it.
+    ///
+    /// # Errors
+    /// [`Error::Mount`] when `dir` cannot be mounted on, and when the kernel or
+    /// `fusermount3` refuses; nothing is mounted then.
+    #[cfg(feature = "fuse")]
+    pub fn mount(
+        &self,
+        dir: impl AsRef<Path>,
+        options: &crate::fuse::MountOptions,
+    ) -> Result<crate::fuse::Mounted> {
+        use crate::forest::Forest;
+        use crate::fuse::MountView;
+
+        let point = crate::fuse::check_mount_point(dir.as_ref())?;
+        let forest = match options.view {
+            MountView::Rootfs => Forest::from(Arc::clone(&self.tree)),
+            MountView::All => Forest::of_image(Arc::clone(&self.tree), &self.info, self.merge)?,
+        };
+        crate::fuse::mount(forest, &point, options)
+    }
+}
+
+/// Compares the trees of two images. The differences are sorted by the bytes of whole paths. Contents are read
+/// only where nothing else tells whether they differ; images of one [`Engine`] share what is read.
+///
+/// # Errors
+/// As [`Image::read_at`], and [`Error::Limit`] for too many paths.
+pub fn diff(a: &Image, b: &Image, options: &DiffOptions) -> Result<Vec<Difference>> {
+    trees::diff(a.side(), b.side(), options)
+}
