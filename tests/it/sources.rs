@@ -368,6 +368,9 @@ fn what_is_no_image_is_named() {
     }
 }
 
+/// A change of a document's text.
+type Edit<'a> = &'a dyn Fn(String) -> String;
+
 /// It announces that nothing is checked, and yet refused a wrong size in a descriptor and a config or
 /// manifest that was edited after the image was made.
 #[test]
@@ -376,7 +379,7 @@ fn verify_off_reads_documents_that_are_not_what_their_descriptors_promise() {
     let blob = |bytes: Vec<u8>| format!("blobs/sha256/{}", crate::fixture::sha256_hex(&bytes));
     let (manifest, config) = (blob(image.manifest()), blob(image.config()));
     let sizes = |text: String| text.replace("\"size\":", "\"size\":1");
-    let edits: [(&str, &str, &dyn Fn(String) -> String); 3] = [
+    let edits: [(&str, &str, Edit<'_>); 3] = [
         ("index.json", "size does not match", &sizes),
         (&manifest, "does not match", &sizes),
         (&config, "does not match", &|text| text + " "),
