@@ -77,7 +77,7 @@ impl Tree {
     /// share the layers' indexes, readers and cached spans.
     ///
     /// # Errors
-    /// [`Error::Reference`] when there are no such layers; as [`merge`].
+    /// [`Error::Reference`] when there are no such layers; as [`merge()`].
     pub fn part(&self, layers: RangeInclusive<u16>, options: &MergeOptions) -> Result<Tree> {
         let (first, last) = (*layers.start(), *layers.end());
         let range = usize::from(first)..usize::from(last) + 1;
