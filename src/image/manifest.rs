@@ -26,6 +26,12 @@ pub const MAX_DOCUMENT_BYTES: u64 = 4 * 1024 * 1024;
 /// Attestations are marked by this annotation of their descriptor (F15).
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
+/// Type of the only layers of a cosign signature, whose config is that of an image. Source: cosign,
+/// specs/SIGNATURE_SPEC.md.
+const COSIGN_SIGNATURE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+/// The same of a cosign attestation. Source: cosign, specs/ATTESTATION_SPEC.md.
+const COSIGN_ATTESTATION: &str = "application/vnd.dsse.envelope.v1+json";
+
 const DESCRIPTOR_FIELDS: [&str; 8] =
     ["mediaType", "digest", "size", "urls", "annotations", "data", "platform", "artifactType"];
 const PLATFORM_FIELDS: [&str; 5] = ["architecture", "os", "os.version", "os.features", "variant"];
@@ -156,6 +162,27 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// Returns what this is if it is not an image, with its article: `an artifact of type 'x'`.
+    #[must_use]
+    pub fn artifact(&self) -> Option<String> {
+        let type_of = |descriptor: &Descriptor| descriptor.media_type.clone().unwrap_or_default();
+        let config = type_of(&self.config);
+        let by_config = !media_type::is_config(&config);
+        let by_layers =
+            !self.layers.is_empty() && !self.layers.iter().any(|layer| media_type::is_layer(&type_of(layer)));
+        if !by_config && !by_layers {
+            return None;
+        }
+        let first = self.layers.first().map(type_of).unwrap_or_default();
+        match first.as_str() {
+            COSIGN_SIGNATURE => return Some("a cosign signature".to_owned()),
+            COSIGN_ATTESTATION => return Some("a cosign attestation".to_owned()),
+            _ => {}
+        }
+        let kind = if by_config { config } else { first };
+        Some(format!("an artifact of type '{}'", kind.escape_debug()))
+    }
+
     /// Checks that this is an image whose layers are tar streams.
     ///
     /// # Errors
@@ -163,6 +190,9 @@ impl Manifest {
     /// formats; [`Error::Limit`] past [`MAX_LAYERS`](crate::layer::MAX_LAYERS).
     pub fn check_image(&self) -> Result<()> {
         media_type::check_config(self.config.media_type.as_deref())?;
+        if let Some(what) = self.artifact() {
+            return Err(Error::unsupported(Subject::Image, format!("{what}, not a container image")));
+        }
         for layer in &self.layers {
             media_type::check_layer(layer.media_type.as_deref().unwrap_or_default())?;
         }

@@ -50,13 +50,20 @@ pub fn is_schema_1(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.docker.distribution.manifest.v1+")
 }
 
+/// True for the configs of images, encrypted ones included.
+#[must_use]
+pub fn is_config(media_type: &str) -> bool {
+    let plain = media_type.strip_suffix("+encrypted").unwrap_or(media_type);
+    matches!(plain, OCI_CONFIG | DOCKER_CONFIG) || MISLABELLED_CONFIGS.contains(&plain)
+}
+
 /// Checks that a manifest's config is that of an image.
 ///
 /// # Errors
 /// [`Error::Unsupported`] naming a build cache (F16), an encrypted config or an artifact (F17).
 pub fn check_config(media_type: Option<&str>) -> Result<()> {
     let media_type = media_type.unwrap_or_default();
-    if matches!(media_type, OCI_CONFIG | DOCKER_CONFIG) || MISLABELLED_CONFIGS.contains(&media_type) {
+    if is_config(media_type) && !media_type.contains("+encrypted") {
         return Ok(());
     }
     let reason = if media_type == BUILDKIT_CACHE {
@@ -78,14 +85,24 @@ pub fn check_layer(media_type: &str) -> Result<()> {
     if claimed_compression(media_type).is_some() || media_type.is_empty() {
         return Ok(());
     }
-    let reason = if media_type.contains("+encrypted") {
-        "an encrypted layer"
-    } else if ["erofs", "squashfs", "cim"].iter().any(|name| media_type.contains(name)) {
-        "a layer that is a file system image, not a tar stream"
-    } else {
-        "an unknown layer type"
-    };
-    Err(unsupported(media_type, reason))
+    Err(unsupported(media_type, unread_layer(media_type).unwrap_or("an unknown layer type")))
+}
+
+/// What a layer's type is that is known and is no tar.
+fn unread_layer(media_type: &str) -> Option<&'static str> {
+    if media_type.contains("+encrypted") {
+        return Some("an encrypted layer");
+    }
+    let file_systems = ["erofs", "squashfs", "cim"];
+    let is_file_system = file_systems.iter().any(|name| media_type.contains(name));
+    is_file_system.then_some("a layer that is a file system image, not a tar stream")
+}
+
+/// True for the layers of images, those that are not read included. Artifacts that have an image's
+/// config, as cosign's signatures, have layers of other types.
+#[must_use]
+pub fn is_layer(media_type: &str) -> bool {
+    media_type.is_empty() || claimed_compression(media_type).is_some() || unread_layer(media_type).is_some()
 }
 
 /// The compression that a layer's media type claims; nothing for types that are no known layer. The bytes decide; this is for the warning when they differ (Z7).

@@ -16,6 +16,7 @@ use crate::read_at::ReadAt;
 
 pub mod archive;
 mod archive_blobs;
+mod artifact;
 mod blobs;
 mod dir;
 mod docker_archive;

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::archive::{Archive, not_an_image};
 use super::archive_blobs::ArchiveBlobs;
+use super::artifact;
 use super::blobs::Blobs as _;
 use super::docker_manifest::{DockerManifest, Item};
 use super::formats::Place;
@@ -15,7 +16,7 @@ use super::names::{self, Names};
 use super::walk::{Agreement, Walk};
 use super::{ImageSummary, MAX_ARCHIVE_MANIFEST_BYTES, OpenedImage, Selection, Source, Survey};
 use crate::digest::Digest;
-use crate::error::{Error, Property, Result};
+use crate::error::{DocumentRole, Error, Property, Result, Subject};
 use crate::image::Platform;
 use crate::image::manifest::{self, Descriptor, MAX_DOCUMENT_BYTES};
 use crate::image::media_type::document_kind;
@@ -88,6 +89,49 @@ impl OciLayout {
         summarised.collect()
     }
 
+    /// The images of both lists, without signatures and other artifacts (F17).
+    fn listed_images(&self) -> Vec<(Names, ImageSummary)> {
+        let mut images = self.listed();
+        images.retain(|(names, summary)| {
+            self.entry(summary).is_none_or(|entry| self.artifact(entry, names).is_none())
+        });
+        images
+    }
+
+    /// What an entry is if it is no image, with its article.
+    fn artifact(&self, entry: &Descriptor, names: &Names) -> Option<String> {
+        let media_type = entry.media_type.as_deref();
+        if let Some(what) = artifact::of_cosign(entry, names) {
+            return Some(what.to_owned());
+        }
+        let is_known = media_type.is_none_or(|media_type| document_kind(media_type).is_some());
+        match (&entry.artifact_type, media_type) {
+            (Some(kind), _) => Some(format!("an artifact of type '{}'", kind.escape_debug())),
+            (None, Some(kind)) if !is_known => Some(format!("a document of type '{}'", kind.escape_debug())),
+            _ => Walk::new(&self.blobs, None, Verify::Full).artifact(entry),
+        }
+    }
+
+    /// The images that `select` chooses from: artifacts only where they are asked for, or nothing else
+    /// is there.
+    fn choice(&self, select: &Selection) -> Result<Vec<(Names, ImageSummary)>> {
+        let listed = self.listed();
+        if *select != Selection::Sole || listed.len() <= 1 {
+            return Ok(listed);
+        }
+        let images = self.listed_images();
+        if !images.is_empty() {
+            return Ok(images);
+        }
+        let what = |(names, summary): &(Names, ImageSummary)| {
+            let what = self.entry(summary).and_then(|entry| self.artifact(entry, names));
+            format!("{} (@{})", what.unwrap_or_default(), summary.index)
+        };
+        let all: Vec<String> = listed.iter().map(what).collect();
+        let reason = format!("it lists no image, only {}", all.join(", "));
+        Err(not_an_image(self.blobs.archive.path(), &reason))
+    }
+
     fn entry(&self, summary: &ImageSummary) -> Option<&Descriptor> {
         self.entries.get(summary.index)
     }
@@ -99,17 +143,10 @@ impl OciLayout {
 
     fn pick(&self, select: &Selection) -> Result<Picked<'_>> {
         let place = self.blobs.place();
-        let images = self.listed();
-        let mut found = names::select(&place, select, &images)?;
-        if *select == Selection::Sole {
-            let image = |at: &usize| {
-                let summary = images.get(*at).map(|(_, summary)| summary);
-                summary.is_some_and(|summary| self.entry(summary).is_none_or(may_be_image))
-            };
-            if found.iter().any(image) {
-                found.retain(image);
-            }
-        }
+        let images = self.choice(select)?;
+        // What there is instead is told of images alone.
+        let found = names::select(&place, select, &images)
+            .map_err(|error| names::select(&place, select, &self.listed_images()).err().unwrap_or(error))?;
         let chosen: Vec<&(Names, ImageSummary)> = found.iter().filter_map(|at| images.get(*at)).collect();
         let entries: Vec<_> =
             chosen.iter().filter_map(|(names, summary)| Some((names, self.entry(summary)?))).collect();
@@ -124,6 +161,12 @@ impl OciLayout {
             Some(_) => Err(ambiguous()),
             None => {
                 let merged = merge_names(&entries);
+                if let [(names, entry)] = merged.as_slice()
+                    && let Some(what) = artifact::of_cosign(entry, names)
+                {
+                    let subject = Subject::Document { role: DocumentRole::Manifest, digest: entry.digest };
+                    return Err(Error::unsupported(subject, format!("{what}, not a container image")));
+                }
                 let one_image = merged.len() <= 1 || one_name_for_several_platforms(&merged);
                 if one_image { Ok(Picked::Entries(merged)) } else { Err(ambiguous()) }
             }
@@ -168,7 +211,7 @@ impl Source for OciLayout {
     }
 
     fn images(&self) -> Result<Vec<ImageSummary>> {
-        Ok(self.listed().into_iter().map(|(_, summary)| summary).collect())
+        Ok(self.listed_images().into_iter().map(|(_, summary)| summary).collect())
     }
 
     fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage> {
@@ -250,12 +293,6 @@ fn names_of(entry: &Descriptor) -> Names {
         reference: entry.annotations.get(REF_NAME).cloned(),
         full: entry.annotations.get(CONTAINERD_NAME).cloned().into_iter().collect(),
     }
-}
-
-/// False for what the list itself says is no image.
-fn may_be_image(entry: &Descriptor) -> bool {
-    let known = entry.media_type.as_deref().is_none_or(|media_type| document_kind(media_type).is_some());
-    known && entry.artifact_type.is_none()
 }
 
 fn one_name_for_several_platforms(picked: &[(Names, &Descriptor)]) -> bool {

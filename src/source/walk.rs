@@ -81,6 +81,17 @@ impl<'a> Walk<'a> {
         self.configs_of(&self.candidates(&[top])?)
     }
 
+    /// Returns what `top` leads to if that is no image, with its article. What cannot be read is taken
+    /// for an image: opening it tells why.
+    pub(super) fn artifact(&self, top: &Descriptor) -> Option<String> {
+        let candidates = self.candidates(&[top]).ok()?;
+        match candidates.as_slice() {
+            [] => Some("an image index without an image".to_owned()),
+            [one] if one.descriptor.digest == top.digest => self.manifest(top).ok()?.0.artifact(),
+            _ => None,
+        }
+    }
+
     /// Surveys what `tops` lead to. What is wrong with the image is part of the answer.
     pub(super) fn survey(self, tops: &[&Descriptor]) -> Survey {
         let ledger = Ledger::default();
@@ -239,6 +250,12 @@ impl<'a> Walk<'a> {
     fn open_candidate(&self, candidate: &Candidate, names: Vec<String>) -> Result<OpenedImage> {
         let descriptor = &candidate.descriptor;
         let (manifest, raw_manifest) = self.manifest(descriptor)?;
+        if let (Some(own), Some(said)) = (&manifest.media_type, &descriptor.media_type)
+            && own != said
+        {
+            let what = document(DocumentRole::Manifest, descriptor);
+            self.warn(format!("{what}: its media type is '{own}', its descriptor says '{said}'"));
+        }
         manifest.check_image()?;
         let raw_config = self
             .document(DocumentRole::Config, &manifest.config)?
@@ -279,14 +296,7 @@ impl<'a> Walk<'a> {
             .ok_or_else(|| missing(document(DocumentRole::Manifest, descriptor), descriptor))?;
         let what = document(DocumentRole::Manifest, descriptor);
         match manifest::parse(&what, &bytes, descriptor.media_type.as_deref())? {
-            Document::Manifest(manifest) => {
-                if let (Some(own), Some(said)) = (&manifest.media_type, &descriptor.media_type)
-                    && own != said
-                {
-                    self.warn(format!("{what}: its media type is '{own}', its descriptor says '{said}'"));
-                }
-                Ok((*manifest, bytes))
-            }
+            Document::Manifest(manifest) => Ok((*manifest, bytes)),
             Document::Index(_) => Err(Error::malformed(what, "an image index where a manifest should be")),
         }
     }

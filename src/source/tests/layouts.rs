@@ -347,6 +347,61 @@ fn f17_an_artifact_beside_an_image_is_passed_by() {
     assert_eq!(files.as_tar().layers(""), ["A"]);
 }
 
+/// A signature as cosign stores it: its config is that of an image, its layer is not.
+fn signature(files: &mut Files) -> Value {
+    let config = files.blob(OCI_CONFIG, config("linux/amd64", &["{}"]).to_string());
+    let layer = files.blob("application/vnd.dev.cosign.simplesigning.v1+json", "{}");
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]});
+    files.blob(OCI_MANIFEST, manifest.to_string())
+}
+
+/// A registry's repository that was copied into a layout with all of its tags, or the output of
+/// `cosign save`: one image and its signature. They were "several images".
+#[test]
+fn f17_a_signature_beside_an_image_is_no_image() {
+    let tag = format!("sha256-{}.sig", "0".repeat(64));
+    let kind = json!({"kind": "dev.cosignproject.cosign/sigs"});
+    let marks: [&dyn Fn(Value) -> Value; 3] =
+        [&|entry| named(entry, &tag), &|entry| with(entry, "annotations", kind.clone()), &|entry| entry];
+    for mark in marks {
+        let mut files = Files::default();
+        let image = named(files.image("linux/amd64", &["A"]), "a:1");
+        let entry = mark(signature(&mut files));
+        files.layout(&[entry, image]);
+        let place = files.as_tar();
+        assert_eq!(list(&*place.open().unwrap()), ["a:1 (@1)"]);
+        assert_eq!(place.layers(""), ["A"]);
+        let error = place.refusal("@0").to_string();
+        assert!(error.ends_with("not supported: a cosign signature, not a container image"), "{error}");
+        let error = place.refusal("b:1").to_string();
+        assert!(error.ends_with("holds no image 'b:1'; there is:\n  a:1 (@1)"), "{error}");
+    }
+}
+
+/// An entry need not have an `artifactType`. Then only its manifest tells what it is.
+#[test]
+fn f17_artifacts_are_no_images_and_say_what_they_are() {
+    let mut files = Files::default();
+    let config = files.blob("application/vnd.cncf.helm.config.v1+json", "{}");
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": []});
+    let chart = named(files.blob(OCI_MANIFEST, manifest.to_string()), "chart:1");
+    let list_of_nothing = named(nested(&mut files, &[]), "empty:1");
+    let sig = signature(&mut files);
+    files.layout(&[chart.clone(), list_of_nothing, sig]);
+    let error = files.as_tar().refusal("").to_string();
+    let all = "it lists no image, only an artifact of type 'application/vnd.cncf.helm.config.v1+json' (@0), \
+               an image index without an image (@1), a cosign signature (@2)";
+    assert!(error.ends_with(all), "{error}");
+    assert_eq!(list(&*files.as_tar().open().unwrap()), [""; 0]);
+    let error = files.as_tar().refusal("chart:1").to_string();
+    assert!(error.contains("an artifact, not a container image"), "{error}");
+    files.remove("index.json");
+    files.remove("oci-layout");
+    let image = files.image("linux/amd64", &["A"]);
+    files.layout(&[chart, image]);
+    assert_eq!(files.as_tar().layers(""), ["A"]);
+}
+
 /// A layout of one image whose only layer has this descriptor.
 fn with_layer(files: &mut Files, layer: Value) {
     let config = files.blob(OCI_CONFIG, config("linux/amd64", &["A"]).to_string());
