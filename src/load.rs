@@ -19,12 +19,12 @@ use crate::content::cache::SpanCache;
 use crate::content::{LayerBytes, ReadAhead};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
-use crate::image::claimed_compression;
+use crate::image::{LayerDescriptor, claimed_compression};
 use crate::layer::check_layers;
 use crate::layer::index::{Expected, Request, Tap, Verify, index_layer};
 use crate::layer::reader::LayerReader;
 use crate::layer::stored::StoredIndex;
-use crate::layer::table::LayerIndex;
+use crate::layer::table::{Facts, LayerIndex};
 use crate::layer::tar::Limits;
 use crate::path::escape;
 use crate::read_at::ReadAt;
@@ -331,7 +331,8 @@ impl Engine {
             kind: WarningKind::CompressionMismatch,
             path: descriptor.media_type.clone().unwrap_or_default().into_bytes(),
         });
-        if let Some(bytes) = self.shared(blob) {
+        let shared = self.shared(blob);
+        if let Some(bytes) = shared.clone().filter(|bytes| is_known(bytes.reader().index().facts(), blob)) {
             if let Some(progress) = &self.inner.options.progress {
                 progress.advance(blob.bytes.len());
             }
@@ -349,15 +350,18 @@ impl Engine {
             blob_bytes: descriptor.size,
         };
         let index = self.index(&what, &blob.bytes, compression, key.as_ref(), expected, None)?;
-        let bytes = self.layer_bytes(&what, index, blob.bytes.clone());
-        if blob.identity != BlobIdentity::Unknown {
-            self.lock_open().insert(descriptor.diff_id, Arc::downgrade(&bytes));
-        }
+        let bytes = shared.unwrap_or_else(|| {
+            let bytes = self.layer_bytes(&what, index, blob.bytes.clone());
+            if blob.identity != BlobIdentity::Unknown {
+                self.lock_open().insert(descriptor.diff_id, Arc::downgrade(&bytes));
+            }
+            bytes
+        });
         Ok(OpenLayer { bytes, compression, lie })
     }
 
-    /// The layer of this diff_id that another image has open. What was not checked is not shared: it may
-    /// be anything.
+    /// The layer of this diff_id that another image has open, for an image whose promises are kept. What
+    /// was not checked is not shared: it may be anything.
     fn shared(&self, blob: &LayerBlob) -> Option<Arc<LayerBytes>> {
         if self.verify() == Verify::Off || blob.identity == BlobIdentity::Unknown {
             return None;
@@ -424,6 +428,15 @@ impl Engine {
         }
         StoredIndex::from_pass(indexed)
     }
+}
+
+/// Returns whether everything that an image promises of a layer was verified for another image. Only the
+/// diff_id leads to the other's layer: a digest or size of the blob that nobody compared may be wrong.
+fn is_known(verified: &Facts, blob: &LayerBlob) -> bool {
+    let LayerDescriptor { digest, size, .. } = blob.descriptor;
+    let stored_bytes = blob.bytes.len();
+    let known_blob = |digest| verified.blob_digest == Some(digest) && verified.blob_bytes == stored_bytes;
+    digest.is_none_or(known_blob) && size.is_none_or(|size| size == stored_bytes)
 }
 
 /// Whether a stored index is of these bytes.

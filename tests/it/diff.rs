@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::{
     Compression, Image, Item, char_device, dir, docker_legacy, fifo, file, hardlink, oci, opaque, patterned,
-    sparse, symlink, tar, whiteout,
+    sha256_hex, skopeo_dir, sparse, symlink, tar, whiteout,
 };
 use crate::mounted::{Imgmount, Run, run};
 
@@ -224,6 +224,41 @@ fn shared_layers_are_not_read_from_the_second_image() {
     let options = ["--no-cache", "--only", "a,d,m"];
     assert_eq!(diff(&imgmount, &options, &(a.clone(), b.clone())).expect(0).text(), "");
     diff(&imgmount, &options, &(b, a)).expect(2).says("does not match");
+}
+
+/// Layers are shared by diff_id, which the config names. The manifest of the second image could name any
+/// digest and size for the blob: nobody looked, and `diff` answered for an image that cannot be opened.
+#[test]
+fn f20_a_shared_layer_is_shared_once_its_own_manifest_is_found_right() {
+    let imgmount = Imgmount::new();
+    let items = [file("f", b"content"), file("g", vec![0; 4096])];
+    let packed = |compression| Image::named("a:1").layer_as("COPY", &items, "", compression);
+    let (gzip, zstd) = (packed(Compression::Gzip(6)), packed(Compression::Zstd));
+    let write = |name: &str, items: &[Item]| imgmount.write(name, &tar(items));
+    let good = write("good.tar", &skopeo_dir(&gzip));
+    // Packed in another way it is the same layer.
+    let other = write("other.tar", &skopeo_dir(&zstd));
+    for options in [&["--no-cache"][..], &[]] {
+        assert_eq!(diff(&imgmount, options, &(good.clone(), other.clone())).expect(0).text(), "");
+    }
+
+    let blob = &gzip.layers[0].blob;
+    let (digest, wrong) = (sha256_hex(blob), sha256_hex(b"another blob"));
+    let size = |len: usize| format!("\"size\":{len}");
+    let manifest = String::from_utf8(gzip.manifest()).unwrap();
+    let wrong_digest = (wrong.as_str(), manifest.replace(&digest, &wrong), "blob digest does not match");
+    let wrong_size = size(blob.len() + 1);
+    let wrong_size =
+        (digest.as_str(), manifest.replace(&size(blob.len()), &wrong_size), "size does not match");
+    for (blob_name, manifest, why) in [wrong_digest, wrong_size] {
+        let mut items = skopeo_dir(&gzip);
+        items.retain(|item| item.name != b"manifest.json" && item.name != digest.as_bytes());
+        items.extend([file("manifest.json", manifest), file(blob_name, blob)]);
+        let bad = write("bad.tar", &items);
+        for options in [&["--no-cache"][..], &[]] {
+            diff(&imgmount, options, &(good.clone(), bad.clone())).expect(2).says("layer 0").says(why);
+        }
+    }
 }
 
 #[test]
