@@ -8,29 +8,25 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
 
-use super::{cache, cat, completions, cp, deleted, diff, export, extract, history, inspect, ls, man, verify};
-#[cfg(feature = "fuse")]
-use super::{mount, umount};
-
 /// In the order of the help text.
 static COMMANDS: &[Row] = &[
     #[cfg(feature = "fuse")]
-    row::<mount::MountArgs>(),
+    row::<super::mount::MountArgs>(),
     #[cfg(feature = "fuse")]
-    row::<umount::UmountArgs>(),
-    row::<ls::LsArgs>(),
-    row::<cat::CatArgs>(),
-    row::<cp::CpArgs>(),
-    row::<extract::ExtractArgs>(),
-    row::<export::ExportArgs>(),
-    row::<inspect::InspectArgs>(),
-    row::<history::HistoryArgs>(),
-    row::<deleted::DeletedArgs>(),
-    row::<diff::DiffArgs>(),
-    row::<verify::VerifyArgs>(),
-    row::<cache::CacheArgs>(),
-    row::<completions::CompletionsArgs>(),
-    row::<man::ManArgs>(),
+    row::<super::umount::UmountArgs>(),
+    row::<super::ls::LsArgs>(),
+    row::<super::cat::CatArgs>(),
+    row::<super::cp::CpArgs>(),
+    row::<super::extract::ExtractArgs>(),
+    row::<super::export::ExportArgs>(),
+    row::<super::inspect::InspectArgs>(),
+    row::<super::history::HistoryArgs>(),
+    row::<super::deleted::DeletedArgs>(),
+    row::<super::diff::DiffArgs>(),
+    row::<super::verify::VerifyArgs>(),
+    row::<super::cache::CacheArgs>(),
+    row::<super::completions::CompletionsArgs>(),
+    row::<super::man::ManArgs>(),
 ];
 
 /// A command: its arguments, whose doc comment is its help text, and what runs them.
