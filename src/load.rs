@@ -39,8 +39,6 @@ use crate::workers::{Queue, try_map};
 pub const DEFAULT_CACHE_BYTES: usize = 256 << 20;
 /// Smaller images are merged faster than their tree is read.
 const MIN_STORED_ENTRIES: u64 = 10_000;
-/// The longest magic number there is to recognise a compression by.
-const SNIFF_BYTES: u64 = 16;
 
 /// An observer of work that takes long. Methods are called from several threads.
 pub trait Progress: Send + Sync + fmt::Debug {
@@ -325,7 +323,7 @@ impl Engine {
     fn open_layer(&self, at: usize, blob: &LayerBlob) -> Result<OpenLayer> {
         let descriptor = &blob.descriptor;
         let what = Subject::Layer { number: at, diff_id: Some(descriptor.diff_id) };
-        let compression = sniff(&what, &*blob.bytes)?;
+        let compression = detect(&what, &*blob.bytes)?;
         let claimed = descriptor.media_type.as_deref().and_then(claimed_compression);
         let lie = claimed.filter(|claimed| *claimed != compression).map(|_| Warning {
             kind: WarningKind::CompressionMismatch,
@@ -407,7 +405,7 @@ impl Engine {
         let indexed = index_layer(Request {
             bytes: bytes.clone(),
             what,
-            compression,
+            compression: Some(compression),
             expected,
             learn: false,
             verify: options.verify,
@@ -453,10 +451,8 @@ fn fits(found: &StoredIndex, len: u64, compression: Compression, expected: &Expe
         && same_blob
 }
 
-fn sniff(what: &Subject, bytes: &dyn ReadAt) -> Result<Compression> {
-    let mut head = vec![0; usize::try_from(bytes.len().min(SNIFF_BYTES)).unwrap_or(0)];
-    bytes.read_exact_at(&mut head, 0).map_err(|cause| Error::io_on("cannot read", what.clone(), cause))?;
-    Ok(Compression::sniff(&head))
+fn detect(what: &Subject, bytes: &dyn ReadAt) -> Result<Compression> {
+    Compression::detect(bytes).map_err(|cause| Error::io_on("cannot read", what.clone(), cause))
 }
 
 fn select(mut blobs: Vec<LayerBlob>, range: LayerRange) -> Result<(u16, Vec<LayerBlob>)> {

@@ -6,11 +6,12 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// A fixed-length run of bytes that can be read at any offset, by several threads at once.
-pub trait ReadAt: Send + Sync + fmt::Debug {
+pub trait ReadAt: Send + Sync + fmt::Debug + 'static {
     /// Length in bytes. It was measured once; reading checks what is there now.
     fn len(&self) -> u64;
 
@@ -20,6 +21,21 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
     /// [`io::ErrorKind::UnexpectedEof`] past the end (also when the file shrank), otherwise what the
     /// layer below says. A decoder's error arrives wrapped in [`io::Error::other`].
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Reads `range` (bytes) front to back; a range that reaches past the end is cut there. What reads a
+    /// longer run says so with this method: a remote source serves the range with one request, however
+    /// small the pieces are that are taken from it. Like [`ReadAt::read_exact_at`] it fails where bytes
+    /// are missing, and ends at the end of the range only. The default reads each piece by itself, which
+    /// suits local bytes.
+    fn stream(self: Arc<Self>, range: Range<u64>) -> Box<dyn Read + Send> {
+        Box::new(Cursor::new(self, range))
+    }
+
+    /// True when reading may take much longer than from a local disk: over a network, or from something
+    /// that has to be fetched first. Such reads are kept away from threads that have others to serve.
+    fn may_wait(&self) -> bool {
+        false
+    }
 
     /// True when there are no bytes at all.
     fn is_empty(&self) -> bool {
@@ -34,6 +50,14 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         (**self).read_exact_at(buf, offset)
+    }
+
+    fn stream(self: Arc<Self>, range: Range<u64>) -> Box<dyn Read + Send> {
+        Arc::clone(&*self).stream(range)
+    }
+
+    fn may_wait(&self) -> bool {
+        (**self).may_wait()
     }
 }
 
@@ -119,26 +143,40 @@ impl ReadAt for Window {
         // The window lies within `inner`, so the sum cannot overflow.
         self.inner.read_exact_at(buf, self.offset + offset)
     }
+
+    fn stream(self: Arc<Self>, range: Range<u64>) -> Box<dyn Read + Send> {
+        let [start, end] = [range.start, range.end].map(|offset| self.offset + offset.min(self.len_bytes));
+        Arc::clone(&self.inner).stream(start..end)
+    }
+
+    fn may_wait(&self) -> bool {
+        self.inner.may_wait()
+    }
 }
 
-/// Reads a [`ReadAt`] from an offset to its end, front to back.
+/// Reads a range of a [`ReadAt`], front to back.
 #[derive(Debug)]
 pub struct Cursor<R> {
     inner: R,
     offset: u64,
+    end: u64,
 }
 
 impl<R: ReadAt> Cursor<R> {
-    /// Starts at `offset` (bytes).
-    pub fn new(inner: R, offset: u64) -> Self {
-        Cursor { inner, offset }
+    /// Reads `range` (bytes), which is cut at the end of `inner`.
+    pub fn new(inner: R, range: Range<u64>) -> Self {
+        let end = range.end.min(inner.len());
+        Cursor { inner, offset: range.start, end }
     }
 }
 
 impl<R: ReadAt> Read for Cursor<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let left = self.inner.len().saturating_sub(self.offset);
+        let left = self.end.saturating_sub(self.offset);
         let len = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
+        if len == 0 {
+            return Ok(0);
+        }
         let buf = buf.get_mut(..len).unwrap_or_default();
         self.inner.read_exact_at(buf, self.offset)?;
         self.offset += len as u64;
@@ -176,9 +214,19 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_reads_to_the_end() {
-        let mut text = String::new();
-        Cursor::new(b"hello".to_vec(), 2).read_to_string(&mut text).unwrap();
-        assert_eq!(text, "llo");
+    fn a_stream_is_its_range_and_cut_at_the_end() {
+        let bytes: Arc<dyn ReadAt> = Arc::new(b"0123456789".to_vec());
+        let window: Arc<dyn ReadAt> = Arc::new(Window::new(bytes.clone(), 3, 4).unwrap());
+        for (bytes, range, expected) in [
+            (&bytes, 2..5, "234"),
+            (&bytes, 8..20, "89"),
+            (&bytes, 10..20, ""),
+            (&window, 0..4, "3456"),
+            (&window, 1..9, "456"),
+            (&window, 5..9, ""),
+        ] {
+            let text = io::read_to_string(Arc::clone(bytes).stream(range.clone())).unwrap();
+            assert_eq!(text, expected, "{range:?}");
+        }
     }
 }

@@ -7,14 +7,23 @@ use std::fmt;
 
 use bzip2::{Decompress, Status};
 
-use super::frames::{Codec, Ran};
+use super::formats::{Boundaries, Format};
+use super::frames::{self, Codec, Ran};
 use super::input::Magic;
+
+pub(super) const FORMAT: Format = Format {
+    name: "bzip2",
+    magic: MAGIC,
+    media_type_suffixes: &[],
+    boundaries: Boundaries::Rare,
+    decoder: frames::decoder::<Bzip2>,
+};
 
 const ANY_LEVEL: (u8, u8) = (b'1', b'9');
 
 /// A stream with a block (its magic is pi, 0x314159265359) and one without (the root of pi,
 /// 0x177245385090).
-pub(super) const MAGIC: Magic = &[
+const MAGIC: Magic = &[
     &[
         (b'B', b'B'),
         (b'Z', b'Z'),
@@ -42,7 +51,7 @@ pub(super) const MAGIC: Magic = &[
 ];
 
 /// A bzip2 decoder.
-pub(super) struct Bzip2 {
+struct Bzip2 {
     decoder: Decompress,
 }
 

@@ -5,8 +5,9 @@
 
 use std::fmt;
 
+use super::formats::FormatDecoder;
 use super::input::{Input, Magic, Next};
-use super::{Quota, Step};
+use super::{Quota, Resume, Step};
 use crate::error::StreamResult as Result;
 
 /// Output of one call to a library, in bytes: the largest zstd block, and enough for any.
@@ -24,7 +25,7 @@ pub(super) struct Ran {
 }
 
 /// A library that decodes one frame after another.
-pub(super) trait Codec: Sized + fmt::Debug {
+pub(super) trait Codec: Sized + Send + fmt::Debug {
     /// How frames begin.
     const MAGIC: Magic;
 
@@ -49,21 +50,26 @@ enum Place {
     Inside,
 }
 
+/// A decoder for frames that `C` decodes; they are entered at their starts only.
+pub(super) fn decoder<C: Codec + 'static>(
+    input: &mut Input,
+    state: &Resume,
+) -> Result<Box<dyn FormatDecoder>> {
+    input.check_start(state)?;
+    let codec = C::new().map_err(|reason| input.damaged(reason))?;
+    Ok(Box::new(Frames { codec, place: Place::Beginning, stage: Stage::new() }))
+}
+
 /// The state of a decoder for frames.
 #[derive(Debug)]
-pub(super) struct Frames<C> {
+struct Frames<C> {
     codec: C,
     place: Place,
     stage: Stage,
 }
 
-impl<C: Codec> Frames<C> {
-    pub(super) fn new(input: &Input) -> Result<Self> {
-        let codec = C::new().map_err(|reason| input.damaged(reason))?;
-        Ok(Frames { codec, place: Place::Beginning, stage: Stage::new() })
-    }
-
-    pub(super) fn step(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
+impl<C: Codec> FormatDecoder for Frames<C> {
+    fn step(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
         if self.place == Place::Inside {
             return self.step_frame(input, out, quota);
         }
@@ -76,7 +82,9 @@ impl<C: Codec> Frames<C> {
         self.place = Place::Inside;
         Ok(Step::Boundary)
     }
+}
 
+impl<C: Codec> Frames<C> {
     fn step_frame(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
         let codec = &mut self.codec;
         if self.stage.run(input, out, quota.limit, |input, output| codec.run(input, output))?.done {

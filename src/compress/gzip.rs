@@ -7,12 +7,26 @@
 use crc32fast::Hasher;
 
 use super::deflate::{BlockEnds, Inflate};
+use super::formats::{Boundaries, Format, FormatDecoder};
 use super::input::{Input, Magic, Next, Summed};
 use super::{Quota, Resume, Step};
 use crate::error::StreamResult as Result;
 
+pub(super) const FORMAT: Format = Format {
+    name: "gzip",
+    magic: MAGIC,
+    media_type_suffixes: &["+gzip", ".gzip"],
+    boundaries: Boundaries::Frequent,
+    decoder: |input, state| {
+        Ok(Box::new(match state {
+            Resume::Start => Gzip::new(input)?,
+            Resume::Inside { note, window } => Gzip::resume(input, *note, window)?,
+        }))
+    },
+};
+
 /// Identification and the only compression method there is (RFC 1952, 2.3.1).
-pub(super) const MAGIC: Magic = &[&[(0x1f, 0x1f), (0x8b, 0x8b), (8, 8)]];
+const MAGIC: Magic = &[&[(0x1f, 0x1f), (0x8b, 0x8b), (8, 8)]];
 
 // Flags of a member header (RFC 1952, 2.3.1). The first one, FTEXT, says nothing about decoding.
 const HEADER_CRC: u8 = 0x02;
@@ -38,7 +52,7 @@ enum Place {
 
 /// The state of a gzip decoder.
 #[derive(Debug)]
-pub(super) struct Gzip {
+struct Gzip {
     place: Place,
     inflate: Inflate,
     /// The running checksum and length; none after a checkpoint inside the member.
@@ -59,26 +73,8 @@ impl Sum {
     }
 }
 
-impl Gzip {
-    pub(super) fn new(input: &Input) -> Result<Self> {
-        let inflate = Inflate::new().map_err(|reason| input.damaged(reason))?;
-        Ok(Gzip { place: Place::Beginning, inflate, sum: None })
-    }
-
-    /// Goes on inside a deflate stream, as [`Resume::Deflate`] says.
-    pub(super) fn resume(input: &mut Input, skip_bits: u8, window: &[u8]) -> Result<Self> {
-        let mut gzip = Gzip::new(input)?;
-        let (bits, value) = match skip_bits {
-            0 => (0, 0),
-            1..=7 => (8_u8.saturating_sub(skip_bits), input.byte()? >> skip_bits),
-            _ => return Err(input.damaged("a checkpoint skips more than 7 bits")),
-        };
-        gzip.inflate.prime(bits, value, window).map_err(|reason| input.damaged(reason))?;
-        gzip.place = Place::Body;
-        Ok(gzip)
-    }
-
-    pub(super) fn step(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
+impl FormatDecoder for Gzip {
+    fn step(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
         match self.place {
             Place::Beginning | Place::Between => {
                 match input.next_frame(MAGIC, self.place == Place::Beginning)? {
@@ -105,19 +101,38 @@ impl Gzip {
         }
     }
 
-    /// How to come back to the boundary that [`Gzip::step`] just reached.
-    pub(super) fn checkpoint(&self, input: &Input) -> (u64, Resume) {
+    fn checkpoint(&self, input: &Input) -> (u64, Resume) {
         if self.place != Place::Body {
             return (input.offset(), Resume::Start);
         }
         let window = self.inflate.window();
         match self.inflate.unused_bits() {
-            0 => (input.offset(), Resume::Deflate { skip_bits: 0, window }),
+            0 => (input.offset(), Resume::Inside { note: 0, window }),
             unused => {
                 let skip_bits = 8_u8.saturating_sub(unused);
-                (input.offset().saturating_sub(1), Resume::Deflate { skip_bits, window })
+                (input.offset().saturating_sub(1), Resume::Inside { note: skip_bits, window })
             }
         }
+    }
+}
+
+impl Gzip {
+    fn new(input: &Input) -> Result<Self> {
+        let inflate = Inflate::new().map_err(|reason| input.damaged(reason))?;
+        Ok(Gzip { place: Place::Beginning, inflate, sum: None })
+    }
+
+    /// Goes on inside a deflate stream, `skip_bits` bits into its first byte, after `window`.
+    fn resume(input: &mut Input, skip_bits: u8, window: &[u8]) -> Result<Self> {
+        let mut gzip = Gzip::new(input)?;
+        let (bits, value) = match skip_bits {
+            0 => (0, 0),
+            1..=7 => (8_u8.saturating_sub(skip_bits), input.byte()? >> skip_bits),
+            _ => return Err(input.damaged("a checkpoint skips more than 7 bits")),
+        };
+        gzip.inflate.prime(bits, value, window).map_err(|reason| input.damaged(reason))?;
+        gzip.place = Place::Body;
+        Ok(gzip)
     }
 
     fn step_body(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {

@@ -8,11 +8,12 @@ use std::io::{self, Read};
 
 use crc32fast::Hasher;
 
+use super::Resume;
 use crate::error::{StreamFault, StreamResult as Result};
 
 /// Bytes asked of a reader at once: large enough that reading costs nothing next to decoding, and
 /// small enough that re-entering a stream for one span does not read much past it.
-const BUFFER_BYTES: usize = 128 << 10;
+pub(super) const BUFFER_BYTES: usize = 128 << 10;
 
 /// Where a decoder gets its input from, piece by piece and without a copy. Everything that reads is one.
 pub trait Chunks: Send {
@@ -22,20 +23,32 @@ pub trait Chunks: Send {
     /// # Errors
     /// When the bytes cannot be had; the call may then be repeated.
     fn next_chunk(&mut self, chunk: &mut Vec<u8>) -> io::Result<()>;
+
+    /// Announces that the decoder will need the input up to `end`, an offset in the compressed stream,
+    /// and probably nothing after that. Input that is requested range by range then asks for all of it
+    /// in one request. The default ignores it.
+    fn expect_until(&mut self, end: u64) {
+        let _ = end;
+    }
 }
 
 impl<R: Read + Send> Chunks for R {
     fn next_chunk(&mut self, chunk: &mut Vec<u8>) -> io::Result<()> {
-        chunk.resize(BUFFER_BYTES, 0);
-        let read = loop {
-            match self.read(chunk) {
-                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-                read => break read,
-            }
-        };
-        chunk.truncate(*read.as_ref().unwrap_or(&0));
-        read.map(|_| ())
+        read_chunk(self, chunk, BUFFER_BYTES)
     }
+}
+
+/// Replaces `chunk` by what one read of at most `max_bytes` bytes gives.
+pub(super) fn read_chunk(from: &mut dyn Read, chunk: &mut Vec<u8>, max_bytes: usize) -> io::Result<()> {
+    chunk.resize(max_bytes, 0);
+    let read = loop {
+        match from.read(chunk) {
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            read => break read,
+        }
+    };
+    chunk.truncate(*read.as_ref().unwrap_or(&0));
+    read.map(|_| ())
 }
 
 /// How a stream or frame may begin: alternatives, each the lowest and highest value of every byte.
@@ -97,9 +110,22 @@ impl fmt::Debug for Input {
 }
 
 impl Input {
+    /// Checks that a checkpoint needs nothing, for formats that are entered nowhere else.
+    pub(super) fn check_start(&self, state: &Resume) -> Result<()> {
+        match state {
+            Resume::Start => Ok(()),
+            Resume::Inside { .. } => Err(self.damaged("the checkpoint belongs to another format")),
+        }
+    }
+
     /// Goes on at `offset`, where `chunks` is positioned. `format` is for errors.
     pub(super) fn new(chunks: Box<dyn Chunks>, offset: u64, format: &'static str) -> Self {
         Input { chunks, chunk: Vec::new(), start: 0, offset, format, trailing_bytes: 0 }
+    }
+
+    /// Announces the compressed offset up to which input will be needed.
+    pub(super) fn expect_until(&mut self, end: u64) {
+        self.chunks.expect_until(end);
     }
 
     /// Offset of the next byte.

@@ -17,10 +17,12 @@
 
 mod bzip2;
 mod deflate;
+mod formats;
 mod frames;
 mod gzip;
 mod input;
 mod plain;
+mod ranges;
 mod seekable;
 #[cfg(test)]
 mod tests;
@@ -28,68 +30,16 @@ mod xz;
 mod xz_block;
 mod zstd;
 
-use std::fmt;
-
-use self::frames::Frames;
-use self::gzip::Gzip;
+pub(crate) use self::formats::Boundaries;
+pub use self::formats::Compression;
+use self::formats::FormatDecoder;
 pub use self::input::Chunks;
-use self::input::{Input, Look, look};
+use self::input::Input;
 pub use self::seekable::{CheckpointTable, Seekable};
-use self::xz::Xz;
 use crate::error::{StreamFault, StreamResult as Result};
 
-/// How a stream is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Compression {
-    /// Not at all.
-    Plain,
-    /// RFC 1952.
-    Gzip,
-    /// RFC 8878.
-    Zstd,
-    /// The .xz file format, version 1.2.
-    Xz,
-    /// bzip2.
-    Bzip2,
-}
-
-impl Compression {
-    /// How many bytes [`Compression::sniff`] wants to see.
-    pub const SNIFF_BYTES: usize = 10;
-
-    /// Tells the compression by the first bytes; fewer than [`Compression::SNIFF_BYTES`] are enough
-    /// only where nothing follows them. What is unknown is plain.
-    #[must_use]
-    pub fn sniff(head: &[u8]) -> Self {
-        let begins = |magic| look(head, magic) == Look::Begins;
-        match () {
-            () if begins(gzip::MAGIC) => Compression::Gzip,
-            () if begins(zstd::MAGIC) => Compression::Zstd,
-            () if begins(xz::MAGIC) => Compression::Xz,
-            () if begins(bzip2::MAGIC) => Compression::Bzip2,
-            () => Compression::Plain,
-        }
-    }
-
-    /// Its name in lower case, as errors and listings show it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Compression::Plain => "plain",
-            Compression::Gzip => "gzip",
-            Compression::Zstd => "zstd",
-            Compression::Xz => "xz",
-            Compression::Bzip2 => "bzip2",
-        }
-    }
-}
-
-impl fmt::Display for Compression {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+/// The most output that a checkpoint of any format keeps to go on from, in bytes: deflate's window.
+pub const MAX_WINDOW_BYTES: usize = deflate::WINDOW_BYTES;
 
 /// Why [`Decoder::decode`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,17 +77,15 @@ pub enum Resume {
     /// Nothing: a gzip member, zstd frame, xz stream or bzip2 stream starts there. Every offset of
     /// a plain stream.
     Start,
-    /// A deflate block ended there.
-    Deflate {
-        /// How many low bits of the first byte belong to what came before (0 to 7).
-        skip_bits: u8,
-        /// Up to 32 KiB of the output that came before.
+    /// A place inside a member, frame or stream.
+    Inside {
+        /// What the format notes of the place. For gzip: how many low bits of the first byte belong
+        /// to what came before (0 to 7). For xz: the integrity check of the stream, as its header
+        /// numbers it (0 to 15).
+        note: u8,
+        /// The output that came before, as much as the format refers back to: at most
+        /// [`MAX_WINDOW_BYTES`]. Only gzip needs any.
         window: Vec<u8>,
-    },
-    /// A block inside an xz stream starts there.
-    XzBlock {
-        /// The integrity check of the stream, as its header numbers it (0 to 15).
-        check: u8,
     },
 }
 
@@ -161,22 +109,13 @@ struct Quota {
     wants_boundary: bool,
 }
 
-#[derive(Debug)]
-enum Format {
-    Plain,
-    Gzip(Gzip),
-    Zstd(Frames<zstd::Zstd>),
-    Xz(Xz),
-    Bzip2(Frames<bzip2::Bzip2>),
-}
-
 /// A decoder that runs forward, in constant memory, and knows where it could be entered again.
 ///
 /// It reads its input to the very end, also past the last frame, so that who hashes the compressed
 /// bytes on their way in sees all of them.
 #[derive(Debug)]
 pub struct Decoder {
-    format: Format,
+    format: Box<dyn FormatDecoder>,
     input: Input,
     output_offset: u64,
     at_boundary: bool,
@@ -199,18 +138,7 @@ impl Decoder {
     /// [`StreamFault::Io`] when `input` cannot be read.
     pub fn resume(compression: Compression, input: Box<dyn Chunks>, checkpoint: &Checkpoint) -> Result<Self> {
         let mut input = Input::new(input, checkpoint.compressed_offset, compression.name());
-        let format = match (compression, &checkpoint.state) {
-            (Compression::Plain, Resume::Start) => Format::Plain,
-            (Compression::Gzip, Resume::Start) => Format::Gzip(Gzip::new(&input)?),
-            (Compression::Gzip, Resume::Deflate { skip_bits, window }) => {
-                Format::Gzip(Gzip::resume(&mut input, *skip_bits, window)?)
-            }
-            (Compression::Zstd, Resume::Start) => Format::Zstd(Frames::new(&input)?),
-            (Compression::Xz, Resume::Start) => Format::Xz(Xz::new()),
-            (Compression::Xz, Resume::XzBlock { check }) => Format::Xz(Xz::resume(&input, *check)?),
-            (Compression::Bzip2, Resume::Start) => Format::Bzip2(Frames::new(&input)?),
-            _ => return Err(input.damaged("the checkpoint belongs to another format")),
-        };
+        let format = (compression.format().decoder)(&mut input, &checkpoint.state)?;
         Ok(Decoder {
             format,
             input,
@@ -241,7 +169,7 @@ impl Decoder {
             let quota = Quota { limit: target.saturating_sub(appended), wants_boundary };
             let before = out.len();
             self.at_boundary = false;
-            let step = self.step(out, quota).inspect_err(|_| self.failed = true)?;
+            let step = self.format.step(&mut self.input, out, quota).inspect_err(|_| self.failed = true)?;
             let fresh = out.len().saturating_sub(before);
             appended = appended.saturating_add(fresh);
             self.output_offset = self.output_offset.saturating_add(fresh as u64);
@@ -265,11 +193,7 @@ impl Decoder {
         if !self.at_boundary {
             return None;
         }
-        let (compressed_offset, state) = match &self.format {
-            Format::Gzip(gzip) => gzip.checkpoint(&self.input),
-            Format::Xz(xz) => xz.checkpoint(&self.input),
-            Format::Plain | Format::Zstd(_) | Format::Bzip2(_) => (self.input.offset(), Resume::Start),
-        };
+        let (compressed_offset, state) = self.format.checkpoint(&self.input);
         Some(Checkpoint { output_offset: self.output_offset, compressed_offset, state })
     }
 
@@ -291,19 +215,14 @@ impl Decoder {
         self.input.trailing_bytes()
     }
 
+    /// Announces that output up to `compressed_end`, an offset in the compressed stream, will be asked
+    /// for, see [`Chunks::expect_until`].
+    pub fn expect_until(&mut self, compressed_end: u64) {
+        self.input.expect_until(compressed_end);
+    }
+
     /// The error for a stream that ends before all that was expected of it.
     fn ended_early(&self) -> StreamFault {
         self.input.damaged(format!("the data ends after {} uncompressed bytes", self.output_offset))
-    }
-
-    fn step(&mut self, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
-        let input = &mut self.input;
-        match &mut self.format {
-            Format::Plain => plain::step(input, out, quota),
-            Format::Gzip(gzip) => gzip.step(input, out, quota),
-            Format::Zstd(frames) => frames.step(input, out, quota),
-            Format::Xz(xz) => xz.step(input, out, quota),
-            Format::Bzip2(frames) => frames.step(input, out, quota),
-        }
     }
 }

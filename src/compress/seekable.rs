@@ -8,9 +8,10 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::ranges::Ranges;
 use super::{Checkpoint, Compression, Decoder, Stop};
 use crate::error::StreamResult as Result;
-use crate::read_at::{Cursor, ReadAt};
+use crate::read_at::ReadAt;
 
 /// Decoders kept where their last read ended, so that this many readers can each go forward
 /// without entering the stream anew. Bounded because one holds a window: 32 KiB for gzip, but up
@@ -28,6 +29,10 @@ pub trait CheckpointTable: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the checkpoint cannot be loaded.
     fn at_or_before(&self, output_offset: u64) -> Result<Checkpoint>;
+
+    /// The compressed offset of the first checkpoint that is not before `output_offset`; `None` when
+    /// there is none.
+    fn compressed_offset_after(&self, output_offset: u64) -> Option<u64>;
 }
 
 /// Checkpoints in memory, in rising order of output offset.
@@ -36,6 +41,11 @@ impl CheckpointTable for Vec<Checkpoint> {
         let after = self.partition_point(|checkpoint| checkpoint.output_offset <= output_offset);
         let last = after.checked_sub(1).and_then(|index| self.get(index));
         Ok(last.cloned().unwrap_or_else(Checkpoint::beginning))
+    }
+
+    fn compressed_offset_after(&self, output_offset: u64) -> Option<u64> {
+        let next = self.partition_point(|checkpoint| checkpoint.output_offset < output_offset);
+        self.get(next).map(|checkpoint| checkpoint.compressed_offset)
     }
 }
 
@@ -77,7 +87,7 @@ impl Seekable {
     }
 
     fn append(&self, out: &mut Vec<u8>, offset: u64, len_bytes: usize) -> Result<()> {
-        let mut decoder = self.decoder_for(offset)?;
+        let mut decoder = self.decoder_for(offset, len_bytes)?;
         pass_over(&mut decoder, offset)?;
         take(&mut decoder, out, len_bytes)?;
         self.park(decoder);
@@ -85,7 +95,7 @@ impl Seekable {
     }
 
     fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let mut decoder = self.decoder_for(offset)?;
+        let mut decoder = self.decoder_for(offset, buf.len())?;
         pass_over(&mut decoder, offset)?;
         let mut piece = Vec::new();
         for part in buf.chunks_mut(PIECE_BYTES) {
@@ -104,26 +114,36 @@ impl Seekable {
         }
     }
 
-    /// A decoder at `offset` or before it, and not before the last checkpoint there.
-    fn decoder_for(&self, offset: u64) -> Result<Decoder> {
-        let parked = self.take_parked(offset);
-        if let Some(decoder) = parked {
+    /// Returns a decoder at `offset` or before it, and not before the last checkpoint there. Its input
+    /// is requested up to where `len_bytes` bytes from `offset` are decoded.
+    fn decoder_for(&self, offset: u64, len_bytes: usize) -> Result<Decoder> {
+        let input_end = self.input_end(offset.saturating_add(len_bytes as u64));
+        if let Some(mut decoder) = self.take_parked(offset) {
             // A decoder that is exactly there saves loading a checkpoint.
             if decoder.output_offset() == offset {
+                decoder.expect_until(input_end);
                 return Ok(decoder);
             }
             let checkpoint = self.table.at_or_before(offset)?;
             if checkpoint.output_offset <= decoder.output_offset() {
+                decoder.expect_until(input_end);
                 return Ok(decoder);
             }
             self.park(decoder);
-            return self.enter(&checkpoint);
+            return self.enter(&checkpoint, input_end);
         }
-        self.enter(&self.table.at_or_before(offset)?)
+        self.enter(&self.table.at_or_before(offset)?, input_end)
     }
 
-    fn enter(&self, checkpoint: &Checkpoint) -> Result<Decoder> {
-        let input = Cursor::new(Arc::clone(&self.input), checkpoint.compressed_offset);
+    /// The compressed offset before which everything lies that decodes to the output before
+    /// `output_end`. A checkpoint may lie inside a byte, which then belongs to both sides.
+    fn input_end(&self, output_end: u64) -> u64 {
+        let next = self.table.compressed_offset_after(output_end);
+        next.map_or(self.input.len(), |next| next.saturating_add(1).min(self.input.len()))
+    }
+
+    fn enter(&self, checkpoint: &Checkpoint, input_end: u64) -> Result<Decoder> {
+        let input = Ranges::new(Arc::clone(&self.input), checkpoint.compressed_offset, input_end);
         Decoder::resume(self.compression, Box::new(input), checkpoint)
     }
 
@@ -154,6 +174,10 @@ impl Seekable {
 impl ReadAt for Seekable {
     fn len(&self) -> u64 {
         self.len_bytes
+    }
+
+    fn may_wait(&self) -> bool {
+        self.input.may_wait()
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {

@@ -9,15 +9,29 @@
 
 use crc32fast::hash as crc32;
 
+use super::formats::{Boundaries, Format, FormatDecoder};
 use super::frames::Stage;
 use super::input::{Input, Magic, Next, Summed};
 use super::xz_block::{Block, CheckKind, Sizes, vli};
 use super::{Quota, Resume, Step};
 use crate::error::StreamResult as Result;
 
+pub(super) const FORMAT: Format = Format {
+    name: "xz",
+    magic: MAGIC,
+    media_type_suffixes: &[],
+    boundaries: Boundaries::Rare,
+    decoder: |input, state| {
+        Ok(Box::new(match state {
+            Resume::Start => Xz::new(),
+            Resume::Inside { note, window } if window.is_empty() => Xz::resume(input, *note)?,
+            Resume::Inside { .. } => return Err(input.damaged("the checkpoint belongs to another format")),
+        }))
+    },
+};
+
 /// Header magic (2.1.1.1).
-pub(super) const MAGIC: Magic =
-    &[&[(0xfd, 0xfd), (b'7', b'7'), (b'z', b'z'), (b'X', b'X'), (b'Z', b'Z'), (0, 0)]];
+const MAGIC: Magic = &[&[(0xfd, 0xfd), (b'7', b'7'), (b'z', b'z'), (b'X', b'X'), (b'Z', b'Z'), (0, 0)]];
 
 /// Footer magic (2.1.2.4).
 const FOOTER_MAGIC: [u8; 2] = *b"YZ";
@@ -58,7 +72,7 @@ impl Totals {
 
 /// The state of an xz decoder.
 #[derive(Debug)]
-pub(super) struct Xz {
+struct Xz {
     place: Place,
     stage: Stage,
     /// The integrity check of the current stream.
@@ -67,18 +81,8 @@ pub(super) struct Xz {
     totals: Option<Totals>,
 }
 
-impl Xz {
-    pub(super) fn new() -> Self {
-        Xz { place: Place::Beginning, stage: Stage::new(), check: CheckKind::None, totals: None }
-    }
-
-    /// Goes on at a block, as [`Resume::XzBlock`] says.
-    pub(super) fn resume(input: &Input, check: u8) -> Result<Self> {
-        let check = CheckKind::from_id(check).map_err(|reason| input.damaged(reason))?;
-        Ok(Xz { place: Place::AfterBlock, check, ..Xz::new() })
-    }
-
-    pub(super) fn step(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
+impl FormatDecoder for Xz {
+    fn step(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
         match &mut self.place {
             Place::Beginning => {
                 input.next_frame(MAGIC, true)?;
@@ -111,13 +115,26 @@ impl Xz {
         }
     }
 
-    /// How to come back to the boundary that [`Xz::step`] just reached.
-    pub(super) fn checkpoint(&self, input: &Input) -> (u64, Resume) {
+    fn checkpoint(&self, input: &Input) -> (u64, Resume) {
         let state = match self.place {
-            Place::BlockHeader | Place::AfterBlock => Resume::XzBlock { check: self.check.id() },
+            Place::BlockHeader | Place::AfterBlock => {
+                Resume::Inside { note: self.check.id(), window: Vec::new() }
+            }
             _ => Resume::Start,
         };
         (input.offset(), state)
+    }
+}
+
+impl Xz {
+    fn new() -> Self {
+        Xz { place: Place::Beginning, stage: Stage::new(), check: CheckKind::None, totals: None }
+    }
+
+    /// Goes on at a block, in a stream with this integrity check.
+    fn resume(input: &Input, check: u8) -> Result<Self> {
+        let check = CheckKind::from_id(check).map_err(|reason| input.damaged(reason))?;
+        Ok(Xz { place: Place::AfterBlock, check, ..Xz::new() })
     }
 
     /// Streams may be followed by zeros, four at a time (2.2).

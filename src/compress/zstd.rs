@@ -6,12 +6,21 @@ use std::fmt;
 
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
-use super::frames::{Codec, Ran};
+use super::formats::{Boundaries, Format};
+use super::frames::{self, Codec, Ran};
 use super::input::Magic;
+
+pub(super) const FORMAT: Format = Format {
+    name: "zstd",
+    magic: MAGIC,
+    media_type_suffixes: &["+zstd", ".zstd"],
+    boundaries: Boundaries::Rare,
+    decoder: frames::decoder::<Zstd>,
+};
 
 /// A frame, and the sixteen kinds of skippable frame (RFC 8878, 3.1.1 and 3.1.2), as they lie in
 /// memory.
-pub(super) const MAGIC: Magic = &[
+const MAGIC: Magic = &[
     &[(0x28, 0x28), (0xb5, 0xb5), (0x2f, 0x2f), (0xfd, 0xfd)],
     &[(0x50, 0x5f), (0x2a, 0x2a), (0x4d, 0x4d), (0x18, 0x18)],
 ];
@@ -21,7 +30,7 @@ pub(super) const MAGIC: Magic = &[
 const WINDOW_LOG_MAX: u32 = 27;
 
 /// A zstd context.
-pub(super) struct Zstd {
+struct Zstd {
     context: DCtx<'static>,
 }
 

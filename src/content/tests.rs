@@ -28,7 +28,7 @@ fn layer(content: &[u8], cache_bytes: usize, ahead: bool) -> (Arc<LayerBytes>, E
     let indexed = index_layer(Request {
         bytes: blob.clone(),
         what: &LAYER,
-        compression: Compression::Gzip,
+        compression: Some(Compression::Gzip),
         expected: Expected::default(),
         learn: false,
         verify: Verify::Full,

@@ -105,7 +105,8 @@ pub fn is_layer(media_type: &str) -> bool {
     media_type.is_empty() || claimed_compression(media_type).is_some() || unread_layer(media_type).is_some()
 }
 
-/// The compression that a layer's media type claims; nothing for types that are no known layer. The bytes decide; this is for the warning when they differ (Z7).
+/// The compression that a layer's media type claims; nothing for types that are no known layer. The bytes
+/// decide; this is for the warning when they differ (Z7).
 #[must_use]
 pub fn claimed_compression(media_type: &str) -> Option<Compression> {
     let suffix = [
@@ -117,12 +118,7 @@ pub fn claimed_compression(media_type: &str) -> Option<Compression> {
     ]
     .iter()
     .find_map(|prefix| media_type.strip_prefix(prefix))?;
-    match suffix {
-        "" => Some(Compression::Plain),
-        "+gzip" | ".gzip" => Some(Compression::Gzip),
-        "+zstd" | ".zstd" => Some(Compression::Zstd),
-        _ => None,
-    }
+    Compression::from_media_type_suffix(suffix)
 }
 
 /// [`Error::Unsupported`] about a media type, which is escaped.

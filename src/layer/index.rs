@@ -46,8 +46,8 @@ pub struct Request<'a> {
     pub bytes: Arc<dyn ReadAt>,
     /// Its name in errors.
     pub what: &'a Subject,
-    /// How it is compressed.
-    pub compression: Compression,
+    /// How it is compressed, if that is known; otherwise it is detected.
+    pub compression: Option<Compression>,
     /// What it must be.
     pub expected: Expected,
     /// Take the SHA-256 of what nothing is expected of, too.
@@ -119,8 +119,14 @@ pub fn index_layer(request: Request<'_>) -> Result<Indexed> {
             format!("{found} bytes"),
         ));
     }
-    if request.compression == Compression::Plain && request.verify == Verify::Off {
-        return scan::scan_headers(&request);
+    if request.verify == Verify::Off {
+        // A scan seeks, so the beginning is looked at by itself.
+        let known = request.compression.map_or_else(|| Compression::detect(&*request.bytes), Ok);
+        let compression = known.map_err(|cause| Error::io_on("cannot read", request.what.clone(), cause))?;
+        if compression == Compression::Plain {
+            return scan::scan_headers(&request);
+        }
+        return pass::run(Request { compression: Some(compression), ..request });
     }
     pass::run(request)
 }

@@ -10,7 +10,7 @@
 //! the damage that shows first.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +22,7 @@ use super::index::{Expected, Indexed, Request, Tap, Verify};
 use super::table::{Facts, IndexBuilder};
 use super::tar::{Sink, TarParser};
 use super::windows::WindowWriter;
-use crate::compress::{Checkpoint, Chunks, Compression, Decoder, Stop};
+use crate::compress::{Boundaries, Checkpoint, Chunks, Compression, Decoder, Stop};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Property, Result, StreamFault, StreamResult, Subject};
 use crate::read_at::ReadAt;
@@ -49,6 +49,8 @@ pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
         request;
     let hashed = verify == Verify::Full;
     let blob_bytes = bytes.len();
+    let (compression, stream) =
+        open(bytes, compression).map_err(|cause| StreamFault::io_at("cannot read", 0, cause).of(what))?;
     let (windows, copy) = scratch.map_or((None, None), |scratch| (Some(scratch.windows), Some(scratch.copy)));
     // A plain layer is seekable as it is.
     let copy = copy.filter(|_| compression != Compression::Plain);
@@ -78,12 +80,13 @@ pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
         // The blob of a plain layer is its tar: one hash answers both.
         let same = compression == Compression::Plain && expected.blob_digest == expected.diff_id;
         let blob = hasher_for(expected.blob_digest).filter(|_| !same);
+        let stored = StoredBytes { stream, len_bytes: blob_bytes };
         let (reader, decoder) = if compression == Compression::Plain {
-            let reader = scope.spawn(move || read_plain(&*bytes, blob, shared, &span_out));
+            let reader = scope.spawn(move || read_plain(stored, blob, shared, &span_out));
             (reader, None)
         } else {
             let (stored_out, stored_in) = sync_channel(QUEUE);
-            let reader = scope.spawn(move || read_stored(&*bytes, blob, shared, &stored_out));
+            let reader = scope.spawn(move || read_stored(stored, blob, shared, &stored_out));
             let input = Received { from: stored_in, pool: shared.pool.clone() };
             let decoder = scope.spawn(move || decode(compression, input, shared, &span_out));
             (reader, Some(decoder))
@@ -98,6 +101,19 @@ pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
         (join(reader.join()), decoded, digested, join(copier.join()))
     });
     judge(Outcome { what, compression, expected, verify, blob_bytes, stage, read, decoded, digested, copied })
+}
+
+/// One stream of all the stored bytes, and how they are compressed.
+fn open(
+    bytes: Arc<dyn ReadAt>,
+    known: Option<Compression>,
+) -> io::Result<(Compression, Box<dyn Read + Send>)> {
+    let end = bytes.len();
+    let stream = bytes.stream(0..end);
+    match known {
+        Some(compression) => Ok((compression, stream)),
+        None => Compression::detect_stream(stream),
+    }
 }
 
 /// What the stages came back with.
@@ -215,10 +231,16 @@ struct RawSpan {
     checkpoint: Option<Checkpoint>,
 }
 
+/// The stored bytes, front to back.
+struct StoredBytes {
+    stream: Box<dyn Read + Send>,
+    len_bytes: u64,
+}
+
 /// Reads the stored bytes front to back in runs of `run_bytes`, hashes them and hands them on until
 /// `hand_on` says that nobody listens.
 fn read_all(
-    bytes: &dyn ReadAt,
+    mut stored: StoredBytes,
     mut blob: Option<Hasher>,
     shared: &Shared<'_>,
     run_bytes: usize,
@@ -226,12 +248,14 @@ fn read_all(
 ) -> StreamResult<Option<Digest>> {
     let mut listening = true;
     let mut offset = 0;
-    while offset < bytes.len() && (listening || blob.is_some()) && !shared.abandoned.load(Ordering::Relaxed) {
-        let len = usize::try_from(bytes.len() - offset).map_or(run_bytes, |left| left.min(run_bytes));
+    let end = stored.len_bytes;
+    while offset < end && (listening || blob.is_some()) && !shared.abandoned.load(Ordering::Relaxed) {
+        let len = usize::try_from(end - offset).map_or(run_bytes, |left| left.min(run_bytes));
         let mut buffer = shared.pool.take();
         buffer.resize(len, 0);
-        bytes
-            .read_exact_at(&mut buffer, offset)
+        stored
+            .stream
+            .read_exact(&mut buffer)
             .map_err(|cause| StreamFault::io_at("cannot read", offset, cause))?;
         if let Some(hasher) = &mut blob {
             hasher.update(&buffer);
@@ -248,22 +272,22 @@ fn read_all(
 }
 
 fn read_stored(
-    bytes: &dyn ReadAt,
+    stored: StoredBytes,
     blob: Option<Hasher>,
     shared: &Shared<'_>,
     out: &SyncSender<Vec<u8>>,
 ) -> StreamResult<Option<Digest>> {
-    read_all(bytes, blob, shared, READ_BYTES, |_, buffer| out.send(buffer).is_ok())
+    read_all(stored, blob, shared, READ_BYTES, |_, buffer| out.send(buffer).is_ok())
 }
 
 /// A layer that is not compressed needs no decoder: its spans are what is read.
 fn read_plain(
-    bytes: &dyn ReadAt,
+    stored: StoredBytes,
     blob: Option<Hasher>,
     shared: &Shared<'_>,
     out: &SyncSender<RawSpan>,
 ) -> StreamResult<Option<Digest>> {
-    read_all(bytes, blob, shared, SPAN_BYTES, |offset, bytes| {
+    read_all(stored, blob, shared, SPAN_BYTES, |offset, bytes| {
         out.send(RawSpan { offset, bytes, checkpoint: None }).is_ok()
     })
 }
@@ -297,6 +321,7 @@ fn decode(
     out: &SyncSender<RawSpan>,
 ) -> StreamResult<Decoded> {
     let mut decoder = Decoder::new(compression, Box::new(input))?;
+    let boundaries = compression.boundaries();
     let mut last_checkpoint = 0;
     loop {
         let checkpoint = decoder.checkpoint();
@@ -306,8 +331,8 @@ fn decode(
         }
         let mut bytes = shared.pool.take();
         bytes.clear();
-        let soft = soft_limit(compression, offset - last_checkpoint);
-        let stop = decoder.decode(&mut bytes, soft, hard_limit(compression));
+        let soft = soft_limit(boundaries, offset - last_checkpoint);
+        let stop = decoder.decode(&mut bytes, soft, hard_limit(boundaries));
         let ended = !matches!(stop, Ok(Stop::Boundary | Stop::Full));
         if !bytes.is_empty() && out.send(RawSpan { offset, bytes, checkpoint }).is_err() {
             return Ok(Decoded::default());
@@ -320,21 +345,22 @@ fn decode(
 }
 
 /// How much of a span is decoded before a boundary may end it, `since_checkpoint` bytes after the last
-/// one. Deflate has a boundary soon whenever one is wanted. The other formats have theirs where frames
-/// and blocks happen to end: one that is met early is better taken, and one that is due ends a span at
-/// once.
-fn soft_limit(compression: Compression, since_checkpoint: u64) -> usize {
-    match compression {
-        Compression::Gzip => SPAN_BYTES,
-        _ => EARLY_SPAN_BYTES.saturating_sub(usize::try_from(since_checkpoint).unwrap_or(usize::MAX)),
+/// one. Where boundaries are frequent, one comes soon whenever it is wanted. Where they are rare, one
+/// that is met early is better taken, and one that is due ends a span at once.
+fn soft_limit(boundaries: Boundaries, since_checkpoint: u64) -> usize {
+    match boundaries {
+        Boundaries::Frequent => SPAN_BYTES,
+        Boundaries::Everywhere | Boundaries::Rare => {
+            EARLY_SPAN_BYTES.saturating_sub(usize::try_from(since_checkpoint).unwrap_or(usize::MAX))
+        }
     }
 }
 
-/// Only deflate has a block end to wait for; where there is none, waiting gains nothing.
-fn hard_limit(compression: Compression) -> usize {
-    match compression {
-        Compression::Gzip => MAX_SPAN_BYTES,
-        _ => SPAN_BYTES,
+/// Only frequent boundaries are worth waiting for.
+fn hard_limit(boundaries: Boundaries) -> usize {
+    match boundaries {
+        Boundaries::Frequent => MAX_SPAN_BYTES,
+        Boundaries::Everywhere | Boundaries::Rare => SPAN_BYTES,
     }
 }
 

@@ -77,7 +77,7 @@ pub(crate) fn index(
     index_layer(Request {
         bytes: Arc::new(blob.to_vec()),
         what: &LAYER,
-        compression,
+        compression: Some(compression),
         expected,
         learn: false,
         verify,

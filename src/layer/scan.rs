@@ -9,6 +9,7 @@ use super::pass::{BuilderSink, SPAN_BYTES};
 use super::table::Facts;
 use super::tar::{Limits, Sink, TarParser};
 use super::windows::Windows;
+use crate::compress::Compression;
 use crate::error::{Result, StreamFault, StreamResult};
 use crate::read_at::ReadAt;
 use crate::warning::WarningKind;
@@ -16,7 +17,7 @@ use crate::warning::WarningKind;
 /// Bytes that are read at a time: most files are smaller, and seeking costs more than reading these.
 pub const SCAN_BYTES: usize = 32 << 10;
 
-/// Scans the headers of `request.bytes`.
+/// Scans the headers of `request.bytes`, a plain tar.
 pub(super) fn scan_headers(request: &Request<'_>) -> Result<Indexed> {
     let mut sink = BuilderSink::default();
     let scanned = scan(&*request.bytes, request.limits, &mut sink);
@@ -37,7 +38,7 @@ pub(super) fn scan_headers(request: &Request<'_>) -> Result<Indexed> {
         diff_id: None,
         blob_digest: None,
         blob_bytes: tar_bytes,
-        compression: request.compression,
+        compression: Compression::Plain,
         tar_bytes,
         copy_bytes: 0,
     };

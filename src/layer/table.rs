@@ -97,10 +97,8 @@ pub struct CheckpointRecord {
 pub enum Place {
     /// A gzip member, zstd frame, xz stream or bzip2 stream starts there.
     Start,
-    /// A deflate block ended there, and so many bits of the first byte are used up.
-    Deflate(u8),
-    /// An xz block starts there, in a stream with this check.
-    XzBlock(u8),
+    /// A place inside one of these, with what the format notes of it.
+    Inside(u8),
 }
 
 /// One layer, indexed: entries in tar order, spans, checkpoints, warnings.
@@ -276,7 +274,7 @@ impl LayerIndex {
         }
         let compression = u8::try_from(fields.u32())
             .ok()
-            .and_then(compression_from_code)
+            .and_then(Compression::from_code)
             .ok_or_else(|| bad("unknown compression"))?;
         let (diff_id, blob_digest) = (read_digest(&mut fields), read_digest(&mut fields));
         let (blob_bytes, tar_bytes, copy_bytes) = (fields.u64(), fields.u64(), fields.u64());
@@ -361,37 +359,19 @@ fn low(number: u64) -> u32 {
     number as u32
 }
 
-fn compression_code(compression: Compression) -> u8 {
-    match compression {
-        Compression::Plain => 0,
-        Compression::Gzip => 1,
-        Compression::Zstd => 2,
-        Compression::Xz => 3,
-        Compression::Bzip2 => 4,
-    }
-}
-
-fn compression_from_code(code: u8) -> Option<Compression> {
-    [Compression::Plain, Compression::Gzip, Compression::Zstd, Compression::Xz, Compression::Bzip2]
-        .into_iter()
-        .find(|compression| compression_code(*compression) == code)
-}
-
-/// The kind in the second byte, its argument in the first.
+/// The kind in the second byte, the format's note in the first.
 fn place_code(place: Place) -> u32 {
     match place {
         Place::Start => 0,
-        Place::Deflate(bits) => 0x100 | u32::from(bits),
-        Place::XzBlock(check) => 0x200 | u32::from(check),
+        Place::Inside(note) => 0x100 | u32::from(note),
     }
 }
 
 fn place_from_code(code: u32) -> Option<Place> {
-    let [argument, kind, 0, 0] = code.to_le_bytes() else { return None };
+    let [note, kind, 0, 0] = code.to_le_bytes() else { return None };
     match kind {
         0 => Some(Place::Start),
-        1 => Some(Place::Deflate(argument)),
-        2 => Some(Place::XzBlock(argument)),
+        1 => Some(Place::Inside(note)),
         _ => None,
     }
 }

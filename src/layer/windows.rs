@@ -1,4 +1,4 @@
-//! Windows: the 32 KiB of output in front of a checkpoint that deflate needs to go on there.
+//! Windows: the output in front of a checkpoint that deflate needs to go on there, up to 32 KiB.
 //!
 //! They are most of an index, and a mount needs few of them: they are kept compressed, apart from the
 //! rest, and read one at a time. This module owns how they are packed and checked.
@@ -10,12 +10,10 @@ use std::sync::Arc;
 
 use super::entry::Extent;
 use super::table::{CheckpointRecord, LayerIndex, Place};
-use crate::compress::{Checkpoint, CheckpointTable, Resume};
+use crate::compress::{Checkpoint, CheckpointTable, MAX_WINDOW_BYTES, Resume};
 use crate::error::{StreamFault, StreamResult as Result};
 use crate::read_at::ReadAt;
 
-/// The most a deflate stream refers back (RFC 1951, section 2).
-const WINDOW_BYTES: usize = 32 << 10;
 /// Windows compress well and must not slow down the pass.
 const LEVEL: i32 = 1;
 
@@ -61,15 +59,13 @@ impl WindowWriter {
             window: Extent::default(),
             window_hash: [0; 8],
         };
-        match &checkpoint.state {
-            Resume::Start => {}
-            Resume::XzBlock { check } => record.place = Place::XzBlock(*check),
-            Resume::Deflate { skip_bits, window } => {
+        if let Resume::Inside { note, window } = &checkpoint.state {
+            record.place = Place::Inside(*note);
+            if !window.is_empty() {
                 let packed = self
                     .compressor
                     .compress(window)
                     .map_err(|cause| StreamFault::io("cannot compress a window of", cause))?;
-                record.place = Place::Deflate(*skip_bits);
                 record.window_hash = short_hash(&packed);
                 record.window = self.append(&packed)?;
             }
@@ -130,13 +126,16 @@ impl StoredCheckpoints {
     }
 
     fn unpack(&self, record: &CheckpointRecord) -> Option<Vec<u8>> {
+        if record.window.len_bytes == 0 {
+            return Some(Vec::new());
+        }
         let len = record.window.len_bytes.min(self.windows.len());
         let mut packed = vec![0; usize::try_from(len).ok()?];
         self.windows.read_exact_at(&mut packed, record.window.offset).ok()?;
         if short_hash(&packed) != record.window_hash {
             return None;
         }
-        zstd::bulk::decompress(&packed, WINDOW_BYTES).ok()
+        zstd::bulk::decompress(&packed, MAX_WINDOW_BYTES).ok()
     }
 }
 
@@ -148,10 +147,7 @@ impl CheckpointTable for StoredCheckpoints {
             let Some(record) = self.index.checkpoint(position) else { break };
             let state = match record.place {
                 Place::Start => Some(Resume::Start),
-                Place::XzBlock(check) => Some(Resume::XzBlock { check }),
-                Place::Deflate(skip_bits) => {
-                    self.unpack(&record).map(|window| Resume::Deflate { skip_bits, window })
-                }
+                Place::Inside(note) => self.unpack(&record).map(|window| Resume::Inside { note, window }),
             };
             if let Some(state) = state {
                 return Ok(Checkpoint {
@@ -164,5 +160,11 @@ impl CheckpointTable for StoredCheckpoints {
             at = position.checked_sub(1);
         }
         Ok(Checkpoint { output_offset: 0, compressed_offset: 0, state: Resume::Start })
+    }
+
+    fn compressed_offset_after(&self, output_offset: u64) -> Option<u64> {
+        let before = output_offset.checked_sub(1).and_then(|offset| self.index.checkpoint_at(offset));
+        let next = before.map_or(Some(0), |before| before.checked_add(1))?;
+        self.index.checkpoint(next).map(|record| record.compressed_offset)
     }
 }

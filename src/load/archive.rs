@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Engine, reported, sniff};
+use super::{Engine, reported};
+use crate::compress::Compression;
 use crate::content::TarBytes;
 use crate::error::{Result, Subject};
 use crate::layer::index::{Expected, Tap};
@@ -31,11 +32,11 @@ impl Unpack for Engine {
     fn open_compressed(
         &self,
         bytes: Arc<dyn ReadAt>,
+        compression: Compression,
         path: &Path,
         identity: BlobIdentity,
     ) -> Result<(Arc<dyn ReadAt>, Vec<Member>)> {
         let what = Subject::Archive(path.to_owned());
-        let compression = sniff(&what, &*bytes)?;
         let key = identity.store_name().map(|name| Key::archive(&name));
         let progress = self.inner.options.progress.as_deref();
         let index = reported(progress, "Reading the archive", bytes.len(), || {

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use super::{Engine, SNIFF_BYTES};
+use super::Engine;
 use crate::compress::Compression;
 use crate::error::{Error, Result, Subject};
 use crate::layer::entry::Extent;
@@ -91,11 +91,10 @@ impl Tap for Members {
 impl Members {
     /// Starts a pass over the member that begins with `head`.
     fn begin(&mut self, member: Extent, head: &[u8]) -> Option<Flow> {
-        let sniffable = head.len() as u64 >= SNIFF_BYTES;
-        if member.len_bytes < MIN_BYTES || !sniffable {
+        if member.len_bytes < MIN_BYTES || head.len() < Compression::HEAD_BYTES {
             return None;
         }
-        let compression = Compression::sniff(head);
+        let compression = Compression::detect_head(head);
         let (archive, store, limits) = (self.archive.clone(), self.store.clone(), self.limits);
         let (full, pieces) = sync_channel(QUEUE);
         let (empty, used) = sync_channel(QUEUE);
@@ -154,7 +153,7 @@ fn index_member(
     let indexed = index_layer(Request {
         bytes,
         what: archive,
-        compression,
+        compression: Some(compression),
         expected: Expected::default(),
         learn: true,
         verify: Verify::Full,

@@ -18,20 +18,12 @@ use rustix::io::Errno;
 use super::OpenOptions;
 use super::blobs::{BlobIdentity, FileIdentity, read_bounded};
 use super::scan::{Member, MemberKind, scan};
+use crate::compress::Compression;
 use crate::error::{Error, Result, Subject};
 use crate::read_at::{FileBytes, ReadAt, Window};
 
 /// Links followed for one name; the number that Linux allows. Cycles end here.
 const MAX_LINKS: usize = 40;
-
-/// Compressions that a whole archive is found in, by its first bytes (F10). A zstd file may also
-/// begin with a skippable frame, whose first byte has any low half.
-const COMPRESSED: [(&str, &[u8]); 4] = [
-    ("gzip", &[0x1f, 0x8b]),
-    ("zstd", &[0x28, 0xb5, 0x2f, 0xfd]),
-    ("xz", &[0xfd, b'7', b'z', b'X', b'Z', 0]),
-    ("bzip2", b"BZh"),
-];
 
 /// A folder of named files.
 #[derive(Debug)]
@@ -101,19 +93,23 @@ impl Archive {
         let what = Subject::Archive(path.to_owned());
         let cannot = |cause: io::Error| Error::io_on("cannot read", what.clone(), cause);
         let bytes: Arc<dyn ReadAt> = Arc::new(FileBytes::new(file).map_err(cannot)?);
-        let (bytes, members) = match compression(&*bytes).map_err(cannot)? {
-            None => {
+        // F10: an archive may be compressed as a whole, in any way that a layer may.
+        let (bytes, members) = match Compression::detect(&*bytes).map_err(cannot)? {
+            Compression::Plain => {
                 let members = scan(&*bytes).map_err(|fault| fault.of(&what))?;
                 let Some(members) = members else {
                     return Err(not_an_image(path, "neither a directory nor a tar archive"));
                 };
                 (bytes, members)
             }
-            Some(format) => {
+            compression => {
                 let Some(unpack) = &options.unpack else {
-                    return Err(Error::unsupported(what, format!("an archive compressed with {format}")));
+                    return Err(Error::unsupported(
+                        what,
+                        format!("an archive compressed with {compression}"),
+                    ));
                 };
-                unpack.open_compressed(bytes, path, identity)?
+                unpack.open_compressed(bytes, compression, path, identity)?
             }
         };
         Ok(Archive {
@@ -294,19 +290,6 @@ fn parent(path: &[u8]) -> Option<usize> {
         return None;
     }
     Some(path.iter().rposition(|c| *c == b'/').unwrap_or(0))
-}
-
-fn compression(bytes: &dyn ReadAt) -> io::Result<Option<&'static str>> {
-    let mut head = [0; 6];
-    if bytes.len() < head.len() as u64 {
-        return Ok(None);
-    }
-    bytes.read_exact_at(&mut head, 0)?;
-    if matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]) {
-        return Ok(Some("zstd"));
-    }
-    let found = COMPRESSED.iter().find(|(_, magic)| head.starts_with(magic));
-    Ok(found.map(|(format, _)| *format))
 }
 
 pub(super) fn not_an_image(path: &Path, reason: &str) -> Error {

@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::compress::Compression;
 use crate::error::Result;
 use crate::image::{ImageInfo, LayerDescriptor, Platform};
 use crate::layer::index::Verify;
@@ -118,13 +119,15 @@ pub struct LayerBlob {
 
 /// Makes an archive that is compressed as a whole readable at any offset (F10).
 pub trait Unpack: Send + Sync {
-    /// The uncompressed bytes of the archive `bytes` at `path`, and its members.
+    /// The uncompressed bytes of the archive `bytes` at `path`, which is compressed in this way, and its
+    /// members.
     ///
     /// # Errors
     /// [`crate::Error::Decompress`] and [`crate::Error::Tar`] for damaged archives.
     fn open_compressed(
         &self,
         bytes: Arc<dyn ReadAt>,
+        compression: Compression,
         path: &Path,
         identity: BlobIdentity,
     ) -> Result<(Arc<dyn ReadAt>, Vec<Member>)>;

@@ -12,6 +12,7 @@
 //! that its checkpoints lead into the blob: the span hashes in it are not asked, nor is a seekable copy, and
 //! the hashes are over all bytes of the blob and of the tar.
 
+use std::fmt;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -27,7 +28,7 @@ use crate::layer::reader::LayerReader;
 use crate::layer::stored::StoredIndex;
 use crate::layer::tar::{Limits, Sink, TarParser};
 use crate::load::DEFAULT_CACHE_BYTES;
-use crate::read_at::{Cursor, ReadAt};
+use crate::read_at::ReadAt;
 use crate::store::{Key, Store};
 use crate::warning::WarningKind;
 
@@ -35,8 +36,6 @@ use crate::warning::WarningKind;
 const DECODE_BYTES: usize = 1 << 20;
 /// Stored bytes that are read at a time where nothing decodes them.
 const READ_BYTES: usize = 256 << 10;
-/// The longest magic number there is to recognise a compression by.
-const SNIFF_BYTES: u64 = 16;
 
 /// Stored indexes, and what it takes to decode by them.
 #[derive(Debug)]
@@ -81,13 +80,12 @@ impl<'a> Indexes<'a> {
 
     /// An index by which decoding gains something.
     fn find(&self, bytes: &dyn ReadAt, digest: Digest, diff_id: Digest) -> Option<StoredIndex> {
-        let compression = sniff(bytes).ok().filter(|compression| *compression != Compression::Plain)?;
         let found = self.store.load(&Key::layer(&diff_id, Some(&digest.to_string())))?;
         let facts = found.index.facts();
         let fits = facts.blob_digest == Some(digest)
             && facts.diff_id == Some(diff_id)
             && facts.blob_bytes == bytes.len()
-            && facts.compression == compression;
+            && facts.compression != Compression::Plain;
         // A copy is made where checkpoints are too far apart to decode from; it is not the image's.
         (fits && facts.copy_bytes == 0 && found.index.checkpoint_count() > 1).then_some(found)
     }
@@ -152,7 +150,7 @@ pub(super) fn digests(
         let mut headers = Headers::new();
         // The blob of a plain layer is its tar.
         if digest.algorithm() == diff_id.algorithm()
-            && matches!(sniff(&**bytes), Ok(Compression::Plain))
+            && matches!(Compression::detect(&**bytes), Ok(Compression::Plain))
             && let Ok(found) = hash_all(bytes.clone(), digest.algorithm(), |piece| headers.feed(piece))
         {
             return Digests { blob: Some(Ok(found)), tar: Some(Ok(found)), fault: headers.finish() };
@@ -164,23 +162,22 @@ pub(super) fn digests(
 fn in_one_pass(bytes: &Arc<dyn ReadAt>, digest: Option<Digest>, diff_id: Option<Digest>) -> Digests {
     let tap = Tap::new(bytes.clone(), digest.map(|digest| digest.algorithm().hasher()));
     let mut headers = Headers::new();
-    let tar = diff_id.map(|diff_id| tap.decode_into(diff_id.algorithm().hasher(), &mut headers));
+    let tar = diff_id.map(|diff_id| {
+        let compression =
+            Compression::detect(&**bytes).map_err(|cause| StreamFault::io("cannot read", cause))?;
+        tap.decode_into(compression, diff_id.algorithm().hasher(), &mut headers)
+    });
     let fault = headers.finish().filter(|_| matches!(tar, Some(Ok(_))));
     Digests { blob: tap.finish().transpose(), tar, fault }
 }
 
-fn sniff(bytes: &dyn ReadAt) -> io::Result<Compression> {
-    let mut head = vec![0; usize::try_from(bytes.len().min(SNIFF_BYTES)).unwrap_or(0)];
-    bytes.read_exact_at(&mut head, 0)?;
-    Ok(Compression::sniff(&head))
-}
-
 fn hash_all(bytes: Arc<dyn ReadAt>, algorithm: Algorithm, mut seen: impl FnMut(&[u8])) -> io::Result<Digest> {
     let mut hasher = algorithm.hasher();
-    let mut cursor = Cursor::new(bytes, 0);
+    let end = bytes.len();
+    let mut stream = bytes.stream(0..end);
     let mut piece = vec![0; READ_BYTES];
     loop {
-        match cursor.read(&mut piece)? {
+        match stream.read(&mut piece)? {
             0 => return Ok(hasher.finish()),
             len => {
                 let piece = piece.get(..len).unwrap_or_default();
@@ -195,25 +192,33 @@ fn hash_all(bytes: Arc<dyn ReadAt>, algorithm: Algorithm, mut seen: impl FnMut(&
 #[derive(Debug, Clone)]
 struct Tap(Arc<Mutex<TapState>>);
 
-#[derive(Debug)]
 struct TapState {
-    bytes: Arc<dyn ReadAt>,
-    offset: u64,
+    stream: Box<dyn Read + Send>,
     hasher: Option<Hasher>,
+}
+
+impl fmt::Debug for TapState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TapState").field("hasher", &self.hasher).finish_non_exhaustive()
+    }
 }
 
 impl Tap {
     fn new(bytes: Arc<dyn ReadAt>, hasher: Option<Hasher>) -> Self {
-        Tap(Arc::new(Mutex::new(TapState { bytes, offset: 0, hasher })))
+        let end = bytes.len();
+        Tap(Arc::new(Mutex::new(TapState { stream: bytes.stream(0..end), hasher })))
     }
 
     fn state(&self) -> MutexGuard<'_, TapState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn decode_into(&self, mut hasher: Hasher, headers: &mut Headers) -> Result<Digest> {
-        let bytes = self.state().bytes.clone();
-        let compression = sniff(&*bytes).map_err(|cause| StreamFault::io("cannot read", cause))?;
+    fn decode_into(
+        &self,
+        compression: Compression,
+        mut hasher: Hasher,
+        headers: &mut Headers,
+    ) -> Result<Digest> {
         let mut decoder = Decoder::new(compression, Box::new(self.clone()))?;
         let mut out = Vec::new();
         loop {
@@ -241,14 +246,10 @@ impl Tap {
 impl Read for Tap {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let mut state = self.state();
-        let left = state.bytes.len().saturating_sub(state.offset);
-        let len = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
-        let buf = buf.get_mut(..len).unwrap_or_default();
-        state.bytes.read_exact_at(buf, state.offset)?;
+        let len = state.stream.read(buf)?;
         if let Some(hasher) = &mut state.hasher {
-            hasher.update(buf);
+            hasher.update(buf.get(..len).unwrap_or_default());
         }
-        state.offset += len as u64;
         Ok(len)
     }
 }

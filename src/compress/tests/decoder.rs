@@ -16,15 +16,15 @@ use super::{Drip, decode_all, decode_with_checkpoints, decoder};
 #[test]
 fn f10_every_format_is_told_by_its_first_bytes() {
     for sample in samples(3000) {
-        let head = &sample.bytes[..Compression::SNIFF_BYTES];
-        assert_eq!(Compression::sniff(head), sample.compression, "{}", sample.name);
+        let head = &sample.bytes[..Compression::HEAD_BYTES];
+        assert_eq!(Compression::detect_head(head), sample.compression, "{}", sample.name);
     }
 }
 
 #[test]
 fn what_only_resembles_a_format_is_plain() {
     for head in [&b""[..], b"\x1f", b"\x1f\x8b\x07", b"BZh9 is text", b"\x28\xb5\x2f", b"\x60\x2a\x4d\x18"] {
-        assert_eq!(Compression::sniff(head), Compression::Plain, "{head:?}");
+        assert_eq!(Compression::detect_head(head), Compression::Plain, "{head:?}");
     }
 }
 
@@ -217,7 +217,7 @@ fn xz_blocks_are_checkpoints_with_and_without_sizes_in_their_headers() {
         let offsets: Vec<u64> = checkpoints.iter().map(|one| one.output_offset).collect();
         assert_eq!(offsets, [0, 100_000, 200_000], "{name}");
         for checkpoint in &checkpoints[1..] {
-            assert!(matches!(checkpoint.state, Resume::XzBlock { .. }), "{name}");
+            assert!(matches!(checkpoint.state, Resume::Inside { .. }), "{name}");
             check_resume(&bytes, &data, Compression::Xz, checkpoint);
         }
     }

@@ -77,7 +77,8 @@ fn a_flipped_bit_behind_a_checkpoint_never_gives_wrong_bytes_where_there_is_a_ch
         let start = usize::try_from(last.compressed_offset).unwrap();
         let expected = &sample.data[usize::try_from(last.output_offset).unwrap()..];
         // A gzip checksum cannot be compared from the middle of its member; that must not panic.
-        let checked = !UNCHECKED.contains(&sample.name) && !matches!(last.state, Resume::Deflate { .. });
+        let inside_gzip = sample.compression == Compression::Gzip && last.state != Resume::Start;
+        let checked = !UNCHECKED.contains(&sample.name) && !inside_gzip;
         for index in (start..sample.bytes.len()).step_by(97) {
             let mut rest = sample.bytes[start..].to_vec();
             rest[index - start] ^= 0x10;
@@ -174,7 +175,7 @@ fn another_format_is_refused_by_name() {
 
 #[test]
 fn a_checkpoint_of_another_format_is_refused() {
-    let state = Resume::Deflate { skip_bits: 3, window: Vec::new() };
+    let state = Resume::Inside { note: 3, window: Vec::new() };
     let checkpoint = Checkpoint { output_offset: 1, compressed_offset: 1, state };
     assert!(Decoder::resume(Compression::Zstd, Box::new(io::empty()), &checkpoint).is_err());
 }
@@ -182,9 +183,10 @@ fn a_checkpoint_of_another_format_is_refused() {
 #[test]
 fn a_checkpoint_that_makes_no_sense_is_refused() {
     for (compression, state) in [
-        (Compression::Gzip, Resume::Deflate { skip_bits: 8, window: Vec::new() }),
-        (Compression::Gzip, Resume::Deflate { skip_bits: 1, window: Vec::new() }),
-        (Compression::Xz, Resume::XzBlock { check: 2 }),
+        (Compression::Gzip, Resume::Inside { note: 8, window: Vec::new() }),
+        (Compression::Gzip, Resume::Inside { note: 1, window: Vec::new() }),
+        (Compression::Xz, Resume::Inside { note: 2, window: Vec::new() }),
+        (Compression::Xz, Resume::Inside { note: 4, window: vec![0] }),
     ] {
         let checkpoint = Checkpoint { output_offset: 1, compressed_offset: 1, state };
         let resumed = Decoder::resume(compression, Box::new(io::empty()), &checkpoint);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{
     CheckpointRecord, FORMAT_VERSION, Facts, HEADER_BYTES, KIND_BLOCK, KIND_CHAR, KIND_DIRECTORY, KIND_FIFO,
     KIND_FILE, KIND_HARDLINK, KIND_SPARSE, KIND_SYMLINK, LayerIndex, MAGIC, MAX_WARNINGS, NO_COPY, SECTIONS,
-    Section, compression_code, low, pack, place_code, record_bytes,
+    Section, low, pack, place_code, record_bytes,
 };
 use crate::bytes::{CHECKSUM_BYTES, Sections};
 use crate::digest::{Algorithm, Digest};
@@ -150,7 +150,7 @@ pub(super) fn head(facts: &Facts, lengths: [usize; SECTIONS]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-    bytes.extend_from_slice(&u32::from(compression_code(facts.compression)).to_le_bytes());
+    bytes.extend_from_slice(&u32::from(facts.compression.code()).to_le_bytes());
     push_digest(&mut bytes, facts.diff_id);
     push_digest(&mut bytes, facts.blob_digest);
     for number in [facts.blob_bytes, facts.tar_bytes, facts.copy_bytes] {

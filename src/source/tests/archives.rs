@@ -30,7 +30,7 @@ fn f10_without_a_decoder_the_compression_is_named() {
         (b"\x28\xb5\x2f\xfd\0\0", "zstd"),
         (b"\x5e\x2a\x4d\x18\0\0", "zstd"),
         (b"\xfd7zXZ\0", "xz"),
-        (b"BZh91A", "bzip2"),
+        (b"BZh91AY&SY", "bzip2"),
     ] {
         let place = Place::of_bytes(head);
         let reference = Reference::parse(place.path.as_os_str(), None).unwrap();

@@ -14,6 +14,7 @@ use super::{
     BlobIdentity, FileIdentity, ImageSummary, Location, Member, OpenOptions, OpenedImage, Reference,
     Selection, Source, Transport, Unpack, open, open_with_input,
 };
+use crate::compress::Compression;
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result, Subject};
 use crate::image::Platform;
@@ -239,6 +240,7 @@ impl Unpack for Inflate {
     fn open_compressed(
         &self,
         bytes: Arc<dyn ReadAt>,
+        _compression: Compression,
         _path: &Path,
         _identity: BlobIdentity,
     ) -> Result<(Arc<dyn ReadAt>, Vec<Member>)> {
