@@ -5,6 +5,7 @@
 //! store). It parses nothing, merges nothing and knows no view.
 
 mod archive;
+mod index;
 mod members;
 mod tree;
 
@@ -13,6 +14,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use self::index::{Keys, stored_as};
 pub use self::tree::{FileReader, LayerInfo, Tree};
 use crate::compress::Compression;
 use crate::content::cache::SpanCache;
@@ -21,7 +23,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
 use crate::image::{LayerDescriptor, claimed_compression};
 use crate::layer::check_layers;
-use crate::layer::index::{Expected, Request, Tap, Verify, index_layer};
+use crate::layer::index::{Expected, Verify};
 use crate::layer::reader::LayerReader;
 use crate::layer::stored::StoredIndex;
 use crate::layer::table::{Facts, LayerIndex};
@@ -242,7 +244,7 @@ impl Engine {
     /// Indexes the layers of an image that are not in the store, merges them and makes them readable.
     ///
     /// # Errors
-    /// As [`index_layer`] for the first layer that fails, [`Error::Strict`], [`Error::Reference`] for a
+    /// As [`crate::layer::index::index_layer`] for the first layer that fails, [`Error::Strict`], [`Error::Reference`] for a
     /// layer that is not there, [`Error::Limit`].
     pub(crate) fn load(&self, image: OpenedImage, options: &TreeOptions) -> Result<Tree> {
         let (first, blobs) = select(image.layers, options.layers)?;
@@ -323,31 +325,22 @@ impl Engine {
     fn open_layer(&self, at: usize, blob: &LayerBlob) -> Result<OpenLayer> {
         let descriptor = &blob.descriptor;
         let what = Subject::Layer { number: at, diff_id: Some(descriptor.diff_id) };
-        let compression = detect(&what, &*blob.bytes)?;
-        let claimed = descriptor.media_type.as_deref().and_then(claimed_compression);
-        let lie = claimed.filter(|claimed| *claimed != compression).map(|_| Warning {
-            kind: WarningKind::CompressionMismatch,
-            path: descriptor.media_type.clone().unwrap_or_default().into_bytes(),
-        });
         let shared = self.shared(blob);
         if let Some(bytes) = shared.clone().filter(|bytes| is_known(bytes.reader().index().facts(), blob)) {
             if let Some(progress) = &self.inner.options.progress {
                 progress.advance(blob.bytes.len());
             }
-            return Ok(OpenLayer { bytes, compression, lie });
+            let compression = stored_as(&what, blob, bytes.reader().index().facts())?;
+            return Ok(OpenLayer { bytes, compression, lie: compression_mismatch(descriptor, compression) });
         }
-        // The tar itself is what its diff_id says, wherever it lies.
-        let key = match (compression, blob.identity.store_name()) {
-            (Compression::Plain, _) => Some(Key::layer(&descriptor.diff_id, None)),
-            (_, Some(name)) => Some(Key::layer(&descriptor.diff_id, Some(&name))),
-            (_, None) => None,
-        };
+        let keys = Keys::of_layer(blob);
         let expected = Expected {
             diff_id: Some(descriptor.diff_id),
             blob_digest: descriptor.digest,
             blob_bytes: descriptor.size,
         };
-        let index = self.index(&what, &blob.bytes, compression, key.as_ref(), expected, None)?;
+        let index = self.index(&what, &blob.bytes, None, &keys, expected, None)?;
+        let compression = index.index.facts().compression;
         let bytes = shared.unwrap_or_else(|| {
             let bytes = self.layer_bytes(&what, index, blob.bytes.clone());
             if blob.identity != BlobIdentity::Unknown {
@@ -355,7 +348,7 @@ impl Engine {
             }
             bytes
         });
-        Ok(OpenLayer { bytes, compression, lie })
+        Ok(OpenLayer { bytes, compression, lie: compression_mismatch(descriptor, compression) })
     }
 
     /// The layer of this diff_id that another image has open, for an image whose promises are kept. What
@@ -375,57 +368,6 @@ impl Engine {
         let reader = LayerReader::new(what.clone(), index, stored, self.verify());
         Arc::new(LayerBytes::new(reader, self.inner.cache.clone(), Some(self.inner.read_ahead.clone())))
     }
-
-    /// The index from the store, or from a pass and then in the store; without a `key`, from a pass
-    /// and nowhere else.
-    fn index(
-        &self,
-        what: &Subject,
-        bytes: &Arc<dyn ReadAt>,
-        compression: Compression,
-        key: Option<&Key>,
-        expected: Expected,
-        tap: Option<Box<dyn Tap>>,
-    ) -> Result<StoredIndex> {
-        let options = &self.inner.options;
-        // A header scan is as fast as a look into the store, and shows what is there now.
-        let scan = options.verify == Verify::Off && compression == Compression::Plain;
-        let store = options.store.as_ref().filter(|_| !scan);
-        if let Some(found) = store.zip(key).and_then(|(store, key)| store.load(key))
-            && fits(&found, bytes.len(), compression, &expected)
-        {
-            if let Some(progress) = &options.progress {
-                progress.advance(bytes.len());
-            }
-            return Ok(found);
-        }
-        let store = store.filter(|_| options.verify == Verify::Full);
-        let draft = store.and_then(|store| store.draft().map_err(|error| log::warn!("{error}")).ok());
-        let scratch = draft.as_ref().map(|draft| draft.scratch()).transpose()?;
-        let indexed = index_layer(Request {
-            bytes: bytes.clone(),
-            what,
-            compression: Some(compression),
-            expected,
-            learn: false,
-            verify: options.verify,
-            limits: options.limits,
-            scratch,
-            progress: &|bytes| {
-                if let Some(progress) = &options.progress {
-                    progress.advance(bytes);
-                }
-            },
-            tap,
-        })?;
-        let saved = store.zip(key).zip(draft).map(|((store, key), draft)| store.save(key, draft, &indexed));
-        match saved {
-            Some(Ok(())) => return StoredIndex::from_saved(indexed, what),
-            Some(Err(error)) => log::warn!("the next mount will index again: {error}"),
-            None => {}
-        }
-        StoredIndex::from_pass(indexed)
-    }
 }
 
 /// Returns whether everything that an image promises of a layer was verified for another image. Only the
@@ -437,22 +379,11 @@ fn is_known(verified: &Facts, blob: &LayerBlob) -> bool {
     digest.is_none_or(known_blob) && size.is_none_or(|size| size == stored_bytes)
 }
 
-/// Whether a stored index is of these bytes.
-fn fits(found: &StoredIndex, len: u64, compression: Compression, expected: &Expected) -> bool {
-    let facts = found.index.facts();
-    let same_blob = match (facts.blob_digest, expected.blob_digest) {
-        (Some(found), Some(expected)) => found == expected,
-        _ => true,
-    };
-    facts.blob_bytes == len
-        && expected.blob_bytes.is_none_or(|expected| expected == len)
-        && facts.compression == compression
-        && facts.diff_id == expected.diff_id
-        && same_blob
-}
-
-fn detect(what: &Subject, bytes: &dyn ReadAt) -> Result<Compression> {
-    Compression::detect(bytes).map_err(|cause| Error::io_on("cannot read", what.clone(), cause))
+/// Z7: the media type claims another compression than the layer has.
+fn compression_mismatch(descriptor: &LayerDescriptor, compression: Compression) -> Option<Warning> {
+    let media_type = descriptor.media_type.as_deref()?;
+    claimed_compression(media_type).filter(|claimed| *claimed != compression)?;
+    Some(Warning { kind: WarningKind::CompressionMismatch, path: media_type.as_bytes().to_vec() })
 }
 
 fn select(mut blobs: Vec<LayerBlob>, range: LayerRange) -> Result<(u16, Vec<LayerBlob>)> {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::index::Keys;
 use super::{Engine, reported};
 use crate::compress::Compression;
 use crate::content::TarBytes;
@@ -10,7 +11,6 @@ use crate::error::{Result, Subject};
 use crate::layer::index::{Expected, Tap};
 use crate::read_at::ReadAt;
 use crate::source::{self, BlobIdentity, Member, OpenOptions, Reference, Source, Unpack};
-use crate::store::Key;
 
 impl Engine {
     /// Opens the place that `reference` names. An archive that is compressed as a whole is read once for
@@ -37,11 +37,11 @@ impl Unpack for Engine {
         identity: BlobIdentity,
     ) -> Result<(Arc<dyn ReadAt>, Vec<Member>)> {
         let what = Subject::Archive(path.to_owned());
-        let key = identity.store_name().map(|name| Key::archive(&name));
+        let keys = Keys::of_archive(identity);
         let progress = self.inner.options.progress.as_deref();
         let index = reported(progress, "Reading the archive", bytes.len(), || {
             let tap = self.members(&what).map(|members| Box::new(members) as Box<dyn Tap>);
-            self.index(&what, &bytes, compression, key.as_ref(), Expected::default(), tap)
+            self.index(&what, &bytes, Some(compression), &keys, Expected::default(), tap)
         })?;
         let tar = self.layer_bytes(&what, index, bytes);
         let members = source::members(tar.reader().index()).map_err(|fault| fault.of(&what))?;

@@ -46,10 +46,12 @@ pub struct Key(String);
 
 impl Key {
     /// The index of a layer. Entries and span hashes belong to the diff_id, checkpoints to the bytes as
-    /// stored, so compressed layers name those too: by their digest or, where the image has none, by
-    /// whatever else identifies them. A stale identity is harmless, since spans are checked.
+    /// stored, which `stored` names: by their digest or, where the image has none, by whatever else
+    /// identifies them. The index of a plain layer belongs to the diff_id alone: without `stored`, or where
+    /// that is the diff_id. A stale identity is harmless, since spans are checked.
     #[must_use]
     pub fn layer(diff_id: &Digest, stored: Option<&str>) -> Self {
+        let stored = stored.filter(|stored| *stored != diff_id.to_string());
         let stored = stored.map(|stored| format!("-{}", short_name(stored))).unwrap_or_default();
         Key(format!("{}-{}{stored}.v{FORMAT_VERSION}", diff_id.algorithm().name(), diff_id.hex()))
     }
@@ -177,6 +179,22 @@ impl Store {
             self.publish(&self.path(key, "copy"), draft.copy)?;
         }
         self.publish(&path, draft.index)
+    }
+
+    /// Gives the index that is stored for `from` another name: it is found for `to` as well, and takes up
+    /// no more room. Only for an index without a seekable copy.
+    ///
+    /// # Errors
+    /// When the directory cannot be written, or its file system has no hard links.
+    pub fn add_name(&self, from: &Key, to: &Key) -> Result<()> {
+        let [from, to] = [from, to].map(|key| self.path(key, "idx"));
+        // Whoever asks for this found nothing of use under the name.
+        let _ = std::fs::remove_file(&to);
+        match linkat(CWD, &from, CWD, &to, AtFlags::empty()) {
+            // Somebody else was faster.
+            Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+            Err(errno) => Err(Error::io_on("cannot link", Subject::File(to), errno.into())),
+        }
     }
 
     /// The bytes of the merged tree for `key`, if they can be read. They are not checked here.

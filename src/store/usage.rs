@@ -7,7 +7,7 @@
 //! too much is for the caller.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -29,6 +29,8 @@ pub(super) const SHORT_DIGITS: usize = 32;
 pub struct StoredLayer {
     /// The name of its files, without their endings.
     pub name: String,
+    /// Other names of the same index: see [`Store::link`].
+    pub other_names: Vec<String>,
     /// Length of the index or tree in bytes; 0 when only a copy is left.
     pub index_bytes: u64,
     /// Length of the seekable copy in bytes; 0 when there is none.
@@ -105,6 +107,7 @@ impl Store {
         let failed =
             |cause| Error::io_on("cannot read cache directory", Subject::File(self.directory.clone()), cause);
         let mut found: BTreeMap<String, StoredLayer> = BTreeMap::new();
+        let mut names: HashMap<u64, Vec<String>> = HashMap::new();
         for entry in std::fs::read_dir(&self.directory).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let file_name = entry.file_name();
@@ -116,6 +119,7 @@ impl Store {
             }
             let layer = found.entry(name.to_owned()).or_insert_with(|| StoredLayer {
                 name: name.to_owned(),
+                other_names: Vec::new(),
                 index_bytes: 0,
                 copy_bytes: 0,
                 last_used: SystemTime::UNIX_EPOCH,
@@ -125,6 +129,18 @@ impl Store {
             match ending {
                 Ending::Index | Ending::Tree => layer.index_bytes = metadata.len(),
                 Ending::Copy => layer.copy_bytes = metadata.len(),
+            }
+            if metadata.nlink() > 1 {
+                names.entry(metadata.ino()).or_default().push(name.to_owned());
+            }
+        }
+        for mut names in names.into_values() {
+            // The shortest name is the one that depends on the diff_id alone.
+            names.sort_by_key(|name| (name.len(), name.clone()));
+            let mut others = names.split_off(1);
+            others.iter().for_each(|name| drop(found.remove(name)));
+            if let Some(layer) = names.first().and_then(|name| found.get_mut(name)) {
+                layer.other_names.append(&mut others);
             }
         }
         Ok(found.into_values().collect())
@@ -159,8 +175,10 @@ impl Store {
     /// Removes a pair, unless somebody has used it since it was listed. The index goes first: one without its
     /// copy would be read for nothing.
     fn remove(&self, layer: &StoredLayer) -> Result<bool> {
-        let key = Key(layer.name.clone());
-        let paths = ["idx", "copy", "tree"].map(|ending| self.path(&key, ending));
+        let names = layer.other_names.iter().chain([&layer.name]);
+        let paths: Vec<_> = names
+            .flat_map(|name| ["idx", "copy", "tree"].map(|ending| self.path(&Key(name.clone()), ending)))
+            .collect();
         let in_use = |path| std::fs::symlink_metadata(path).is_ok_and(|now| used(&now) > layer.last_used);
         if paths.iter().any(in_use) {
             return Ok(false);
@@ -261,6 +279,7 @@ mod tests {
     fn layer(name: &str, bytes: u64, last_used: u64) -> StoredLayer {
         StoredLayer {
             name: name.to_owned(),
+            other_names: Vec::new(),
             index_bytes: bytes,
             copy_bytes: 0,
             last_used: SystemTime::UNIX_EPOCH + Duration::from_secs(last_used),
@@ -310,6 +329,25 @@ mod tests {
         std::fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
         assert!(!store.remove(&listed).unwrap() && path.exists());
         assert!(store.remove(&StoredLayer { last_used: later, ..listed }).unwrap() && !path.exists());
+    }
+
+    #[test]
+    fn an_index_of_several_names_counts_once_and_goes_with_all_of_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store { directory: directory.path().to_owned() };
+        let plain = Key(format!("sha256-{HEX}.v3"));
+        let blob = Key(format!("sha256-{HEX}-{SHORT}.v3"));
+        std::fs::write(store.path(&plain, "idx"), b"index").unwrap();
+        // What stood under the other name was of no use.
+        std::fs::write(store.path(&blob, "idx"), b"damaged").unwrap();
+        store.add_name(&plain, &blob).unwrap();
+        store.add_name(&plain, &blob).unwrap();
+        let listed = store.measure().unwrap();
+        let found: Vec<_> =
+            listed.iter().map(|layer| (&layer.name, &layer.other_names[..], layer.bytes())).collect();
+        assert_eq!(found, [(&plain.0, &[blob.0][..], 5)]);
+        assert_eq!(store.clear().unwrap().len(), 1);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

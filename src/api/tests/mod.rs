@@ -2,6 +2,7 @@
 
 #[cfg(feature = "fuse")]
 mod panics;
+mod remote;
 
 use std::ffi::OsStr;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -9,10 +10,11 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use crate::digest::Algorithm;
+use crate::layer::samples::compressed;
 use crate::{
-    Action, DeletedOptions, DiffOptions, DifferenceKind, Engine, EngineOptions, Error, ExportOptions, Field,
-    FileType, Image, LayerId, LayerRange, LoadOptions, PathFault, Reference, Removal, SelectedImage, Verdict,
-    VerifyItem, VerifyOptions, diff,
+    Action, Compression, DeletedOptions, DiffOptions, DifferenceKind, Engine, EngineOptions, Error,
+    ExportOptions, Field, FileType, Image, LayerId, LayerRange, LoadOptions, PathFault, Reference, Removal,
+    SelectedImage, Verdict, VerifyItem, VerifyOptions, diff,
 };
 
 /// A docker-archive in a directory of its own.
@@ -24,6 +26,11 @@ impl Archive {
     /// One layer for each list of names and contents. A content that begins with `->` is a link's target.
     fn of<C: AsRef<[u8]>>(layers: &[&[(&str, C)]]) -> Self {
         let layers: Vec<Vec<u8>> = layers.iter().map(|files| tar_of(files)).collect();
+        Archive::of_tars(&layers, Compression::Plain)
+    }
+
+    /// These layers, compressed in this way.
+    fn of_tars(layers: &[Vec<u8>], compression: Compression) -> Self {
         let ids = layers.iter().map(|layer| format!("\"{}\"", Algorithm::Sha256.digest(layer)));
         let ids = ids.collect::<Vec<_>>().join(",");
         let steps = (0..layers.len()).map(|number| format!(r#"{{"created_by":"step {number}"}}"#));
@@ -34,9 +41,11 @@ impl Archive {
             .to_string();
         let mut archive = tar::Builder::new(Vec::new());
         let documents = [("config.json", config.as_bytes()), ("manifest.json", manifest.as_bytes())];
-        let layers = names.iter().map(String::as_str).zip(layers.iter().map(Vec::as_slice));
-        for (name, bytes) in documents.into_iter().chain(layers) {
+        for (name, bytes) in documents {
             append(&mut archive, name, bytes);
+        }
+        for (name, layer) in names.iter().zip(layers) {
+            append(&mut archive, name, &compressed(compression, layer));
         }
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("image.tar"), archive.into_inner().unwrap()).unwrap();

@@ -1,0 +1,163 @@
+//! Finding the index of a layer in the store, or making it.
+//!
+//! Owns the names under which an index is looked for and stored, and when the compression is detected. An
+//! index is found without reading the layer.
+
+use std::sync::Arc;
+
+use super::Engine;
+use crate::compress::Compression;
+use crate::error::{Error, Result, Subject};
+use crate::layer::index::{Expected, Request, Tap, Verify, index_layer};
+use crate::layer::stored::StoredIndex;
+use crate::layer::table::Facts;
+use crate::read_at::ReadAt;
+use crate::source::{BlobIdentity, LayerBlob};
+use crate::store::{Key, Store};
+
+/// The names under which the index of some bytes may be stored, as far as they are known before a byte is
+/// read.
+#[derive(Debug)]
+pub(super) struct Keys {
+    /// What the image or the source says of the bytes: their digest, or which part of which file they are.
+    /// `None` when nothing identifies them.
+    pub(super) known: Option<Key>,
+    /// The diff_id alone, in case the bytes are plain: a tar is what its diff_id says, wherever it is kept.
+    /// Only for bytes without a digest, which would tell.
+    pub(super) plain: Option<Key>,
+}
+
+impl Keys {
+    pub(super) fn of_layer(blob: &LayerBlob) -> Self {
+        let diff_id = &blob.descriptor.diff_id;
+        let known = blob.identity.store_name().map(|name| Key::layer(diff_id, Some(&name)));
+        let plain = match blob.identity {
+            BlobIdentity::Digest(_) => None,
+            BlobIdentity::File(_) | BlobIdentity::Unknown => Some(Key::layer(diff_id, None)),
+        };
+        Keys { known, plain }
+    }
+
+    pub(super) fn of_archive(identity: BlobIdentity) -> Self {
+        Keys { known: identity.store_name().map(|name| Key::archive(&name)), plain: None }
+    }
+}
+
+/// Returns whether a stored index is of these bytes.
+fn fits(found: &StoredIndex, len: u64, expected: &Expected) -> bool {
+    let facts = found.index.facts();
+    let same_blob = match (facts.blob_digest, expected.blob_digest) {
+        (Some(found), Some(expected)) => found == expected,
+        _ => true,
+    };
+    facts.blob_bytes == len
+        && expected.blob_bytes.is_none_or(|expected| expected == len)
+        && facts.diff_id == expected.diff_id
+        && same_blob
+}
+
+/// Returns how an image stores a layer that it shares with another image. `facts` are of the other image's
+/// layer.
+pub(super) fn stored_as(what: &Subject, blob: &LayerBlob, facts: &Facts) -> Result<Compression> {
+    match blob.descriptor.digest {
+        Some(digest) if facts.blob_digest == Some(digest) => Ok(facts.compression),
+        _ => detect(what, &*blob.bytes),
+    }
+}
+
+impl Engine {
+    /// Returns the index from the store, or makes it in a pass and stores it. Reads nothing of `bytes` when
+    /// the store has it. Detects the `compression` if that is not known.
+    pub(super) fn index(
+        &self,
+        what: &Subject,
+        bytes: &Arc<dyn ReadAt>,
+        compression: Option<Compression>,
+        keys: &Keys,
+        expected: Expected,
+        tap: Option<Box<dyn Tap>>,
+    ) -> Result<StoredIndex> {
+        let len = bytes.len();
+        if let Some(found) = keys.known.as_ref().and_then(|key| self.stored(key, len, &expected)) {
+            return Ok(found);
+        }
+        let Some(plain) = &keys.plain else {
+            return self.index_anew(what, bytes, compression, keys.known.as_ref(), expected, tap);
+        };
+        let compression = compression.map_or_else(|| detect(what, &**bytes), Ok)?;
+        if compression != Compression::Plain {
+            return self.index_anew(what, bytes, Some(compression), keys.known.as_ref(), expected, tap);
+        }
+        let found = match self.stored(plain, len, &expected) {
+            Some(found) => found,
+            None => self.index_anew(what, bytes, Some(compression), Some(plain), expected, tap)?,
+        };
+        if let Some((store, known)) = self.writable_store().zip(keys.known.as_ref())
+            && let Err(error) = store.add_name(plain, known)
+        {
+            log::debug!("{what}: the next mount reads the layer's first bytes again: {error}");
+        }
+        Ok(found)
+    }
+
+    /// The store, if indexes that are made now may be kept: all bytes are checked.
+    fn writable_store(&self) -> Option<&Store> {
+        self.inner.options.store.as_ref().filter(|_| self.verify() == Verify::Full)
+    }
+
+    /// Returns the index from the store, if it is of bytes of this length.
+    fn stored(&self, key: &Key, len: u64, expected: &Expected) -> Option<StoredIndex> {
+        let options = &self.inner.options;
+        let found = options.store.as_ref()?.load(key).filter(|found| fits(found, len, expected))?;
+        // A header scan is as fast as a look into the store, and shows what is there now.
+        if options.verify == Verify::Off && found.index.facts().compression == Compression::Plain {
+            return None;
+        }
+        if let Some(progress) = &options.progress {
+            progress.advance(len);
+        }
+        Some(found)
+    }
+
+    /// Makes the index in a pass and stores it under `key`; without a key it is not stored.
+    fn index_anew(
+        &self,
+        what: &Subject,
+        bytes: &Arc<dyn ReadAt>,
+        compression: Option<Compression>,
+        key: Option<&Key>,
+        expected: Expected,
+        tap: Option<Box<dyn Tap>>,
+    ) -> Result<StoredIndex> {
+        let options = &self.inner.options;
+        let store = self.writable_store().zip(key);
+        let draft = store.and_then(|(store, _)| store.draft().map_err(|error| log::warn!("{error}")).ok());
+        let scratch = draft.as_ref().map(|draft| draft.scratch()).transpose()?;
+        let indexed = index_layer(Request {
+            bytes: bytes.clone(),
+            what,
+            compression,
+            expected,
+            learn: false,
+            verify: options.verify,
+            limits: options.limits,
+            scratch,
+            progress: &|bytes| {
+                if let Some(progress) = &options.progress {
+                    progress.advance(bytes);
+                }
+            },
+            tap,
+        })?;
+        match store.zip(draft).map(|((store, key), draft)| store.save(key, draft, &indexed)) {
+            Some(Ok(())) => return StoredIndex::from_saved(indexed, what),
+            Some(Err(error)) => log::warn!("the next mount will index again: {error}"),
+            None => {}
+        }
+        StoredIndex::from_pass(indexed)
+    }
+}
+
+fn detect(what: &Subject, bytes: &dyn ReadAt) -> Result<Compression> {
+    Compression::detect(bytes).map_err(|cause| Error::io_on("cannot read", what.clone(), cause))
+}
