@@ -132,6 +132,12 @@ impl SpanCache {
         }
     }
 
+    /// The span, if it is in the cache. Does not wait for one that is on its way.
+    #[must_use]
+    pub fn ready(&self, key: SpanKey) -> Option<Bytes> {
+        self.lock().get(key)
+    }
+
     /// Decodes a span of `len_bytes` bytes that somebody may ask for. Does nothing when it is here or on its
     /// way, or when too much is that nobody asked for yet.
     pub fn decode_ahead<E>(

@@ -66,17 +66,56 @@ impl LayerBytes {
     ///
     /// # Errors
     /// As [`LayerReader::read_span`], and [`Error::Io`] past the end of what the layer holds.
-    pub fn read_exact(self: &Arc<Self>, mut buf: &mut [u8], mut offset: u64) -> Result<()> {
+    pub fn read_exact(self: &Arc<Self>, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.read_exact_by(|at| self.span(at), buf, offset)
+    }
+
+    /// Fills `buf` from `offset` of a file of this layer; holes are zeros. Gives the number of bytes, which
+    /// is short only at the file's end.
+    ///
+    /// # Errors
+    /// As [`LayerBytes::read_exact`].
+    pub fn read_file(self: &Arc<Self>, file: &FileData<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.read_file_by(|at| self.span(at), file, buf, offset)
+    }
+
+    /// As [`LayerBytes::read_file`], but returns `None` instead of waiting for a source that may wait.
+    ///
+    /// # Errors
+    /// As [`LayerBytes::read_exact`].
+    pub fn read_file_if_ready(
+        self: &Arc<Self>,
+        file: &FileData<'_>,
+        buf: &mut [u8],
+        offset: u64,
+    ) -> Result<Option<usize>> {
+        if !self.reader.may_wait() {
+            return self.read_file(file, buf, offset).map(Some);
+        }
+        match self.read_file_by(|at| self.span_if_ready(at), file, buf, offset) {
+            Ok(len) => Ok(Some(len)),
+            Err(Unready::Wait) => Ok(None),
+            Err(Unready::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Fills `buf` from `offset` of the uncompressed tar, from spans that `span` gets.
+    fn read_exact_by<E: From<Error>>(
+        self: &Arc<Self>,
+        span: impl Fn(u32) -> Result<Bytes, E>,
+        mut buf: &mut [u8],
+        mut offset: u64,
+    ) -> Result<(), E> {
         while !buf.is_empty() {
-            let (at, span) = self.span_at(offset)?;
+            let (at, found) = self.span_at(offset)?;
             self.guess(at);
-            let bytes = self.span(at)?;
+            let bytes = span(at)?;
             // The span holds `offset`, so there is at least one byte.
-            let from = usize::try_from(offset - span.extent.offset).unwrap_or(usize::MAX);
+            let from = usize::try_from(offset - found.extent.offset).unwrap_or(usize::MAX);
             let ready = bytes.get(from..).unwrap_or_default();
             let len = ready.len().min(buf.len());
             if len == 0 {
-                return Err(self.past_end(offset));
+                return Err(self.past_end(offset).into());
             }
             let (now, later) = buf.split_at_mut(len);
             now.copy_from_slice(ready.get(..len).unwrap_or_default());
@@ -86,17 +125,18 @@ impl LayerBytes {
         Ok(())
     }
 
-    /// Fills `buf` from `offset` of a file of this layer; holes are zeros. Gives the number of bytes, which
-    /// is short only at the file's end.
-    ///
-    /// # Errors
-    /// As [`LayerBytes::read_exact`].
-    pub fn read_file(self: &Arc<Self>, file: &FileData<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
+    fn read_file_by<E: From<Error>>(
+        self: &Arc<Self>,
+        span: impl Fn(u32) -> Result<Bytes, E>,
+        file: &FileData<'_>,
+        buf: &mut [u8],
+        offset: u64,
+    ) -> Result<usize, E> {
         let left = file.size.saturating_sub(offset);
         let len = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
         let buf = buf.get_mut(..len).unwrap_or_default();
         match &file.stored {
-            Stored::Contiguous(extent) => self.read_exact(buf, extent.offset + offset)?,
+            Stored::Contiguous(extent) => self.read_exact_by(span, buf, extent.offset + offset)?,
             Stored::Sparse(segments) => {
                 buf.fill(0);
                 let end = offset + len as u64;
@@ -106,7 +146,8 @@ impl LayerBytes {
                     let stop = (segment.file_offset + segment.extent.len_bytes).min(end);
                     let place = to_range(start - offset, stop - offset);
                     let part = buf.get_mut(place).unwrap_or_default();
-                    self.read_exact(part, segment.extent.offset + (start - segment.file_offset))?;
+                    let from = segment.extent.offset + (start - segment.file_offset);
+                    self.read_exact_by(&span, part, from)?;
                 }
             }
         }
@@ -168,6 +209,15 @@ impl LayerBytes {
         self.cache.get_or_decode((self.number, at), |buffer| self.reader.read_span(at, buffer))
     }
 
+    /// The span, unless getting it may take long.
+    fn span_if_ready(&self, at: u32) -> Result<Bytes, Unready> {
+        match self.cache.ready((self.number, at)) {
+            Some(bytes) => Ok(bytes),
+            None if self.reader.span_may_wait(at) => Err(Unready::Wait),
+            None => Ok(self.span(at)?),
+        }
+    }
+
     /// Lets the spans that may follow be decoded, when whoever reads span `at` goes forward.
     fn guess(self: &Arc<Self>, at: u32) {
         let Some(read_ahead) = &self.read_ahead else { return };
@@ -204,6 +254,19 @@ impl LayerBytes {
     }
 }
 
+/// Why a span is not to be had at once.
+enum Unready {
+    /// Getting it may take long.
+    Wait,
+    Failed(Error),
+}
+
+impl From<Error> for Unready {
+    fn from(error: Error) -> Self {
+        Unready::Failed(error)
+    }
+}
+
 /// What is stored of a file: offset in the file, and where its bytes are.
 pub fn stored_extents(file: FileData<'_>) -> impl Iterator<Item = (u64, Extent)> {
     let (whole, parts) = match file.stored {
@@ -226,6 +289,10 @@ pub struct TarBytes(pub Arc<LayerBytes>);
 impl ReadAt for TarBytes {
     fn len(&self) -> u64 {
         self.0.reader().index().facts().tar_bytes
+    }
+
+    fn may_wait(&self) -> bool {
+        self.0.reader().may_wait()
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {

@@ -19,6 +19,7 @@ mod holders;
 mod mount;
 mod mounts;
 mod options;
+mod pool;
 mod seek;
 mod xattr;
 
@@ -41,6 +42,7 @@ use fuser::{
 };
 
 pub use self::mount::{MountOptions, MountView, Mounted, check_mount_point, mount, unmount};
+use self::pool::Pool;
 use self::seek::Seek;
 use self::xattr::{Answer, Provenance};
 use crate::forest::{Forest, Node, TreeRef};
@@ -98,6 +100,24 @@ impl Activity {
     }
 }
 
+/// A read that the kernel asks for.
+#[derive(Debug)]
+struct Read {
+    ino: INodeNo,
+    offset: u64,
+    /// At most so many bytes.
+    wanted: usize,
+}
+
+/// How long a thread may be kept from other requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// As long as decoding takes, but not for a source that may wait.
+    Short,
+    /// As long as it takes.
+    Long,
+}
+
 /// Trees as the kernel sees them.
 #[derive(Debug)]
 struct View {
@@ -109,6 +129,19 @@ struct View {
     activity: Arc<Activity>,
     /// Size of all files in blocks, once somebody asked.
     total_blocks: OnceLock<u64>,
+}
+
+/// What the kernel talks to: trees, and threads for what may take long.
+#[derive(Debug)]
+struct Server {
+    view: Arc<View>,
+    pool: Pool,
+}
+
+impl Server {
+    fn new(view: View) -> Self {
+        Server { view: Arc::new(view), pool: Pool::default() }
+    }
 }
 
 impl View {
@@ -196,6 +229,34 @@ impl View {
         xattr::value(name, tree.rootfs().xattrs(node.inode()), &provenance).ok_or(Errno::NO_XATTR)
     }
 
+    /// Answers a read, or gives the reply back when that would try the patience of the caller.
+    fn answer(&self, read: &Read, patience: Patience, reply: ReplyData) -> Option<ReplyData> {
+        BUFFER.with_borrow_mut(|buffer| {
+            if buffer.len() < read.wanted {
+                buffer.resize(read.wanted, 0);
+            }
+            let buffer = buffer.get_mut(..read.wanted).unwrap_or_default();
+            let result = self.work("read", || self.read(read, patience, buffer));
+            match result.map(|filled| filled.map(|filled| buffer.get(..filled))) {
+                Ok(None) => return Some(reply),
+                Ok(Some(Some(bytes))) => reply.data(bytes),
+                Ok(Some(None)) => reply.error(Errno::EIO),
+                Err(errno) => reply.error(errno),
+            }
+            None
+        })
+    }
+
+    /// Fills `buffer` and returns the number of bytes; `None` when that may take long and `patience` is short.
+    fn read(&self, read: &Read, patience: Patience, buffer: &mut [u8]) -> Result<Option<usize>, Errno> {
+        let (node, tree) = self.find(read.ino)?;
+        let filled = match patience {
+            Patience::Short => tree.read_if_ready(node.inode(), buffer, read.offset),
+            Patience::Long => tree.read_at(node.inode(), buffer, read.offset).map(Some),
+        };
+        filled.map_err(|error| attr::errno(&error, "read", read.ino))
+    }
+
     fn total_blocks(&self) -> u64 {
         *self.total_blocks.get_or_init(|| {
             let rootfs = self.forest.rootfs().rootfs();
@@ -245,10 +306,10 @@ macro_rules! refuse {
     };
 }
 
-impl Filesystem for View {
+impl Filesystem for Server {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let mut wanted = CAPABILITIES & config.capabilities();
-        if self.ask_to_open {
+        if self.view.ask_to_open {
             wanted -= InitFlags::FUSE_NO_OPEN_SUPPORT | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
         }
         // Neither can fail: all that is wanted is offered, and the number is not 0.
@@ -258,28 +319,28 @@ impl Filesystem for View {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = self.work("lookup", || {
-            let (parent, tree) = self.find(parent)?;
+        let found = self.view.work("lookup", || {
+            let (parent, tree) = self.view.find(parent)?;
             match tree.rootfs().lookup(parent.inode(), name.as_bytes()) {
-                Some(id) => self.attributes(attr::number(self.forest.enter(parent.beside(id)))),
+                Some(id) => self.view.attributes(attr::number(self.view.forest.enter(parent.beside(id)))),
                 None => Ok(attr::nothing()),
             }
         });
         match found {
-            Ok(attributes) => reply.entry(&self.ttl, &attributes, GENERATION),
+            Ok(attributes) => reply.entry(&self.view.ttl, &attributes, GENERATION),
             Err(errno) => reply.error(errno),
         }
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.work("getattr", || self.attributes(ino)) {
-            Ok(attributes) => reply.attr(&self.ttl, &attributes),
+        match self.view.work("getattr", || self.view.attributes(ino)) {
+            Ok(attributes) => reply.attr(&self.view.ttl, &attributes),
             Err(errno) => reply.error(errno),
         }
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        let tree = self.work("readlink", || self.find(ino));
+        let tree = self.view.work("readlink", || self.view.find(ino));
         let target = tree
             .as_ref()
             .map_err(|errno| *errno)
@@ -291,9 +352,9 @@ impl Filesystem for View {
     }
 
     fn open(&self, _: &Request, _: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.activity.touch();
+        self.view.activity.touch();
         match flags.acc_mode() {
-            fuser::OpenAccMode::O_RDONLY if self.ask_to_open => {
+            fuser::OpenAccMode::O_RDONLY if self.view.ask_to_open => {
                 reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
             }
             fuser::OpenAccMode::O_RDONLY => reply.error(Errno::ENOSYS),
@@ -313,28 +374,18 @@ impl Filesystem for View {
         reply: ReplyData,
     ) {
         let wanted = usize::try_from(size).map_or(READ_MAX_BYTES, |size| size.min(READ_MAX_BYTES));
-        BUFFER.with_borrow_mut(|buffer| {
-            if buffer.len() < wanted {
-                buffer.resize(wanted, 0);
-            }
-            let buffer = buffer.get_mut(..wanted).unwrap_or_default();
-            let result = self.work("read", || {
-                let (node, tree) = self.find(ino)?;
-                let read = tree.read_at(node.inode(), buffer, offset);
-                read.map_err(|error| attr::errno(&error, "read", ino))
-            });
-            match result.and_then(|filled| buffer.get(..filled).ok_or(Errno::EIO)) {
-                Ok(bytes) => reply.data(bytes),
-                Err(errno) => reply.error(errno),
-            }
-        });
+        let read = Read { ino, offset, wanted };
+        if let Some(reply) = self.view.answer(&read, Patience::Short, reply) {
+            let view = Arc::clone(&self.view);
+            self.pool.run(move || drop(view.answer(&read, Patience::Long, reply)));
+        }
     }
 
     fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        let found = self.work("lseek", || {
+        let found = self.view.work("lseek", || {
             let what = Seek::from_whence(whence).ok_or(Errno::EINVAL)?;
             let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
-            let (node, tree) = self.find(ino)?;
+            let (node, tree) = self.view.find(ino)?;
             let (_, file) = tree.rootfs().file(node.inode()).ok_or(Errno::EINVAL)?;
             i64::try_from(seek::seek(&file, offset, what)?).map_err(|_| Errno::EOVERFLOW)
         });
@@ -345,8 +396,8 @@ impl Filesystem for View {
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.activity.touch();
-        if self.ask_to_open {
+        self.view.activity.touch();
+        if self.view.ask_to_open {
             reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
         } else {
             reply.error(Errno::ENOSYS);
@@ -354,10 +405,10 @@ impl Filesystem for View {
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let done = self.work("readdir", || {
-            self.list(ino, offset, |tree, place, name, next| {
+        let done = self.view.work("readdir", || {
+            self.view.list(ino, offset, |tree, place, name, next| {
                 let kind = tree.rootfs().inode(place.inode()).ok_or(Errno::EIO)?.kind;
-                let number = attr::number(self.forest.enter(place));
+                let number = attr::number(self.view.forest.enter(place));
                 Ok(reply.add(number, next, attr::file_type(kind), name))
             })
         });
@@ -375,9 +426,9 @@ impl Filesystem for View {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let done = self.work("readdirplus", || {
-            self.list(ino, offset, |tree, place, name, next| {
-                let (attributes, ttl) = self.listed(tree, place)?;
+        let done = self.view.work("readdirplus", || {
+            self.view.list(ino, offset, |tree, place, name, next| {
+                let (attributes, ttl) = self.view.listed(tree, place)?;
                 Ok(reply.add(attributes.ino, next, name, &ttl, &attributes, GENERATION))
             })
         });
@@ -388,8 +439,8 @@ impl Filesystem for View {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        let files = u64::from(self.forest.rootfs().rootfs().inode_count());
-        match self.work("statfs", || Ok(self.total_blocks())) {
+        let files = u64::from(self.view.forest.rootfs().rootfs().inode_count());
+        match self.view.work("statfs", || Ok(self.view.total_blocks())) {
             Ok(blocks) => {
                 reply.statfs(blocks, 0, 0, files, 0, STATFS_BLOCK_BYTES, NAME_MAX_BYTES, STATFS_BLOCK_BYTES);
             }
@@ -398,20 +449,21 @@ impl Filesystem for View {
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let value = self.work("getxattr", || xattr::answer(self.xattr(ino, name.as_bytes())?, size));
+        let value =
+            self.view.work("getxattr", || xattr::answer(self.view.xattr(ino, name.as_bytes())?, size));
         reply_xattr(value, reply);
     }
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let names = self.work("listxattr", || {
-            let (node, tree) = self.find(ino)?;
+        let names = self.view.work("listxattr", || {
+            let (node, tree) = self.view.find(ino)?;
             xattr::answer(xattr::list(tree.rootfs().xattrs(node.inode())), size)
         });
         reply_xattr(names, reply);
     }
 
     fn access(&self, _: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        match self.work("access", || may_access(&self.attributes(ino)?, mask)) {
+        match self.view.work("access", || may_access(&self.view.attributes(ino)?, mask)) {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),
         }

@@ -24,7 +24,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{getgid, getuid};
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::{Activity, View, fusermount, holders, mounts};
+use super::{Activity, Server, View, fusermount, holders, mounts};
 use crate::error::{Error, MountFault, Result};
 use crate::forest::Forest;
 use crate::workers::cores;
@@ -259,7 +259,7 @@ pub fn mount(forest: impl Into<Forest>, dir: &Path, options: &MountOptions) -> R
     let mounted = Mounted { point: dir.to_owned(), id, activity: Arc::clone(&activity), end: Arc::default() };
     // From here on dropping `mounted` cleans up.
     let view = View::new(forest.into(), options, activity);
-    serve(view, device, options, &mounted.end).map_err(|cause| {
+    serve(Server::new(view), device, options, &mounted.end).map_err(|cause| {
         mounted.end.reach();
         fault(MountFault::Os { call: "FUSE", cause })
     })?;
@@ -291,9 +291,9 @@ fn open_device() -> io::Result<File> {
 }
 
 /// Shakes hands with the kernel and starts the threads that answer it.
-fn serve(view: View, device: OwnedFd, options: &MountOptions, end: &Arc<End>) -> io::Result<()> {
+fn serve(server: Server, device: OwnedFd, options: &MountOptions, end: &Arc<End>) -> io::Result<()> {
     let config = options.session_config();
-    let session = Session::from_fd(view, device, config.acl, config)?;
+    let session = Session::from_fd(server, device, config.acl, config)?;
     let end = Arc::clone(end);
     thread::Builder::new().name("fuse".into()).spawn(move || {
         if let Err(error) = session.run() {

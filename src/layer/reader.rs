@@ -30,6 +30,8 @@ pub struct LayerReader {
     /// Whether the copy was found to be damaged, which is told once.
     copy_is_damaged: AtomicBool,
     verify: Verify,
+    /// Whether reading what is stored may take long.
+    may_wait: bool,
 }
 
 /// The uncompressed tar.
@@ -47,6 +49,7 @@ impl LayerReader {
     pub fn new(what: Subject, index: StoredIndex, stored: Arc<dyn ReadAt>, verify: Verify) -> Self {
         let StoredIndex { index, windows, copy } = index;
         let facts = index.facts();
+        let may_wait = stored.may_wait();
         let tar = match facts.compression {
             Compression::Plain => Tar::Plain(stored),
             compression => {
@@ -54,7 +57,20 @@ impl LayerReader {
                 Tar::Compressed(Seekable::new(stored, compression, facts.tar_bytes, Arc::new(checkpoints)))
             }
         };
-        LayerReader { what, index, tar, copy, copy_is_damaged: AtomicBool::new(false), verify }
+        LayerReader { what, index, tar, copy, copy_is_damaged: AtomicBool::new(false), verify, may_wait }
+    }
+
+    /// True when reading may take long, as [`ReadAt::may_wait`] says of the bytes as stored.
+    #[must_use]
+    pub fn may_wait(&self) -> bool {
+        self.may_wait
+    }
+
+    /// True when reading this span may take long. A span in the seekable copy is at hand.
+    #[must_use]
+    pub fn span_may_wait(&self, at: u32) -> bool {
+        let copied = || self.copy.is_some() && self.index.span(at).is_some_and(|span| span.copy.is_some());
+        self.may_wait && !copied()
     }
 
     /// The layer's index.

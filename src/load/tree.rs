@@ -137,6 +137,17 @@ impl Tree {
         bytes.read_file(&data, buf, offset)
     }
 
+    /// Reads as [`Tree::read_at`] does, but returns `None` instead of waiting for a source that may wait:
+    /// for threads that have others to serve. Never returns `None` for an image in local files.
+    ///
+    /// # Errors
+    /// As [`Tree::read_at`].
+    #[cfg(feature = "fuse")]
+    pub(crate) fn read_if_ready(&self, file: InodeId, buf: &mut [u8], offset: u64) -> Result<Option<usize>> {
+        let (bytes, data) = self.stored(file)?;
+        bytes.read_file_if_ready(&data, buf, offset)
+    }
+
     /// Opens a regular file.
     ///
     /// # Errors

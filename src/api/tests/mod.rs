@@ -3,6 +3,8 @@
 #[cfg(feature = "fuse")]
 mod panics;
 mod remote;
+#[cfg(feature = "fuse")]
+mod waiting;
 
 use std::ffi::OsStr;
 use std::io::{Read as _, Seek as _, SeekFrom};

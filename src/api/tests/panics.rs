@@ -34,13 +34,13 @@ impl ReadAt for Trapped {
 }
 
 /// Whether this machine can mount on `dir`. Where `CI` is set, it must.
-fn can_mount(dir: &std::path::Path) -> bool {
+pub(super) fn can_mount(dir: &std::path::Path) -> bool {
     match check_mount_point(dir) {
         Ok(_) => true,
         Err(Error::Mount { reason: MountFault::NoDevice | MountFault::NoHelper, .. }) => {
             assert!(std::env::var_os("CI").is_none(), "SKIPPED: needs FUSE");
             // Not eprintln!, which the test runner would keep to itself.
-            writeln!(io::stderr(), "SKIPPED api::tests::panics: needs FUSE").unwrap();
+            writeln!(io::stderr(), "SKIPPED a test of api: needs FUSE").unwrap();
             false
         }
         Err(error) => panic!("{error}"),
