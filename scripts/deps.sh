@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the programs that `make demo`, `make test`, `make bench` and `make dist` need on Debian and Ubuntu.
 # usage: scripts/deps.sh demo|test|bench|dist
-# Lists what is missing, and why it is needed, before it installs anything. Changes the system only through
+# Lists missing packages and their purpose before it installs anything. Changes the system only through
 # apt-get, as root or with sudo. Elsewhere it lists what is missing and fails.
 set -euo pipefail
 
@@ -12,52 +12,52 @@ rust_needed=1.88
 demo='
 cc|gcc|compiles the C libraries
 make|make|runs the Makefile
-fusermount3|fuse3|mounts for ordinary users
+fusermount3|fuse3|mounts as an ordinary user
 getfattr|attr|shows extended attributes'
 test='
 python3|python3|checks docs/recording.svg
-podman|podman|writes and reads images to compare with
+podman|podman|writes and reads images for comparison
 skopeo|skopeo|copies images between formats
-umoci|umoci|unpacks images to compare with
-dockerd|docker.io|writes and reads images to compare with
-docker|docker-cli|the client of dockerd
+umoci|umoci|unpacks images for comparison
+dockerd|docker.io|writes and reads images for comparison
+docker|docker-cli|client of dockerd
 newuidmap|uidmap|runs podman as an ordinary user
 jq|jq|checks JSON output
 script|bsdutils|runs the program on a terminal
-unshare|util-linux|mounts in namespaces of their own
+unshare|util-linux|creates namespaces for mounts
 patch|patch|checks the output of diff
 man|man-db|checks the manual pages
 chromium|chromium|checks the HTML of diff'
 dist='
 python3|python3|collects the licences of crates
 musl-gcc|musl-tools|links the static binary
-dpkg-deb|dpkg|makes the .deb
-mmdebstrap|mmdebstrap|makes a system to try the .deb in
+dpkg-deb|dpkg|builds the .deb
+mmdebstrap|mmdebstrap|creates a system to test the .deb in
 lintian|lintian|checks the .deb'
-# Makes inputs, and peers.
+# Programs that create inputs, and programs that imgmount is compared with.
 bench='
-mmdebstrap|mmdebstrap|makes an image
-podman|podman|makes an image, and is a peer
-skopeo|skopeo|makes an image, and is a peer
-umoci|umoci|makes an image, and is a peer
+mmdebstrap|mmdebstrap|creates an image
+podman|podman|creates an image; compared with imgmount
+skopeo|skopeo|creates an image; compared with imgmount
+umoci|umoci|creates an image; compared with imgmount
 newuidmap|uidmap|runs podman as an ordinary user
-dockerd|docker.io|is a peer
-docker|docker-cli|the client of dockerd
-igzip|isal|is a peer
-gzip|gzip|is a peer
-pigz|pigz|is a peer
-zstd|zstd|is a peer
-openssl|openssl|is a peer
-tar|tar|is a peer
-diff|diffutils|is a peer
-find|findutils|is a peer
-findmnt|util-linux|looks at mounts
-mksquashfs|squashfs-tools|makes input of a peer
-squashfuse_ll|squashfuse|is a peer
-mkfs.erofs|erofs-utils|makes input of a peer
-archivemount|archivemount|is a peer
-fuse-archive|fuse-archive|is a peer
-ratarmount|ratarmount|is a peer'
+dockerd|docker.io|compared with imgmount
+docker|docker-cli|client of dockerd
+igzip|isal|compared with imgmount
+gzip|gzip|compared with imgmount
+pigz|pigz|compared with imgmount
+zstd|zstd|compared with imgmount
+openssl|openssl|compared with imgmount
+tar|tar|compared with imgmount
+diff|diffutils|compared with imgmount
+find|findutils|compared with imgmount
+findmnt|util-linux|lists mounts
+mksquashfs|squashfs-tools|creates input for a compared program
+squashfuse_ll|squashfuse|compared with imgmount
+mkfs.erofs|erofs-utils|creates input for a compared program
+archivemount|archivemount|compared with imgmount
+fuse-archive|fuse-archive|compared with imgmount
+ratarmount|ratarmount|compared with imgmount'
 
 say() { printf 'deps: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -114,27 +114,27 @@ require() {
     if [ $# = 0 ]; then
         return 0
     elif has apt-get && can_be_root; then
-        say "make $purpose needs these packages, installed now with apt-get:"
+        say "make $purpose needs these packages; installing them with apt-get:"
         list "$@"
         install_packages "${@%%|*}"
     else
-        say "make $purpose needs these packages (names as in Debian); install them and try again:"
+        say "make $purpose needs these packages (Debian names); install them and try again:"
         list "$@"
         exit 1
     fi
 }
 
-# The bench measures the peers that there are. A peer that cannot be installed is listed, and no failure.
+# The bench measures the peers that are installed. A peer that cannot be installed is listed; this is not a failure.
 install_peers() {
     local missing
     mapfile -t missing < <(missing_from "$bench")
     if [ ${#missing[@]} -gt 0 ] && has apt-get && can_be_root; then
-        say "make bench compares with these packages, installed now with apt-get where it has them:"
+        say "make bench compares imgmount with these packages; installing those that apt-get has:"
         list "${missing[@]}"
         (install_packages "${missing[@]%%|*}") || true
     fi
     mapfile -t missing < <(missing_from "$bench")
-    if [ ${#missing[@]} -gt 0 ]; then say "measured without: ${missing[*]%%|*} (ratarmount comes by pip)"; fi
+    if [ ${#missing[@]} -gt 0 ]; then say "not compared, because not installed: ${missing[*]%%|*} (install ratarmount with pip)"; fi
 }
 
 # True when version $1 is at least $2.
@@ -149,21 +149,21 @@ check_rust() {
         require 'cargo|builds the program' 'rustfmt|checks the format of sources' 'rust-clippy|lints'
         return 0
     fi
-    say "cargo $rust_needed or newer is needed, found: ${found:-none}"
+    say "cargo $rust_needed or newer is required, found: ${found:-none}"
     die "install it with: curl --proto '=https' -sSf https://sh.rustup.rs | sh    (https://rustup.rs)"
 }
 
-# Distributions give every user /dev/fuse, which fusermount3 is made for. Some containers do not.
+# Distributions let every user open /dev/fuse, as fusermount3 expects. Some containers do not.
 check_fuse_device() {
     if [ ! -e /dev/fuse ] && [ "$(id -u)" = 0 ]; then modprobe fuse 2>/dev/null || true; fi
     if [ ! -e /dev/fuse ]; then
-        say "there is no /dev/fuse: nothing can be mounted here (in a container: --device /dev/fuse --cap-add SYS_ADMIN)"
+        say "/dev/fuse is missing: mounting is not possible (in a container, use --device /dev/fuse --cap-add SYS_ADMIN)"
     elif [ "$(stat -c %a /dev/fuse)" != 666 ]; then
         if [ "$(id -u)" = 0 ]; then
-            say "/dev/fuse is for root alone: giving it mode 0666, as distributions do"
+            say "only root can open /dev/fuse: setting mode 0666, as distributions do"
             chmod 666 /dev/fuse
         elif [ ! -w /dev/fuse ]; then
-            say "/dev/fuse is not for you: mounting needs 'chmod 666 /dev/fuse' by root"
+            say "you cannot open /dev/fuse: to mount, run 'chmod 666 /dev/fuse' as root"
         fi
     fi
 }
@@ -179,5 +179,5 @@ mapfile -t missing < <(missing_packages "${tables[@]}")
 require "${missing[@]}"
 if [ "$purpose" = bench ]; then install_peers; fi
 check_rust
-if [ $listed = no ]; then say "make $purpose: nothing to install"; fi
+if [ $listed = no ]; then say "make $purpose: all required packages are installed"; fi
 check_fuse_device

@@ -123,15 +123,15 @@ impl FromStr for Digest {
 
     fn from_str(text: &str) -> Result<Self> {
         let bad = |reason: &str| Error::malformed(Subject::DigestText(text.to_owned()), reason);
-        let (name, hex) = text.split_once(':').ok_or_else(|| bad("no ':' in it"))?;
+        let (name, hex) = text.split_once(':').ok_or_else(|| bad("':' is missing"))?;
         let algorithm = match name {
             "sha256" => Algorithm::Sha256,
             "sha512" => Algorithm::Sha512,
             "blake3" => Algorithm::Blake3,
-            _ => return Err(bad("unknown algorithm (known: sha256, sha512, blake3)")),
+            _ => return Err(bad("unknown algorithm (supported: sha256, sha512, blake3)")),
         };
         let hash = parse_hex(hex).ok_or_else(|| bad("not lower-case hexadecimal digits"))?;
-        Digest::new(algorithm, &hash).ok_or_else(|| bad("wrong length for its algorithm"))
+        Digest::new(algorithm, &hash).ok_or_else(|| bad("wrong length for the algorithm"))
     }
 }
 

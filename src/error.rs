@@ -177,7 +177,7 @@ pub enum Error {
         reason: PathFault,
     },
     /// `--strict`: the image merges only with warnings.
-    #[error("the image merges with {count} warning(s), first: {first}")]
+    #[error("merging the layers gives {count} warning(s), first: {first}")]
     Strict {
         /// How many there are.
         count: usize,
@@ -192,7 +192,7 @@ pub enum Error {
         dir: PathBuf,
     },
     /// The work ended before all files were extracted, since no more can be written.
-    #[error("stopped at '{path}', the extracted files are not complete: {cause}")]
+    #[error("extraction stopped at '{path}' and is incomplete: {cause}")]
     #[non_exhaustive]
     Incomplete {
         /// The path that could not be written, below the target directory, escaped.
@@ -224,13 +224,13 @@ pub enum MountFault {
     #[error("not a directory")]
     NotADirectory,
     /// What is mounted there has lost its process.
-    #[error("a dead mount: the process that served it is gone")]
+    #[error("dead mount: the process that served it is gone")]
     Dead,
     /// An image is mounted there already.
-    #[error("an image is mounted here already")]
+    #[error("an image is already mounted here")]
     AlreadyMounted,
     /// No FUSE in the kernel or in the container.
-    #[error("/dev/fuse is missing: there is no FUSE on this system or in this container")]
+    #[error("/dev/fuse is missing: FUSE is not available on this system or in this container")]
     NoDevice,
     /// Ordinary users need a helper, and it is not installed.
     #[error("mounting needs the program fusermount3, which is not installed")]
@@ -245,7 +245,7 @@ pub enum MountFault {
     #[error("not mounted")]
     NotMounted,
     /// Something else is mounted there: the name of its file system type.
-    #[error("not an imgmount mount, but {0}")]
+    #[error("not an imgmount mount: the type is {0}")]
     OtherMount(String),
     /// The operating system refused.
     #[error("{call}: {cause}")]
@@ -359,7 +359,7 @@ fn list(candidates: &[String]) -> String {
     if candidates.is_empty() {
         return String::new();
     }
-    let mut text = String::from("; there is:");
+    let mut text = String::from("; available:");
     for candidate in candidates {
         text.push_str("\n  ");
         text.push_str(candidate);
@@ -377,5 +377,5 @@ fn foreign(urls: &[String]) -> String {
     }
     // They are the image's words, on their way to a terminal.
     let urls: Vec<String> = urls.iter().map(|url| crate::path::escape(url.as_bytes())).collect();
-    format!(" (a foreign layer, to be had from {})", urls.join(", "))
+    format!(" (a foreign layer, available at {})", urls.join(", "))
 }

@@ -288,12 +288,12 @@ impl Engine {
         if let Some(bytes) = store.load_tree(&key) {
             match Rootfs::from_bytes(bytes, layers.clone()) {
                 Ok(rootfs) => return Ok(rootfs),
-                Err(doubt) => log::info!("the tree is merged anew: {doubt}"),
+                Err(doubt) => log::info!("cannot use the stored tree, merging again: {doubt}"),
             }
         }
         let rootfs = merge(layers, options)?;
         store.save_tree(&key, |file| rootfs.write_to(file)).unwrap_or_else(|error| {
-            log::warn!("the next mount will merge again: {error}");
+            log::warn!("cannot store the merged tree, the next mount merges again: {error}");
         });
         Ok(rootfs)
     }
@@ -391,7 +391,7 @@ fn select(mut blobs: Vec<LayerBlob>, range: LayerRange) -> Result<(u16, Vec<Laye
     let count = blobs.len();
     let missing = |layer: u16| Error::Reference {
         text: layer.to_string(),
-        reason: format!("no such layer: the image has {count}, numbered from 0"),
+        reason: format!("no such layer; the image has {count} layer(s), numbered from 0"),
     };
     match range {
         LayerRange::All => Ok((0, blobs)),

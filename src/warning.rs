@@ -68,35 +68,35 @@ macro_rules! warning_kinds {
 
 warning_kinds! {
     /// W3: a directory is whited out and made anew in one layer; runtimes show the lower children.
-    DirectoryRemade = 1, "whited out and made anew in one layer: the lower children show, as in a runtime";
+    DirectoryRemade = 1, "whited out and created again in one layer: the lower children stay visible, as in runtimes";
     /// W5: the whiteout follows what it would delete.
-    LateWhiteout = 2, "a whiteout after the entry it names: it hides only lower layers";
+    LateWhiteout = 2, "a whiteout after the entry that it would delete: it hides only lower layers";
     /// W11: an opaque mark at the root, which runtimes ignore.
-    OpaqueRoot = 3, "an opaque mark at the layer's root has no effect in a runtime";
+    OpaqueRoot = 3, "an opaque marker at the layer's root has no effect in runtimes";
     /// W12: `.wh.`, `.wh..` or `.wh...`.
-    BadWhiteoutName = 4, "a whiteout that names nothing, '.' or '..' is skipped";
+    BadWhiteoutName = 4, "a whiteout of an empty name, '.' or '..' is ignored";
     /// N1: a directory hides a lower symlink because something below it was added.
-    DirectoryReplacesLink = 5, "an implied directory replaces a lower symbolic link, as in a runtime";
+    DirectoryReplacesLink = 5, "an implied directory replaces a lower symbolic link, as in runtimes";
     /// N2: parents run through more symlinks than are followed.
-    TooManyLinks = 6, "left out: its parents run through too many symbolic links";
+    TooManyLinks = 6, "left out: the parent directories have too many levels of symbolic links";
     /// N7: a file that is later used as a directory.
-    DirectoryReplacesFile = 7, "a directory replaces the file of the same layer";
+    DirectoryReplacesFile = 7, "a directory replaces a file of the same layer";
     /// N10: a name that climbs out of the root.
-    EscapingName = 8, "a name that leaves the root is placed inside it";
+    EscapingName = 8, "a name that leads out of the root is placed inside the root";
     /// N15: a component or a link target that no file system takes.
-    NameTooLong = 9, "left out: a component is longer than 255 bytes, or a link target longer than 4095";
+    NameTooLong = 9, "left out: a path component exceeds 255 bytes, or a link target exceeds 4095 bytes";
     /// M8: an owner that does not fit 32 bits.
-    OwnerOverflow = 10, "an owner beyond 32 bits is cut to its low 32 bits";
+    OwnerOverflow = 10, "an owner above 32 bits is truncated to the low 32 bits";
     /// M17: an entry of a type that has no place in a rootfs.
-    UnknownType = 11, "left out: an entry of a type that is not a file system object";
+    UnknownType = 11, "left out: the entry type is not a file system object";
     /// H2: a hard link into a lower layer.
-    LinkToLower = 12, "a hard link to a lower layer's file: runtimes refuse it";
+    LinkToLower = 12, "a hard link to a file of a lower layer: runtimes refuse it";
     /// H3: a hard link to an entry that comes later.
     LinkToLater = 13, "a hard link to a later entry: runtimes refuse it";
     /// H3: a hard link that leads back to itself.
-    LinkCycle = 14, "left out: a hard link that leads back to itself";
+    LinkCycle = 14, "left out: a cycle of hard links";
     /// H3: a hard link to nothing.
-    LinkToNothing = 15, "left out: a hard link whose target is nowhere";
+    LinkToNothing = 15, "left out: a hard link to a target that does not exist";
     /// H5: a hard link to a file that this layer whites out.
     LinkToWhitedOut = 16, "a hard link to a file that the same layer deletes";
     /// H9: a hard link to a directory.
@@ -104,25 +104,25 @@ warning_kinds! {
     /// Z4: bytes after the compressed stream.
     TrailingBytes = 18, "bytes after the end of the compressed stream are ignored";
     /// Z7: the media type names another compression than the bytes show.
-    CompressionMismatch = 19, "the media type names another compression than the bytes show";
+    CompressionMismatch = 19, "the compression differs from the one in the media type";
     /// Windows layer, shown as data.
-    WindowsLayer = 20, "a Windows layer: its files are shown as data";
+    WindowsLayer = 20, "a Windows layer: files are shown as stored in the tar";
     /// A damaged layer under `--verify off`: what lies before the damage is shown.
-    Damaged = 21, "the layer is damaged: entries past the damage are missing";
+    Damaged = 21, "the layer is damaged: entries after the damage are missing";
     /// W6: the same whiteout more than once.
     RepeatedWhiteout = 22, "a repeated whiteout: runtimes refuse it";
     /// N6: an entry of another type replaces an earlier one of the same layer.
-    TypeChanged = 23, "replaced within the layer by an entry of another type: runtimes refuse it";
+    TypeChanged = 23, "replaced by an entry of another type in the same layer: runtimes refuse it";
     /// H8: a hard link target that climbs out of the root.
-    EscapingTarget = 24, "a hard link target that leaves the root is placed inside it";
+    EscapingTarget = 24, "a hard link target that leads out of the root is resolved inside the root";
     /// W7: whiteouts at and below one path.
     WhiteoutBelowWhiteout = 25, "a whiteout below a whiteout has no effect";
     /// An entry whose path is longer than any file system takes.
     PathTooLong = 26, "left out: the path is longer than 4096 bytes";
     /// W3, W5: something goes below a directory that is whited out and not made anew.
-    ImpliedAfterWhiteout = 27, "below a directory that the same layer deletes: runtimes refuse it; the lower children are hidden";
+    ImpliedAfterWhiteout = 27, "an entry below a directory that the same layer deletes: runtimes refuse it; the lower children are hidden";
     /// M9, W18: extended attributes of an entry that no container has.
-    XattrLeftOut = 28, "extended attributes are left out that belong to a host, or that Linux cannot hold";
+    XattrLeftOut = 28, "left out: extended attributes that belong to a host or that Linux cannot store";
     /// M21: the tar ends with a PAX or GNU header that is about no entry.
     ExtensionWithoutEntry = 29, "an extension header at the end of the tar belongs to no entry and is ignored";
 }

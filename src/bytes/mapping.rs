@@ -38,7 +38,7 @@ impl Mapping {
         // what is dropped here reads the same when it is looked at again (madvise(2), MADV_DONTNEED).
         let released = unsafe { self.0.unchecked_advise(UncheckedAdvice::DontNeed) };
         if let Err(cause) = released {
-            log::debug!("a mapping stays in memory: {cause}");
+            log::debug!("cannot unmap memory: {cause}");
         }
     }
 }

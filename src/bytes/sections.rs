@@ -39,15 +39,15 @@ impl<const N: usize> Sections<N> {
         let mut end = header_bytes;
         for (range, (len, record)) in ranges.iter_mut().zip(lengths.into_iter().zip(records)) {
             let len = usize::try_from(len).ok().filter(|len| len.is_multiple_of(record));
-            let next = len.and_then(|len| end.checked_add(len)).ok_or("broken section")?;
+            let next = len.and_then(|len| end.checked_add(len)).ok_or("malformed section")?;
             *range = end..next;
             end = next;
         }
         if end != bytes.len() {
-            return Err("cut short");
+            return Err("truncated");
         }
-        let (header, body) = bytes.split_at_checked(header_bytes).ok_or("shorter than its header")?;
-        let (head, sum) = header.split_last_chunk::<CHECKSUM_BYTES>().ok_or("shorter than its header")?;
+        let (header, body) = bytes.split_at_checked(header_bytes).ok_or("shorter than the header")?;
+        let (head, sum) = header.split_last_chunk::<CHECKSUM_BYTES>().ok_or("shorter than the header")?;
         if checksum(head, body) != *sum {
             return Err("checksum does not match");
         }

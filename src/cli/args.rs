@@ -21,10 +21,10 @@ use imgmount::{
 /// Which of the images in a place is meant.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SelectArgs {
-    /// Select an image by name or @INDEX, where PATH has colons or the name has slashes
+    /// Select an image by name, tag or @INDEX; IMAGE is then only [TRANSPORT:]PATH
     #[arg(long, value_name = "REF")]
     pub(crate) image: Option<String>,
-    /// Select the image for OS/ARCH[/VARIANT] instead of this machine's
+    /// Select the image for OS/ARCH[/VARIANT]; the default is Linux on this machine's architecture
     #[arg(long, value_name = "PLATFORM")]
     pub(crate) platform: Option<String>,
 }
@@ -34,22 +34,22 @@ pub(crate) struct SelectArgs {
 pub(crate) struct ImageArgs {
     #[command(flatten)]
     pub(crate) select: SelectArgs,
-    /// What is checked against the image's digests
-    #[arg(long, value_name = "WHAT", default_value = "full")]
+    /// Verify the image's digests, or disable verification
+    #[arg(long, value_name = "MODE", default_value = "full")]
     pub(crate) verify: VerifyMode,
-    /// Memory for decompressed data, with K, M or G
+    /// Memory for decompressed data, in bytes or with suffix K, M, G or T
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "256M")]
     pub(crate) cache_size: u64,
-    /// Keep nothing on disk
+    /// Do not use the cache directory
     #[arg(long)]
     pub(crate) no_cache: bool,
-    /// Merge layers as runtimes do, or to the letter of the OCI specification
-    #[arg(long, value_name = "WHOSE", default_value = "runtime")]
+    /// Merge layers as container runtimes do, or as the OCI specification says
+    #[arg(long, value_name = "RULES", default_value = "runtime")]
     pub(crate) semantics: SemanticsMode,
-    /// Refuse an image that merges only with warnings
+    /// Fail if merging the layers gives a warning
     #[arg(long)]
     pub(crate) strict: bool,
-    /// Let entries go through symbolic links of lower layers, as umoci does
+    /// Follow symbolic links of lower layers in the paths of entries, as umoci does
     #[arg(long)]
     pub(crate) follow_dirlinks: bool,
 }
@@ -57,30 +57,30 @@ pub(crate) struct ImageArgs {
 /// `--verify`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum VerifyMode {
-    /// Every digest, size and span
+    /// Verify every size and digest, and all data again when it is read
     #[default]
     Full,
-    /// Nothing; a damaged image shows what can be had of it
+    /// Do not verify; recover what is readable from a damaged image
     Off,
 }
 
 /// `--semantics`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SemanticsMode {
-    /// What a container would see
+    /// As Docker and containerd do
     #[default]
     Runtime,
-    /// What the specification says
+    /// As the OCI specification says where runtimes differ from it
     Oci,
 }
 
 /// Which layers make the tree.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct LayerArgs {
-    /// That layer alone, counted from 0
+    /// Use only layer N, counted from 0
     #[arg(long, value_name = "N", conflicts_with = "upto")]
     pub(crate) layer: Option<u16>,
-    /// The state after layer N, counted from 0
+    /// Use only layers 0 to N: the state after layer N
     #[arg(long, value_name = "N")]
     pub(crate) upto: Option<u16>,
 }
@@ -99,7 +99,7 @@ impl LayerArgs {
 /// Where in an image a command works.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct PathArgs {
-    /// Path inside the image, for one that contains ":/"; IMAGE is then given without a path
+    /// Path inside the image, for a path that contains ":/"; IMAGE then names only the image
     #[arg(long, value_name = "PATH")]
     path: Option<OsString>,
 }
@@ -136,7 +136,7 @@ impl ImageArgs {
     /// What images are opened and read with. Images of one engine share a cache, and layers.
     pub(crate) fn engine(&self) -> Engine {
         if self.verify == VerifyMode::Off {
-            log::warn!("--verify off: nothing is checked against the image's digests");
+            log::warn!("--verify off: the content of the image is not verified");
         }
         let verify = match self.verify {
             VerifyMode::Full => Verify::Full,
@@ -183,7 +183,7 @@ impl ImageArgs {
             return None;
         }
         let directory = cache_directory().map_err(|error| log::warn!("{error:#}")).ok()?;
-        Store::open(&directory).map_err(|error| log::warn!("nothing will be kept on disk: {error}")).ok()
+        Store::open(&directory).map_err(|error| log::warn!("the cache is not used: {error}")).ok()
     }
 }
 
@@ -233,6 +233,6 @@ pub(crate) fn cache_directory() -> Result<PathBuf> {
     }
     match set("HOME") {
         Some(home) => Ok(home.join(".cache/imgmount")),
-        None => bail!("no place for the cache: HOME, XDG_CACHE_HOME and IMGMOUNT_CACHE_DIR are unset"),
+        None => bail!("no cache directory: HOME, XDG_CACHE_HOME and IMGMOUNT_CACHE_DIR are not set"),
     }
 }

@@ -15,10 +15,10 @@ use super::options::{parse_bytes, parse_duration};
 use super::output::{json_line, long_iso, rfc3339, stdout};
 use imgmount::{Allowance, Store, StoredLayer, Timestamp};
 
-/// Look after the layer indexes that are kept on disk
+/// List and remove layer indexes in the cache directory
 ///
-/// Removing one costs the next mount of its layer the time to read it again, and nothing else: mounts that are
-/// running keep what they have open.
+/// Removing an index does not disturb running mounts; the next mount of the layer reads the whole layer
+/// again.
 #[derive(Debug, Args)]
 pub(crate) struct CacheArgs {
     #[command(subcommand)]
@@ -29,21 +29,21 @@ pub(crate) struct CacheArgs {
 enum CacheCommand {
     /// Print the cache directory
     Path,
-    /// List what is kept, the most recently used first
+    /// List cache entries, most recently used first
     ///
-    /// One line for each layer: when it was last used (UTC), bytes on disk, compression, number of entries, and
-    /// the layer's diff_id. An archive that is compressed as a whole has no diff_id, and what is damaged or of
-    /// another version has nothing: those are listed by the names of their files.
+    /// Prints one line per layer: the time of last use (UTC), bytes on disk, compression, number of tar
+    /// entries, and diff_id. An archive that is compressed as a whole has no diff_id and is listed by the name of
+    /// its index file; so are indexes that are damaged or of another version.
     Ls(LsArgs),
-    /// Remove what was not used for a while, or what is too much
+    /// Remove old entries, or shrink the cache to a size
     Prune(PruneArgs),
-    /// Remove everything
+    /// Remove all entries
     Clear,
 }
 
 #[derive(Debug, Args)]
 struct LsArgs {
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -51,10 +51,10 @@ struct LsArgs {
 #[derive(Debug, Args)]
 #[group(id = "allowance", required = true, multiple = true)]
 struct PruneArgs {
-    /// Remove what was last used longer ago, as 12h or 30d
+    /// Remove entries not used for this period, such as 12h or 30d
     #[arg(long, value_name = "DUR", value_parser = parse_duration, group = "allowance")]
     older_than: Option<Duration>,
-    /// Remove the least recently used until no more than this is left, with K, M or G
+    /// Remove the least recently used entries until at most BYTES remain; suffix K, M, G or T
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, group = "allowance")]
     max_size: Option<u64>,
 }
@@ -77,11 +77,14 @@ struct JsonLayer<'a> {
 impl Command for CacheArgs {
     const NAME: &'static str = "cache";
     const EXAMPLES: &'static [Example] = &[
-        ("imgmount cache ls", "See what is kept:"),
-        ("du -sh \"$(imgmount cache path)\"", "See how much is kept:"),
-        ("imgmount cache ls --json | jq -s 'map(.size) | add'", "Add up what is kept, in bytes:"),
-        ("imgmount cache prune --older-than 30d --max-size 2G", "Once a day, from a timer:"),
-        ("imgmount cache clear", "Begin anew:"),
+        ("imgmount cache ls", "List cache entries:"),
+        ("du -sh \"$(imgmount cache path)\"", "Print the size of the cache directory:"),
+        ("imgmount cache ls --json | jq -s 'map(.size) | add'", "Add up the sizes of all entries, in bytes:"),
+        (
+            "imgmount cache prune --older-than 30d --max-size 2G",
+            "Limit age and size, for example once a day:",
+        ),
+        ("imgmount cache clear", "Remove all entries:"),
     ];
 
     fn run(self) -> Result<ExitCode> {
@@ -166,5 +169,5 @@ fn timestamp(time: SystemTime) -> Timestamp {
 
 fn report(removed: &[StoredLayer], out: &mut impl Write) -> Result<()> {
     let bytes: u64 = removed.iter().map(StoredLayer::bytes).sum();
-    Ok(writeln!(out, "removed {}, {bytes} bytes", removed.len())?)
+    Ok(writeln!(out, "entries removed: {}, bytes: {bytes}", removed.len())?)
 }

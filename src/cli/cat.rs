@@ -16,13 +16,13 @@ use imgmount::Image;
 /// Read at a time: large enough that a span is copied in few pieces.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// Print files of an image
+/// Print files from an image
 ///
-/// Symbolic links are followed inside the image. With --path, each argument is an image, and the file at that path
-/// is printed from each.
+/// Symbolic links are followed inside the image. With --path, every argument names an image, and the file at
+/// that path is printed from each of them.
 #[derive(Debug, Args)]
 pub(crate) struct CatArgs {
-    /// Files as IMAGE:/path; after the first, /path alone is one of the same image
+    /// Files to print; after the first, /path alone names a file of the same image
     #[arg(required = true, value_name = "IMAGE:/path", value_parser = image_value())]
     paths: Vec<OsString>,
     #[command(flatten)]
@@ -37,7 +37,7 @@ impl Command for CatArgs {
     const NAME: &'static str = "cat";
     const EXAMPLES: &'static [Example] = &[
         ("imgmount cat image.tar:/etc/os-release", "Print a file:"),
-        ("imgmount cat --layer 0 image.tar:/etc/motd", "Print it as the first layer has it:"),
+        ("imgmount cat --layer 0 image.tar:/etc/motd", "Print the first layer's version of a file:"),
     ];
 
     fn run(self) -> Result<ExitCode> {
@@ -54,7 +54,7 @@ fn run(args: &CatArgs) -> Result<ExitCode> {
                 (name.clone(), text.as_bytes().to_vec())
             }
             _ => {
-                bail!("'{}': no path in the image: write IMAGE:/path or give --path", text.to_string_lossy())
+                bail!("'{}' has no path inside the image; use IMAGE:/path or --path", text.to_string_lossy())
             }
         };
         let image = match current.take().filter(|(open, _)| *open == name) {

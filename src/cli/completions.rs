@@ -10,17 +10,19 @@ use clap_complete::Shell;
 use super::commands::{Command, Example};
 use super::{Cli, output::stdout};
 
-/// Print the completion script for a shell
+/// Print a completion script for a shell
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
-    /// The shell
+    /// Shell to print the script for
     shell: Shell,
 }
 
 impl Command for CompletionsArgs {
     const NAME: &'static str = "completions";
-    const EXAMPLES: &'static [Example] =
-        &[("imgmount completions bash > ~/.local/share/bash-completion/completions/imgmount", "For bash:")];
+    const EXAMPLES: &'static [Example] = &[(
+        "imgmount completions bash > ~/.local/share/bash-completion/completions/imgmount",
+        "Install completions for bash:",
+    )];
 
     fn run(self) -> Result<ExitCode> {
         run(&self)

@@ -27,22 +27,23 @@ use super::export::{export_to_stdout, refuse_terminal};
 use super::extract::{conclude, extracting, is_root};
 use imgmount::{Existing, ExportOptions, ExtractOptions, Image, InodeId};
 
-/// Copy a file or directory out of an image
+/// Copy a file or directory from an image
 ///
-/// As `docker cp`: a directory goes into a DEST that is there and becomes one that is not; IMAGE:/path/.
-/// stands for what is in it.
+/// Follows the rules of `docker cp`. If DEST is an existing directory, the copy is placed in it; otherwise
+/// the copy is named DEST. IMAGE:/path/. copies the content of a directory. Copies belong to the user who
+/// runs the command, unless -a is given.
 #[derive(Debug, Args)]
 pub(crate) struct CpArgs {
-    /// What to copy
+    /// File or directory to copy
     #[arg(value_name = "IMAGE:/path", value_parser = image_value())]
     source: OsString,
-    /// Where to; - writes a tar to standard output
+    /// Destination on the host; - writes a tar to standard output
     #[arg(value_name = "DEST|-")]
     dest: OsString,
-    /// Keep owners
+    /// Keep owners, extended attributes and devices; fail if one cannot be kept
     #[arg(short, long)]
     archive: bool,
-    /// Follow a symbolic link at the end of the path
+    /// Follow a symbolic link at the end of the path, inside the image
     #[arg(short = 'L', long)]
     follow_link: bool,
     #[command(flatten)]
@@ -56,8 +57,8 @@ pub(crate) struct CpArgs {
 impl Command for CpArgs {
     const NAME: &'static str = "cp";
     const EXAMPLES: &'static [Example] = &[
-        ("imgmount cp image.tar:/etc/nginx .", "Copy a directory out:"),
-        ("imgmount cp image.tar:/usr/bin/tool - | tar tv", "As a tar:"),
+        ("imgmount cp image.tar:/etc/nginx .", "Copy a directory:"),
+        ("imgmount cp image.tar:/usr/bin/tool - | tar tv", "Write a tar to standard output:"),
     ];
 
     fn run(self) -> Result<ExitCode> {
@@ -67,7 +68,7 @@ impl Command for CpArgs {
 
 fn run(args: &CpArgs) -> Result<ExitCode> {
     let (name, Some(path)) = args.path.split(&args.source) else {
-        bail!("'{}': no path in the image: write IMAGE:/path or give --path", args.source.to_string_lossy());
+        bail!("'{}' has no path inside the image; use IMAGE:/path or --path", args.source.to_string_lossy());
     };
     let to_stdout = args.dest == "-";
     if to_stdout {

@@ -66,7 +66,7 @@ fn thread_count() -> anyhow::Result<usize> {
 
 fn wait_for(child: Pid, mut reader: PipeReader) -> anyhow::Result<ExitCode> {
     let mut heard = Vec::new();
-    reader.read_to_end(&mut heard).context("cannot hear from the background process")?;
+    reader.read_to_end(&mut heard).context("cannot read from the background process")?;
     if heard == READY {
         return Ok(ExitCode::SUCCESS);
     }

@@ -13,20 +13,20 @@ use super::commands::{Command, Example};
 use super::output::{JsonEntry, JsonLayer, json_line, json_name_of, stdout};
 use imgmount::{DeletedFile, DeletedOptions, Image, LayerId, LayerRange, Removal, escape};
 
-/// List files that later layers deleted: they are still in the image
+/// List deleted files that are still in the image
 ///
-/// Each with its size, the layer that had it and the layer that removed it. `imgmount cat --layer N
-/// IMAGE:/path`, with the layer that had it, reads one; where a layer only linked to a file of a lower
-/// layer, `--upto N` does. Directories are not listed, their files are.
+/// Prints the size of each file, the layer that removed it and the layer that has it. To read a file, use
+/// `imgmount cat --layer N IMAGE:/path`, where N is the layer that has it; if that layer only has a hard link
+/// to a file of a lower layer, use `--upto N`. For a deleted directory, the files in it are listed.
 #[derive(Debug, Args)]
 pub(crate) struct DeletedArgs {
-    /// The image
+    /// Image: [TRANSPORT:]PATH[:REF | @INDEX], or - for standard input
     #[arg(value_name = "IMAGE", value_parser = image_value())]
     image_name: OsString,
-    /// Also list earlier versions of what later layers replaced
+    /// Also list earlier versions of files that later layers replaced
     #[arg(long)]
     overwritten: bool,
-    /// One JSON object a line, sorted by path
+    /// Print one JSON object per line, sorted by path
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -47,7 +47,7 @@ struct JsonFile<'a> {
 
 impl Command for DeletedArgs {
     const NAME: &'static str = "deleted";
-    const EXAMPLES: &'static [Example] = &[("imgmount deleted image.tar", "List what later layers deleted:")];
+    const EXAMPLES: &'static [Example] = &[("imgmount deleted image.tar", "List deleted files:")];
 
     fn run(self) -> Result<ExitCode> {
         run(&self)

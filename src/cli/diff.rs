@@ -21,44 +21,44 @@ use imgmount::{
     SelectedImage, diff, escape,
 };
 
-/// Compare two images, or two states of one
+/// Compare two images, or two states of one image
 ///
-/// One line a path, sorted by bytes: `A /path` only B has it, `D /path` only A has it, `M /path  FIELDS` both
-/// have it and it differs in: content, links (which names share its inode), mode, owner, rdev, target, type,
-/// xattr, and with --mtime mtime. A directory that is added or deleted is listed with all that is in it. Exit
-/// code 0: the same, 1: different, 2: failure.
+/// Prints one line per path, sorted by bytes: `A /path` is only in B, `D /path` is only in A, and `M /path
+/// FIELDS` is in both and differs. FIELDS are content, links (the names that share its inode), mode, owner,
+/// rdev, target, type, xattr, and with --mtime also mtime. A directory that is added or deleted is listed
+/// with everything in it. The exit code is 0 if nothing differs, 1 if something differs, and 2 on failure.
 ///
-/// Without B, A is compared with itself: `diff --a-upto 1 --b-upto 2 IMAGE`.
+/// Without B, compares two states of A, as in `imgmount diff --a-upto 1 --b-upto 2 IMAGE`.
 #[derive(Debug, Args)]
 pub(crate) struct DiffArgs {
-    /// The first image
+    /// First image
     #[arg(value_name = "A", value_parser = image_value())]
     a: OsString,
-    /// The second image
+    /// Second image; the default is A
     #[arg(value_name = "B", value_parser = image_value())]
     b: Option<OsString>,
-    /// Count paths and bytes instead: by kind of change and by directory
+    /// Print only the number of paths and bytes, by kind of change and by directory
     #[arg(long, conflicts_with = "unified")]
     stat: bool,
-    /// Also show how text files changed, as `diff -u` does
+    /// Also show changes in text files, as `diff -u` does
     #[arg(short = 'u', long, conflicts_with = "json")]
     unified: bool,
-    /// Leave out what matches, and all below it; repeatable
+    /// Ignore paths that match GLOB, and everything below them; repeatable
     ///
-    /// As a shell matches paths, from the root; `**` is any number of directories, and a pattern without a
-    /// slash matches at every depth.
+    /// Patterns are matched from the root, as in a shell; `**` matches any number of directories, and a
+    /// pattern without a slash matches at every depth.
     #[arg(long, value_name = "GLOB")]
     ignore: Vec<OsString>,
-    /// Only these kinds of change, as in `--only a,d`
+    /// List only these kinds of change, as in `--only a,d`
     #[arg(long, value_name = "KINDS", value_delimiter = ',', ignore_case = true)]
     only: Vec<Kind>,
-    /// Times count, too
+    /// Also compare modification times
     #[arg(long)]
     mtime: bool,
-    /// One JSON object a line; with --stat, one object
+    /// Print one JSON object per line; with --stat, a single object
     #[arg(long)]
     json: bool,
-    /// Write a page to read in a browser instead; `-` is standard output
+    /// Write an HTML page to FILE instead; - is standard output
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "stat", "unified"])]
     html: Option<PathBuf>,
     /// Of both images
@@ -73,16 +73,16 @@ pub(crate) struct DiffArgs {
 /// Layers of one side only; they come before --layer and --upto.
 #[derive(Debug, Clone, Copy, Args)]
 struct SideArgs {
-    /// Of A that layer alone
+    /// For A, use only layer N
     #[arg(long, value_name = "N", conflicts_with = "a_upto")]
     a_layer: Option<u16>,
-    /// Of A the state after layer N
+    /// For A, use only layers 0 to N
     #[arg(long, value_name = "N")]
     a_upto: Option<u16>,
-    /// Of B that layer alone
+    /// For B, use only layer N
     #[arg(long, value_name = "N", conflicts_with = "b_upto")]
     b_layer: Option<u16>,
-    /// Of B the state after layer N
+    /// For B, use only layers 0 to N
     #[arg(long, value_name = "N")]
     b_upto: Option<u16>,
 }
@@ -153,8 +153,8 @@ impl<'a> Pair<'a> {
 impl Command for DiffArgs {
     const NAME: &'static str = "diff";
     const EXAMPLES: &'static [Example] = &[
-        ("imgmount diff old.tar new.tar", "List what changed:"),
-        ("imgmount diff --ignore '*.pyc' -u old.tar new.tar", "As unified diffs, without noise:"),
+        ("imgmount diff old.tar new.tar", "List changes:"),
+        ("imgmount diff --ignore '*.pyc' -u old.tar new.tar", "Print unified diffs, ignoring some files:"),
     ];
     const ASKS: bool = true;
 
@@ -166,7 +166,7 @@ impl Command for DiffArgs {
 fn run(args: &DiffArgs) -> Result<ExitCode> {
     let (a_range, b_range) = args.ranges();
     if args.b.is_none() && a_range == b_range {
-        bail!("nothing to compare with: name a second image, or two states with --a-upto and --b-upto");
+        bail!("no second image: add one, or compare two states with --a-upto and --b-upto");
     }
     let engine = args.image.engine();
     let selected_a = args.image.select_with(&engine, &args.a)?;

@@ -57,7 +57,7 @@ fn page(pair: &Pair<'_>, differences: &[Difference]) -> Result<String> {
     )?;
     let Counts { added, deleted, modified } = stat.all;
     let verdict = match stat.all.total().paths {
-        0 => "Nothing differs.".to_owned(),
+        0 => "No differences.".to_owned(),
         total => format!(
             "{} {}: {} added, {} deleted, {} modified.",
             counted(total, "path"),

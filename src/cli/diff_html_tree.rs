@@ -138,7 +138,7 @@ impl Printer<'_, '_> {
             return Ok(());
         };
         let diff = if self.diff_bytes > MAX_DIFF_BYTES {
-            "<p class=\"note\">Left out: this page is long enough.</p>".to_owned()
+            "<p class=\"note\">Not shown: the page would be too long.</p>".to_owned()
         } else {
             diff_block(&text_diff(a, b)?)
         };

@@ -21,16 +21,17 @@ const NEW_FILE: u32 = 0o666;
 
 /// Write an image's file system as one tar
 ///
-/// The same image gives the same bytes. `podman import`, `docker import` and `tar -x` read it.
+/// The same image always gives the same bytes. The tar can be read with `podman import`, `docker import` and
+/// `tar`.
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
-    /// The image
+    /// Image: [TRANSPORT:]PATH[:REF | @INDEX], or - for standard input
     #[arg(value_name = "IMAGE", value_parser = image_value())]
     image_name: OsString,
-    /// Write to FILE, which appears when it is whole; - is standard output
+    /// Write to FILE, which appears when it is complete; - is standard output
     #[arg(short, long, value_name = "FILE", default_value = "-", allow_hyphen_values = true)]
     output: PathBuf,
-    /// Leave out the holes of sparse files (podman imports such a tar, but cannot save it again)
+    /// Store sparse files without their holes (podman can import such a tar, but cannot save it again)
     #[arg(short = 'S', long)]
     sparse: bool,
     #[command(flatten)]
@@ -41,8 +42,10 @@ pub(crate) struct ExportArgs {
 
 impl Command for ExportArgs {
     const NAME: &'static str = "export";
-    const EXAMPLES: &'static [Example] =
-        &[("imgmount export image.tar | podman import -", "Make an image of one layer:")];
+    const EXAMPLES: &'static [Example] = &[(
+        "imgmount export image.tar | podman import -",
+        "Import the file system as an image with one layer:",
+    )];
 
     fn run(self) -> Result<ExitCode> {
         run(&self)
@@ -67,7 +70,7 @@ fn run(args: &ExportArgs) -> Result<ExitCode> {
 /// A terminal shows a tar badly, and may do what its bytes say.
 pub(super) fn refuse_terminal() -> Result<()> {
     if io::stdout().is_terminal() {
-        bail!("standard output is a terminal: a tar is for a pipe or a file");
+        bail!("cannot write a tar to a terminal; redirect it to a file or a pipe");
     }
     Ok(())
 }
@@ -88,7 +91,7 @@ fn export_to_file(image: &Image, options: &ExportOptions<'_>, path: &Path) -> Re
         && !there.is_file()
     {
         if there.file_type().is_dir() || there.file_type().is_block_device() {
-            bail!("{}: it is a directory or a disk", cannot());
+            bail!("{}: it is a directory or a block device", cannot());
         }
         let mut file = File::options().write(true).open(path).with_context(cannot)?;
         return Ok(image.export(&mut file, options)?);
@@ -124,7 +127,7 @@ impl<W: Write> Write for Stoppable<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.stop.load(Ordering::Relaxed) {
             // Not `Interrupted`, which asks to try again.
-            return Err(io::Error::other("a signal came"));
+            return Err(io::Error::other("interrupted by a signal"));
         }
         self.out.write(bytes)
     }

@@ -17,26 +17,26 @@ use imgmount::{Existing, ExtractOptions, ExtractReport, NotKept, Progress};
 /// this would only grow.
 const CACHE_BYTES: u64 = 64 << 20;
 
-/// Unpack an image's file system to a directory
+/// Unpack an image into a directory
 ///
-/// Modes, times, hard links and holes are kept; owners, extended attributes and devices as root, or as far
-/// as the user may with -a. What cannot be kept is told at the end. Set-id bits are only set on files that
-/// belong to the owner they have in the image.
+/// Keeps modes, times, hard links and holes; as root or with -a, also owners, extended attributes and
+/// devices. What could not be kept is reported at the end. Setuid and setgid bits are set only on files that
+/// keep their owner.
 ///
-/// What cannot be made is told, and the rest goes on, unless nothing can be written any more; the exit code
-/// is then 2. Files appear whole or not at all.
+/// If a file cannot be created, an error is printed and the extraction continues with the next file, unless
+/// nothing more can be written. The exit code is then 2. Each file appears complete or not at all.
 #[derive(Debug, Args)]
 pub(crate) struct ExtractArgs {
-    /// The image
+    /// Image: [TRANSPORT:]PATH[:REF | @INDEX], or - for standard input
     #[arg(value_name = "IMAGE", value_parser = image_value())]
     image_name: OsString,
-    /// Where to; made if it is not there
+    /// Destination directory; created if missing, must be empty without --force
     #[arg(value_name = "DIR")]
     dir: PathBuf,
-    /// Keep owners, extended attributes and devices, and fail where that does not work
+    /// Keep owners, extended attributes and devices; fail if one cannot be kept
     #[arg(short, long)]
     archive: bool,
-    /// Extract into a directory that is not empty, and replace what is in the way
+    /// Extract into a directory that is not empty, and replace existing files
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -47,7 +47,7 @@ pub(crate) struct ExtractArgs {
 
 impl Command for ExtractArgs {
     const NAME: &'static str = "extract";
-    const EXAMPLES: &'static [Example] = &[("imgmount extract image.tar rootfs", "Unpack the whole tree:")];
+    const EXAMPLES: &'static [Example] = &[("imgmount extract image.tar rootfs", "Unpack an image:")];
 
     fn run(self) -> Result<ExitCode> {
         run(&self)
@@ -85,7 +85,7 @@ pub(super) fn conclude(report: &ExtractReport, all_asked: bool) -> ExitCode {
     }
     let untold = report.failed - report.failures.len() as u64;
     if untold > 0 {
-        super::complain(&format!("{untold} more could not be made"));
+        super::complain(&format!("{untold} more files could not be created"));
     }
     tell_not_kept(&report.not_kept);
     let failed = report.failed > 0 || (all_asked && !report.not_kept.is_empty());

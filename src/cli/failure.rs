@@ -44,8 +44,8 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     let hint = match error.downcast_ref::<Error>()? {
         #[cfg(feature = "fuse")]
         Error::Mount { dir, reason } => return mount::hint(dir, reason),
-        Error::Ambiguous { .. } => "select one as PATH:NAME or PATH@INDEX, or with --image",
-        Error::NoSuchImage { .. } => "names are matched whole, or by tag where that is unique",
+        Error::Ambiguous { .. } => "select one with PATH:NAME, PATH@INDEX or --image",
+        Error::NoSuchImage { .. } => "use a full name, @INDEX, or a tag that only one image has",
         Error::NoPlatform { .. } => "select one with --platform",
         Error::Mismatch { subject, .. } | Error::Decompress { subject, .. } | Error::Tar { subject, .. } => {
             match **subject {
@@ -56,7 +56,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             }
         }
         Error::NotEmpty { .. } => "use --force to extract anyway and replace existing files",
-        Error::MissingBlob { .. } => "the image was saved without it, or for another platform",
+        Error::MissingBlob { .. } => "the image was saved without this blob, or for another platform",
         Error::Strict { .. } => "`imgmount inspect` lists all warnings; without --strict they are accepted",
         _ => return None,
     };

@@ -19,20 +19,21 @@ use imgmount::{
 /// What is printed for a command or a time that the image does not tell.
 const UNKNOWN: &str = "unknown";
 
-/// Show an image's layers and their commands, or what each layer did to a path
+/// Show an image's layers and their commands, or the layers that changed a path
 ///
-/// Of an image: every step of its history, the oldest first; steps that made no layer say `empty`. Where
-/// steps and layers do not line up, commands are unknown: layers come first, then the steps.
+/// For an image: prints every step of its history, oldest first; a step without a layer is shown as `empty`.
+/// If the numbers of steps and layers do not match, the layers are printed first, without commands, then the
+/// steps.
 ///
-/// Of a path: each layer that added, changed, deleted, hid or re-added it. `changed` names what differs:
-/// content, mode, owner, rdev, target, type, xattr, mtime. Links in the path are not followed, unless
-/// nothing was ever at the path as it is written.
+/// For a path: prints each layer that added, changed, deleted, hid or re-added it. `changed` is followed by
+/// the fields that differ: content, mode, owner, rdev, target, type, xattr, mtime. Symbolic links in the path
+/// are followed only if no layer has the path as written.
 #[derive(Debug, Args)]
 pub(crate) struct HistoryArgs {
-    /// The image, or a path in it as IMAGE:/path
+    /// Image, or a path inside it
     #[arg(value_name = "IMAGE[:/path]", value_parser = image_value())]
     image_path: OsString,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -45,7 +46,7 @@ impl Command for HistoryArgs {
     const NAME: &'static str = "history";
     const EXAMPLES: &'static [Example] = &[
         ("imgmount history image.tar", "List layers with their commands:"),
-        ("imgmount history image.tar:/etc/passwd", "Find out who touched a file:"),
+        ("imgmount history image.tar:/etc/passwd", "Find the layers that changed a file:"),
     ];
 
     fn run(self) -> Result<ExitCode> {
@@ -59,7 +60,9 @@ fn run(args: &HistoryArgs) -> Result<ExitCode> {
     let steps = image.info().config.history.iter().filter(|step| !step.empty_layer).count();
     let layers = image.layers().len();
     if steps != layers {
-        log::warn!("the history has {steps} step(s) for {layers} layer(s): which made which is unknown");
+        log::warn!(
+            "the history has {steps} step(s) for {layers} layer(s): commands are not assigned to layers"
+        );
     }
     let mut out = stdout();
     match path {

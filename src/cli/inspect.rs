@@ -14,13 +14,13 @@ use super::commands::{Command, Example};
 use super::output::{json_line, json_name, stdout};
 use imgmount::{Image, LayerRange, escape};
 
-/// Show what an image is: format, digests, platform, config, layers, warnings
+/// Show an image's format, digests, platform, config, layers and warnings
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// The image
+    /// Image: [TRANSPORT:]PATH[:REF | @INDEX], or - for standard input
     #[arg(value_name = "IMAGE", value_parser = image_value())]
     image_name: OsString,
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -66,7 +66,7 @@ struct WarningReport {
 impl Command for InspectArgs {
     const NAME: &'static str = "inspect";
     const EXAMPLES: &'static [Example] =
-        &[("imgmount inspect --json image.tar | jq .layers", "List layers, for a script:")];
+        &[("imgmount inspect --json image.tar | jq .layers", "Print the layers as JSON:")];
 
     fn run(self) -> Result<ExitCode> {
         run(&self)

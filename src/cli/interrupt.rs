@@ -27,7 +27,7 @@ impl Interrupt {
             flag::register_conditional_default(signal, interrupt.stop.clone())
                 .and_then(|_| flag::register(signal, interrupt.stop.clone()))
                 .and_then(|_| flag::register_usize(signal, interrupt.signal.clone(), number))
-                .context("cannot watch for signals")?;
+                .context("cannot catch signals")?;
         }
         Ok(interrupt)
     }

@@ -12,23 +12,24 @@ use super::commands::{Command, Example};
 use super::output::{JsonEntry, json_line, long_iso, mode_string, stdout};
 use imgmount::{Error, Glob, Image, InodeId, PathFault, escape, is_pattern, normalize_path};
 
-/// List files of an image
+/// List files in an image
 ///
-/// One name a line, sorted by bytes. Times are in UTC. A path may be a pattern, as in a shell: * and ? and
-/// [...] match within a component, ** any number of components, and a leading dot is not special. What
-/// matches is listed by its full path; directories are gone into with -R only.
+/// Prints one name per line, sorted by bytes; times are in UTC. The path can be a pattern: *, ? and [...]
+/// match within a component, ** matches any number of components, and a leading dot is matched like any other
+/// character. Matches are printed with their full paths; the content of a matching directory is listed only
+/// with -R.
 #[derive(Debug, Args)]
 pub(crate) struct LsArgs {
-    /// The image, or a directory, file or pattern in it as IMAGE:/path
+    /// Image, or a directory, file or pattern inside it
     #[arg(value_name = "IMAGE[:/path]", value_parser = image_value())]
     image_path: OsString,
-    /// Long format, as `ls -ln --time-style=long-iso` prints it
+    /// Print details, as `ls -ln --time-style=long-iso` does
     #[arg(short)]
     long: bool,
-    /// Everything below, with full paths
+    /// List subdirectories recursively, with full paths
     #[arg(short = 'R')]
     recursive: bool,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long, conflicts_with = "long")]
     json: bool,
     #[command(flatten)]
@@ -49,11 +50,11 @@ struct Line {
 impl Command for LsArgs {
     const NAME: &'static str = "ls";
     const EXAMPLES: &'static [Example] = &[
-        ("imgmount ls -R image.tar", "List everything:"),
-        ("imgmount ls 'image.tar:/etc/*.conf'", "List what matches:"),
+        ("imgmount ls -R image.tar", "List all files:"),
+        ("imgmount ls 'image.tar:/etc/*.conf'", "List files that match a pattern:"),
         (
             "imgmount ls -R --json image.tar | jq -r 'select(.mode | startswith(\"4\")) | .path'",
-            "Find programs that are set-user-id:",
+            "Find setuid files:",
         ),
     ];
 

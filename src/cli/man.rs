@@ -20,7 +20,7 @@ use super::{Cli, image_help};
 /// Write the manual pages
 #[derive(Debug, Args)]
 pub(crate) struct ManArgs {
-    /// A directory that is there
+    /// Existing directory to write the pages to
     dir: PathBuf,
 }
 
@@ -88,16 +88,16 @@ fn render(command: &Command, out: &mut impl Write) -> std::io::Result<()> {
 }
 
 const IMAGE_PATHS: &str = "\
-Where a command takes IMAGE:/path, the text is split at its last \":/\". A path that itself contains \":/\" is given with --path, \
-as in: imgmount cat IMAGE --path /C:/x. Several images in one place are told \
-apart by REF or @INDEX; without either, they are listed and the exit status is 2.";
+IMAGE:/path is split at its last \":/\". If the path itself contains \":/\", use --path, as in: \
+imgmount cat IMAGE --path /C:/x. If a file or directory holds several images and none is selected by REF, \
+@INDEX or --image, they are listed and the exit status is 2.";
 
 const DONE_OR_FAILED: [(&str, &str); 2] =
-    [("0", "Done; also when whoever read the output has seen enough."), ("2", "Failure or wrong usage.")];
+    [("0", "Success; also if the reader of the output closes the pipe."), ("2", "Failure or wrong usage.")];
 const ANSWERED: [(&str, &str); 3] = [
-    ("0", "Everything is the same, or as it should be."),
-    ("1", "Something is not."),
-    ("2", "Failure or wrong usage: there is no answer."),
+    ("0", "No difference and no mismatch was found."),
+    ("1", "A difference or a mismatch was found."),
+    ("2", "Failure or wrong usage."),
 ];
 
 fn exit_codes(name: &str) -> &'static [(&'static str, &'static str)] {
@@ -106,27 +106,30 @@ fn exit_codes(name: &str) -> &'static [(&'static str, &'static str)] {
 }
 
 const ENVIRONMENT: [(&str, &str); 5] = [
+    ("IMGMOUNT_CACHE_DIR", "The cache directory; the default is $XDG_CACHE_HOME/imgmount."),
+    ("XDG_CACHE_HOME", "The parent of the default cache directory; the default is ~/.cache."),
     (
-        "IMGMOUNT_CACHE_DIR",
-        "Where layer indexes are kept, instead of imgmount in the user's cache directory.",
+        "IMGMOUNT_LOG",
+        "The level of messages on standard error: error, warn, info or debug. Overrides -q and -v.",
     ),
-    ("XDG_CACHE_HOME", "The user's cache directory; ~/.cache by default."),
-    ("IMGMOUNT_LOG", "What is told on standard error: error, warn, info or debug. Goes before -q and -v."),
-    ("NO_COLOR", "When set, nothing is coloured."),
-    ("TMPDIR", "Where an image from standard input is spooled when there is no cache."),
+    ("NO_COLOR", "If set, help texts have no colours."),
+    (
+        "TMPDIR",
+        "The directory for temporary copies of standard input if no cache is used; the default is /tmp.",
+    ),
 ];
 
 const FILES: [(&str, &str); 1] = [(
     "~/.cache/imgmount",
-    "Indexes and seekable copies of layers. Must be the user's own and writable by nobody else. All of it can \
-     be removed at any time; imgmount-cache(1) does so.",
+    "The default cache directory: indexes and seekable copies of layers. It must be owned by the user and \
+     writable only by the user. Everything in it can be removed at any time, for example with imgmount-cache(1).",
 )];
 
 /// Examples of the program as a whole.
 const EXAMPLES: [Example; 3] = [
-    ("imgmount image.tar /mnt", "Mount what docker save wrote:"),
-    ("imgmount ls -l image.tar:/etc", "Look into it without mounting:"),
-    ("docker save alpine | imgmount cat -:/etc/os-release", "Read a file from standard input:"),
+    ("imgmount image.tar /mnt", "Mount an image that docker save wrote:"),
+    ("imgmount ls -l image.tar:/etc", "List files without mounting:"),
+    ("docker save alpine | imgmount cat -:/etc/os-release", "Print a file from an image on standard input:"),
 ];
 
 /// The examples of a page: of a command, or those of its command that mention a nested one.

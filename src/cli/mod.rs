@@ -50,16 +50,16 @@ const NEGATIVE: u8 = 1;
 /// Failure or wrong usage.
 const FAILURE: u8 = 2;
 
-/// Mount container images as read-only trees, and read them without mounting
+/// Mount container images as read-only directories, or read them without mounting
 #[derive(Parser)]
 #[command(name = "imgmount", version, disable_help_subcommand = true)]
 #[command(override_usage = "imgmount IMAGE DIR [OPTIONS]\n       imgmount COMMAND ...")]
 #[command(after_help = image_help())]
 pub(crate) struct Cli {
-    /// Say more: what is done, and merge warnings; twice for everything
+    /// Increase verbosity; repeat (-vv) for debug output
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
-    /// Say nothing but errors
+    /// Print only errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
     #[command(subcommand)]
@@ -71,8 +71,9 @@ fn image_help() -> String {
     let transports: Vec<_> =
         Transport::supported().map(|one| format!("{} ({})", one.name(), one.about())).collect();
     format!(
-        "An IMAGE is [TRANSPORT:]PATH[:REF | @INDEX], or - for standard input. TRANSPORT is one of {}; \
-         without it, the format is detected from the content. An archive may be compressed as a whole.",
+        "IMAGE is [TRANSPORT:]PATH[:REF | @INDEX]. PATH is a directory, an archive, or - for an archive on \
+         standard input; an archive can be compressed with gzip, zstd, xz or bzip2. REF is a name or tag, INDEX a \
+         position from 0. TRANSPORT is one of {}; the default is to detect the format from the content.",
         transports.join(", ")
     )
 }

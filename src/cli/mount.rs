@@ -67,34 +67,34 @@ const IGNORED: [&str; 27] = [
     "silent",
 ];
 
-/// Mount an image
+/// Mount an image on a directory
 ///
-/// The image's merged root file system appears under DIR, read-only. The command returns once DIR is usable
-/// and goes on in the background until DIR is unmounted.
+/// Shows the merged root file system of the image in DIR, read-only. The command returns once DIR can be
+/// used; a background process serves the mount until it is unmounted.
 #[derive(Debug, clap::Args)]
 pub(crate) struct MountArgs {
-    /// The image: [TRANSPORT:]PATH[:REF | @INDEX]
+    /// Image: [TRANSPORT:]PATH[:REF | @INDEX], or - for standard input
     #[arg(value_name = "IMAGE", value_parser = image_value())]
     pub(crate) reference: OsString,
-    /// Where to mount it: a directory
+    /// Mount point: an existing directory
     pub(crate) dir: PathBuf,
     /// Stay in the foreground
     #[arg(short = 'f', long)]
     pub(crate) foreground: bool,
-    /// The merged tree, or below one directory each: rootfs, every layer, every state, and the documents
-    #[arg(long, value_name = "WHAT", default_value = "rootfs")]
+    /// Show the merged tree, or also every layer, every state and the documents of the image
+    #[arg(long, value_name = "VIEW", default_value = "rootfs")]
     pub(crate) view: ViewMode,
-    /// Unmount when nobody has used it for so long, as 30s, 5m or 1h
+    /// Unmount after this period without access, such as 30s, 5m or 1h; off by default
     #[arg(long, value_name = "DUR", value_parser = parse_duration)]
     pub(crate) idle_timeout: Option<Duration>,
-    /// Append messages, with the time, to FILE once DIR is usable
+    /// Append messages, with timestamps, to FILE once DIR can be used
     #[arg(long, value_name = "FILE")]
     pub(crate) log_file: Option<PathBuf>,
-    /// Options of mount(8) and fuse(8), and the long options here by their names, separated by commas
+    /// Mount options, separated by commas; long options work too, as in -o view=all
     ///
-    /// Understood are allow_other, allow_root, default_permissions, suid, nosuid, dev, nodev, exec and noexec;
-    /// what only concerns mount(8) is ignored. The mount is always read-only, and nosuid and nodev unless this
-    /// says otherwise. In a list that begins with ro or rw, suid and dev do not count: mount(8) passes them
+    /// Supported are allow_other, allow_root, default_permissions, suid, nosuid, dev, nodev, exec and noexec.
+    /// Options that concern only mount(8) are ignored. A mount is always read-only; nosuid and nodev are the
+    /// default. In a list that begins with ro or rw, suid and dev are ignored, because mount(8) adds them
     /// unasked.
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub(crate) options: Vec<String>,
@@ -173,13 +173,16 @@ impl MountArgs {
 impl Command for MountArgs {
     const NAME: &'static str = "mount";
     const EXAMPLES: &'static [Example] = &[
-        ("imgmount mount --idle-timeout 10m image.tar:app /mnt", "Mount one of several images, for a while:"),
-        ("imgmount mount --view all image.tar /mnt", "See every layer, and the tree after each:"),
+        (
+            "imgmount mount --idle-timeout 10m image.tar:app /mnt",
+            "Mount one of several images, and unmount it after 10 minutes without access:",
+        ),
+        ("imgmount mount --view all image.tar /mnt", "Show every layer, and the state after each layer:"),
         (
             "/srv/image.tar  /mnt  fuse.imgmount  noauto,user,platform=linux/arm64  0 0",
-            "A line of fstab(5) that lets everybody mount it:",
+            "A line of fstab(5) that lets every user mount the image:",
         ),
-        ("mount -t fuse.imgmount -o view=all /srv/image.tar /mnt", "The same without fstab, as root:"),
+        ("mount -t fuse.imgmount -o view=all /srv/image.tar /mnt", "Mount with mount(8), as root:"),
     ];
 
     fn run(self) -> anyhow::Result<ExitCode> {
@@ -227,7 +230,7 @@ fn open_log(path: &PathBuf) -> anyhow::Result<File> {
 
 fn announce(parent: Option<Waiting>, log: Option<File>) -> anyhow::Result<()> {
     match (parent, log) {
-        (Some(parent), log) => parent.ready(log).context("nobody waits for this mount any more"),
+        (Some(parent), log) => parent.ready(log).context("cannot report to the parent process"),
         (None, Some(log)) => daemon::log_to(&log).context("cannot write to the log file"),
         (None, None) => Ok(()),
     }
@@ -304,7 +307,7 @@ fn next_event(
 fn take_away(mounted: &Mounted) -> imgmount::Result<()> {
     match mounted.unmount() {
         Err(error @ Error::Mount { reason: MountFault::Busy(_), .. }) => {
-            log::warn!("{error}; detached all the same");
+            log::warn!("{error}; detached anyway");
             mounted.unmount_lazily()
         }
         done => done,
@@ -315,14 +318,14 @@ fn take_away(mounted: &Mounted) -> imgmount::Result<()> {
 pub(crate) fn hint(dir: &str, reason: &MountFault) -> Option<String> {
     match reason {
         MountFault::Dead | MountFault::AlreadyMounted => {
-            Some(format!("`imgmount umount {dir}` takes it away"))
+            Some(format!("unmount it with `imgmount umount {dir}`"))
         }
         MountFault::NoDevice => Some("ls, cat, cp, extract and export work without FUSE".to_owned()),
         MountFault::NoHelper => {
             Some("install the package fuse3; ls, cat, cp, extract and export work without it".to_owned())
         }
         MountFault::Busy(_) => Some(format!(
-            "`umount -l {dir}`, or `fusermount3 -uz {dir}`, takes it away from those who use it"
+            "end these processes, or detach the mount with `umount -l {dir}` or `fusermount3 -uz {dir}`"
         )),
         _ => None,
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// A number of bytes with an optional K, M, G or T (powers of 1024), as `256M`.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
-    let bad = || format!("'{text}' is not a size; expected something like 256M");
+    let bad = || format!("'{text}' is not a size; use bytes, or a suffix as in 256M");
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let factor: u64 = match text.strip_prefix(digits).unwrap_or_default() {
         "" | "B" => 1,
@@ -22,7 +22,7 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
 
 /// A duration in seconds, or with s, m, h or d, as `5m`. Never zero.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("'{text}' is not a duration; expected something like 30s, 5m, 1h or 7d");
+    let bad = || format!("'{text}' is not a duration; use seconds, or a unit as in 30s, 5m, 1h or 7d");
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let factor: u64 = match text.strip_prefix(digits).unwrap_or_default() {
         "" | "s" => 1,

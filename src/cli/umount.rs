@@ -7,17 +7,18 @@ use super::commands::{Command, Example};
 
 /// Unmount an image
 ///
-/// Works for mounts whose process is gone, too. A mount in use stays; who uses it is said.
+/// Also unmounts a mount whose process is gone. A mount that is in use stays mounted, and the processes that
+/// use it are listed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct UmountArgs {
-    /// Where the image is mounted
+    /// Mount point
     dir: PathBuf,
 }
 
 impl Command for UmountArgs {
     const NAME: &'static str = "umount";
     const EXAMPLES: &'static [Example] =
-        &[("imgmount umount /mnt", "End a mount, also one whose process is gone:")];
+        &[("imgmount umount /mnt", "Unmount an image, even if the process that serves it is gone:")];
 
     fn run(self) -> anyhow::Result<ExitCode> {
         run(&self)

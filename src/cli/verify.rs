@@ -18,18 +18,18 @@ use imgmount::{
     Engine, EngineOptions, Progress, Store, Verdict, VerifyItem, VerifyMismatch, VerifyOptions, escape,
 };
 
-/// Check an image against all its digests
+/// Verify every size, digest and diff_id of an image
 ///
-/// Reads everything anew, whatever is in the cache, and goes on after the first mismatch. One line for each
-/// size, digest and diff_id: ok, mismatch or missing, what it is about, what was promised, and what is there
-/// instead. A layer with the right digests whose tar cannot be read, and so not mounted, is a mismatch of its tar.
-/// The exit code is 0 when all are ok, 1 when not, and 2 when the image cannot be opened at all.
+/// Reads the whole image, whatever is in the cache, and continues after a mismatch. Prints one line for each
+/// size, digest and diff_id: `ok`, `mismatch` or `missing`, the layer or document, the expected value, and on
+/// a mismatch the value found. A layer whose tar cannot be read is a mismatch too, even if its digests are
+/// right. The exit code is 0 if everything is ok, 1 if not, and 2 if the image cannot be opened.
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// The image
+    /// Image: [TRANSPORT:]PATH[:REF | @INDEX], or - for standard input
     #[arg(value_name = "IMAGE", value_parser = image_value())]
     image_name: OsString,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -50,10 +50,10 @@ struct JsonItem<'a> {
 impl Command for VerifyArgs {
     const NAME: &'static str = "verify";
     const EXAMPLES: &'static [Example] = &[
-        ("imgmount verify image.tar && echo sound", "Check a download:"),
+        ("imgmount verify image.tar && echo sound", "Verify a download:"),
         (
             "imgmount verify --json image.tar | jq -c 'select(.status != \"ok\")'",
-            "List what is wrong with it:",
+            "List what is missing or does not match:",
         ),
     ];
     const ASKS: bool = true;

@@ -199,7 +199,7 @@ fn read_header(input: &mut Input) -> Result<()> {
         let found = header.crc() & 0xffff;
         let expected = u32::from(u16::from_le_bytes(header.array()?));
         if found != expected {
-            return Err(input.damaged("the header does not match its checksum"));
+            return Err(input.damaged("the header checksum does not match"));
         }
     }
     Ok(())

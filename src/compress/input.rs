@@ -201,7 +201,7 @@ impl Input {
                 Err(self.truncated())
             }
             Look::Other if len_bytes == 0 && first => Err(self.truncated()),
-            Look::Other if first => Err(self.damaged("it does not begin as such data does")),
+            Look::Other if first => Err(self.damaged("wrong signature")),
             Look::Other => {
                 self.pass_over_rest()?;
                 Ok(Next::End)

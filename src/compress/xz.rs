@@ -179,7 +179,7 @@ impl Xz {
 fn read_stream_header(input: &mut Input) -> Result<CheckKind> {
     let [_, _, _, _, _, _, reserved, check, crc @ ..] = input.array::<12>()?;
     if crc32(&[reserved, check]) != u32::from_le_bytes(crc) {
-        return Err(input.damaged("the stream header does not match its checksum"));
+        return Err(input.damaged("the stream header checksum does not match"));
     }
     if reserved != 0 {
         return Err(input.damaged("the stream header has unknown flags"));
@@ -193,14 +193,14 @@ fn read_footer(input: &mut Input, check: CheckKind, index_bytes: u64) -> Result<
     let [s0, s1, s2, s3, reserved, id] = input.array::<6>()?;
     let magic: [u8; 2] = input.array()?;
     if magic != FOOTER_MAGIC || crc32(&[s0, s1, s2, s3, reserved, id]) != crc {
-        return Err(input.damaged("the stream footer does not match its checksum"));
+        return Err(input.damaged("the stream footer checksum does not match"));
     }
     let stored = u64::from(u32::from_le_bytes([s0, s1, s2, s3]));
     if stored.saturating_add(1).saturating_mul(4) != index_bytes {
-        return Err(input.damaged("the stream footer gives another size for the index"));
+        return Err(input.damaged("the index size in the stream footer does not match"));
     }
     if (reserved, id) != (0, check.id()) {
-        return Err(input.damaged("the stream footer has other flags than the header"));
+        return Err(input.damaged("the stream footer flags do not match the header"));
     }
     Ok(())
 }
@@ -225,12 +225,12 @@ fn read_index(input: &mut Input) -> Result<(Totals, u64)> {
     }
     let crc = index.crc();
     if u32::from_le_bytes(input.array()?) != crc {
-        return Err(input.damaged("the index does not match its checksum"));
+        return Err(input.damaged("the index checksum does not match"));
     }
     Ok((totals, input.offset().wrapping_sub(start)))
 }
 
 fn index_number(index: &mut Summed<'_>) -> Result<u64> {
     let number = vli(|| index.byte())?;
-    number.ok_or_else(|| index.input.damaged("the index has a number that is no number"))
+    number.ok_or_else(|| index.input.damaged("the index has an invalid number"))
 }

@@ -98,7 +98,7 @@ impl Block {
             header.push(input.byte()?);
         }
         if u32::from_le_bytes(input.array()?) != crc32(&header) {
-            return Err(input.damaged("a block header does not match its checksum"));
+            return Err(input.damaged("a block header checksum does not match"));
         }
         let mut fields = Fields(header.get(1..).unwrap_or_default());
         let parsed = parse_header(&mut fields).map_err(|reason| input.damaged(reason))?;
@@ -146,7 +146,7 @@ impl Block {
         if !fits(self.declared_compressed_bytes, self.compressed_bytes)
             || !fits(self.declared_output_bytes, self.output_bytes)
         {
-            return Err(input.damaged("a block has other sizes than its header says"));
+            return Err(input.damaged("the sizes of a block do not match its header"));
         }
         // The header is a multiple of four bytes, and so the contents must be.
         for _ in 0..self.compressed_bytes.wrapping_neg() % 4 {
@@ -240,7 +240,7 @@ impl<'a> Fields<'a> {
     }
 
     fn number(&mut self) -> Result<u64, String> {
-        vli(|| self.byte())?.ok_or_else(|| "a block header has a number that is no number".to_owned())
+        vli(|| self.byte())?.ok_or_else(|| "a block header has an invalid number".to_owned())
     }
 }
 
@@ -293,7 +293,11 @@ impl Check {
             Check::Crc64(crc) => (input.array()? == crc.to_le_bytes(), 8),
             Check::Sha256(hash) => (input.array::<32>()?.as_slice() == hash.finalize_reset().as_slice(), 32),
         };
-        if matches { Ok(len_bytes) } else { Err(input.damaged("a block does not match its integrity check")) }
+        if matches {
+            Ok(len_bytes)
+        } else {
+            Err(input.damaged("the integrity check of a block does not match"))
+        }
     }
 }
 

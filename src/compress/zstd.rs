@@ -65,7 +65,7 @@ impl Codec for Zstd {
 fn reason(code: usize) -> String {
     match get_error_name(code) {
         name if name.contains("too much memory") => {
-            format!("its window is larger than 128 MiB (2^{WINDOW_LOG_MAX} bytes)")
+            format!("the window is larger than 128 MiB (2^{WINDOW_LOG_MAX} bytes)")
         }
         name => name.to_owned(),
     }

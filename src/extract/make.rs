@@ -42,7 +42,7 @@ impl<'w, 'a> Maker<'w, 'a> {
         let (target, path) = (&self.work.target, || self.work.plan.path(at));
         let made = self.within(directory.parent, path, |parent| {
             let made = target.make_directory(parent, directory.name);
-            made.map_err(|cause| Error::io("cannot make the directory", cause.into()))
+            made.map_err(|cause| Error::io("cannot create the directory", cause.into()))
         });
         if let (Some(identity), Some(known)) = (made, self.work.known.get(at)) {
             known.get_or_init(|| identity);
@@ -116,7 +116,9 @@ impl<'w, 'a> Maker<'w, 'a> {
             let opened = work.target.pass(&work.plan.path(directory), known);
             self.open = opened
                 .map(|opened| (directory, opened))
-                .map_err(|cause| work.fail(path(), Error::io("cannot open its directory", cause.into())))
+                .map_err(|cause| {
+                    work.fail(path(), Error::io("cannot open the parent directory", cause.into()))
+                })
                 .ok();
         }
         let (_, open) = self.open.as_ref()?;
@@ -163,7 +165,7 @@ impl Work<'_> {
         let mode = if inode.xattrs.is_some() { WRITABLE } else { inode.meta.mode & PERMISSIONS };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(parent, name, flags, Mode::from_raw_mode(mode.into()))
-            .map_err(|cause| Error::io("cannot make the file", cause.into()))?;
+            .map_err(|cause| Error::io("cannot create the file", cause.into()))?;
         let file = File::from(file);
         self.fill(id, place, &file)?;
         self.apply(id, Made::Open(file.as_fd()))
@@ -197,7 +199,7 @@ impl Work<'_> {
         let Some(target) = self.tree.rootfs().target(id) else { return Ok(false) };
         symlinkat(target, parent, name)
             .and_then(|()| self.apply(id, Made::Symlink(parent, name)))
-            .map_err(|cause| Error::io("cannot make the symbolic link", cause.into()))?;
+            .map_err(|cause| Error::io("cannot create the symbolic link", cause.into()))?;
         Ok(true)
     }
 
@@ -210,7 +212,7 @@ impl Work<'_> {
         parent: BorrowedFd<'_>,
         name: &str,
     ) -> Result<bool> {
-        let failed = |cause: Errno| Error::io("cannot make the device or pipe", cause.into());
+        let failed = |cause: Errno| Error::io("cannot create the device or pipe", cause.into());
         let is_device = kind != FileType::Fifo;
         let made = if is_device && !self.options.devices {
             Err(Errno::PERM)
@@ -252,5 +254,5 @@ fn is_device(kind: InodeKind) -> bool {
 }
 
 fn in_the_way(cause: Errno) -> Error {
-    Error::io("cannot replace what is there", cause.into())
+    Error::io("cannot replace the existing file", cause.into())
 }

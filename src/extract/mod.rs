@@ -122,7 +122,7 @@ pub fn extract(tree: &Tree, root: InodeId, dir: &Path, options: &ExtractOptions<
         Existing::Refuse | Existing::Replace => Plan::of_contents(rootfs, root),
     };
     std::fs::create_dir_all(dir)
-        .map_err(|cause| Error::io_on("cannot make", Subject::File(dir.to_owned()), cause))?;
+        .map_err(|cause| Error::io_on("cannot create", Subject::File(dir.to_owned()), cause))?;
     run(tree, &plan, dir, options)
 }
 

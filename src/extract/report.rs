@@ -78,7 +78,7 @@ impl fmt::Display for NotKept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kinds = [
             ("owners", self.owners),
-            ("set-id bits", self.set_ids),
+            ("setuid or setgid bits", self.set_ids),
             ("extended attributes", self.xattrs),
             ("devices", self.devices),
             ("modes or times", self.modes_or_times),

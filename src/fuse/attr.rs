@@ -74,7 +74,7 @@ pub(super) fn errno(error: &Error, doing: &str, ino: INodeNo) -> Errno {
             PathFault::SymlinkLoop => Errno::ELOOP,
         },
         fault => {
-            log::error!("{doing} of inode {}: {fault}", ino.0);
+            log::error!("{doing} failed on inode {}: {fault}", ino.0);
             Errno::EIO
         }
     }

@@ -168,7 +168,7 @@ impl View {
     fn work<T>(&self, doing: &str, work: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
         self.activity.touch();
         let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-            log::error!("{doing}: a fault of imgmount: {}", panic_text(panic.as_ref()));
+            log::error!("{doing} failed: bug in imgmount: {}", panic_text(panic.as_ref()));
             Err(Errno::EIO)
         });
         self.activity.touch();

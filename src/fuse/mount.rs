@@ -234,7 +234,7 @@ fn directory_fault(cause: io::Error) -> MountFault {
         Some(libc::ENOTCONN) => MountFault::Dead,
         Some(libc::ENOENT) => MountFault::NotFound,
         Some(libc::ENOTDIR) => MountFault::NotADirectory,
-        _ => MountFault::Os { call: "cannot look at it", cause },
+        _ => MountFault::Os { call: "cannot examine the directory", cause },
     }
 }
 
@@ -297,7 +297,7 @@ fn serve(server: Server, device: OwnedFd, options: &MountOptions, end: &Arc<End>
     let end = Arc::clone(end);
     thread::Builder::new().name("fuse".into()).spawn(move || {
         if let Err(error) = session.run() {
-            log::error!("the conversation with the kernel broke off: {error}");
+            log::error!("lost the connection to the kernel: {error}");
         }
         end.reach();
     })?;

@@ -54,7 +54,7 @@ impl Pool {
             match thread::Builder::new().name("fuse-slow".into()).spawn(move || shared.serve()) {
                 Ok(_) => queue.threads += 1,
                 Err(cause) if queue.threads == 0 => {
-                    log::warn!("cannot start a thread: requests wait for each other: {cause}");
+                    log::warn!("cannot start a thread, reads run one after another: {cause}");
                     let jobs = std::mem::take(&mut queue.jobs);
                     drop(queue);
                     jobs.into_iter().for_each(|job| job());

@@ -150,7 +150,7 @@ mod tests {
         for (text, reason) in [
             ("{}", "'rootfs' is missing"),
             (r#"{"rootfS":{"type":"layers+base"}}"#, "'rootfs' is of type 'layers+base'"),
-            (r#"{"rootfs":{"diff_ids":["abc"]}}"#, "no ':' in it"),
+            (r#"{"rootfs":{"diff_ids":["abc"]}}"#, "':' is missing"),
         ] {
             let error = ImageConfig::parse(&Subject::Image, text.as_bytes()).unwrap_err();
             assert!(error.to_string().contains(reason), "{error}");

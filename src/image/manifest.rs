@@ -227,7 +227,7 @@ pub fn parse(what: &Subject, bytes: &[u8], expected: Option<&str>) -> Result<Doc
         && !(is_manifest(own) && is_manifest(expected))
     {
         let (own, expected) = (own.escape_debug(), expected.escape_debug());
-        let reason = format!("its media type is '{own}', its descriptor says '{expected}'");
+        let reason = format!("the media type is '{own}', but the descriptor says '{expected}'");
         return Err(malformed(what, reason));
     }
     match document_kind(what, &object, own.or(expected))? {
@@ -258,7 +258,7 @@ pub fn parse_layout_index(what: &Subject, bytes: &[u8]) -> Result<ImageIndex> {
     }
     match parse(what, bytes, None)? {
         Document::Index(index) => Ok(index),
-        Document::Manifest(_) => Err(malformed(what, "a manifest where an image index should be")),
+        Document::Manifest(_) => Err(malformed(what, "expected an image index, found a manifest")),
     }
 }
 
@@ -267,7 +267,7 @@ fn check_schema(what: &Subject, object: &Object<'_>, media_type: Option<&str>) -
     if version == Some(1) || media_type.is_some_and(media_type::is_schema_1) {
         return Err(Error::unsupported(
             what.clone(),
-            "a Docker schema 1 manifest, which names no config and no uncompressed digests; \
+            "a Docker schema 1 manifest, which has no config and no diff_ids; \
              pull and save the image again with a current engine",
         ));
     }
@@ -276,7 +276,7 @@ fn check_schema(what: &Subject, object: &Object<'_>, media_type: Option<&str>) -
         return Err(malformed(what, "'schemaVersion' is not 2"));
     }
     if object.get("fsLayers").is_some() {
-        return Err(malformed(what, "has 'fsLayers', which belongs to another kind of manifest"));
+        return Err(malformed(what, "'fsLayers' belongs to another kind of manifest"));
     }
     Ok(())
 }
@@ -295,12 +295,12 @@ fn document_kind(what: &Subject, object: &Object<'_>, media_type: Option<&str>) 
     match (has_manifests, manifest_field) {
         (true, Some(field)) => Err(malformed(
             what,
-            format!("has both 'manifests' and '{field}': it could be read as two kinds of document"),
+            format!("has both 'manifests' and '{field}': the document type is ambiguous"),
         )),
         (true, None) if said != Some(DocumentKind::Manifest) => Ok(DocumentKind::Index),
         (false, Some(_)) if said != Some(DocumentKind::Index) => Ok(DocumentKind::Manifest),
         (false, None) => Err(malformed(what, "has neither 'manifests' nor 'layers'")),
-        _ => Err(malformed(what, "its fields are those of another kind than its media type says")),
+        _ => Err(malformed(what, "the fields do not fit the media type")),
     }
 }
 

@@ -93,7 +93,7 @@ pub fn check_layer_count(what: &Subject, layers: usize, config: &ImageConfig) ->
     if layers == config.diff_ids.len() {
         return Ok(());
     }
-    let reason = format!("it has {layers} layers, its config has {} diff_ids", config.diff_ids.len());
+    let reason = format!("{layers} layer(s), but {} diff_id(s) in the config", config.diff_ids.len());
     Err(Error::malformed(what.clone(), reason))
 }
 

@@ -76,7 +76,7 @@ impl FromStr for Platform {
     fn from_str(text: &str) -> Result<Self> {
         let bad = || Error::Reference {
             text: text.to_owned(),
-            reason: "not a platform, which is written os/arch[/variant], as in linux/arm64".to_owned(),
+            reason: "not a platform; use os/arch[/variant], as in linux/arm64".to_owned(),
         };
         let word = |part: &str| {
             !part.is_empty()

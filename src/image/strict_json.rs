@@ -90,9 +90,9 @@ impl<'a> Object<'a> {
         self.string(key)?.ok_or_else(|| self.missing(key))
     }
 
-    /// A field that is an integer from 0.
+    /// A field that is a non-negative integer.
     pub fn u64(&self, key: &str) -> Result<Option<u64>> {
-        self.typed(key, "an integer from 0", Value::as_u64)
+        self.typed(key, "a non-negative integer", Value::as_u64)
     }
 
     /// A field that is `true` or `false`; absent is `false`.
@@ -231,7 +231,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
         while let Some(key) = access.next_key::<String>()? {
             if map.contains_key(&key) {
                 let key = key.escape_debug();
-                return Err(A::Error::custom(format_args!("key '{key}' stands twice in one object")));
+                return Err(A::Error::custom(format_args!("key '{key}' appears twice in one object")));
             }
             let value = access.next_value_seed(inner)?;
             map.insert(key, value);
@@ -250,9 +250,9 @@ mod tests {
 
     #[test]
     fn x5_equal_keys_are_refused_at_any_depth() {
-        assert!(reason(r#"{"a":1,"a":1}"#).contains("key 'a' stands twice"));
-        assert!(reason(r#"{"x":[{"y":{"b":1,"b":2}}]}"#).contains("key 'b' stands twice"));
-        assert!(reason(r#"{"a":1,"\u0061":2}"#).contains("key 'a' stands twice"));
+        assert!(reason(r#"{"a":1,"a":1}"#).contains("key 'a' appears twice"));
+        assert!(reason(r#"{"x":[{"y":{"b":1,"b":2}}]}"#).contains("key 'b' appears twice"));
+        assert!(reason(r#"{"a":1,"\u0061":2}"#).contains("key 'a' appears twice"));
     }
 
     #[test]

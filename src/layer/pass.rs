@@ -170,14 +170,14 @@ fn judge(outcome: Outcome<'_>) -> Result<Indexed> {
         if verify == Verify::Full {
             return Err(damage.of(what));
         }
-        log::warn!("{what}: showing what lies before the damage: {damage}");
+        log::warn!("{what}: damaged; showing only the entries before the damage: {damage}");
         stage.sink.builder.push_warning(WarningKind::Damaged, b"");
     }
     if trailing {
         stage.sink.builder.push_warning(WarningKind::TrailingBytes, b"");
     }
     let copied = outcome.copied.unwrap_or_else(|error| {
-        log::warn!("{what}: reading will be slower: {error}");
+        log::warn!("{what}: no seekable copy, reads will be slower: {error}");
         None
     });
     Ok(stage.into_indexed(

@@ -125,7 +125,7 @@ impl LayerReader {
         let holds = || span.hash.is_none_or(|hash| *blake3::hash(buffer).as_bytes() == hash);
         let fault = match read {
             Ok(()) if holds() => return true,
-            Ok(()) => "not what was stored".to_owned(),
+            Ok(()) => "hash does not match".to_owned(),
             Err(error) => error.to_string(),
         };
         let known = self.copy_is_damaged.swap(true, Ordering::Relaxed);
@@ -133,8 +133,8 @@ impl LayerReader {
         let at = span.extent.offset;
         log::log!(
             level,
-            "{}: its seekable copy in the cache is damaged at {at} ({fault}): reading is slower until it is made anew, \
-             after `imgmount cache clear`",
+            "{}: the seekable copy in the cache is damaged at offset {at} ({fault}): reads are slower; \
+             `imgmount cache clear` removes the copy",
             self.what
         );
         false
@@ -149,6 +149,6 @@ impl LayerReader {
     }
 
     fn no_span(&self, at: u32) -> Error {
-        Error::malformed(self.what.clone(), format!("no span {at} in its index"))
+        Error::malformed(self.what.clone(), format!("the index has no span {at}"))
     }
 }

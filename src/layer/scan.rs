@@ -24,7 +24,7 @@ pub(super) fn scan_headers(request: &Request<'_>) -> Result<Indexed> {
     match scanned {
         Err(fault @ StreamFault::Limit { .. }) => return Err(fault.of(request.what)),
         Err(damage) => {
-            log::warn!("{}: showing what lies before the damage: {damage}", request.what);
+            log::warn!("{}: damaged; showing only the entries before the damage: {damage}", request.what);
             sink.builder.push_warning(WarningKind::Damaged, b"");
         }
         Ok(()) => {}

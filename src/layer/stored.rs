@@ -48,7 +48,7 @@ impl StoredIndex {
         let len = index.stored_bytes();
         let mapped = match &windows {
             Windows::File(file, offset) if Bytes::would_map(len) => Bytes::of_file(file, *offset, len)
-                .map_err(|cause| log::info!("{what}: the index stays in memory: {cause}"))
+                .map_err(|cause| log::info!("{what}: cannot map the index, keeping it in memory: {cause}"))
                 .ok(),
             _ => None,
         };
@@ -92,7 +92,7 @@ impl StoredIndex {
 /// When the windows are not in a file because the disk was full, or the rest cannot be written.
 pub(crate) fn write_index(indexed: &Indexed, mut file: &File) -> io::Result<()> {
     let Windows::File(_, windows_len) = indexed.windows else {
-        return Err(io::Error::other("its windows could not be written"));
+        return Err(io::Error::other("the windows could not be written"));
     };
     indexed.index.write_to(&mut file)?;
     file.write_all(&trailer(windows_len, indexed.index.stored_bytes() as u64))
@@ -107,12 +107,12 @@ pub(crate) fn read_index(bytes: FileBytes, what: &Subject) -> Result<(LayerIndex
     let bad = |reason: &str| Error::malformed(what.clone(), reason);
     let failed = |cause| Error::io_on("cannot read", what.clone(), cause);
     let trailer_at =
-        bytes.len().checked_sub(TRAILER_BYTES as u64).ok_or_else(|| bad("shorter than its trailer"))?;
+        bytes.len().checked_sub(TRAILER_BYTES as u64).ok_or_else(|| bad("shorter than the trailer"))?;
     let mut trailer = [0; TRAILER_BYTES];
     bytes.read_exact_at(&mut trailer, trailer_at).map_err(failed)?;
     let (index_offset, index_len) = read_trailer(&trailer).ok_or_else(|| bad("no trailer"))?;
     if index_offset.checked_add(index_len) != Some(trailer_at) || index_len > MAX_INDEX_BYTES {
-        return Err(bad("the trailer leads nowhere"));
+        return Err(bad("the trailer has an invalid offset"));
     }
     let index_len = usize::try_from(index_len).map_err(|_| bad("too large"))?;
     let index = Bytes::of_file(bytes.file(), index_offset, index_len).map_err(failed)?;

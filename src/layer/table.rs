@@ -264,7 +264,7 @@ impl LayerIndex {
     pub fn from_bytes(bytes: impl Into<Bytes>, what: &Subject) -> Result<Self> {
         let bytes = bytes.into();
         let bad = |reason: &str| Error::malformed(what.clone(), reason);
-        let header = bytes.first_chunk::<HEADER_BYTES>().ok_or_else(|| bad("shorter than its header"))?;
+        let header = bytes.first_chunk::<HEADER_BYTES>().ok_or_else(|| bad("shorter than the header"))?;
         let mut fields = Fields(header);
         if fields.array() != *MAGIC {
             return Err(bad("not a layer index"));

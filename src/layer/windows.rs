@@ -87,7 +87,7 @@ impl WindowWriter {
                     return Ok(Extent { offset, len_bytes });
                 }
                 Err(cause) => {
-                    log::warn!("the index will not be kept: cannot write its windows: {cause}");
+                    log::warn!("the index is not stored: cannot write the windows: {cause}");
                     self.windows = Windows::Memory(read_back(file, offset)?);
                 }
             }
@@ -156,7 +156,10 @@ impl CheckpointTable for StoredCheckpoints {
                     state,
                 });
             }
-            log::warn!("the index is damaged: window of the checkpoint at {}", record.output_offset);
+            log::warn!(
+                "the index is damaged: bad window of the checkpoint at offset {}",
+                record.output_offset
+            );
             at = position.checked_sub(1);
         }
         Ok(Checkpoint { output_offset: 0, compressed_offset: 0, state: Resume::Start })

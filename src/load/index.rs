@@ -95,7 +95,9 @@ impl Engine {
         if let Some((store, known)) = self.writable_store().zip(keys.known.as_ref())
             && let Err(error) = store.add_name(plain, known)
         {
-            log::debug!("{what}: the next mount reads the layer's first bytes again: {error}");
+            log::debug!(
+                "{what}: cannot store a second name of the index, the next mount reads the first bytes of the layer: {error}"
+            );
         }
         Ok(found)
     }
@@ -151,7 +153,9 @@ impl Engine {
         })?;
         match store.zip(draft).map(|((store, key), draft)| store.save(key, draft, &indexed)) {
             Some(Ok(())) => return StoredIndex::from_saved(indexed, what),
-            Some(Err(error)) => log::warn!("the next mount will index again: {error}"),
+            Some(Err(error)) => {
+                log::warn!("cannot store the index, the next mount reads the layer again: {error}")
+            }
             None => {}
         }
         StoredIndex::from_pass(indexed)

@@ -102,7 +102,7 @@ impl Members {
         let pass = thread::Builder::new().name("member".to_owned()).spawn(move || {
             if let Err(error) = index_member(&archive, &store, limits, compression, bytes) {
                 log::debug!(
-                    "the member at offset {} is indexed when it is asked for: {error}",
+                    "cannot index the archive member at offset {} in advance: {error}",
                     member.offset
                 );
             }
@@ -164,7 +164,7 @@ fn index_member(
     })?;
     let facts = indexed.index.facts();
     let Some(diff_id) = facts.diff_id else {
-        return Err(Error::malformed(archive.clone(), "no diff_id in the index of a member"));
+        return Err(Error::malformed(archive.clone(), "the index of an archive member has no diff_id"));
     };
     let blob = facts.blob_digest.filter(|_| compression != Compression::Plain).map(|blob| blob.to_string());
     store.save(&Key::layer(&diff_id, blob.as_deref()), draft, &indexed)

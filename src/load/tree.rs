@@ -82,7 +82,8 @@ impl Tree {
         let (first, last) = (*layers.start(), *layers.end());
         let range = usize::from(first)..usize::from(last) + 1;
         let (Some(bytes), Some(layers)) = (self.bytes.get(range.clone()), self.layers.get(range)) else {
-            let reason = format!("the tree has {} layers, numbered from 0", self.layers.len());
+            let reason =
+                format!("no such layer; the tree has {} layer(s), numbered from 0", self.layers.len());
             return Err(Error::Reference { text: last.to_string(), reason });
         };
         let indexes = bytes.iter().map(|layer| layer.reader().index().clone()).collect();

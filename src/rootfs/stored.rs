@@ -46,7 +46,7 @@ impl Rootfs {
     pub fn from_bytes(bytes: impl Into<Bytes>, layers: Vec<Arc<LayerIndex>>) -> Result<Self> {
         let bytes = bytes.into();
         let bad = |reason: &str| Error::malformed(Subject::MergedTree, reason);
-        let header = bytes.first_chunk::<HEADER_BYTES>().ok_or_else(|| bad("shorter than its header"))?;
+        let header = bytes.first_chunk::<HEADER_BYTES>().ok_or_else(|| bad("shorter than the header"))?;
         let mut fields = Fields(header);
         if fields.array() != *MAGIC || fields.u32() != TREE_VERSION {
             return Err(bad("not a tree of this version"));
@@ -55,7 +55,7 @@ impl Rootfs {
         let lengths = [(); SECTIONS].map(|()| fields.u64());
         let tables = Tables(Sections::stored(bytes, HEADER_BYTES, lengths, RECORD_BYTES).map_err(bad)?);
         if !tables.are_sound() {
-            return Err(bad("its tables do not fit together"));
+            return Err(bad("the tables are inconsistent"));
         }
         let warnings = read_warnings(tables.warnings()).ok_or_else(|| bad("unknown warning"))?;
         Ok(Rootfs { tables, layers, warnings })

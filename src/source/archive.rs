@@ -1,7 +1,7 @@
 //! "A folder of named files", over a directory, a tar or a tar that is compressed as a whole.
 //!
 //! This module owns how a name is found: links inside are followed, nothing outside is ever opened
-//! (F1, F11), and a name that stands twice in a tar is refused once somebody needs it (F8). Payloads
+//! (F1, F11), and a name that appears twice in a tar is refused once somebody needs it (F8). Payloads
 //! of a plain tar are never read to find names. It must not know what the files are.
 
 use std::collections::HashMap;
@@ -168,8 +168,8 @@ impl Archive {
         let file = match rustix::fs::openat2(root, relative, flags, Mode::empty(), resolve) {
             Ok(fd) => File::from(fd),
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-            Err(Errno::XDEV) => return Err(Error::malformed(what(), "it leads outside of the directory")),
-            Err(Errno::LOOP) => return Err(Error::malformed(what(), "its links run in circles")),
+            Err(Errno::XDEV) => return Err(Error::malformed(what(), "the path leads out of the directory")),
+            Err(Errno::LOOP) => return Err(Error::malformed(what(), "too many levels of symbolic links")),
             Err(errno) => return Err(Error::io_on("cannot open", what(), errno.into())),
         };
         let cannot = |cause: io::Error| Error::io_on("cannot read", what(), cause);
@@ -186,8 +186,9 @@ impl Archive {
             return Ok(None);
         };
         let window = Window::new(Arc::clone(&tar.bytes), offset, len_bytes);
-        let bytes = window
-            .map_err(|_| Error::malformed(self.describe(name), "it reaches past the end of the archive"))?;
+        let bytes = window.map_err(|_| {
+            Error::malformed(self.describe(name), "the file extends past the end of the archive")
+        })?;
         let identity = tar.identity.part(offset, len_bytes);
         Ok(Some(Found { bytes: Arc::new(bytes), identity }))
     }
@@ -219,7 +220,10 @@ impl Tar {
             };
             if slot.repeated {
                 let name = String::from_utf8_lossy(&done).escape_debug().to_string();
-                return Err(Error::malformed(what(), format!("the archive has '{name}' more than once")));
+                return Err(Error::malformed(
+                    what(),
+                    format!("the archive contains '{name}' more than once"),
+                ));
             }
             let (target, base) = match &slot.kind {
                 MemberKind::Directory => continue,
@@ -234,7 +238,7 @@ impl Tar {
             };
             links += 1;
             if links > MAX_LINKS {
-                return Err(Error::malformed(what(), "its links run in circles"));
+                return Err(Error::malformed(what(), "too many levels of symbolic links"));
             }
             done.truncate(base);
             todo.extend(components(target));

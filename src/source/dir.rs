@@ -44,11 +44,11 @@ impl Dir {
     /// Reads `version` and `manifest.json`.
     fn open(verify: Verify, archive: Archive) -> Result<Self> {
         if !has_version(&archive)? {
-            let reason = "it has no 'version' file of the directory transport, version 1";
+            let reason = "no 'version' file of directory transport version 1";
             return Err(not_an_image(archive.path(), reason));
         }
         let Some(bytes) = archive.read("manifest.json", "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES)? else {
-            return Err(not_an_image(archive.path(), "it has no 'manifest.json'"));
+            return Err(not_an_image(archive.path(), "'manifest.json' is missing"));
         };
         let top = Descriptor {
             media_type: None,

@@ -35,7 +35,7 @@ impl DockerArchive {
             return Err(without_manifest(&archive)?);
         };
         if manifest.items.is_empty() {
-            return Err(not_an_image(archive.path(), "its 'manifest.json' lists no image"));
+            return Err(not_an_image(archive.path(), "'manifest.json' lists no image"));
         }
         Ok(DockerArchive { archive, manifest })
     }
@@ -84,11 +84,11 @@ impl Source for DockerArchive {
 /// What to say of an archive without `manifest.json` (F2).
 fn without_manifest(archive: &Archive) -> Result<Error> {
     if archive.find("repositories")?.is_none() {
-        return Ok(not_an_image(archive.path(), "it has no 'manifest.json'"));
+        return Ok(not_an_image(archive.path(), "'manifest.json' is missing"));
     }
     Ok(Error::unsupported(
         Subject::Archive(archive.path().to_owned()),
-        "an archive of Docker before 1.10, which names no digests to check its layers against; \
+        "an archive from Docker before 1.10, which has no digests of layers; \
          load and save it again with a current engine",
     ))
 }

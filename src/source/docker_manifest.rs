@@ -74,14 +74,14 @@ impl DockerManifest {
         let (raw_config, config_digest) = item.read_config(archive)?;
         if let Some(named) = digest_in_name(&item.config).filter(|named| *named != config_digest) {
             let what = archive.describe(&item.config);
-            log::warn!("{what}: the config's digest is {config_digest}, its file name says {named}");
+            log::warn!("{what}: the digest of the config is {config_digest}, but the file name says {named}");
         }
         let config = ImageConfig::parse(&archive.describe(&item.config), &raw_config)?;
         check_layer_count(&archive.describe("manifest.json"), item.layers.len(), &config)?;
         if let (Some(wanted), Some(found)) = (platform, &config.platform)
             && wanted.rank(found).is_none()
         {
-            log::warn!("the image is made for {found}, not for {wanted}");
+            log::warn!("the image is for platform {found}, not for {wanted}");
         }
         let layers: Vec<_> = config
             .diff_ids

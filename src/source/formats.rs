@@ -163,7 +163,7 @@ pub(super) fn open(transport: Option<Transport>, mut place: Place<'_>) -> Result
             return (reader.open)(place);
         }
     }
-    let reason = "it has neither 'oci-layout' with 'index.json' nor 'manifest.json'";
+    let reason = "found neither 'oci-layout' with 'index.json' nor 'manifest.json'";
     Err(not_an_image(place.archive()?.path(), reason))
 }
 
@@ -223,7 +223,7 @@ impl<'a> Place<'a> {
 /// Copies `input` to a file that has no name and goes away with us.
 fn spool(input: &mut dyn Read, options: &OpenOptions) -> Result<File> {
     let Some(dir) = &options.spool_dir else {
-        return Err(Error::unsupported(Subject::StandardInput, "there is no directory to spool it in"));
+        return Err(Error::unsupported(Subject::StandardInput, "no directory for temporary files is set"));
     };
     let cannot = |cause| Error::io_on("cannot spool standard input in", Subject::File(dir.clone()), cause);
     let mut file = tempfile::tempfile_in(dir).map_err(cannot)?;

@@ -60,7 +60,10 @@ pub(super) fn select(
         return Ok(found);
     }
     if images.is_empty() {
-        return Err(Error::NotAnImage { path: place.to_owned(), reason: "it lists no image".to_owned() });
+        return Err(Error::NotAnImage {
+            path: place.to_owned(),
+            reason: "the list of images is empty".to_owned(),
+        });
     }
     Err(Error::NoSuchImage {
         path: place.to_owned(),
@@ -171,7 +174,7 @@ mod tests {
         let error = select("a.tar", &Selection::Index(7), &images).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "'a.tar' holds no image '@7'; there is:\n  docker.io/library/alpine:3.19 (@0)\n  (@1)"
+            "'a.tar' holds no image '@7'; available:\n  docker.io/library/alpine:3.19 (@0)\n  (@1)"
         );
     }
 }

@@ -66,7 +66,7 @@ impl OciLayout {
         let Some(bytes) =
             archive.read("index.json", "MAX_ARCHIVE_MANIFEST_BYTES", MAX_ARCHIVE_MANIFEST_BYTES)?
         else {
-            return Err(not_an_image(archive.path(), "it has no 'index.json'"));
+            return Err(not_an_image(archive.path(), "'index.json' is missing"));
         };
         let index = manifest::parse_layout_index(&archive.describe("index.json"), &bytes)?;
         let docker = DockerManifest::read_beside_oci(&archive)?;
@@ -128,7 +128,7 @@ impl OciLayout {
             format!("{} (@{})", what.unwrap_or_default(), summary.index)
         };
         let all: Vec<String> = listed.iter().map(what).collect();
-        let reason = format!("it lists no image, only {}", all.join(", "));
+        let reason = format!("no image found, only {}", all.join(", "));
         Err(not_an_image(self.blobs.archive.path(), &reason))
     }
 
@@ -275,7 +275,7 @@ fn merge_names<'a>(entries: &[(&Names, &'a Descriptor)]) -> Vec<(Names, &'a Desc
 
 fn check_version(archive: &Archive) -> Result<()> {
     let Some(bytes) = archive.read("oci-layout", "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES)? else {
-        return Err(not_an_image(archive.path(), "it has no 'oci-layout'"));
+        return Err(not_an_image(archive.path(), "'oci-layout' is missing"));
     };
     let what = archive.describe("oci-layout");
     let value = strict_json::parse(&what, &bytes)?;

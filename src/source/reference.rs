@@ -93,13 +93,13 @@ impl Reference {
             None => split_selector(rest, exists),
         };
         if location.is_empty() {
-            return Err(bad("no path in it"));
+            return Err(bad("the path is missing"));
         }
         let selection = match selector.map(std::str::from_utf8) {
             None => Selection::Sole,
-            Some(Ok("" | "@")) => return Err(bad("an empty name for the image")),
-            Some(Ok(name)) => read_selector(name).ok_or_else(|| bad("the index is no number that fits"))?,
-            Some(Err(_)) => return Err(bad("the image's name is not UTF-8")),
+            Some(Ok("" | "@")) => return Err(bad("the image name is empty")),
+            Some(Ok(name)) => read_selector(name).ok_or_else(|| bad("the index is too large"))?,
+            Some(Err(_)) => return Err(bad("the image name is not UTF-8")),
         };
         let location = match location {
             b"-" => Location::Stdin,

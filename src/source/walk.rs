@@ -194,13 +194,13 @@ impl<'a> Walk<'a> {
             }
             _ if present.len() == 1 => {
                 if self.platform.is_some() {
-                    log::warn!("the only image there is not made for {wanted}");
+                    log::warn!("the only image is not for platform {wanted}");
                 }
                 Ok(present.swap_remove(0))
             }
             (None, _) if present.is_empty() && absent.is_empty() => Err(Error::NotAnImage {
                 path: self.blobs.place(),
-                reason: "its image index lists no image manifest".to_owned(),
+                reason: "the image index lists no image manifest".to_owned(),
             }),
             (None, _) => {
                 let present = platforms.iter().zip(&present).map(|(found, one)| (found, one, ""));
@@ -254,7 +254,7 @@ impl<'a> Walk<'a> {
             && own != said
         {
             let what = document(DocumentRole::Manifest, descriptor);
-            self.warn(format!("{what}: its media type is '{own}', its descriptor says '{said}'"));
+            self.warn(format!("{what}: the media type is '{own}', but the descriptor says '{said}'"));
         }
         manifest.check_image()?;
         let raw_config = self
@@ -297,7 +297,7 @@ impl<'a> Walk<'a> {
         let what = document(DocumentRole::Manifest, descriptor);
         match manifest::parse(&what, &bytes, descriptor.media_type.as_deref())? {
             Document::Manifest(manifest) => Ok((*manifest, bytes)),
-            Document::Index(_) => Err(Error::malformed(what, "an image index where a manifest should be")),
+            Document::Index(_) => Err(Error::malformed(what, "expected a manifest, found an image index")),
         }
     }
 

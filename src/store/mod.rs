@@ -98,7 +98,7 @@ impl Store {
     /// [`Error::Io`] when it cannot be made or written, belongs to somebody else or lets others write.
     pub fn open(directory: &Path) -> Result<Self> {
         let cannot_make =
-            |cause| Error::io_on("cannot make cache directory", Subject::File(directory.to_owned()), cause);
+            |cause| Error::io_on("cannot create cache directory", Subject::File(directory.to_owned()), cause);
         if let Some(parent) = directory.parent() {
             std::fs::create_dir_all(parent).map_err(cannot_make)?;
         }
@@ -125,7 +125,7 @@ impl Store {
         match self.read(key, &path) {
             Ok(found) => found,
             Err(doubt) => {
-                log::info!("index '{}' is built anew: {doubt}", path.display());
+                log::info!("cannot use index '{}', building it again: {doubt}", path.display());
                 None
             }
         }
@@ -150,11 +150,11 @@ impl Store {
         let path = self.path(key, "copy");
         let what = Subject::File(path.clone());
         let bad = |reason: &str| Error::malformed(what.clone(), reason);
-        let file = open_own(&path)?.ok_or_else(|| bad("the seekable copy is gone"))?;
+        let file = open_own(&path)?.ok_or_else(|| bad("the seekable copy is missing"))?;
         let _ = file.set_modified(SystemTime::now());
         let copy = FileBytes::new(file).map_err(|cause| Error::io_on("cannot read", what.clone(), cause))?;
         if copy.len() != len {
-            return Err(bad("the seekable copy has another length"));
+            return Err(bad("the seekable copy has the wrong length"));
         }
         Ok(Some(Arc::new(copy)))
     }
@@ -289,9 +289,9 @@ fn check_trust(directory: &Path) -> Result<()> {
     let found = std::fs::symlink_metadata(directory)
         .map_err(|cause| Error::io_on("cannot open cache directory", what(), cause))?;
     if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
-        let reason = "it must be a directory of yours that nobody else can write to";
+        let reason = "it must be a directory that you own and that only you can write to";
         let cause = std::io::Error::other(reason);
-        return Err(Error::io_on("cannot trust cache directory", what(), cause));
+        return Err(Error::io_on("cannot use cache directory", what(), cause));
     }
     Ok(())
 }
@@ -307,7 +307,9 @@ fn open_own(path: &Path) -> Result<Option<File>> {
     };
     let found = file.metadata().map_err(failed)?;
     if !found.is_file() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
-        return Err(failed(std::io::Error::other("not a file of yours alone")));
+        return Err(failed(std::io::Error::other(
+            "not a regular file that you own and that only you can write to",
+        )));
     }
     Ok(Some(file))
 }

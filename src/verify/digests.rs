@@ -73,7 +73,7 @@ impl<'a> Indexes<'a> {
         let confirmed =
             matches!(blob, Ok(Ok(found)) if found == digest) && tar.is_ok_and(|found| found == diff_id);
         if !confirmed {
-            log::info!("{digest}: not as its index says; decoding from the start");
+            log::info!("{digest}: the stored index does not match; decoding from the start");
         }
         confirmed.then_some(headers)
     }

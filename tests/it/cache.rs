@@ -71,8 +71,11 @@ fn cache_path_is_what_the_environment_says() {
 fn a_cache_that_is_not_there_is_empty_and_not_made() {
     let imgmount = Imgmount::new();
     assert_eq!(imgmount.run(&["cache", "ls"]).expect(0).text(), "");
-    assert_eq!(imgmount.run(&["cache", "clear"]).expect(0).text(), "removed 0, 0 bytes\n");
-    assert_eq!(imgmount.run(&["cache", "prune", "--max-size", "1"]).expect(0).text(), "removed 0, 0 bytes\n");
+    assert_eq!(imgmount.run(&["cache", "clear"]).expect(0).text(), "entries removed: 0, bytes: 0\n");
+    assert_eq!(
+        imgmount.run(&["cache", "prune", "--max-size", "1"]).expect(0).text(),
+        "entries removed: 0, bytes: 0\n"
+    );
     assert!(!imgmount.cache().exists());
 }
 
@@ -120,7 +123,7 @@ fn what_was_not_used_for_too_long_is_pruned() {
     set_age(&files_of(&imgmount, &old), 10 * DAY);
     let bytes = fs::metadata(&files_of(&imgmount, &old)[0]).unwrap().len();
     let out = imgmount.run(&["cache", "prune", "--older-than", "9d"]).expect(0);
-    assert_eq!(out.text(), format!("removed 1, {bytes} bytes\n"));
+    assert_eq!(out.text(), format!("entries removed: 1, bytes: {bytes}\n"));
     assert_eq!(listed_diff_ids(&imgmount), [new]);
 }
 
@@ -196,7 +199,7 @@ fn a_directory_that_others_can_write_is_refused_and_left_alone() {
     let chmod = |mode| fs::set_permissions(imgmount.cache(), fs::Permissions::from_mode(mode)).unwrap();
     chmod(0o777);
     for command in [&["cache", "ls"][..], &["cache", "clear"], &["cache", "prune", "--max-size", "0"]] {
-        imgmount.run(command).expect(2).says("cannot trust cache directory");
+        imgmount.run(command).expect(2).says("cannot use cache directory");
     }
     chmod(0o700);
     assert_eq!(listed_diff_ids(&imgmount), [diff_id]);

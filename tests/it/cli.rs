@@ -49,7 +49,7 @@ fn c15_a_path_with_a_colon_is_given_apart() {
     // One path of several images, and an image that stands alone.
     let both = run(imgmount.command(&["cat", "--path", "/C:/x"]).args([&image, &image])).expect(0);
     assert_eq!(both.text(), "insideinside");
-    run(imgmount.command(&["cat"]).arg(&image)).expect(2).says("write IMAGE:/path or give --path");
+    run(imgmount.command(&["cat"]).arg(&image)).expect(2).says("use IMAGE:/path or --path");
     let mut text = image.clone().into_os_string();
     text.push(":/C:/x");
     run(imgmount.command(&["cat"]).arg(text)).expect(2);

@@ -187,7 +187,7 @@ fn two_states_of_one_image_are_compared_without_a_second_name() {
     assert_eq!(diff(&["--a-upto", "1"]).expect(1).text(), "A /gone\n");
     assert_eq!(diff(&["--upto", "1", "--a-layer", "2", "--only", "d"]).expect(1).text(), "D /gone\n");
     assert_eq!(diff(&["--a-upto", "2"]).expect(0).text(), "");
-    diff(&[]).expect(2).says("nothing to compare with");
+    diff(&[]).expect(2).says("no second image");
     diff(&["--a-upto", "3"]).expect(2).says("no such layer");
     diff(&["--a-upto", "1", "--a-layer", "1"]).expect(2);
 }

@@ -87,7 +87,7 @@ fn images_that_are_the_same_have_a_page_that_says_so() {
     let imgmount = Imgmount::new();
     let (a, _) = images(&imgmount);
     let out = run(imgmount.command(&["diff", "--html", "-"]).arg(&a).arg(&a)).expect(0);
-    assert!(out.text().contains("Nothing differs.") && !out.text().contains("<h2>Changes</h2>"));
+    assert!(out.text().contains("No differences.") && !out.text().contains("<h2>Changes</h2>"));
 }
 
 #[test]

@@ -290,7 +290,7 @@ fn a_tar_is_not_written_to_a_terminal() {
         assert_eq!(said.code, 2, "{arguments}");
         assert_eq!(
             said.text().trim_end(),
-            "imgmount: standard output is a terminal: a tar is for a pipe or a file"
+            "imgmount: cannot write a tar to a terminal; redirect it to a file or a pipe"
         );
     }
 }

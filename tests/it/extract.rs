@@ -102,7 +102,7 @@ fn an_ordinary_user_gets_the_tree_without_what_only_root_can_keep_and_is_told_on
     assert_eq!(
         said,
         format!(
-            "imgmount: warn: not kept: owners ({}), set-id bits (1), extended attributes (1), devices (2)\n",
+            "imgmount: warn: not kept: owners ({}), setuid or setgid bits (1), extended attributes (1), devices (2)\n",
             kept.len()
         )
     );
@@ -281,7 +281,7 @@ fn what_cannot_be_made_is_told_and_the_rest_is_made() {
     fs::write(into.join("d"), b"in the way of a directory").unwrap();
     // cp merges, and a directory replaces no file.
     let said = cp(&imgmount, &[], inside(&image, "/."), into.to_str().unwrap()).expect(2).stderr;
-    assert_eq!(said, "imgmount: 'd': cannot make the directory: Not a directory (os error 20)\n");
+    assert_eq!(said, "imgmount: 'd': cannot create the directory: Not a directory (os error 20)\n");
     assert_eq!(paths(&into), ["a", "d", "z"]);
 }
 
@@ -366,7 +366,7 @@ fn set_id_bits_are_set_only_for_the_owner_they_are_meant_for() {
     let into = imgmount.mount_point();
     cp(&imgmount, &[], inside(&image, "/."), into.to_str().unwrap())
         .expect(0)
-        .says("not kept: set-id bits (1)");
+        .says("not kept: setuid or setgid bits (1)");
     assert_eq!(modes(&into), [0o4755, 0o755, 0o2755]);
     let into = imgmount.mount_point();
     cp(&imgmount, &["-a"], inside(&image, "/."), into.to_str().unwrap()).expect(0);
@@ -471,7 +471,7 @@ fn cp_merges_directories_and_never_mixes_types() {
     fs::create_dir_all(into.join("c/deep")).unwrap();
     fs::set_permissions(&into, fs::Permissions::from_mode(0o701)).unwrap();
     let said = cp(&imgmount, &[], inside(&image, "/."), into.to_str().unwrap()).expect(2).stderr;
-    assert_eq!(said, "imgmount: 'c': cannot replace what is there: Is a directory (os error 21)\n");
+    assert_eq!(said, "imgmount: 'c': cannot replace the existing file: Is a directory (os error 21)\n");
     assert_eq!(paths(&into), ["a/", "a/f", "a/mine", "b/", "c/", "c/deep/"]);
     assert_eq!(fs::metadata(&into).unwrap().mode() & 0o7777, 0o701, "the user's own directory");
 }
@@ -534,6 +534,6 @@ fn a_full_disk_is_told_with_the_file_that_did_not_fit() {
     let out = extract(&imgmount, &[], &image, &full.join("target"));
     let left = paths(&full);
     rustix::mount::unmount(&full, rustix::mount::UnmountFlags::DETACH).unwrap();
-    out.expect(2).says("'d/large'").says("not complete").says("No space left");
+    out.expect(2).says("'d/large'").says("is incomplete").says("No space left");
     assert_eq!(left, ["target/", "target/d/"]);
 }

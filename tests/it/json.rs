@@ -98,7 +98,7 @@ impl Schema {
                 }
                 true
             }
-            other => panic!("{about}: the document's type '{other}' is not known"),
+            other => panic!("{about}: the document's type '{other}' is unknown"),
         };
         assert!(fits, "{about} should be {kind}: {value}");
     }

@@ -96,7 +96,9 @@ fn a_page_says_how_to_call_the_command_and_what_its_answer_means() {
     assert!(mount.contains("SYNOPSIS imgmount mount [OPTIONS] <IMAGE> <DIR> DESCRIPTION"), "{mount}");
     assert!(mount.contains("fuse.imgmount noauto,user,platform=linux/arm64 0 0"), "{mount}");
     let verify = text("imgmount-verify.1");
-    assert!(verify.contains("EXIT STATUS 0 Everything is the same, or as it should be. 1 Something is not."));
+    assert!(verify.contains(
+        "EXIT STATUS 0 No difference and no mismatch was found. 1 A difference or a mismatch was found."
+    ));
 }
 
 fn make(target: &str, root: &Path) {

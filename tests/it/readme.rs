@@ -279,7 +279,7 @@ fn odd_layers_are_accepted_with_a_warning_that_v_and_inspect_list_and_strict_ref
     let imgmount = Imgmount::new();
     let odd = Image::named("a:1").layer("RUN", &[file("foo", b"1"), file("foo/baz", b"2")]);
     imgmount.write("image.tar", &tar(&docker_legacy(&[odd])));
-    let sentence = "a directory replaces the file of the same layer";
+    let sentence = "a directory replaces a file of the same layer";
     assert_eq!(imgmount.run(&["ls", "image.tar"]).expect(0).stderr, "");
     imgmount.run(&["-v", "ls", "image.tar"]).expect(0).says("layer 0: foo").says(sentence);
     assert!(imgmount.run(&["inspect", "image.tar"]).expect(0).text().contains(sentence));

@@ -168,7 +168,7 @@ fn a_layer_with_the_right_digests_must_hold_a_tar_that_can_be_read() {
             assert_eq!(
                 bad,
                 [
-                    "mismatch  layer 3      tar        layer 3: entry at offset 1024: its header does not match its checksum"
+                    "mismatch  layer 3      tar        layer 3: entry at offset 1024: the header checksum does not match"
                 ]
             );
         }

@@ -57,13 +57,13 @@ fn table() -> Vec<(Error, String, Option<&'static str>)> {
         ),
         (
             Error::Ambiguous { path: "a".into(), candidates: one() },
-            "'a' holds several images; there is:\n  b:1",
-            Some("select one as PATH:NAME or PATH@INDEX, or with --image"),
+            "'a' holds several images; available:\n  b:1",
+            Some("select one with PATH:NAME, PATH@INDEX or --image"),
         ),
         (
             Error::NoSuchImage { path: "a".into(), selector: "c".into(), candidates: one() },
-            "'a' holds no image 'c'; there is:\n  b:1",
-            Some("names are matched whole, or by tag where that is unique"),
+            "'a' holds no image 'c'; available:\n  b:1",
+            Some("use a full name, @INDEX, or a tag that only one image has"),
         ),
         (
             Error::NoPlatform { wanted: "linux/arm64".into(), available: Vec::new() },
@@ -88,18 +88,18 @@ fn table() -> Vec<(Error, String, Option<&'static str>)> {
         ),
         (
             Error::missing_blob(layer(), digest(), vec!["https://x".into()]),
-            "LAYER: blob sha256:HEX is missing (a foreign layer, to be had from https://x)",
-            Some("the image was saved without it, or for another platform"),
+            "LAYER: blob sha256:HEX is missing (a foreign layer, available at https://x)",
+            Some("the image was saved without this blob, or for another platform"),
         ),
         (
             Error::missing_blob(document(), digest(), Vec::new()),
             "manifest sha256:HEX is missing",
-            Some("the image was saved without it, or for another platform"),
+            Some("the image was saved without this blob, or for another platform"),
         ),
         (
             Error::missing_blob(file, digest(), Vec::new()),
             "layer 3 ('x/layer.tar' in 'a.tar') is missing",
-            Some("the image was saved without it, or for another platform"),
+            Some("the image was saved without this blob, or for another platform"),
         ),
         (tar(Some("etc/x".into())).of(&layer()), "LAYER: entry 'etc/x' at offset 512: bad", IN_LAYER),
         (tar(None).of(&archive()), "'a.tar': entry at offset 512: bad", IN_IMAGE),
@@ -118,7 +118,7 @@ fn table() -> Vec<(Error, String, Option<&'static str>)> {
         ),
         (
             Error::Strict { count: 2, first: "w".into() },
-            "the image merges with 2 warning(s), first: w",
+            "merging the layers gives 2 warning(s), first: w",
             Some("`imgmount inspect` lists all warnings; without --strict they are accepted"),
         ),
         (
@@ -128,13 +128,13 @@ fn table() -> Vec<(Error, String, Option<&'static str>)> {
         ),
         (
             Error::incomplete("d/large".into(), Error::io("cannot write", refused())),
-            "stopped at 'd/large', the extracted files are not complete: cannot write: refused",
+            "extraction stopped at 'd/large' and is incomplete: cannot write: refused",
             None,
         ),
         (Error::Interrupted, "interrupted", None),
         (
             Error::Mount { dir: "/mnt".into(), reason: MountFault::NoDevice },
-            "'/mnt': /dev/fuse is missing: there is no FUSE on this system or in this container",
+            "'/mnt': /dev/fuse is missing: FUSE is not available on this system or in this container",
             Some("ls, cat, cp, extract and export work without FUSE"),
         ),
         (

@@ -48,8 +48,8 @@ pub(super) fn fold_long(
         (Some(true), Some(value)) => format!("--{name}={value}"),
         (Some(false), None) => format!("--{name}"),
         (Some(true), None) => return Err(format!("'{name}' needs a value")),
-        (None, None) => return Err(format!("'{name}' is not known")),
-        (_, Some(_)) => return Err(format!("'{name}': not known, or takes no value")),
+        (None, None) => return Err(format!("'{name}' is unknown")),
+        (_, Some(_)) => return Err(format!("'{name}' is unknown or takes no value")),
     };
     let ids: Vec<_> = command.get_arguments().map(Arg::get_id).cloned().collect();
     let refused = |error: &clap::Error| format!("'{name}': {}", reason(error));
@@ -68,7 +68,7 @@ fn reason(error: &clap::Error) -> String {
     match (error.get(ContextKind::InvalidValue), error.get(ContextKind::ValidValue), error.source()) {
         (_, _, Some(cause)) => cause.to_string(),
         (Some(ContextValue::String(value)), Some(ContextValue::Strings(valid)), _) if !valid.is_empty() => {
-            format!("'{value}' is none of {}", valid.join(", "))
+            format!("'{value}' is not one of {}", valid.join(", "))
         }
         (Some(ContextValue::String(value)), ..) => format!("'{value}' is not accepted"),
         _ => error.kind().to_string(),
@@ -115,9 +115,9 @@ mod tests {
     fn an_item_that_is_no_visible_long_option_is_refused() {
         for name in ["help", "version", "secret", "short", "s", "", "-", "-flag", "flag --secret"] {
             let mut args = Sample::default();
-            assert_eq!(fold(&mut args, name, None), Err(format!("'{name}' is not known")));
+            assert_eq!(fold(&mut args, name, None), Err(format!("'{name}' is unknown")));
             let valued = fold(&mut args, name, Some("1"));
-            assert_eq!(valued, Err(format!("'{name}': not known, or takes no value")));
+            assert_eq!(valued, Err(format!("'{name}' is unknown or takes no value")));
             assert_eq!(args, Sample::default());
         }
     }
@@ -126,9 +126,12 @@ mod tests {
     fn a_value_that_is_not_accepted_is_refused_with_the_reason() {
         let mut args = Sample::default();
         let mut refusal = |name, value| fold(&mut args, name, value).unwrap_err();
-        assert_eq!(refusal("size", Some("x")), "'size': 'x' is not a size; expected something like 256M");
+        assert_eq!(
+            refusal("size", Some("x")),
+            "'size': 'x' is not a size; use bytes, or a suffix as in 256M"
+        );
         assert_eq!(refusal("size", None), "'size' needs a value");
-        assert_eq!(refusal("flag", Some("true")), "'flag': not known, or takes no value");
+        assert_eq!(refusal("flag", Some("true")), "'flag' is unknown or takes no value");
         assert_eq!(refusal("file", Some("")), "'file': '' is not accepted");
     }
 

@@ -39,7 +39,7 @@ fn the_view_is_chosen_by_an_option_of_either_kind() {
     assert_eq!(parse(&["a.tar", "/mnt", "--view", "all"]).view, ViewMode::All);
     assert_eq!(with_options("view=all").unwrap().view, ViewMode::All);
     let refused = with_options("view=none").unwrap_err().to_string();
-    assert_eq!(refused, "mount option 'view': 'none' is none of rootfs, all");
+    assert_eq!(refused, "mount option 'view': 'none' is not one of rootfs, all");
 }
 
 #[test]
@@ -120,14 +120,17 @@ fn every_long_option_is_a_mount_option_too() {
 #[test]
 fn what_is_not_known_is_refused_by_name() {
     let table = [
-        ("ro,frobnicate", "mount option 'frobnicate' is not known"),
-        ("frobnicate=1", "mount option 'frobnicate': not known, or takes no value"),
-        ("help", "mount option 'help' is not known"),
-        ("suid=1", "mount option 'suid': not known, or takes no value"),
+        ("ro,frobnicate", "mount option 'frobnicate' is unknown"),
+        ("frobnicate=1", "mount option 'frobnicate' is unknown or takes no value"),
+        ("help", "mount option 'help' is unknown"),
+        ("suid=1", "mount option 'suid' is unknown or takes no value"),
         ("platform", "mount option 'platform' needs a value"),
-        ("strict=1", "mount option 'strict': not known, or takes no value"),
-        ("verify=half", "mount option 'verify': 'half' is none of full, off"),
-        ("cache-size=big", "mount option 'cache-size': 'big' is not a size; expected something like 256M"),
+        ("strict=1", "mount option 'strict' is unknown or takes no value"),
+        ("verify=half", "mount option 'verify': 'half' is not one of full, off"),
+        (
+            "cache-size=big",
+            "mount option 'cache-size': 'big' is not a size; use bytes, or a suffix as in 256M",
+        ),
     ];
     for (list, expected) in table {
         assert_eq!(with_options(list).unwrap_err().to_string(), expected);
@@ -144,7 +147,8 @@ fn several_lists_add_up() {
 
 #[test]
 fn faults_with_a_way_out_have_a_hint() {
-    assert_eq!(hint("/mnt", &MountFault::Dead).as_deref(), Some("`imgmount umount /mnt` takes it away"));
+    let gone = hint("/mnt", &MountFault::Dead);
+    assert_eq!(gone.as_deref(), Some("unmount it with `imgmount umount /mnt`"));
     assert!(hint("/mnt", &MountFault::NoHelper).unwrap().contains("fuse3"));
     assert!(hint("/mnt", &MountFault::NoDevice).unwrap().contains("without FUSE"));
     assert_eq!(hint("/mnt", &MountFault::NotFound), None);

@@ -49,7 +49,7 @@ impl TarParser {
         match (class, sparse) {
             (Class::GnuSparse, _) => return self.gnu_sparse(header, meta, payload, sink),
             (Class::File, Some(keys)) => return self.pax_sparse(keys, meta, payload, sink),
-            (_, Some(_)) => return Err("a sparse map for something that is no file".into()),
+            (_, Some(_)) => return Err("a sparse map for an entry that is not a file".into()),
             (Class::Alone(alone), None) => self.emit_alone(header, alone, meta, sink)?,
             (Class::File | Class::Unknown, None) => {
                 let extent = Extent { offset: self.offset, len_bytes: payload };
@@ -68,7 +68,7 @@ impl TarParser {
         let end = self.offset.checked_add(payload).and_then(|end| end.checked_add(padding(payload)));
         match end.map(i64::try_from) {
             Some(Ok(_)) => Ok(payload),
-            _ => Err("its payload ends past the largest offset".into()),
+            _ => Err("the payload ends past the largest offset".into()),
         }
     }
 
@@ -99,7 +99,7 @@ impl TarParser {
         payload: u64,
         sink: &mut impl Sink,
     ) -> Result<(), Fault> {
-        let gnu = header.gnu().ok_or("a sparse file of a format that is not GNU's")?;
+        let gnu = header.gnu().ok_or("a sparse file in a format other than GNU")?;
         let file_bytes = super::header::length(&gnu.realsize, "size with holes")?;
         let mut runs = Runs::new(self.limits.max_sparse_segments);
         let more = runs.push_gnu(gnu)?;
@@ -163,7 +163,7 @@ impl TarParser {
             return self.emit_sparse(&file, &map.into_runs(), read_bytes, sink);
         }
         if read_bytes >= file.payload || map.is_complete() {
-            return Err("its sparse map is longer than its payload".into());
+            return Err("the sparse map is longer than the payload".into());
         }
         self.state = State::SparseText(Box::new(SparseText { file, map, read_bytes }));
         Ok(())

@@ -56,10 +56,10 @@ impl<'a> Header<'a> {
     /// Checks the block's sum, as unsigned bytes or as the signed ones that old writers added up.
     pub(super) fn parse(block: &'a Block) -> Result<Self, Fault> {
         let raw = ::tar::Header::from_byte_slice(block);
-        let stated = octal(&raw.as_old().cksum).ok_or("its header has no checksum: this is no tar header")?;
+        let stated = octal(&raw.as_old().cksum).ok_or("no checksum: not a tar header")?;
         if stated != checksum(block, i64::from) && stated != checksum(block, |byte| byte.cast_signed().into())
         {
-            return Err("its header does not match its checksum".into());
+            return Err("the header checksum does not match".into());
         }
         let format = format_of(block, raw);
         Ok(Header { block, raw, format })
@@ -179,12 +179,12 @@ pub(super) fn c_string(field: &[u8]) -> &[u8] {
 }
 
 fn signed(field: &[u8], what: &str) -> Result<i64, Fault> {
-    number(field).ok_or_else(|| format!("its {what} is not a number").into())
+    number(field).ok_or_else(|| format!("the {what} is not a number").into())
 }
 
 /// A number of bytes or an offset in bytes: not negative, and so never above `i64::MAX`.
 pub(super) fn length(field: &[u8], what: &str) -> Result<u64, Fault> {
-    u64::try_from(signed(field, what)?).map_err(|_| format!("its {what} is negative").into())
+    u64::try_from(signed(field, what)?).map_err(|_| format!("the {what} is negative").into())
 }
 
 /// A number field, octal or base-256; `None` when it is neither or does not fit.

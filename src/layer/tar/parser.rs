@@ -114,8 +114,8 @@ impl TarParser {
                 self.name.clear();
                 "the stream ends within a header"
             }
-            State::Body { .. } | State::SparseBlocks(..) => "the stream ends within its header",
-            State::SparseText(_) | State::Skip { payload: 1.., .. } => "the stream ends within its payload",
+            State::Body { .. } | State::SparseBlocks(..) => "the stream ends within the header",
+            State::SparseText(_) | State::Skip { payload: 1.., .. } => "the stream ends within the payload",
             State::Header | State::HalfEnd | State::Skip { .. } | State::End => {
                 if self.extensions.first_offset.is_some() {
                     sink.warning(WarningKind::ExtensionWithoutEntry, &self.name);

@@ -94,16 +94,16 @@ impl Pax {
 /// The first record of `body`, from after its length to before its newline, and what follows it.
 fn split_record(body: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     let digits = body.split(|byte| *byte == b' ').next().unwrap_or_default();
-    let len = length(digits).ok_or("malformed PAX record: it has no length")?;
+    let len = length(digits).ok_or("malformed PAX record: the length is missing")?;
     let (record, rest) = usize::try_from(len)
         .ok()
         .and_then(|len| body.split_at_checked(len))
-        .ok_or("malformed PAX record: it is longer than its header")?;
+        .ok_or("malformed PAX record: longer than the header")?;
     let text = record
         .strip_prefix(digits)
         .and_then(|text| text.strip_prefix(b" "))
         .and_then(|text| text.strip_suffix(b"\n"))
-        .ok_or("malformed PAX record: it does not end where its length says")?;
+        .ok_or("malformed PAX record: the length is wrong")?;
     Ok((text, rest))
 }
 
@@ -111,9 +111,9 @@ fn split_record(body: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
 fn split_keyword(text: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     let mut halves = text.splitn(2, |byte| *byte == b'=');
     match (halves.next(), halves.next()) {
-        (Some(key), _) if key.contains(&0) => Err("malformed PAX record: NUL in its keyword".into()),
+        (Some(key), _) if key.contains(&0) => Err("malformed PAX record: NUL in the keyword".into()),
         (Some(key), Some(value)) => Ok((key, value)),
-        _ => Err("malformed PAX record: it has no '='".into()),
+        _ => Err("malformed PAX record: '=' is missing".into()),
     }
 }
 
@@ -150,7 +150,7 @@ pub(super) fn given<T>(
     }
     match read(value) {
         Some(read) => Ok(Some(read)),
-        None => Err(format!("malformed PAX record: its {what} is not one").into()),
+        None => Err(format!("malformed PAX record: invalid {what}").into()),
     }
 }
 

@@ -53,7 +53,7 @@ impl Runs {
             // GNU tar looks at the length, others look at the offset: they must agree.
             match (field.offset.first(), field.numbytes.first()) {
                 (Some(0), Some(0)) => return Ok(true),
-                (Some(0), _) | (_, Some(0)) => return Err("half of a sparse map's field is empty".into()),
+                (Some(0), _) | (_, Some(0)) => return Err("an entry of the sparse map is incomplete".into()),
                 _ => {}
             }
             let offset = header::length(&field.offset, "sparse offset")?;
@@ -83,11 +83,11 @@ impl Runs {
         let (mut file_end, mut used) = (0_u64, 0_u64);
         for run in &self.runs {
             if run.offset < file_end {
-                return Err("its sparse map goes backwards".into());
+                return Err("the sparse map goes backwards".into());
             }
             file_end = run.offset.saturating_add(run.len_bytes);
             if file_end > file_bytes {
-                return Err("its sparse map reaches past the end of the file".into());
+                return Err("the sparse map reaches past the end of the file".into());
             }
             let offset = stored.offset.saturating_add(used);
             used = used.saturating_add(run.len_bytes);
@@ -97,7 +97,9 @@ impl Runs {
             }
         }
         if used != stored.len_bytes {
-            return Err(format!("its sparse map names {used} bytes, {} are stored", stored.len_bytes).into());
+            return Err(
+                format!("the sparse map covers {used} bytes, but {} are stored", stored.len_bytes).into()
+            );
         }
         Ok(segments)
     }
@@ -108,7 +110,7 @@ fn continues(ended: bool, [is_extended]: [u8; 1]) -> Result<bool, Fault> {
     match (ended, is_extended) {
         (_, 0) => Ok(false),
         (false, _) => Ok(true),
-        (true, _) => Err("its sparse map goes on after its end".into()),
+        (true, _) => Err("the sparse map continues after its end".into()),
     }
 }
 
@@ -154,14 +156,15 @@ impl SparseKeys {
             b"numblocks" => self.count = given(value, "sparse count", length)?,
             b"map" => self.map = given(value, "sparse map", list)?,
             b"offset" => {
-                let offset = length(value).ok_or("malformed PAX record: its sparse offset is not one")?;
+                let offset = length(value).ok_or("malformed PAX record: invalid sparse offset")?;
                 if self.offset.replace(offset).is_some() {
-                    return Err("its sparse map holds an offset without a length".into());
+                    return Err("the sparse map contains an offset without a length".into());
                 }
             }
             b"numbytes" => {
-                let len_bytes = length(value).ok_or("malformed PAX record: its sparse length is not one")?;
-                let offset = self.offset.take().ok_or("its sparse map holds a length without an offset")?;
+                let len_bytes = length(value).ok_or("malformed PAX record: invalid sparse length")?;
+                let offset =
+                    self.offset.take().ok_or("the sparse map contains a length without an offset")?;
                 self.runs.push(Run { offset, len_bytes });
             }
             _ => {}
@@ -182,7 +185,7 @@ impl SparseKeys {
             _ => return Err("a sparse file of an unknown version".into()),
         }
         if self.offset.is_some() {
-            return Err("its sparse map holds an offset without a length".into());
+            return Err("the sparse map contains an offset without a length".into());
         }
         let runs = match self.map {
             Some(_) if !self.runs.is_empty() => return Err("a sparse file with two maps".into()),
@@ -191,7 +194,7 @@ impl SparseKeys {
         };
         let count = runs.len() as u64;
         if self.count != Some(count) {
-            return Err("its sparse map is not as long as it says".into());
+            return Err("the sparse map has the wrong length".into());
         }
         check_count(count, max_segments)?;
         Ok(PaxMap::Here(Runs { runs, max: max_segments }))
@@ -234,7 +237,7 @@ impl TextMap {
             match byte {
                 b'0'..=b'9' => self.digit(byte.wrapping_sub(b'0'))?,
                 b'\n' => self.end_of_line()?,
-                _ => return Err("its sparse map holds something else than numbers".into()),
+                _ => return Err("the sparse map contains something other than numbers".into()),
             }
         }
         Ok(text.len())
@@ -255,12 +258,12 @@ impl TextMap {
         self.line = value.filter(|value| i64::try_from(*value).is_ok());
         match self.line {
             Some(_) => Ok(()),
-            None => Err("its sparse map holds a number past 63 bits".into()),
+            None => Err("the sparse map contains a number above 63 bits".into()),
         }
     }
 
     fn end_of_line(&mut self) -> Result<(), Fault> {
-        let value = self.line.take().ok_or("its sparse map holds an empty line")?;
+        let value = self.line.take().ok_or("the sparse map contains an empty line")?;
         match (self.count, self.offset.take()) {
             (None, _) => {
                 check_count(value, self.runs.max)?;

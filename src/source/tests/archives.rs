@@ -93,7 +93,7 @@ fn an_archive_that_is_cut_off_is_refused() {
     let tar = files.tar();
     let error = Place::of_bytes(&tar[..tar.len() - 3072]).open().unwrap_err().to_string();
     assert!(
-        error.contains("entry 'last'") && error.ends_with("the stream ends within its payload"),
+        error.contains("entry 'last'") && error.ends_with("the stream ends within the payload"),
         "{error}"
     );
 }

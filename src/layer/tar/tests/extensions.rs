@@ -246,20 +246,20 @@ fn x4_the_last_of_duplicate_records_wins() {
 #[test]
 fn x4_malformed_pax_is_an_error() {
     let bodies: [(&[u8], &str); 14] = [
-        (b"path=a\n", "it has no length"),
-        (b"9path=a\n\n", "it has no length"),
-        (b"+9 path=a\n", "it has no length"),
-        (b"-9 path=a\n", "it has no length"),
-        (b"99999999999999999999 path=a\n", "it has no length"),
-        (b"9 path=a\n\0\0\0", "it has no length"),
-        (b"11 path=a\n", "it is longer than its header"),
-        (b"8 path=a\n", "it does not end where its length says"),
-        (b"9 path=a ", "it does not end where its length says"),
-        (b"0 path=a\n", "it does not end where its length says"),
-        (b"2 path=a\n", "it does not end where its length says"),
-        (b"9  path=a\n", "it does not end where its length says"),
-        (b"9 path a\n", "it has no '='"),
-        (b"11 pa\0th=a\n", "NUL in its keyword"),
+        (b"path=a\n", "the length is missing"),
+        (b"9path=a\n\n", "the length is missing"),
+        (b"+9 path=a\n", "the length is missing"),
+        (b"-9 path=a\n", "the length is missing"),
+        (b"99999999999999999999 path=a\n", "the length is missing"),
+        (b"9 path=a\n\0\0\0", "the length is missing"),
+        (b"11 path=a\n", "longer than the header"),
+        (b"8 path=a\n", "the length is wrong"),
+        (b"9 path=a ", "the length is wrong"),
+        (b"0 path=a\n", "the length is wrong"),
+        (b"2 path=a\n", "the length is wrong"),
+        (b"9  path=a\n", "the length is wrong"),
+        (b"9 path a\n", "'=' is missing"),
+        (b"11 pa\0th=a\n", "NUL in the keyword"),
     ];
     for (body, reason) in bodies {
         let error = Stream::new().member(b'x', "x", body).member(b'0', "a", b"").error();
@@ -283,7 +283,7 @@ fn x10_pax_numbers_that_are_none_are_errors() {
         ("mtime", "yesterday"),
     ] {
         let error = Stream::new().pax(&[(key, value.as_bytes())]).member(b'0', "a", b"").error();
-        assert!(error.ends_with(&format!("malformed PAX record: its {key} is not one")), "{error}");
+        assert!(error.ends_with(&format!("malformed PAX record: invalid {key}")), "{error}");
     }
 }
 

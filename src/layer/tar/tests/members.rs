@@ -95,7 +95,7 @@ fn m15_checksums_of_signed_bytes_are_good_too() {
 fn m15_a_block_with_a_wrong_checksum_is_no_header() {
     let mut stream = Stream::new().member(b'0', "first", b"").member(b'0', "second", b"");
     stream.0[512] ^= 1;
-    assert_eq!(stream.error(), "layer: entry at offset 512: its header does not match its checksum");
+    assert_eq!(stream.error(), "layer: entry at offset 512: the header checksum does not match");
 }
 
 #[test]
@@ -197,17 +197,17 @@ fn x10_sizes_that_are_negative_or_past_63_bits_are_refused() {
     let error = |size: [u8; 12]| {
         Stream::new().edited(b'0', "a", b"", |header| header.as_old_mut().size = size).error()
     };
-    assert_eq!(error([0xff; 12]), "layer: entry 'a' at offset 0: its size is negative");
+    assert_eq!(error([0xff; 12]), "layer: entry 'a' at offset 0: the size is negative");
     let past = [0x80, 0, 0, 0, 0x80, 0, 0, 0, 0, 0, 0, 0];
-    assert_eq!(error(past), "layer: entry 'a' at offset 0: its size is not a number");
-    assert_eq!(error(*b"00000000o00\0"), "layer: entry 'a' at offset 0: its size is not a number");
+    assert_eq!(error(past), "layer: entry 'a' at offset 0: the size is not a number");
+    assert_eq!(error(*b"00000000o00\0"), "layer: entry 'a' at offset 0: the size is not a number");
 }
 
 #[test]
 fn x10_a_payload_that_ends_past_the_largest_offset_is_refused() {
     let largest = [0x80, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
     let stream = Stream::new().edited(b'0', "a", b"", |header| header.as_old_mut().size = largest);
-    assert_eq!(stream.error(), "layer: entry 'a' at offset 0: its payload ends past the largest offset");
+    assert_eq!(stream.error(), "layer: entry 'a' at offset 0: the payload ends past the largest offset");
 }
 
 #[test]

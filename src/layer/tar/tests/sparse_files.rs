@@ -186,20 +186,20 @@ fn x7_maps_that_are_not_of_their_file_are_refused() {
         assert_eq!(fault(&in_payload(runs, "9000", data)), reason, "{runs:?}");
         assert_eq!(fault(&old_gnu(runs, 9000, data)), reason, "{runs:?}");
     };
-    refused(&[(5000, 3), (1000, 2)], b"abcde", "its sparse map goes backwards");
-    refused(&[(1000, 3), (1002, 2)], b"abcde", "its sparse map goes backwards");
-    refused(&[(1000, 0), (900, 5)], b"abcde", "its sparse map goes backwards");
-    refused(&[(8998, 3)], b"abc", "its sparse map reaches past the end of the file");
-    refused(&[(9001, 0)], b"", "its sparse map reaches past the end of the file");
-    refused(&[(0, 3)], b"abcd", "its sparse map names 3 bytes, 4 are stored");
-    refused(&[(0, 5)], b"abcd", "its sparse map names 5 bytes, 4 are stored");
+    refused(&[(5000, 3), (1000, 2)], b"abcde", "the sparse map goes backwards");
+    refused(&[(1000, 3), (1002, 2)], b"abcde", "the sparse map goes backwards");
+    refused(&[(1000, 0), (900, 5)], b"abcde", "the sparse map goes backwards");
+    refused(&[(8998, 3)], b"abc", "the sparse map reaches past the end of the file");
+    refused(&[(9001, 0)], b"", "the sparse map reaches past the end of the file");
+    refused(&[(0, 3)], b"abcd", "the sparse map covers 3 bytes, but 4 are stored");
+    refused(&[(0, 5)], b"abcd", "the sparse map covers 5 bytes, but 4 are stored");
 }
 
 #[test]
 fn x7_a_run_that_ends_past_63_bits_is_refused() {
     let last = i64::MAX.unsigned_abs();
     let stream = in_payload(&[(last, last)], &last.to_string(), b"");
-    assert_eq!(fault(&stream), "its sparse map reaches past the end of the file");
+    assert_eq!(fault(&stream), "the sparse map reaches past the end of the file");
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn x7_a_map_longer_than_its_payload_is_refused() {
         let stream = Stream::new()
             .pax(&[("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", b"9")])
             .member(b'0', "a", payload);
-        assert_eq!(fault(&stream), "its sparse map is longer than its payload", "{payload:?}");
+        assert_eq!(fault(&stream), "the sparse map is longer than the payload", "{payload:?}");
     }
 }
 
@@ -251,7 +251,7 @@ fn x7_text_maps_hold_numbers_and_newlines_only() {
         let stream = Stream::new()
             .pax(&[("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", b"9")])
             .member(b'0', "a", &payload);
-        assert!(fault(&stream).starts_with("its sparse map holds "), "{map:?}");
+        assert!(fault(&stream).starts_with("the sparse map contains "), "{map:?}");
     }
 }
 
@@ -262,20 +262,20 @@ fn x4_an_old_gnu_map_that_goes_on_after_its_end_is_refused() {
         gnu.set_real_size(0);
         gnu.set_is_extended(true);
     });
-    assert_eq!(fault(&stream), "its sparse map goes on after its end");
+    assert_eq!(fault(&stream), "the sparse map continues after its end");
 }
 
 #[test]
 fn x4_sparse_records_that_are_no_whole_map_are_refused() {
     let cases: [(Records, &str); 9] = [
-        (&[("map", b"0,1,2"), ("numblocks", b"1"), ("size", b"9")], "its sparse map is not one"),
-        (&[("map", b"0,1"), ("numblocks", b"2"), ("size", b"9")], "its sparse map is not as long as it says"),
-        (&[("map", b"0,1"), ("size", b"9")], "its sparse map is not as long as it says"),
+        (&[("map", b"0,1,2"), ("numblocks", b"1"), ("size", b"9")], "invalid sparse map"),
+        (&[("map", b"0,1"), ("numblocks", b"2"), ("size", b"9")], "the sparse map has the wrong length"),
+        (&[("map", b"0,1"), ("size", b"9")], "the sparse map has the wrong length"),
         (&[("map", b"0,1"), ("numblocks", b"1")], "a sparse file without a size"),
         (&[("major", b"2"), ("minor", b"0"), ("size", b"9")], "a sparse file of an unknown version"),
-        (&[("name", b"a"), ("size", b"9")], "its sparse map is not as long as it says"),
-        (&[("offset", b"0"), ("offset", b"1")], "its sparse map holds an offset without a length"),
-        (&[("numbytes", b"0")], "its sparse map holds a length without an offset"),
+        (&[("name", b"a"), ("size", b"9")], "the sparse map has the wrong length"),
+        (&[("offset", b"0"), ("offset", b"1")], "the sparse map contains an offset without a length"),
+        (&[("numbytes", b"0")], "the sparse map contains a length without an offset"),
         (
             &[("offset", b"0"), ("numbytes", b"1"), ("map", b"0,1"), ("numblocks", b"1"), ("size", b"9")],
             "a sparse file with two maps",
@@ -294,6 +294,6 @@ fn x4_only_a_file_can_be_sparse() {
     let stream = Stream::new()
         .pax(&[("GNU.sparse.map", b"0,1"), ("GNU.sparse.numblocks", b"1"), ("GNU.sparse.size", b"9")])
         .member(b'5', "d", b"");
-    assert_eq!(fault(&stream), "a sparse map for something that is no file");
-    assert_eq!(fault(&Stream::new().member(b'S', "a", b"")), "a sparse file of a format that is not GNU's");
+    assert_eq!(fault(&stream), "a sparse map for an entry that is not a file");
+    assert_eq!(fault(&Stream::new().member(b'S', "a", b"")), "a sparse file in a format other than GNU");
 }

@@ -34,9 +34,9 @@ fn z1_m21_a_stream_cut_anywhere_but_between_headers_and_payloads_is_an_error() {
     let reason = |len: usize| match len {
         0 | 521..=1024 | 2136..=2560 | 3072 | 3584 => None,
         1..512 => Some("the stream ends within a header"),
-        512..521 => Some("the stream ends within its header"),
+        512..521 => Some("the stream ends within the header"),
         1025..1536 => Some("the stream ends within a header"),
-        1536..2136 => Some("the stream ends within its payload"),
+        1536..2136 => Some("the stream ends within the payload"),
         _ => Some("the stream ends within a header"),
     };
     for len in 0..=whole.0.len() {
@@ -72,7 +72,7 @@ fn z1_a_cut_payload_names_its_entry() {
     let mut stream = Stream::new().member(b'0', "first", b"").member(b'0', "a\x1b[m", b"payload");
     stream.0.truncate(1027);
     let error = stream.error();
-    assert_eq!(error, "layer: entry 'a\\x1b[m' at offset 512: the stream ends within its payload");
+    assert_eq!(error, "layer: entry 'a\\x1b[m' at offset 512: the stream ends within the payload");
 }
 
 #[test]
