@@ -29,7 +29,7 @@ const PIECE_BYTES: usize = 1 << 20;
 const PIECES_A_THREAD: usize = 4;
 
 /// A run of bytes that does not change.
-pub struct Bytes(Kind);
+pub(crate) struct Bytes(Kind);
 
 enum Kind {
     Owned(Vec<u8>),
@@ -41,7 +41,7 @@ impl Bytes {
     ///
     /// # Errors
     /// [`io::ErrorKind::UnexpectedEof`] when the file ends before, and when it cannot be read or mapped.
-    pub fn of_file(file: &File, offset: u64, len_bytes: usize) -> io::Result<Self> {
+    pub(crate) fn of_file(file: &File, offset: u64, len_bytes: usize) -> io::Result<Self> {
         if len_bytes >= MAP_FROM_BYTES {
             return Mapping::new(file, offset, len_bytes).map(|mapping| Bytes(Kind::Mapped(mapping)));
         }
@@ -52,12 +52,12 @@ impl Bytes {
 
     /// Whether so many bytes of a file are mapped and need no memory of their own.
     #[must_use]
-    pub fn would_map(len_bytes: usize) -> bool {
+    pub(crate) fn would_map(len_bytes: usize) -> bool {
         len_bytes >= MAP_FROM_BYTES
     }
 
     /// Tells the system that what was looked at so far is not needed soon. What is looked at again is there.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         if let Kind::Mapped(mapping) = &self.0 {
             mapping.release();
         }

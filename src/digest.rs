@@ -35,7 +35,7 @@ impl Algorithm {
 
     /// Length of the hash in bytes.
     #[must_use]
-    pub fn len_bytes(self) -> usize {
+    pub(crate) fn len_bytes(self) -> usize {
         match self {
             Algorithm::Sha256 | Algorithm::Blake3 => 32,
             Algorithm::Sha512 => 64,
@@ -44,7 +44,7 @@ impl Algorithm {
 
     /// A hasher for this algorithm.
     #[must_use]
-    pub fn hasher(self) -> Hasher {
+    pub(crate) fn hasher(self) -> Hasher {
         match self {
             Algorithm::Sha256 => Hasher::Sha256(sha2::Sha256::new()),
             Algorithm::Sha512 => Hasher::Sha512(Box::new(sha2::Sha512::new())),
@@ -72,7 +72,7 @@ pub struct Digest {
 impl Digest {
     /// A digest of `hash`, which must have the algorithm's length.
     #[must_use]
-    pub fn new(algorithm: Algorithm, hash: &[u8]) -> Option<Self> {
+    pub(crate) fn new(algorithm: Algorithm, hash: &[u8]) -> Option<Self> {
         if hash.len() != algorithm.len_bytes() {
             return None;
         }
@@ -83,7 +83,7 @@ impl Digest {
 
     /// A SHA-256 digest from its 64 lower-case hexadecimal digits, as docker-archives name files.
     #[must_use]
-    pub fn from_sha256_hex(hex: &str) -> Option<Self> {
+    pub(crate) fn from_sha256_hex(hex: &str) -> Option<Self> {
         Digest::new(Algorithm::Sha256, &parse_hex(hex)?)
     }
 
@@ -153,7 +153,7 @@ fn parse_hex(hex: &str) -> Option<Vec<u8>> {
 
 /// A running hash.
 #[derive(Clone)]
-pub enum Hasher {
+pub(crate) enum Hasher {
     /// SHA-256.
     Sha256(sha2::Sha256),
     /// SHA-512.
@@ -174,7 +174,7 @@ impl fmt::Debug for Hasher {
 
 impl Hasher {
     /// Takes in more bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         match self {
             Hasher::Sha256(hasher) => hasher.update(bytes),
             Hasher::Sha512(hasher) => hasher.update(bytes),
@@ -186,7 +186,7 @@ impl Hasher {
 
     /// The digest of all that was taken in.
     #[must_use]
-    pub fn finish(self) -> Digest {
+    pub(crate) fn finish(self) -> Digest {
         let mut hash = [0; 64];
         let algorithm = match self {
             Hasher::Sha256(hasher) => {

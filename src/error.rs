@@ -14,8 +14,10 @@ use crate::digest::Digest;
 
 mod stream;
 mod subject;
+#[cfg(test)]
+mod tests;
 
-pub use stream::{StreamFault, StreamResult};
+pub(crate) use stream::{StreamFault, StreamResult};
 pub use subject::{DocumentRole, EntryName, Property, Subject};
 
 /// The result of everything in this library that can fail.
@@ -283,27 +285,27 @@ const _: () = assert!(size_of::<Error>() <= 112);
 
 impl Error {
     /// A refusal of the operating system. `action` says what failed, and on what.
-    pub fn io(action: &'static str, cause: io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, cause: io::Error) -> Self {
         Error::Io { action, subject: None, offset: None, cause }
     }
 
     /// A refusal of the operating system. The name of `subject` follows `action` in the message.
-    pub fn io_on(action: &'static str, subject: impl Into<Box<Subject>>, cause: io::Error) -> Self {
+    pub(crate) fn io_on(action: &'static str, subject: impl Into<Box<Subject>>, cause: io::Error) -> Self {
         Error::Io { action, subject: Some(subject.into()), offset: None, cause }
     }
 
     /// Something that is recognised and not served.
-    pub fn unsupported(subject: impl Into<Box<Subject>>, reason: impl Into<String>) -> Self {
+    pub(crate) fn unsupported(subject: impl Into<Box<Subject>>, reason: impl Into<String>) -> Self {
         Error::Unsupported { subject: subject.into(), reason: reason.into() }
     }
 
     /// A document, archive or stream that breaks its format.
-    pub fn malformed(subject: impl Into<Box<Subject>>, reason: impl Into<String>) -> Self {
+    pub(crate) fn malformed(subject: impl Into<Box<Subject>>, reason: impl Into<String>) -> Self {
         Error::Malformed { subject: subject.into(), reason: reason.into() }
     }
 
     /// A digest or size that differs from the image's.
-    pub fn mismatch(
+    pub(crate) fn mismatch(
         subject: impl Into<Box<Subject>>,
         property: Property,
         expected: impl ToString,
@@ -314,27 +316,27 @@ impl Error {
     }
 
     /// A blob that is not there. `urls` say where the manifest offers it.
-    pub fn missing_blob(subject: impl Into<Box<Subject>>, digest: Digest, urls: Vec<String>) -> Self {
+    pub(crate) fn missing_blob(subject: impl Into<Box<Subject>>, digest: Digest, urls: Vec<String>) -> Self {
         Error::MissingBlob { subject: subject.into(), digest, urls }
     }
 
     /// Something that exceeds a limit.
-    pub fn limit(subject: impl Into<Box<Subject>>, limit: &'static str, value: u64, max: u64) -> Self {
+    pub(crate) fn limit(subject: impl Into<Box<Subject>>, limit: &'static str, value: u64, max: u64) -> Self {
         Error::Limit { subject: subject.into(), limit, value, max }
     }
 
     /// Bytes at `offset` that changed after they were verified.
-    pub fn changed(subject: impl Into<Box<Subject>>, offset: u64) -> Self {
+    pub(crate) fn changed(subject: impl Into<Box<Subject>>, offset: u64) -> Self {
         Error::Changed { subject: subject.into(), offset }
     }
 
     /// A directory to extract into that is not empty.
-    pub fn not_empty(dir: impl Into<PathBuf>) -> Self {
+    pub(crate) fn not_empty(dir: impl Into<PathBuf>) -> Self {
         Error::NotEmpty { dir: dir.into() }
     }
 
     /// An extraction that `cause` ended at `path`, which is escaped.
-    pub fn incomplete(path: String, cause: Error) -> Self {
+    pub(crate) fn incomplete(path: String, cause: Error) -> Self {
         Error::Incomplete { path, cause: Box::new(cause) }
     }
 }

@@ -35,24 +35,25 @@ const NAME_DIGITS: usize = 12;
 
 /// An object of one of the parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Node {
+pub(crate) struct Node {
     part: u32,
     inode: InodeId,
 }
 
 impl Node {
     /// The root of all.
-    pub const ROOT: Node = Node { part: 0, inode: ROOT };
+    #[cfg(test)]
+    pub(crate) const ROOT: Node = Node { part: 0, inode: ROOT };
 
     /// A number that no other node has: 1 for the root, as FUSE has it; the inode's in the low half.
     #[must_use]
-    pub fn number(self) -> u64 {
+    pub(crate) fn number(self) -> u64 {
         (u64::from(self.part) << 32 | u64::from(self.inode.0)).saturating_add(1)
     }
 
     /// The node of a number. `None` for 0, which is no node's.
     #[must_use]
-    pub fn from_number(number: u64) -> Option<Node> {
+    pub(crate) fn from_number(number: u64) -> Option<Node> {
         let at = number.checked_sub(1)?;
         let low = u32::try_from(at & u64::from(u32::MAX)).ok()?;
         Some(Node { part: u32::try_from(at >> 32).ok()?, inode: InodeId(low) })
@@ -60,26 +61,26 @@ impl Node {
 
     /// Its number in its part.
     #[must_use]
-    pub fn inode(self) -> InodeId {
+    pub(crate) fn inode(self) -> InodeId {
         self.inode
     }
 
     /// Another object of the same part.
     #[must_use]
-    pub fn beside(self, inode: InodeId) -> Node {
+    pub(crate) fn beside(self, inode: InodeId) -> Node {
         Node { inode, ..self }
     }
 
     /// Whether both are of one part.
     #[must_use]
-    pub fn is_beside(self, other: Node) -> bool {
+    pub(crate) fn is_beside(self, other: Node) -> bool {
         self.part == other.part
     }
 }
 
 /// One tree, or several below one root.
 #[derive(Debug)]
-pub struct Forest {
+pub(crate) struct Forest {
     /// Part 0.
     top: Arc<Tree>,
     /// The merged tree.
@@ -111,7 +112,7 @@ enum Shows {
 
 /// A part's tree, held as long as somebody uses it.
 #[derive(Debug)]
-pub enum TreeRef<'a> {
+pub(crate) enum TreeRef<'a> {
     /// One that is always there.
     Lasting(&'a Tree),
     /// One that may be forgotten meanwhile.
@@ -148,7 +149,7 @@ impl Forest {
     ///
     /// # Errors
     /// None that come from the image.
-    pub fn of_image(rootfs: Arc<Tree>, image: &ImageInfo, merge: MergeOptions) -> Result<Self> {
+    pub(crate) fn of_image(rootfs: Arc<Tree>, image: &ImageInfo, merge: MergeOptions) -> Result<Self> {
         let places = places(&rootfs);
         let mut extras: Vec<Extra<'_>> = places.iter().map(|(path, _)| Extra::Directory(path)).collect();
         extras.extend(["layers", "states", "image"].map(Extra::Directory));
@@ -168,7 +169,7 @@ impl Forest {
 
     /// The merged tree.
     #[must_use]
-    pub fn rootfs(&self) -> &Tree {
+    pub(crate) fn rootfs(&self) -> &Tree {
         &self.rootfs
     }
 
@@ -176,7 +177,7 @@ impl Forest {
     ///
     /// # Errors
     /// [`Error::Path`] for a node of no part; whatever keeps a part from being built.
-    pub fn tree(&self, node: Node) -> Result<TreeRef<'_>> {
+    pub(crate) fn tree(&self, node: Node) -> Result<TreeRef<'_>> {
         if node.part == 0 {
             return Ok(TreeRef::Lasting(&self.top));
         }
@@ -208,7 +209,7 @@ impl Forest {
 
     /// Whether [`Forest::tree`] has nothing to build for a node.
     #[must_use]
-    pub fn is_built(&self, node: Node) -> bool {
+    pub(crate) fn is_built(&self, node: Node) -> bool {
         let lasting = |part: &Part| self.is_rootfs(part.shows);
         if node.part == 0 || self.part(node.part).is_some_and(lasting) {
             return true;
@@ -219,7 +220,7 @@ impl Forest {
 
     /// Where one is who goes to a node: the root of a part, if one begins there.
     #[must_use]
-    pub fn enter(&self, node: Node) -> Node {
+    pub(crate) fn enter(&self, node: Node) -> Node {
         if node.part != 0 || self.part_at.is_empty() {
             return node;
         }
@@ -230,7 +231,7 @@ impl Forest {
     ///
     /// # Errors
     /// As [`Forest::tree`].
-    pub fn parent(&self, directory: Node) -> Result<Node> {
+    pub(crate) fn parent(&self, directory: Node) -> Result<Node> {
         match self.part(directory.part) {
             Some(part) if directory.inode == ROOT => {
                 Ok(Node { part: 0, inode: self.top.rootfs().parent(part.place) })

@@ -23,7 +23,7 @@ pub struct Glob {
 
 /// What one component of a path must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Part {
+pub(crate) enum Part {
     /// `**`: any number of components.
     AnyDepth,
     /// This name.
@@ -34,7 +34,7 @@ pub enum Part {
 
 /// A pattern for one component.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern(Vec<Token>);
+pub(crate) struct Pattern(Vec<Token>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {
@@ -69,7 +69,7 @@ impl Glob {
 
     /// What the components must be, from the root.
     #[must_use]
-    pub fn parts(&self) -> &[Part] {
+    pub(crate) fn parts(&self) -> &[Part] {
         &self.parts
     }
 
@@ -78,14 +78,6 @@ impl Glob {
     pub fn matches(&self, path: &[u8]) -> bool {
         let names: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
         match_run(&self.parts, &names, |part| *part == Part::AnyDepth, |part, name| part.matches(name))
-    }
-
-    /// Whether `path`, or a directory that it lies in, matches.
-    #[must_use]
-    pub fn covers(&self, path: &[u8]) -> bool {
-        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-        let mut above = slashes.filter_map(|at| path.get(..at)).filter(|above| !above.is_empty());
-        self.matches(path) || above.any(|above| self.matches(above))
     }
 }
 
@@ -100,7 +92,7 @@ impl Part {
 
     /// Whether one component is what this asks for.
     #[must_use]
-    pub fn matches(&self, name: &[u8]) -> bool {
+    pub(crate) fn matches(&self, name: &[u8]) -> bool {
         match self {
             Part::AnyDepth => true,
             Part::Name(wanted) => wanted == name,
@@ -112,7 +104,7 @@ impl Part {
 impl Pattern {
     /// Reads the pattern of one component.
     #[must_use]
-    pub fn new(pattern: &[u8]) -> Self {
+    pub(crate) fn new(pattern: &[u8]) -> Self {
         let letters = letters(pattern);
         let mut tokens = Vec::new();
         let mut rest = letters.as_slice();
@@ -135,7 +127,7 @@ impl Pattern {
 
     /// Whether all of `name` matches.
     #[must_use]
-    pub fn matches(&self, name: &[u8]) -> bool {
+    pub(crate) fn matches(&self, name: &[u8]) -> bool {
         match_run(
             &self.0,
             &letters(name),
@@ -285,13 +277,6 @@ mod tests {
         assert_eq!(matching("/[ab", &["[ab", "a"]), ["[ab"]);
         assert_eq!(matching("/[]", &["[]", "]"]), ["[]"]);
         assert_eq!(matching(r"/a\", &[r"a\"]), [r"a\"]);
-    }
-
-    #[test]
-    fn what_lies_in_a_directory_that_matches_is_covered() {
-        let glob = Glob::new(b"/var/cache");
-        assert!(glob.covers(b"/var/cache") && glob.covers(b"/var/cache/apt/x"));
-        assert!(!glob.covers(b"/var") && !glob.covers(b"/var/cached"));
     }
 
     #[test]

@@ -125,52 +125,52 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`error`], [`digest`], [`glob`], [`path`], [`read_at`], [`warning`] | leaves: what everything speaks |
-//! | [`bytes`] | stored bytes that are copied or mapped, and their checksum |
-//! | [`compress`] | how to re-enter a compressed stream |
-//! | [`layer`] | one tar stream, indexed: entries, checkpoints, span hashes |
-//! | [`store`] | the cache directory: file names, atomicity, trust, pruning |
-//! | [`image`] | what the image is: image index, manifest, config, platform choice |
-//! | [`source`] | where bytes live: archives, layouts, directories; the reference grammar |
-//! | [`rootfs`] | the merged tree, pure: no I/O, no clock, no errno, no log |
-//! | [`analysis`] | what layers did and where trees differ, pure |
-//! | [`content`] | bytes of a regular file: extents to verified spans to a copy |
-//! | [`load`] | the engine: an image to indexed layers, a rootfs and its content |
+//! | `error`, `digest`, `glob`, `path`, `read_at`, `warning` | leaves: what everything speaks |
+//! | `bytes` | stored bytes that are copied or mapped, and their checksum |
+//! | `compress` | how to re-enter a compressed stream |
+//! | `layer` | one tar stream, indexed: entries, checkpoints, span hashes |
+//! | `store` | the cache directory: file names, atomicity, trust, pruning |
+//! | `image` | what the image is: image index, manifest, config, platform choice |
+//! | `source` | where bytes live: archives, layouts, directories; the reference grammar |
+//! | `rootfs` | the merged tree, pure: no I/O, no clock, no errno, no log |
+//! | `analysis` | what layers did and where trees differ, pure |
+//! | `content` | bytes of a regular file: extents to verified spans to a copy |
+//! | `load` | the engine: an image to indexed layers, a rootfs and its content |
 //! | `forest` | one tree or several below one root, and their inode numbers |
-//! | [`verify`] | which promises an image makes, and whether each is kept |
-//! | [`extract`] | the tree as files on the host |
-//! | [`export`] | the tree as a tar |
+//! | `verify` | which promises an image makes, and whether each is kept |
+//! | `extract` | the tree as files on the host |
+//! | `export` | the tree as a tar |
 //! | `fuse` | the FUSE view, the only user of `fuser` |
 //! | `api` | the public face: names and shapes, no decisions |
 
-pub mod analysis;
+mod analysis;
 mod api;
-pub mod bytes;
-pub mod compress;
-pub mod content;
-pub mod digest;
-pub mod error;
-pub mod export;
-pub mod extract;
+mod bytes;
+mod compress;
+mod content;
+mod digest;
+mod error;
+mod export;
+mod extract;
 mod fields;
 #[cfg(feature = "fuse")]
-pub mod forest;
+mod forest;
 #[cfg(feature = "fuse")]
-pub mod fuse;
-pub mod glob;
-pub mod image;
-pub mod layer;
-pub mod load;
-pub mod path;
-pub mod read_at;
-pub mod rootfs;
+mod fuse;
+mod glob;
+mod image;
+mod layer;
+mod load;
+mod path;
+mod read_at;
+mod rootfs;
 #[cfg(test)]
 #[path = "../tests/it/seed.rs"]
 mod seed;
-pub mod source;
-pub mod store;
-pub mod verify;
-pub mod warning;
+mod source;
+mod store;
+mod verify;
+mod warning;
 mod workers;
 
 // The public face, by topic.

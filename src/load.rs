@@ -7,6 +7,8 @@
 mod archive;
 mod index;
 mod members;
+#[cfg(feature = "fuse")]
+mod parts;
 mod tree;
 
 use std::collections::HashMap;
@@ -15,7 +17,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use self::index::{Keys, stored_as};
-pub use self::tree::{FileReader, LayerInfo, Tree};
+pub(crate) use self::tree::Tree;
+pub use self::tree::{FileReader, LayerInfo};
 use crate::compress::Compression;
 use crate::content::cache::SpanCache;
 use crate::content::{LayerBytes, ReadAhead};
@@ -38,7 +41,7 @@ use crate::warning::{Warning, WarningKind};
 use crate::workers::{Queue, try_map};
 
 /// Memory for decoded spans unless told otherwise.
-pub const DEFAULT_CACHE_BYTES: usize = 256 << 20;
+pub(crate) const DEFAULT_CACHE_BYTES: usize = 256 << 20;
 /// Smaller images are merged faster than their tree is read.
 const MIN_STORED_ENTRIES: u64 = 10_000;
 

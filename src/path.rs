@@ -7,18 +7,18 @@
 use std::fmt::Write;
 
 /// The longest component a file system takes, in bytes (`NAME_MAX` in Linux's `limits.h`).
-pub const MAX_COMPONENT_BYTES: usize = 255;
+pub(crate) const MAX_COMPONENT_BYTES: usize = 255;
 
 /// The longest path that is served, in bytes: `PATH_MAX` in Linux's `limits.h`. It also bounds how
 /// deep a tree can be.
-pub const MAX_PATH_BYTES: usize = 4096;
+pub(crate) const MAX_PATH_BYTES: usize = 4096;
 
 /// The longest symbolic link target, in bytes: `PATH_MAX` without its terminating NUL.
-pub const MAX_LINK_TARGET_BYTES: usize = 4095;
+pub(crate) const MAX_LINK_TARGET_BYTES: usize = 4095;
 
 /// A name, cut into what leads from the root to the thing it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cleaned<'a> {
+pub(crate) struct Cleaned<'a> {
     /// The way from the root, without `.`, `..` and empty parts. None at all means the root itself.
     pub components: Vec<&'a [u8]>,
     /// The name climbed above the root with `..`, and was held there (docs/semantics.md N10).
@@ -27,7 +27,7 @@ pub struct Cleaned<'a> {
 
 /// Cleans `name` lexically: `/a`, `./a`, `b/../a` and `a//` are all `a`; `..` stops at the root.
 #[must_use]
-pub fn clean(name: &[u8]) -> Cleaned<'_> {
+pub(crate) fn clean(name: &[u8]) -> Cleaned<'_> {
     let mut components = Vec::new();
     let mut escaped = false;
     for part in name.split(|byte| *byte == b'/') {
@@ -40,8 +40,8 @@ pub fn clean(name: &[u8]) -> Cleaned<'_> {
     Cleaned { components, escaped }
 }
 
-/// Returns `path` in its shortest absolute spelling: `b//./c/` and `/a/../b/c` are `/b/c`. As [`clean`], it
-/// looks at the text alone.
+/// Returns `path` in its shortest absolute spelling: `b//./c/` and `/a/../b/c` are `/b/c`. Symbolic
+/// links are not looked at.
 #[must_use]
 pub fn normalize_path(path: &[u8]) -> Vec<u8> {
     [b"/", clean(path).components.join(&b'/').as_slice()].concat()

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// A fixed-length run of bytes that can be read at any offset, by several threads at once.
-pub trait ReadAt: Send + Sync + fmt::Debug + 'static {
+pub(crate) trait ReadAt: Send + Sync + fmt::Debug + 'static {
     /// Length in bytes. It was measured once; reading checks what is there now.
     fn len(&self) -> u64;
 
@@ -35,11 +35,6 @@ pub trait ReadAt: Send + Sync + fmt::Debug + 'static {
     /// that has to be fetched first. Such reads are kept away from threads that have others to serve.
     fn may_wait(&self) -> bool {
         false
-    }
-
-    /// True when there are no bytes at all.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -77,7 +72,7 @@ impl ReadAt for Vec<u8> {
 
 /// An open file, with the length it had when it was opened.
 #[derive(Debug)]
-pub struct FileBytes {
+pub(crate) struct FileBytes {
     file: File,
     len_bytes: u64,
 }
@@ -87,14 +82,14 @@ impl FileBytes {
     ///
     /// # Errors
     /// When its length cannot be had.
-    pub fn new(file: File) -> io::Result<Self> {
+    pub(crate) fn new(file: File) -> io::Result<Self> {
         let len_bytes = file.metadata()?.len();
         Ok(FileBytes { file, len_bytes })
     }
 
     /// The file.
     #[must_use]
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.file
     }
 }
@@ -111,7 +106,7 @@ impl ReadAt for FileBytes {
 
 /// Part of something larger: a member of an archive.
 #[derive(Debug, Clone)]
-pub struct Window {
+pub(crate) struct Window {
     inner: Arc<dyn ReadAt>,
     offset: u64,
     len_bytes: u64,
@@ -122,7 +117,7 @@ impl Window {
     ///
     /// # Errors
     /// [`io::ErrorKind::UnexpectedEof`] when they reach past the end of `inner`.
-    pub fn new(inner: Arc<dyn ReadAt>, offset: u64, len_bytes: u64) -> io::Result<Self> {
+    pub(crate) fn new(inner: Arc<dyn ReadAt>, offset: u64, len_bytes: u64) -> io::Result<Self> {
         match offset.checked_add(len_bytes) {
             Some(end) if end <= inner.len() => Ok(Window { inner, offset, len_bytes }),
             _ => Err(past_end()),
@@ -156,7 +151,7 @@ impl ReadAt for Window {
 
 /// Reads a range of a [`ReadAt`], front to back.
 #[derive(Debug)]
-pub struct Cursor<R> {
+pub(crate) struct Cursor<R> {
     inner: R,
     offset: u64,
     end: u64,
@@ -164,7 +159,7 @@ pub struct Cursor<R> {
 
 impl<R: ReadAt> Cursor<R> {
     /// Reads `range` (bytes), which is cut at the end of `inner`.
-    pub fn new(inner: R, range: Range<u64>) -> Self {
+    pub(crate) fn new(inner: R, range: Range<u64>) -> Self {
         let end = range.end.min(inner.len());
         Cursor { inner, offset: range.start, end }
     }
@@ -188,7 +183,7 @@ impl<R: ReadAt> Read for Cursor<R> {
 ///
 /// # Errors
 /// As [`ReadAt::read_exact_at`].
-pub fn read_to_vec(inner: &dyn ReadAt) -> io::Result<Vec<u8>> {
+pub(crate) fn read_to_vec(inner: &dyn ReadAt) -> io::Result<Vec<u8>> {
     let len = usize::try_from(inner.len()).map_err(|_| past_end())?;
     let mut bytes = vec![0; len];
     inner.read_exact_at(&mut bytes, 0)?;

@@ -189,7 +189,7 @@ impl Item {
 ///
 /// # Errors
 /// What `tell` gives; and the first fault of the survey when it is all there is to tell.
-pub fn verify<E: From<Error>>(
+pub(crate) fn verify<E: From<Error>>(
     survey: Survey,
     options: &VerifyOptions<'_>,
     tell: &mut dyn FnMut(&Item) -> Result<(), E>,

@@ -23,9 +23,14 @@ macro_rules! warning_kinds {
         pub enum WarningKind { $($(#[$doc])* $name = $code,)* }
 
         impl WarningKind {
+            /// Every kind, by its number.
+            pub fn all() -> impl Iterator<Item = Self> {
+                (0..=u8::MAX).filter_map(WarningKind::from_code)
+            }
+
             /// The kind with this number, if there is one.
             #[must_use]
-            pub fn from_code(code: u8) -> Option<Self> {
+            pub(crate) fn from_code(code: u8) -> Option<Self> {
                 match code { $($code => Some(WarningKind::$name),)* _ => None }
             }
 
@@ -53,7 +58,7 @@ macro_rules! warning_kinds {
 
             /// The number that stands for it in a layer index.
             #[must_use]
-            pub fn code(self) -> u8 {
+            pub(crate) fn code(self) -> u8 {
                 self as u8
             }
         }

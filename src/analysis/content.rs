@@ -83,7 +83,7 @@ fn lie_in_equal_spans((a, a_extent): (&LayerIndex, Extent), (b, b_extent): (&Lay
 
 /// A file and where its bytes are to be had.
 #[derive(Clone, Copy)]
-pub struct Readable<'a> {
+pub(crate) struct Readable<'a> {
     /// The file.
     pub inode: Inode<'a>,
     /// Gives its bytes.
@@ -101,7 +101,7 @@ impl std::fmt::Debug for Readable<'_> {
 ///
 /// # Errors
 /// What [`ReadFile::read_file`] says.
-pub fn same_bytes(a: Readable<'_>, b: Readable<'_>) -> Result<bool> {
+pub(crate) fn same_bytes(a: Readable<'_>, b: Readable<'_>) -> Result<bool> {
     let (Some((a_at, a_data)), Some((b_at, b_data))) = (a.inode.file(), b.inode.file()) else {
         return Ok(false);
     };

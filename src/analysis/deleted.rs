@@ -84,7 +84,7 @@ impl DeletedOptions {
 ///
 /// # Errors
 /// As [`replay`]; [`crate::Error::Limit`] when there are too many paths to list.
-pub fn find<'a>(
+pub(crate) fn find<'a>(
     layers: &'a [Arc<LayerIndex>],
     merge: &MergeOptions,
     options: DeletedOptions,

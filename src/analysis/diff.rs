@@ -17,7 +17,7 @@ use crate::rootfs::{EntryAt, InodeId, ROOT, Rootfs};
 
 /// One of two trees.
 #[derive(Clone, Copy)]
-pub struct Side<'a> {
+pub(crate) struct Side<'a> {
     /// The tree.
     pub rootfs: &'a Rootfs,
     /// Gives the bytes of its files.
@@ -135,7 +135,7 @@ impl DifferenceKind {
 ///
 /// # Errors
 /// What reading files says; [`crate::Error::Limit`] when there are too many paths to list.
-pub fn diff(a: Side<'_>, b: Side<'_>, options: &DiffOptions) -> Result<Vec<Difference>> {
+pub(crate) fn diff(a: Side<'_>, b: Side<'_>, options: &DiffOptions) -> Result<Vec<Difference>> {
     let mut comparison = Comparison {
         a,
         b,

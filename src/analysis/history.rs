@@ -26,7 +26,7 @@ pub struct Step<'a> {
 /// The steps that made an image, the oldest first. Where the history does not have exactly one step for
 /// each layer nothing is guessed: the layers come first, without steps, and then the steps, without layers.
 #[must_use]
-pub fn steps(config: &ImageConfig) -> Vec<Step<'_>> {
+pub(crate) fn steps(config: &ImageConfig) -> Vec<Step<'_>> {
     let layers = || (0..config.diff_ids.len()).map(|at| LayerId(u16::try_from(at).unwrap_or(u16::MAX)));
     if is_aligned(config) {
         let mut layers = layers();
@@ -45,7 +45,7 @@ pub fn steps(config: &ImageConfig) -> Vec<Step<'_>> {
 
 /// Whether the history has exactly one step for each layer.
 #[must_use]
-pub fn is_aligned(config: &ImageConfig) -> bool {
+pub(crate) fn is_aligned(config: &ImageConfig) -> bool {
     config.history.iter().filter(|step| !step.empty_layer).count() == config.diff_ids.len()
 }
 
@@ -112,7 +112,7 @@ impl Action {
 ///
 /// # Errors
 /// As [`replay`], and what `files` says.
-pub fn of_path<'a>(
+pub(crate) fn of_path<'a>(
     layers: &'a [Arc<LayerIndex>],
     options: &MergeOptions,
     files: &dyn ReadFile,

@@ -68,8 +68,8 @@ impl FileType {
     }
 }
 
-impl From<InodeKind> for FileType {
-    fn from(kind: InodeKind) -> Self {
+impl FileType {
+    fn of(kind: InodeKind) -> Self {
         match kind {
             InodeKind::File(_) => FileType::File,
             InodeKind::Directory => FileType::Directory,
@@ -152,7 +152,7 @@ impl<'a> Inode<'a> {
     /// The type.
     #[must_use]
     pub fn file_type(&self) -> FileType {
-        self.stat.kind.into()
+        FileType::of(self.stat.kind)
     }
 
     /// The permission, set-id and sticky bits: at most `0o7777`.

@@ -5,10 +5,10 @@
 //! answer needs bytes, they come through [`ReadFile`]; this module owns which bytes those are, and which
 //! need not be read because it is known that they are equal. It knows no formats and no options.
 
-pub mod content;
-pub mod deleted;
-pub mod diff;
-pub mod history;
+pub(crate) mod content;
+pub(crate) mod deleted;
+pub(crate) mod diff;
+pub(crate) mod history;
 mod inode;
 #[cfg(test)]
 mod tests;
@@ -24,7 +24,7 @@ pub use inode::{Field, FileType, Inode};
 const MAX_PATH_BYTES_TOTAL: u64 = 1 << 30;
 
 /// Gives the bytes of an image's files, to several threads at once.
-pub trait ReadFile: Sync {
+pub(crate) trait ReadFile: Sync {
     /// Fills `buf` from `offset` of the regular file that `file` describes and gives the number of bytes,
     /// which is short only at the file's end. Holes are zeros.
     ///

@@ -41,7 +41,7 @@ fn sparse(size: u64, segments: &[(u64, u64)]) -> FileData<'static> {
 
 impl Sketch {
     fn index(&self) -> Arc<LayerIndex> {
-        let mut builder = IndexBuilder::new();
+        let mut builder = IndexBuilder::default();
         for (name, data) in &self.files {
             let kind = EntryKind::File(data.clone());
             let meta = Meta { mode: 0o644, ..Meta::default() };

@@ -26,7 +26,7 @@ macro_rules! table {
 
         impl Compression {
             /// Every compression, in the order of the table.
-            pub const ALL: &[Compression] = &[$(Compression::$name,)*];
+            pub(crate) const ALL: &[Compression] = &[$(Compression::$name,)*];
 
             pub(super) const fn format(self) -> &'static Format {
                 match self {
@@ -90,14 +90,14 @@ pub(crate) enum Boundaries {
 
 impl Compression {
     /// How many bytes at the beginning tell every compression.
-    pub const HEAD_BYTES: usize = longest_magic();
+    pub(crate) const HEAD_BYTES: usize = longest_magic();
 
     /// Detects the compression of `bytes` from their beginning. Reads at most
     /// [`Compression::HEAD_BYTES`] bytes. Unknown bytes are plain.
     ///
     /// # Errors
     /// As [`ReadAt::read_exact_at`].
-    pub fn detect(bytes: &dyn ReadAt) -> io::Result<Self> {
+    pub(crate) fn detect(bytes: &dyn ReadAt) -> io::Result<Self> {
         let mut head = [0; Compression::HEAD_BYTES];
         let len = usize::try_from(bytes.len()).map_or(head.len(), |len| len.min(head.len()));
         let head = head.get_mut(..len).unwrap_or_default();

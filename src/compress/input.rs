@@ -16,7 +16,7 @@ use crate::error::{StreamFault, StreamResult as Result};
 pub(super) const BUFFER_BYTES: usize = 128 << 10;
 
 /// Where a decoder gets its input from, piece by piece and without a copy. Everything that reads is one.
-pub trait Chunks: Send {
+pub(crate) trait Chunks: Send {
     /// Replaces `chunk` by the bytes that follow; leaves it empty at the end. What it held before may be
     /// reused.
     ///

@@ -33,17 +33,17 @@ mod zstd;
 pub(crate) use self::formats::Boundaries;
 pub use self::formats::Compression;
 use self::formats::FormatDecoder;
-pub use self::input::Chunks;
+pub(crate) use self::input::Chunks;
 use self::input::Input;
-pub use self::seekable::{CheckpointTable, Seekable};
+pub(crate) use self::seekable::{CheckpointTable, Seekable};
 use crate::error::{StreamFault, StreamResult as Result};
 
 /// The most output that a checkpoint of any format keeps to go on from, in bytes: deflate's window.
-pub const MAX_WINDOW_BYTES: usize = deflate::WINDOW_BYTES;
+pub(crate) const MAX_WINDOW_BYTES: usize = deflate::WINDOW_BYTES;
 
 /// Why [`Decoder::decode`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
+pub(crate) enum Stop {
     /// There is enough output, and a checkpoint can be taken right here.
     Boundary,
     /// All the output that was allowed, and no boundary there.
@@ -54,7 +54,7 @@ pub enum Stop {
 
 /// A place where a stream can be entered, and what that takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Checkpoint {
+pub(crate) struct Checkpoint {
     /// Offset of the next byte in the uncompressed stream.
     pub output_offset: u64,
     /// Offset in the compressed stream from which the decoder must be fed.
@@ -66,14 +66,14 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// The beginning, where every stream can be entered.
     #[must_use]
-    pub fn beginning() -> Self {
+    pub(crate) fn beginning() -> Self {
         Checkpoint { output_offset: 0, compressed_offset: 0, state: Resume::Start }
     }
 }
 
 /// What a decoder must know to go on at a [`Checkpoint`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Resume {
+pub(crate) enum Resume {
     /// Nothing: a gzip member, zstd frame, xz stream or bzip2 stream starts there. Every offset of
     /// a plain stream.
     Start,
@@ -114,7 +114,7 @@ struct Quota {
 /// It reads its input to the very end, also past the last frame, so that who hashes the compressed
 /// bytes on their way in sees all of them.
 #[derive(Debug)]
-pub struct Decoder {
+pub(crate) struct Decoder {
     format: Box<dyn FormatDecoder>,
     input: Input,
     output_offset: u64,
@@ -127,7 +127,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`StreamFault::Decompress`] when the decoder cannot be set up.
-    pub fn new(compression: Compression, input: Box<dyn Chunks>) -> Result<Self> {
+    pub(crate) fn new(compression: Compression, input: Box<dyn Chunks>) -> Result<Self> {
         Decoder::resume(compression, input, &Checkpoint::beginning())
     }
 
@@ -136,7 +136,11 @@ impl Decoder {
     /// # Errors
     /// [`StreamFault::Decompress`] when the checkpoint does not fit the format,
     /// [`StreamFault::Io`] when `input` cannot be read.
-    pub fn resume(compression: Compression, input: Box<dyn Chunks>, checkpoint: &Checkpoint) -> Result<Self> {
+    pub(crate) fn resume(
+        compression: Compression,
+        input: Box<dyn Chunks>,
+        checkpoint: &Checkpoint,
+    ) -> Result<Self> {
         let mut input = Input::new(input, checkpoint.compressed_offset, compression.name());
         let format = (compression.format().decoder)(&mut input, &checkpoint.state)?;
         Ok(Decoder {
@@ -158,7 +162,7 @@ impl Decoder {
     /// # Errors
     /// [`StreamFault::Decompress`] for damaged or truncated data, [`StreamFault::Limit`] for a
     /// stream that claims too much memory, [`StreamFault::Io`] when the input cannot be read.
-    pub fn decode(&mut self, out: &mut Vec<u8>, soft: usize, hard: usize) -> Result<Stop> {
+    pub(crate) fn decode(&mut self, out: &mut Vec<u8>, soft: usize, hard: usize) -> Result<Stop> {
         if self.failed {
             return Err(self.input.damaged("decoding failed before"));
         }
@@ -189,7 +193,7 @@ impl Decoder {
 
     /// How to come back here: at the beginning, and directly after [`Stop::Boundary`].
     #[must_use]
-    pub fn checkpoint(&self) -> Option<Checkpoint> {
+    pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
         if !self.at_boundary {
             return None;
         }
@@ -199,25 +203,26 @@ impl Decoder {
 
     /// Offset of the next output byte in the uncompressed stream.
     #[must_use]
-    pub fn output_offset(&self) -> u64 {
+    pub(crate) fn output_offset(&self) -> u64 {
         self.output_offset
     }
 
     /// Offset of the next input byte in the compressed stream.
     #[must_use]
-    pub fn compressed_offset(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn compressed_offset(&self) -> u64 {
         self.input.offset()
     }
 
     /// After [`Stop::End`]: how many bytes followed the last frame and were passed over.
     #[must_use]
-    pub fn trailing_bytes(&self) -> u64 {
+    pub(crate) fn trailing_bytes(&self) -> u64 {
         self.input.trailing_bytes()
     }
 
     /// Announces that output up to `compressed_end`, an offset in the compressed stream, will be asked
     /// for, see [`Chunks::expect_until`].
-    pub fn expect_until(&mut self, compressed_end: u64) {
+    pub(crate) fn expect_until(&mut self, compressed_end: u64) {
         self.input.expect_until(compressed_end);
     }
 

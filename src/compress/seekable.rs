@@ -22,7 +22,7 @@ const PARKED_MAX: usize = 4;
 const PIECE_BYTES: usize = 256 << 10;
 
 /// Where checkpoints come from. An index on disk may load their windows only when asked.
-pub trait CheckpointTable: Send + Sync + fmt::Debug {
+pub(crate) trait CheckpointTable: Send + Sync + fmt::Debug {
     /// The last checkpoint that is not after `output_offset`. [`Checkpoint::beginning`] always is
     /// one.
     ///
@@ -55,7 +55,7 @@ impl CheckpointTable for Vec<Checkpoint> {
 /// checkpoints can still be read from front to back. Any other read decodes from the checkpoint
 /// before it. Nothing is verified here beyond what the format's own checksums reach.
 #[derive(Debug)]
-pub struct Seekable {
+pub(crate) struct Seekable {
     input: Arc<dyn ReadAt>,
     compression: Compression,
     len_bytes: u64,
@@ -67,7 +67,7 @@ pub struct Seekable {
 impl Seekable {
     /// `len_bytes` is the length of the uncompressed stream, as the pass that made `table` found
     /// it.
-    pub fn new(
+    pub(crate) fn new(
         input: Arc<dyn ReadAt>,
         compression: Compression,
         len_bytes: u64,
@@ -81,7 +81,7 @@ impl Seekable {
     ///
     /// # Errors
     /// As [`ReadAt::read_exact_at`].
-    pub fn append_exact(&self, out: &mut Vec<u8>, offset: u64, len_bytes: usize) -> io::Result<()> {
+    pub(crate) fn append_exact(&self, out: &mut Vec<u8>, offset: u64, len_bytes: usize) -> io::Result<()> {
         self.check_end(offset, len_bytes)?;
         self.append(out, offset, len_bytes).map_err(io::Error::other)
     }

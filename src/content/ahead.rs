@@ -23,7 +23,7 @@ const HINTS_A_THREAD: usize = 8;
 
 /// The threads that decode ahead. They end when this is dropped.
 #[derive(Debug)]
-pub struct ReadAhead {
+pub(crate) struct ReadAhead {
     shared: Arc<Shared>,
 }
 
@@ -52,7 +52,7 @@ impl Default for ReadAhead {
 impl ReadAhead {
     /// At most so many threads, of which none is started yet.
     #[must_use]
-    pub fn new(threads: usize) -> Self {
+    pub(crate) fn new(threads: usize) -> Self {
         let max_threads = threads.clamp(1, MAX_THREADS);
         ReadAhead {
             shared: Arc::new(Shared { queue: Mutex::default(), arrival: Condvar::new(), max_threads }),

@@ -44,7 +44,7 @@ impl Buffers {
 
 /// A span's bytes. Their memory is used again when the last reader is done with them.
 #[derive(Debug)]
-pub struct SpanBytes {
+pub(crate) struct SpanBytes {
     bytes: Vec<u8>,
     buffers: Arc<Buffers>,
 }

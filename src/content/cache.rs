@@ -22,14 +22,14 @@ const AHEAD_SHARE: usize = 2;
 const PASSED_SHARE: usize = 16;
 
 /// A span's bytes, shared between the cache and its readers.
-pub type Bytes = Arc<SpanBytes>;
+pub(crate) type Bytes = Arc<SpanBytes>;
 
 /// Which span: the number that a layer got from [`SpanCache::register`], and its position in the layer.
-pub type SpanKey = (u32, u32);
+pub(crate) type SpanKey = (u32, u32);
 
 /// The cache. All methods may be called by many threads.
 #[derive(Debug)]
-pub struct SpanCache {
+pub(crate) struct SpanCache {
     state: Mutex<State>,
     budget_bytes: usize,
     buffers: Arc<Buffers>,
@@ -68,7 +68,7 @@ struct Flight {
 impl SpanCache {
     /// A cache that holds at most `budget_bytes` (and always the span that was asked for last).
     #[must_use]
-    pub fn new(budget_bytes: usize) -> Self {
+    pub(crate) fn new(budget_bytes: usize) -> Self {
         let state = State {
             ready: LruCache::unbounded(),
             passed: LruCache::unbounded(),
@@ -83,12 +83,12 @@ impl SpanCache {
 
     /// The most that spans take up which were decoded ahead and not read yet, in bytes.
     #[must_use]
-    pub fn ahead_max_bytes(&self) -> usize {
+    pub(crate) fn ahead_max_bytes(&self) -> usize {
         self.budget_bytes / AHEAD_SHARE
     }
 
     /// A number for a layer that no other layer in this cache has.
-    pub fn register(&self) -> u32 {
+    pub(crate) fn register(&self) -> u32 {
         let mut state = self.lock();
         state.next_layer += 1;
         state.next_layer
@@ -100,7 +100,7 @@ impl SpanCache {
     ///
     /// # Errors
     /// What `decode` says.
-    pub fn get_or_decode<E>(
+    pub(crate) fn get_or_decode<E>(
         &self,
         key: SpanKey,
         decode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
@@ -134,13 +134,13 @@ impl SpanCache {
 
     /// The span, if it is in the cache. Does not wait for one that is on its way.
     #[must_use]
-    pub fn ready(&self, key: SpanKey) -> Option<Bytes> {
+    pub(crate) fn ready(&self, key: SpanKey) -> Option<Bytes> {
         self.lock().get(key)
     }
 
     /// Decodes a span of `len_bytes` bytes that somebody may ask for. Does nothing when it is here or on its
     /// way, or when too much is that nobody asked for yet.
-    pub fn decode_ahead<E>(
+    pub(crate) fn decode_ahead<E>(
         &self,
         key: SpanKey,
         len_bytes: usize,
@@ -160,7 +160,7 @@ impl SpanCache {
     }
 
     /// A reader that goes forward is done with this span: it is among the first to make room for others.
-    pub fn pass(&self, key: SpanKey) {
+    pub(crate) fn pass(&self, key: SpanKey) {
         let evicted = self.lock().pass(key, self.budget_bytes / PASSED_SHARE);
         // The lock is not held while memory is freed.
         drop(evicted);
@@ -168,7 +168,7 @@ impl SpanCache {
 
     /// True when the span is cached or on its way.
     #[must_use]
-    pub fn has(&self, key: SpanKey) -> bool {
+    pub(crate) fn has(&self, key: SpanKey) -> bool {
         self.lock().has(key)
     }
 

@@ -14,7 +14,7 @@ use crate::layer::entry::Extent;
 
 /// Bytes of a layer that will be read.
 #[derive(Debug)]
-pub struct Stretch<'a> {
+pub(crate) struct Stretch<'a> {
     /// Where on the course: the number of a file, say. Never falls from one stretch to the next.
     pub place: u64,
     /// Whose bytes.
@@ -24,7 +24,7 @@ pub struct Stretch<'a> {
 }
 
 /// A known order of spans, read by one reader or by several that keep together.
-pub struct Course<'a>(Option<Mutex<State<'a>>>);
+pub(crate) struct Course<'a>(Option<Mutex<State<'a>>>);
 
 struct State<'a> {
     coming: Box<dyn Iterator<Item = Step> + Send + 'a>,
@@ -51,7 +51,7 @@ impl fmt::Debug for Course<'_> {
 
 impl<'a> Course<'a> {
     /// A course along `stretches`, which are asked for a window at a time.
-    pub fn new(
+    pub(crate) fn new(
         read_ahead: Option<Arc<ReadAhead>>,
         stretches: impl Iterator<Item = Stretch<'a>> + Send + 'a,
     ) -> Self {

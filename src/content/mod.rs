@@ -9,7 +9,7 @@
 
 mod ahead;
 mod buffers;
-pub mod cache;
+pub(crate) mod cache;
 mod course;
 mod streams;
 
@@ -17,10 +17,9 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use self::ahead::ReadAhead;
-pub use self::buffers::SpanBytes;
+pub(crate) use self::ahead::ReadAhead;
 use self::cache::{Bytes, SpanCache};
-pub use self::course::{Course, Stretch};
+pub(crate) use self::course::{Course, Stretch};
 use self::streams::{Streams, Told};
 use crate::error::{Error, Result, StreamFault};
 use crate::layer::entry::{Extent, FileData, Stored};
@@ -30,7 +29,7 @@ use crate::read_at::ReadAt;
 
 /// A layer's uncompressed tar, read through the cache.
 #[derive(Debug)]
-pub struct LayerBytes {
+pub(crate) struct LayerBytes {
     reader: LayerReader,
     cache: Arc<SpanCache>,
     number: u32,
@@ -44,7 +43,11 @@ pub struct LayerBytes {
 impl LayerBytes {
     /// Reads `reader` through `cache`, and ahead of sequential readers when there is somebody to do so.
     #[must_use]
-    pub fn new(reader: LayerReader, cache: Arc<SpanCache>, read_ahead: Option<Arc<ReadAhead>>) -> Self {
+    pub(crate) fn new(
+        reader: LayerReader,
+        cache: Arc<SpanCache>,
+        read_ahead: Option<Arc<ReadAhead>>,
+    ) -> Self {
         let number = cache.register();
         let last_span = AtomicU32::new(u32::MAX);
         LayerBytes { reader, cache, number, read_ahead, streams: Mutex::default(), last_span }
@@ -52,13 +55,13 @@ impl LayerBytes {
 
     /// Who reads ahead of its readers.
     #[must_use]
-    pub fn read_ahead(&self) -> Option<&Arc<ReadAhead>> {
+    pub(crate) fn read_ahead(&self) -> Option<&Arc<ReadAhead>> {
         self.read_ahead.as_ref()
     }
 
     /// The layer beneath.
     #[must_use]
-    pub fn reader(&self) -> &LayerReader {
+    pub(crate) fn reader(&self) -> &LayerReader {
         &self.reader
     }
 
@@ -66,7 +69,7 @@ impl LayerBytes {
     ///
     /// # Errors
     /// As [`LayerReader::read_span`], and [`Error::Io`] past the end of what the layer holds.
-    pub fn read_exact(self: &Arc<Self>, buf: &mut [u8], offset: u64) -> Result<()> {
+    pub(crate) fn read_exact(self: &Arc<Self>, buf: &mut [u8], offset: u64) -> Result<()> {
         self.read_exact_by(|at| self.span(at), buf, offset)
     }
 
@@ -75,7 +78,12 @@ impl LayerBytes {
     ///
     /// # Errors
     /// As [`LayerBytes::read_exact`].
-    pub fn read_file(self: &Arc<Self>, file: &FileData<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
+    pub(crate) fn read_file(
+        self: &Arc<Self>,
+        file: &FileData<'_>,
+        buf: &mut [u8],
+        offset: u64,
+    ) -> Result<usize> {
         self.read_file_by(|at| self.span(at), file, buf, offset)
     }
 
@@ -83,7 +91,7 @@ impl LayerBytes {
     ///
     /// # Errors
     /// As [`LayerBytes::read_exact`].
-    pub fn read_file_if_ready(
+    pub(crate) fn read_file_if_ready(
         self: &Arc<Self>,
         file: &FileData<'_>,
         buf: &mut [u8],
@@ -159,7 +167,7 @@ impl LayerBytes {
     ///
     /// # Errors
     /// As [`LayerBytes::read_exact`], and what `sink` says, which ends the reading.
-    pub fn read_stored(
+    pub(crate) fn read_stored(
         &self,
         file: FileData<'_>,
         (course, place): (&Course<'_>, u64),
@@ -175,7 +183,7 @@ impl LayerBytes {
     ///
     /// # Errors
     /// As [`LayerBytes::read_stored`].
-    pub fn read_extent(
+    pub(crate) fn read_extent(
         &self,
         extent: Extent,
         (course, place): (&Course<'_>, u64),
@@ -268,7 +276,7 @@ impl From<Error> for Unready {
 }
 
 /// What is stored of a file: offset in the file, and where its bytes are.
-pub fn stored_extents(file: FileData<'_>) -> impl Iterator<Item = (u64, Extent)> {
+pub(crate) fn stored_extents(file: FileData<'_>) -> impl Iterator<Item = (u64, Extent)> {
     let (whole, parts) = match file.stored {
         Stored::Contiguous(extent) => (Some((0, extent)), Vec::new()),
         Stored::Sparse(segments) => (None, segments.into_owned()),
@@ -284,7 +292,7 @@ fn to_range(start: u64, end: u64) -> std::ops::Range<usize> {
 /// The uncompressed tar as bytes that something else can be stacked on: a compressed archive whose
 /// members are layers.
 #[derive(Debug)]
-pub struct TarBytes(pub Arc<LayerBytes>);
+pub(crate) struct TarBytes(pub Arc<LayerBytes>);
 
 impl ReadAt for TarBytes {
     fn len(&self) -> u64 {

@@ -5,13 +5,13 @@ use std::io;
 use super::{EntryName, Error, Subject};
 
 /// The result of decoding, parsing or indexing a byte stream.
-pub type StreamResult<T, E = StreamFault> = std::result::Result<T, E>;
+pub(crate) type StreamResult<T, E = StreamFault> = std::result::Result<T, E>;
 
 /// Why a byte stream cannot be decoded, parsed or indexed. [`StreamFault::of`] names the stream and makes
 /// an [`Error`] of the fault.
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
-pub enum StreamFault {
+pub(crate) enum StreamFault {
     /// The operating system refused.
     #[error("{action} the stream{}: {cause}", super::at(*.offset))]
     Io {
@@ -56,18 +56,18 @@ pub enum StreamFault {
 
 impl StreamFault {
     /// A refusal of the operating system. The stream's name follows `action` in the message.
-    pub fn io(action: &'static str, cause: io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, cause: io::Error) -> Self {
         StreamFault::Io { action, offset: None, cause }
     }
 
     /// As [`StreamFault::io`], at an offset in bytes.
-    pub fn io_at(action: &'static str, offset: u64, cause: io::Error) -> Self {
+    pub(crate) fn io_at(action: &'static str, offset: u64, cause: io::Error) -> Self {
         StreamFault::Io { action, offset: Some(offset), cause }
     }
 
     /// The error that this fault is when the stream is `subject`'s.
     #[must_use]
-    pub fn of(self, subject: &Subject) -> Error {
+    pub(crate) fn of(self, subject: &Subject) -> Error {
         let subject = Box::new(subject.clone());
         match self {
             StreamFault::Io { action, offset, cause } => {

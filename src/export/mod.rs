@@ -63,7 +63,12 @@ impl<'a> ExportOptions<'a> {
 ///
 /// # Errors
 /// [`Error::Io`] when `out` refuses, else as [`Tree::read_stored`]: the tar is then broken off.
-pub fn export(tree: &Tree, inode: InodeId, options: &ExportOptions<'_>, out: &mut dyn Write) -> Result<()> {
+pub(crate) fn export(
+    tree: &Tree,
+    inode: InodeId,
+    options: &ExportOptions<'_>,
+    out: &mut dyn Write,
+) -> Result<()> {
     let (full, pieces) = sync_channel(PIECES);
     let (empty, used) = sync_channel(PIECES);
     thread::scope(|scope| {
@@ -223,7 +228,7 @@ impl Exporter<'_> {
         let pieces = &mut self.pieces;
         let mut runs = runs.iter().map(|(offset, len)| (*offset, offset + len));
         let (mut done, mut end) = runs.next().unwrap_or_default();
-        self.tree.read_stored_on((&self.course, place), id, &mut |offset, bytes| {
+        self.tree.read_stored((&self.course, place), id, &mut |offset, bytes| {
             while offset >= end {
                 pieces.push_zeros(end - done)?;
                 let Some(next) = runs.next() else { break };

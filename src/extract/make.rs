@@ -183,7 +183,7 @@ impl Work<'_> {
         }
         let own = is_large(self.tree.rootfs(), id).then(|| self.tree.course(std::iter::once((place, id))));
         let course = own.as_ref().unwrap_or(&self.course);
-        self.tree.read_stored_on((course, place), id, &mut |offset, bytes| {
+        self.tree.read_stored((course, place), id, &mut |offset, bytes| {
             if self.is_over() {
                 return Err(Error::Interrupted);
             }

@@ -112,7 +112,12 @@ impl<'a> ExtractOptions<'a> {
 /// [`Error::Path`] when `root` is no directory, [`Error::Io`] when `dir` cannot be used,
 /// [`Error::NotEmpty`] under [`Existing::Refuse`], [`Error::Incomplete`] when the file system is full, and
 /// [`Error::Interrupted`]. What cannot be made otherwise is in the [`Report`].
-pub fn extract(tree: &Tree, root: InodeId, dir: &Path, options: &ExtractOptions<'_>) -> Result<Report> {
+pub(crate) fn extract(
+    tree: &Tree,
+    root: InodeId,
+    dir: &Path,
+    options: &ExtractOptions<'_>,
+) -> Result<Report> {
     let rootfs = tree.rootfs();
     if !rootfs.is_directory(root) {
         return Err(Error::Path { path: format!("inode {}", root.0), reason: PathFault::NotADirectory });
@@ -130,7 +135,7 @@ pub fn extract(tree: &Tree, root: InodeId, dir: &Path, options: &ExtractOptions<
 ///
 /// # Errors
 /// [`Error::Path`] for what cannot be a file's name, else as [`extract`]; `dir` need not be empty.
-pub fn extract_as(
+pub(crate) fn extract_as(
     tree: &Tree,
     inode: InodeId,
     dir: &Path,

@@ -37,7 +37,7 @@ pub(super) enum Extra<'a> {
 /// # Errors
 /// [`Error::Limit`](crate::Error::Limit) when there are too many.
 pub(super) fn tree_of(extras: &[Extra<'_>]) -> Result<Tree> {
-    let mut builder = IndexBuilder::new();
+    let mut builder = IndexBuilder::default();
     let mut bytes = Vec::new();
     for extra in extras {
         let (name, kind, mode) = match extra {

@@ -41,7 +41,8 @@ use fuser::{
     WriteFlags,
 };
 
-pub use self::mount::{MountOptions, MountView, Mounted, check_mount_point, mount, unmount};
+pub(crate) use self::mount::mount;
+pub use self::mount::{MountOptions, MountView, Mounted, check_mount_point, unmount};
 use self::pool::Pool;
 use self::seek::Seek;
 use self::xattr::{Answer, Provenance};

@@ -247,7 +247,7 @@ fn may_mount() -> bool {
 ///
 /// # Errors
 /// [`Error::Mount`] when the kernel or the helper refuses; nothing is left mounted then.
-pub fn mount(forest: impl Into<Forest>, dir: &Path, options: &MountOptions) -> Result<Mounted> {
+pub(crate) fn mount(forest: impl Into<Forest>, dir: &Path, options: &MountOptions) -> Result<Mounted> {
     let fault = |reason| Error::Mount { dir: dir.display().to_string(), reason };
     // Again: since the check the image was indexed, and somebody may have been faster.
     if has_own_mount(dir)? {

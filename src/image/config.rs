@@ -56,7 +56,7 @@ impl ImageConfig {
     ///
     /// # Errors
     /// [`crate::Error::Malformed`] when it breaks its format, or names no layer digests.
-    pub fn parse(what: &Subject, bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn parse(what: &Subject, bytes: &[u8]) -> Result<Self> {
         let value = strict_json::parse(what, bytes)?;
         let object = Object::new(what, &value, &CONFIG_FIELDS)?;
         let runtime = object.get("config").cloned().unwrap_or(Value::Null);
@@ -80,7 +80,7 @@ impl ImageConfig {
     /// The command that made each layer. All are unknown when the history does not have exactly one
     /// step a layer: nothing is guessed.
     #[must_use]
-    pub fn layer_commands(&self) -> Vec<Option<String>> {
+    pub(crate) fn layer_commands(&self) -> Vec<Option<String>> {
         let steps: Vec<_> = self.history.iter().filter(|step| !step.empty_layer).collect();
         if steps.len() != self.diff_ids.len() {
             return vec![None; self.diff_ids.len()];

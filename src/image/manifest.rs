@@ -21,7 +21,7 @@ use crate::layer::check_layers;
 
 /// Largest manifest, image index (inside the tree) or config: 4 MiB, what registries take and
 /// engines read (X6).
-pub const MAX_DOCUMENT_BYTES: u64 = 4 * 1024 * 1024;
+pub(crate) const MAX_DOCUMENT_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Attestations are marked by this annotation of their descriptor (F15).
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
@@ -49,7 +49,7 @@ const DOCUMENT_FIELDS: [&str; 9] = [
 
 /// A reference to a blob: what it is, its digest and its size.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Descriptor {
+pub(crate) struct Descriptor {
     /// What the blob is said to be; the oldest manifests do not say.
     pub media_type: Option<String>,
     /// Digest of the blob.
@@ -73,7 +73,7 @@ impl Descriptor {
     ///
     /// # Errors
     /// [`Error::Mismatch`] for another size or digest.
-    pub fn check(&self, what: &Subject, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn check(&self, what: &Subject, bytes: &[u8]) -> Result<()> {
         self.check_size(what, bytes.len() as u64)?;
         let found = self.digest.algorithm().digest(bytes);
         if found != self.digest {
@@ -86,7 +86,7 @@ impl Descriptor {
     ///
     /// # Errors
     /// [`Error::Mismatch`] for another size.
-    pub fn check_size(&self, what: &Subject, len_bytes: u64) -> Result<()> {
+    pub(crate) fn check_size(&self, what: &Subject, len_bytes: u64) -> Result<()> {
         if len_bytes == self.size {
             return Ok(());
         }
@@ -96,7 +96,7 @@ impl Descriptor {
 
     /// True for provenance and SBOM manifests that BuildKit puts beside an image (F15).
     #[must_use]
-    pub fn is_attestation(&self) -> bool {
+    pub(crate) fn is_attestation(&self) -> bool {
         self.annotations.contains_key(REFERENCE_TYPE)
             || self.platform.as_ref().is_some_and(Platform::is_unknown)
     }
@@ -141,7 +141,7 @@ pub(super) fn platform_of(object: &Object<'_>) -> Result<Option<Platform>> {
 
 /// A list of manifests or of further image indexes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageIndex {
+pub(crate) struct ImageIndex {
     /// In the order of the document.
     pub manifests: Vec<Descriptor>,
     /// Notes on the whole.
@@ -150,7 +150,7 @@ pub struct ImageIndex {
 
 /// What one image is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Manifest {
+pub(crate) struct Manifest {
     /// What it says it is, where it does.
     pub media_type: Option<String>,
     /// The image config.
@@ -164,7 +164,7 @@ pub struct Manifest {
 impl Manifest {
     /// Returns what this is if it is not an image, with its article: `an artifact of type 'x'`.
     #[must_use]
-    pub fn artifact(&self) -> Option<String> {
+    pub(crate) fn artifact(&self) -> Option<String> {
         let type_of = |descriptor: &Descriptor| descriptor.media_type.clone().unwrap_or_default();
         let config = type_of(&self.config);
         let by_config = !media_type::is_config(&config);
@@ -188,7 +188,7 @@ impl Manifest {
     /// # Errors
     /// [`Error::Unsupported`] for artifacts, build caches, encrypted layers and layers of other
     /// formats; [`Error::Limit`] past [`MAX_LAYERS`](crate::layer::MAX_LAYERS).
-    pub fn check_image(&self) -> Result<()> {
+    pub(crate) fn check_image(&self) -> Result<()> {
         media_type::check_config(self.config.media_type.as_deref())?;
         if let Some(what) = self.artifact() {
             return Err(Error::unsupported(Subject::Image, format!("{what}, not a container image")));
@@ -202,7 +202,7 @@ impl Manifest {
 
 /// Either of the two documents that a reference can lead to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Document {
+pub(crate) enum Document {
     /// A list of manifests.
     Index(ImageIndex),
     /// A manifest.
@@ -217,7 +217,7 @@ pub enum Document {
 /// [`Error::Malformed`] for documents that break their format, that could be read as two kinds, or
 /// that say another media type than their descriptor. A manifest may be OCI's where Docker's is
 /// expected, and the reverse.
-pub fn parse(what: &Subject, bytes: &[u8], expected: Option<&str>) -> Result<Document> {
+pub(crate) fn parse(what: &Subject, bytes: &[u8], expected: Option<&str>) -> Result<Document> {
     let value = strict_json::parse(what, bytes)?;
     let object = Object::new(what, &value, &DOCUMENT_FIELDS)?;
     let own = object.string("mediaType")?.filter(|own| !own.is_empty());
@@ -249,7 +249,7 @@ fn is_manifest(media_type: &str) -> bool {
 ///
 /// # Errors
 /// As [`parse`]; [`Error::Malformed`] for a manifest.
-pub fn parse_layout_index(what: &Subject, bytes: &[u8]) -> Result<ImageIndex> {
+pub(crate) fn parse_layout_index(what: &Subject, bytes: &[u8]) -> Result<ImageIndex> {
     let value = strict_json::parse(what, bytes)?;
     let object = Object::new(what, &value, &DOCUMENT_FIELDS)?;
     if ["manifests", "config", "layers"].into_iter().all(|field| object.get(field).is_none()) {

@@ -7,19 +7,19 @@ use crate::compress::Compression;
 use crate::error::{Error, Result, Subject};
 
 /// An OCI image manifest.
-pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// An OCI image index.
-pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// An OCI image config.
-pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// A Docker schema 2 manifest.
-pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// A Docker schema 2 manifest list.
-pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// A Docker image config.
-pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+pub(crate) const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 /// BuildKit's record of a build cache, as config of a manifest or as member of an image index.
-pub const BUILDKIT_CACHE: &str = "application/vnd.buildkit.cacheconfig.v0";
+pub(crate) const BUILDKIT_CACHE: &str = "application/vnd.buildkit.cacheconfig.v0";
 
 /// Types that registries gave to image configs by mistake, and that engines take for images
 /// (distribution issue 1621). Nothing is said at all in the oldest manifests.
@@ -27,7 +27,7 @@ const MISLABELLED_CONFIGS: [&str; 4] = ["application/octet-stream", "application
 
 /// What a document in the tree of an image is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DocumentKind {
+pub(crate) enum DocumentKind {
     /// A list of manifests.
     Index,
     /// A manifest.
@@ -36,7 +36,7 @@ pub enum DocumentKind {
 
 /// What `media_type` says a document is, or nothing for types that are neither.
 #[must_use]
-pub fn document_kind(media_type: &str) -> Option<DocumentKind> {
+pub(crate) fn document_kind(media_type: &str) -> Option<DocumentKind> {
     match media_type {
         OCI_INDEX | DOCKER_LIST => Some(DocumentKind::Index),
         OCI_MANIFEST | DOCKER_MANIFEST => Some(DocumentKind::Manifest),
@@ -46,13 +46,13 @@ pub fn document_kind(media_type: &str) -> Option<DocumentKind> {
 
 /// True for Docker's schema 1, signed or not (F23).
 #[must_use]
-pub fn is_schema_1(media_type: &str) -> bool {
+pub(crate) fn is_schema_1(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.docker.distribution.manifest.v1+")
 }
 
 /// True for the configs of images, encrypted ones included.
 #[must_use]
-pub fn is_config(media_type: &str) -> bool {
+pub(crate) fn is_config(media_type: &str) -> bool {
     let plain = media_type.strip_suffix("+encrypted").unwrap_or(media_type);
     matches!(plain, OCI_CONFIG | DOCKER_CONFIG) || MISLABELLED_CONFIGS.contains(&plain)
 }
@@ -61,7 +61,7 @@ pub fn is_config(media_type: &str) -> bool {
 ///
 /// # Errors
 /// [`Error::Unsupported`] naming a build cache (F16), an encrypted config or an artifact (F17).
-pub fn check_config(media_type: Option<&str>) -> Result<()> {
+pub(crate) fn check_config(media_type: Option<&str>) -> Result<()> {
     let media_type = media_type.unwrap_or_default();
     if is_config(media_type) && !media_type.contains("+encrypted") {
         return Ok(());
@@ -81,7 +81,7 @@ pub fn check_config(media_type: Option<&str>) -> Result<()> {
 /// # Errors
 /// [`Error::Unsupported`] naming encrypted layers (F22), file system images (F24) and whatever else
 /// is no tar.
-pub fn check_layer(media_type: &str) -> Result<()> {
+pub(crate) fn check_layer(media_type: &str) -> Result<()> {
     if claimed_compression(media_type).is_some() || media_type.is_empty() {
         return Ok(());
     }
@@ -101,14 +101,14 @@ fn unread_layer(media_type: &str) -> Option<&'static str> {
 /// True for the layers of images, those that are not read included. Artifacts that have an image's
 /// config, as cosign's signatures, have layers of other types.
 #[must_use]
-pub fn is_layer(media_type: &str) -> bool {
+pub(crate) fn is_layer(media_type: &str) -> bool {
     media_type.is_empty() || claimed_compression(media_type).is_some() || unread_layer(media_type).is_some()
 }
 
 /// The compression that a layer's media type claims; nothing for types that are no known layer. The bytes
 /// decide; this is for the warning when they differ (Z7).
 #[must_use]
-pub fn claimed_compression(media_type: &str) -> Option<Compression> {
+pub(crate) fn claimed_compression(media_type: &str) -> Option<Compression> {
     let suffix = [
         "application/vnd.oci.image.layer.v1.tar",
         "application/vnd.oci.image.layer.nondistributable.v1.tar",

@@ -9,14 +9,14 @@ use std::collections::BTreeMap;
 use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
 
-pub mod config;
-pub mod manifest;
-pub mod media_type;
-pub mod platform;
-pub mod strict_json;
+pub(crate) mod config;
+pub(crate) mod manifest;
+pub(crate) mod media_type;
+pub(crate) mod platform;
+pub(crate) mod strict_json;
 
 pub use config::{HistoryEntry, ImageConfig};
-pub use media_type::claimed_compression;
+pub(crate) use media_type::claimed_compression;
 pub use platform::Platform;
 
 /// What the image says of one layer.
@@ -66,7 +66,7 @@ pub struct ImageInfo {
 ///
 /// # Errors
 /// [`Error::Malformed`] when manifest and config do not have the same number of layers (F9).
-pub fn pair_layers(
+pub(crate) fn pair_layers(
     what: &Subject,
     layers: &[manifest::Descriptor],
     config: &ImageConfig,
@@ -89,7 +89,7 @@ pub fn pair_layers(
 ///
 /// # Errors
 /// [`Error::Malformed`] when there are not (F9).
-pub fn check_layer_count(what: &Subject, layers: usize, config: &ImageConfig) -> Result<()> {
+pub(crate) fn check_layer_count(what: &Subject, layers: usize, config: &ImageConfig) -> Result<()> {
     if layers == config.diff_ids.len() {
         return Ok(());
     }

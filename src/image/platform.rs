@@ -43,7 +43,7 @@ impl Platform {
     /// How well an image for `image` serves a machine that is this platform: 0 is best, nothing is
     /// not at all.
     #[must_use]
-    pub fn rank(&self, image: &Platform) -> Option<usize> {
+    pub(crate) fn rank(&self, image: &Platform) -> Option<usize> {
         if self.os != image.os {
             return None;
         }
@@ -54,7 +54,7 @@ impl Platform {
 
     /// True for the `unknown/unknown` that BuildKit gives to attestations (F15).
     #[must_use]
-    pub fn is_unknown(&self) -> bool {
+    pub(crate) fn is_unknown(&self) -> bool {
         self.os == "unknown" && self.architecture == "unknown"
     }
 }
@@ -96,7 +96,7 @@ impl FromStr for Platform {
 
 /// The best of `candidates` for `wanted`; the first where several are as good.
 #[must_use]
-pub fn choose(wanted: &Platform, candidates: &[Option<Platform>]) -> Option<usize> {
+pub(crate) fn choose(wanted: &Platform, candidates: &[Option<Platform>]) -> Option<usize> {
     candidates
         .iter()
         .enumerate()

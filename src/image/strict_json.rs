@@ -18,18 +18,18 @@ use serde_json::{Map, Number, Value};
 use crate::error::{Error, Result, Subject};
 
 /// Objects and arrays inside each other. Image documents need six; every level costs stack.
-pub const MAX_DEPTH: u32 = 64;
+pub(crate) const MAX_DEPTH: u32 = 64;
 
 /// Values in one document. A value takes up to about a hundred bytes of memory for two bytes of
 /// text; half a million is more than the largest honest `manifest.json` holds.
-pub const MAX_VALUES: u32 = 512 * 1024;
+pub(crate) const MAX_VALUES: u32 = 512 * 1024;
 
 /// Parses `bytes`, which `what` names in errors.
 ///
 /// # Errors
 /// [`Error::Malformed`] for bytes that are no JSON, for equal keys in one object, and past
 /// [`MAX_DEPTH`] or [`MAX_VALUES`].
-pub fn parse(what: &Subject, bytes: &[u8]) -> Result<Value> {
+pub(crate) fn parse(what: &Subject, bytes: &[u8]) -> Result<Value> {
     let budget = Cell::new(MAX_VALUES);
     let strict = Strict { depth: MAX_DEPTH, budget: &budget };
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
@@ -41,7 +41,7 @@ pub fn parse(what: &Subject, bytes: &[u8]) -> Result<Value> {
 
 /// An object whose fields are known.
 #[derive(Debug, Clone)]
-pub struct Object<'a> {
+pub(crate) struct Object<'a> {
     what: &'a Subject,
     /// The fields that are there, by the names they are known by.
     fields: Vec<(&'a str, &'a Value)>,
@@ -53,7 +53,7 @@ impl<'a> Object<'a> {
     ///
     /// # Errors
     /// [`Error::Malformed`] when it is no object, or has two keys that are one of `known`.
-    pub fn new(what: &'a Subject, value: &'a Value, known: &[&'a str]) -> Result<Self> {
+    pub(crate) fn new(what: &'a Subject, value: &'a Value, known: &[&'a str]) -> Result<Self> {
         let keys = value.as_object().ok_or_else(|| malformed(what, "not a JSON object".to_owned()))?;
         let mut fields: Vec<(&str, &Value)> = Vec::new();
         for (key, value) in keys {
@@ -72,7 +72,7 @@ impl<'a> Object<'a> {
 
     /// A field; one that is `null` is absent, as engines read it.
     #[must_use]
-    pub fn get(&self, key: &str) -> Option<&'a Value> {
+    pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
         let found = self.fields.iter().find(|(field, _)| *field == key);
         found.map(|(_, value)| *value).filter(|value| !value.is_null())
     }
@@ -81,33 +81,33 @@ impl<'a> Object<'a> {
     ///
     /// # Errors
     /// [`Error::Malformed`] when it is something else. So for all of the following.
-    pub fn string(&self, key: &str) -> Result<Option<&'a str>> {
+    pub(crate) fn string(&self, key: &str) -> Result<Option<&'a str>> {
         self.typed(key, "a string", Value::as_str)
     }
 
     /// A field that is a string and must be there.
-    pub fn required_string(&self, key: &str) -> Result<&'a str> {
+    pub(crate) fn required_string(&self, key: &str) -> Result<&'a str> {
         self.string(key)?.ok_or_else(|| self.missing(key))
     }
 
     /// A field that is a non-negative integer.
-    pub fn u64(&self, key: &str) -> Result<Option<u64>> {
+    pub(crate) fn u64(&self, key: &str) -> Result<Option<u64>> {
         self.typed(key, "a non-negative integer", Value::as_u64)
     }
 
     /// A field that is `true` or `false`; absent is `false`.
-    pub fn bool(&self, key: &str) -> Result<bool> {
+    pub(crate) fn bool(&self, key: &str) -> Result<bool> {
         Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(false))
     }
 
     /// A field that is an array; absent is empty.
-    pub fn array(&self, key: &str) -> Result<&'a [Value]> {
+    pub(crate) fn array(&self, key: &str) -> Result<&'a [Value]> {
         let array = self.typed(key, "an array", Value::as_array)?;
         Ok(array.map(Vec::as_slice).unwrap_or_default())
     }
 
     /// A field that is an array of strings; absent is empty.
-    pub fn strings(&self, key: &str) -> Result<Vec<String>> {
+    pub(crate) fn strings(&self, key: &str) -> Result<Vec<String>> {
         self.array(key)?
             .iter()
             .map(|value| value.as_str().map(str::to_owned))
@@ -116,7 +116,7 @@ impl<'a> Object<'a> {
     }
 
     /// A field that is an object of strings under keys that users choose; absent is empty.
-    pub fn string_map(&self, key: &str) -> Result<BTreeMap<String, String>> {
+    pub(crate) fn string_map(&self, key: &str) -> Result<BTreeMap<String, String>> {
         let Some(map) = self.typed(key, "an object", Value::as_object)? else {
             return Ok(BTreeMap::new());
         };
@@ -128,7 +128,7 @@ impl<'a> Object<'a> {
 
     /// What to say when a field that must be there is not.
     #[must_use]
-    pub fn missing(&self, key: &str) -> Error {
+    pub(crate) fn missing(&self, key: &str) -> Error {
         malformed(self.what, format!("'{key}' is missing"))
     }
 

@@ -17,7 +17,7 @@ use crate::read_at::ReadAt;
 const LEVEL: i32 = -20;
 
 /// Writes a copy, one frame a span.
-pub struct CopyWriter {
+pub(crate) struct CopyWriter {
     file: File,
     offset: u64,
     compressor: zstd::bulk::Compressor<'static>,
@@ -35,7 +35,7 @@ impl CopyWriter {
     ///
     /// # Errors
     /// When zstd has no memory.
-    pub fn new(file: File) -> Result<Self> {
+    pub(crate) fn new(file: File) -> Result<Self> {
         let compressor = zstd::bulk::Compressor::new(LEVEL)
             .map_err(|cause| StreamFault::io("cannot set up zstd for", cause))?;
         Ok(CopyWriter { file, offset: 0, compressor, frame: Vec::new() })
@@ -45,7 +45,7 @@ impl CopyWriter {
     ///
     /// # Errors
     /// When the file cannot be written (the disk is full).
-    pub fn push(&mut self, span: &[u8]) -> Result<Extent> {
+    pub(crate) fn push(&mut self, span: &[u8]) -> Result<Extent> {
         let failed = |cause| StreamFault::io("cannot write the seekable copy of", cause);
         self.frame.clear();
         self.frame.reserve(zstd::zstd_safe::compress_bound(span.len()));
@@ -58,7 +58,7 @@ impl CopyWriter {
 
     /// The file, and how many bytes were written to it.
     #[must_use]
-    pub fn finish(self) -> (File, u64) {
+    pub(crate) fn finish(self) -> (File, u64) {
         (self.file, self.offset)
     }
 }
@@ -68,7 +68,12 @@ impl CopyWriter {
 ///
 /// # Errors
 /// When the copy is cut short or damaged.
-pub fn read_frame(copy: &dyn ReadAt, frame: Extent, len_bytes: u64, buffer: &mut Vec<u8>) -> Result<()> {
+pub(crate) fn read_frame(
+    copy: &dyn ReadAt,
+    frame: Extent,
+    len_bytes: u64,
+    buffer: &mut Vec<u8>,
+) -> Result<()> {
     let failed = |cause| StreamFault::io("cannot read the seekable copy of", cause);
     // Both lengths come from an index whose checksum holds, but a forged one must not allocate at will.
     let stored = usize::try_from(frame.len_bytes.min(copy.len())).unwrap_or(0);

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 /// One tar member.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     /// Offset of the first header of this member (extension headers included) in the tar, in bytes.
     pub header_offset: u64,
     /// The name as it stands in the tar: bytes, not cleaned.
@@ -22,7 +22,7 @@ pub struct Entry<'a> {
 
 /// What a member is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EntryKind<'a> {
+pub(crate) enum EntryKind<'a> {
     /// A regular file.
     File(FileData<'a>),
     /// A directory.
@@ -50,7 +50,7 @@ pub struct DeviceNumber {
 
 /// Where a file's bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileData<'a> {
+pub(crate) struct FileData<'a> {
     /// Logical size in bytes, holes included.
     pub size: u64,
     /// The bytes that are stored.
@@ -59,7 +59,7 @@ pub struct FileData<'a> {
 
 /// The stored part of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stored<'a> {
+pub(crate) enum Stored<'a> {
     /// All of the file, in one run.
     Contiguous(Extent),
     /// Parts of the file; all else is holes. Ascending, not overlapping, none empty.
@@ -68,7 +68,7 @@ pub enum Stored<'a> {
 
 /// A run of bytes in the uncompressed tar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Extent {
+pub(crate) struct Extent {
     /// Offset in the uncompressed tar, in bytes.
     pub offset: u64,
     /// Length in bytes.
@@ -77,7 +77,7 @@ pub struct Extent {
 
 /// A run of stored bytes of a sparse file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Segment {
+pub(crate) struct Segment {
     /// Offset in the file, in bytes.
     pub file_offset: u64,
     /// Where the bytes are.
@@ -87,7 +87,7 @@ pub struct Segment {
 impl FileData<'_> {
     /// Bytes that are stored, holes left out.
     #[must_use]
-    pub fn stored_bytes(&self) -> u64 {
+    pub(crate) fn stored_bytes(&self) -> u64 {
         match &self.stored {
             Stored::Contiguous(extent) => extent.len_bytes,
             Stored::Sparse(segments) => segments.iter().map(|s| s.extent.len_bytes).sum(),
@@ -97,7 +97,7 @@ impl FileData<'_> {
 
 /// Mode, owner and time of a member, as docs/semantics.md M6 to M8 clean them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Meta {
+pub(crate) struct Meta {
     /// Permission bits, set-id and sticky bits: `& 0o7777`. Symlinks have 0777.
     pub mode: u16,
     /// Owner.
@@ -127,13 +127,13 @@ pub struct Xattrs<'a> {
 impl<'a> Xattrs<'a> {
     /// A view of packed attributes. Reading stops where the packing is broken.
     #[must_use]
-    pub fn from_packed(packed: &'a [u8]) -> Self {
+    pub(crate) fn from_packed(packed: &'a [u8]) -> Self {
         Xattrs { packed }
     }
 
     /// The packed form, as a layer index stores it.
     #[must_use]
-    pub fn as_packed(&self) -> &'a [u8] {
+    pub(crate) fn as_packed(&self) -> &'a [u8] {
         self.packed
     }
 
@@ -165,7 +165,7 @@ impl<'a> Xattrs<'a> {
 
     /// Adds one to a packed list. False, with nothing added, when its name or value is too long for
     /// the packing (which is far past what Linux takes).
-    pub fn pack(packed: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
+    pub(crate) fn pack(packed: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
         let (Ok(name_len), Ok(value_len)) = (u16::try_from(name.len()), u32::try_from(value.len())) else {
             return false;
         };

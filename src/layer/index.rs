@@ -31,7 +31,7 @@ pub enum Verify {
 
 /// What an image says a layer must be.
 #[derive(Debug, Clone, Default)]
-pub struct Expected {
+pub(crate) struct Expected {
     /// Digest of the uncompressed tar.
     pub diff_id: Option<Digest>,
     /// Digest of the bytes as stored.
@@ -41,7 +41,7 @@ pub struct Expected {
 }
 
 /// A layer to be indexed.
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// The bytes as stored.
     pub bytes: Arc<dyn ReadAt>,
     /// Its name in errors.
@@ -66,7 +66,7 @@ pub struct Request<'a> {
 }
 
 /// Watches the uncompressed bytes of a pass go by: an archive's members can be indexed as they are unpacked.
-pub trait Tap {
+pub(crate) trait Tap {
     /// A regular file begins: its bytes lie in this extent, and none of them went by yet.
     fn file(&mut self, extent: Extent);
 
@@ -82,7 +82,7 @@ impl std::fmt::Debug for Request<'_> {
 
 /// Files that one pass writes to.
 #[derive(Debug)]
-pub struct Scratch {
+pub(crate) struct Scratch {
     /// Takes the compressed windows.
     pub windows: File,
     /// Takes the seekable copy.
@@ -91,7 +91,7 @@ pub struct Scratch {
 
 /// What one pass yields.
 #[derive(Debug)]
-pub struct Indexed {
+pub(crate) struct Indexed {
     /// The index.
     pub index: LayerIndex,
     /// The compressed windows of its checkpoints.
@@ -106,7 +106,7 @@ pub struct Indexed {
 /// [`Error::Mismatch`] when a size or digest is not the expected one (told in preference to the damage
 /// that shows first), [`Error::Tar`], [`Error::Decompress`] or [`Error::Limit`] for what cannot be read,
 /// [`Error::Io`] when the source fails. Under [`Verify::Off`] damage ends the index early instead.
-pub fn index_layer(request: Request<'_>) -> Result<Indexed> {
+pub(crate) fn index_layer(request: Request<'_>) -> Result<Indexed> {
     let found = request.bytes.len();
     if let Some(expected) = request.expected.blob_bytes
         && expected != found

@@ -11,16 +11,16 @@
 //! back.
 //! Nothing in here knows other layers, whiteouts or the image: that is for [`crate::rootfs`].
 
-pub mod copy;
-pub mod entry;
-pub mod index;
+pub(crate) mod copy;
+pub(crate) mod entry;
+pub(crate) mod index;
 mod pass;
-pub mod reader;
-pub mod scan;
-pub mod stored;
-pub mod table;
-pub mod tar;
-pub mod windows;
+pub(crate) mod reader;
+pub(crate) mod scan;
+pub(crate) mod stored;
+pub(crate) mod table;
+pub(crate) mod tar;
+pub(crate) mod windows;
 pub(crate) mod xattr;
 
 use crate::error::{Error, Result, Subject};
@@ -30,13 +30,13 @@ use crate::error::{Error, Result, Subject};
 pub struct LayerId(pub u16);
 
 /// Limit of the layers of one image: every layer costs an open index. Engines stop at 127 or 500.
-pub const MAX_LAYERS: usize = 4096;
+pub(crate) const MAX_LAYERS: usize = 4096;
 
 /// Checks that `count` layers are not too many for one image. `subject` has that many in the error.
 ///
 /// # Errors
 /// [`Error::Limit`] past [`MAX_LAYERS`].
-pub fn check_layers(subject: Subject, count: usize) -> Result<()> {
+pub(crate) fn check_layers(subject: Subject, count: usize) -> Result<()> {
     if count <= MAX_LAYERS {
         return Ok(());
     }
@@ -45,7 +45,7 @@ pub fn check_layers(subject: Subject, count: usize) -> Result<()> {
 
 /// The position of an entry in its layer, in tar order from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EntryId(pub u32);
+pub(crate) struct EntryId(pub u32);
 
 #[cfg(test)]
 pub(crate) mod samples;

@@ -22,7 +22,7 @@ const BUFFER_STEP_BYTES: usize = 256 << 10;
 
 /// An indexed layer and its bytes.
 #[derive(Debug)]
-pub struct LayerReader {
+pub(crate) struct LayerReader {
     what: Subject,
     index: Arc<LayerIndex>,
     tar: Tar,
@@ -46,7 +46,7 @@ enum Tar {
 impl LayerReader {
     /// Reads `stored`, the bytes that `index` was made from. `what` names the layer in errors.
     #[must_use]
-    pub fn new(what: Subject, index: StoredIndex, stored: Arc<dyn ReadAt>, verify: Verify) -> Self {
+    pub(crate) fn new(what: Subject, index: StoredIndex, stored: Arc<dyn ReadAt>, verify: Verify) -> Self {
         let StoredIndex { index, windows, copy } = index;
         let facts = index.facts();
         let may_wait = stored.may_wait();
@@ -62,26 +62,26 @@ impl LayerReader {
 
     /// True when reading may take long, as [`ReadAt::may_wait`] says of the bytes as stored.
     #[must_use]
-    pub fn may_wait(&self) -> bool {
+    pub(crate) fn may_wait(&self) -> bool {
         self.may_wait
     }
 
     /// True when reading this span may take long. A span in the seekable copy is at hand.
     #[must_use]
-    pub fn span_may_wait(&self, at: u32) -> bool {
+    pub(crate) fn span_may_wait(&self, at: u32) -> bool {
         let copied = || self.copy.is_some() && self.index.span(at).is_some_and(|span| span.copy.is_some());
         self.may_wait && !copied()
     }
 
     /// The layer's index.
     #[must_use]
-    pub fn index(&self) -> &Arc<LayerIndex> {
+    pub(crate) fn index(&self) -> &Arc<LayerIndex> {
         &self.index
     }
 
     /// What the layer is called in errors.
     #[must_use]
-    pub fn what(&self) -> &Subject {
+    pub(crate) fn what(&self) -> &Subject {
         &self.what
     }
 
@@ -90,7 +90,7 @@ impl LayerReader {
     /// # Errors
     /// [`Error::Changed`] when its bytes are not those that were indexed, [`Error::Io`] when they cannot
     /// be had.
-    pub fn read_span(&self, at: u32, buffer: &mut Vec<u8>) -> Result<()> {
+    pub(crate) fn read_span(&self, at: u32, buffer: &mut Vec<u8>) -> Result<()> {
         let span = self.index.span(at).ok_or_else(|| self.no_span(at))?;
         let Extent { offset, len_bytes } = span.extent;
         let len = usize::try_from(len_bytes).map_err(|_| self.no_span(at))?;

@@ -15,7 +15,7 @@ use crate::read_at::ReadAt;
 use crate::warning::WarningKind;
 
 /// Bytes that are read at a time: most files are smaller, and seeking costs more than reading these.
-pub const SCAN_BYTES: usize = 32 << 10;
+pub(crate) const SCAN_BYTES: usize = 32 << 10;
 
 /// Scans the headers of `request.bytes`, a plain tar.
 pub(super) fn scan_headers(request: &Request<'_>) -> Result<Indexed> {
@@ -50,7 +50,7 @@ pub(super) fn scan_headers(request: &Request<'_>) -> Result<Indexed> {
 /// # Errors
 /// [`StreamFault::Tar`] where the tar is damaged or cut off, [`StreamFault::Limit`], [`StreamFault::Io`], and what `sink`
 /// says.
-pub fn scan(bytes: &dyn ReadAt, limits: Limits, sink: &mut impl Sink) -> StreamResult<()> {
+pub(crate) fn scan(bytes: &dyn ReadAt, limits: Limits, sink: &mut impl Sink) -> StreamResult<()> {
     let mut parser = TarParser::new(limits);
     let mut buffer = vec![0; SCAN_BYTES];
     while parser.offset() < bytes.len() && !parser.at_end() {

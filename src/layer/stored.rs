@@ -27,7 +27,7 @@ pub(crate) const MAX_INDEX_BYTES: u64 = 4 << 30;
 
 /// An index and what belongs to it, from disk or from a pass.
 #[derive(Debug)]
-pub struct StoredIndex {
+pub(crate) struct StoredIndex {
     /// The index.
     pub index: Arc<LayerIndex>,
     /// Its windows.
@@ -43,7 +43,7 @@ impl StoredIndex {
     /// # Errors
     /// [`Error::Malformed`] when the file does not hold what was written to it, and as
     /// [`StoredIndex::from_pass`].
-    pub fn from_saved(indexed: Indexed, what: &Subject) -> Result<Self> {
+    pub(crate) fn from_saved(indexed: Indexed, what: &Subject) -> Result<Self> {
         let Indexed { index, windows, copy } = indexed;
         let len = index.stored_bytes();
         let mapped = match &windows {
@@ -67,7 +67,7 @@ impl StoredIndex {
     ///
     /// # Errors
     /// When a scratch file cannot be measured.
-    pub fn from_pass(indexed: Indexed) -> Result<Self> {
+    pub(crate) fn from_pass(indexed: Indexed) -> Result<Self> {
         let failed = |cause| Error::io("cannot use the index that was just built", cause);
         let windows: Arc<dyn ReadAt> = match indexed.windows {
             Windows::Memory(bytes) => Arc::new(bytes),

@@ -9,7 +9,7 @@ mod build;
 
 use std::io::{self, Write};
 
-pub use self::build::IndexBuilder;
+pub(crate) use self::build::IndexBuilder;
 
 use super::EntryId;
 use super::entry::{
@@ -25,15 +25,15 @@ use crate::warning::{Warning, WarningKind};
 /// First bytes of every layer index.
 const MAGIC: &[u8; 8] = b"IMGMIDX\0";
 /// Raised whenever the layout or the meaning of a field changes; other versions are rebuilt.
-pub const FORMAT_VERSION: u32 = 3;
+pub(crate) const FORMAT_VERSION: u32 = 3;
 /// Fixed part in front of the sections, in bytes.
-pub const HEADER_BYTES: usize = 384;
+pub(crate) const HEADER_BYTES: usize = 384;
 const SECTIONS: usize = 6;
 /// Record sizes of the sections, in bytes, in their order in the file.
 const RECORD_BYTES: [usize; SECTIONS] = [72, 1, 24, 56, 40, 12];
 /// Warnings of one kind that an index keeps. A hostile layer can cause one with every entry. The limit is for
 /// each kind, so that thousands of one kind do not displace the only one of another.
-pub const MAX_WARNINGS: usize = 4096;
+pub(crate) const MAX_WARNINGS: usize = 4096;
 /// Stands for "this span has no copy".
 const NO_COPY: u64 = u64::MAX;
 
@@ -68,7 +68,7 @@ pub struct Facts {
 
 /// A run of the uncompressed tar: the unit of caching and verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
+pub(crate) struct Span {
     /// Where it lies in the uncompressed tar.
     pub extent: Extent,
     /// BLAKE3 of its bytes; all zeros stand for none (`--verify off`).
@@ -79,7 +79,7 @@ pub struct Span {
 
 /// A checkpoint as an index keeps it: the window lies elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CheckpointRecord {
+pub(crate) struct CheckpointRecord {
     /// Offset in the uncompressed tar.
     pub output_offset: u64,
     /// Offset in the bytes as stored.
@@ -94,7 +94,7 @@ pub struct CheckpointRecord {
 
 /// What kind of place a checkpoint is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub(crate) enum Place {
     /// A gzip member, zstd frame, xz stream or bzip2 stream starts there.
     Start,
     /// A place inside one of these, with what the format notes of it.
@@ -103,7 +103,7 @@ pub enum Place {
 
 /// One layer, indexed: entries in tar order, spans, checkpoints, warnings.
 #[derive(Debug)]
-pub struct LayerIndex {
+pub(crate) struct LayerIndex {
     facts: Facts,
     sections: Sections<SECTIONS>,
 }
@@ -111,13 +111,13 @@ pub struct LayerIndex {
 impl LayerIndex {
     /// Number of entries.
     #[must_use]
-    pub fn entry_count(&self) -> u32 {
+    pub(crate) fn entry_count(&self) -> u32 {
         self.count(Section::Entries)
     }
 
     /// One entry, in tar order.
     #[must_use]
-    pub fn entry(&self, id: EntryId) -> Option<Entry<'_>> {
+    pub(crate) fn entry(&self, id: EntryId) -> Option<Entry<'_>> {
         let mut fields = self.record(Section::Entries, id.0)?;
         let header_offset = fields.u64();
         let (first, second) = (fields.u64(), fields.u64());
@@ -148,38 +148,38 @@ impl LayerIndex {
 
     /// Mode, owner and time of one entry.
     #[must_use]
-    pub fn meta(&self, id: EntryId) -> Option<Meta> {
+    pub(crate) fn meta(&self, id: EntryId) -> Option<Meta> {
         let mut fields = self.record(Section::Entries, id.0)?;
         fields.array::<24>();
         Some(read_meta(&mut fields))
     }
 
     /// All entries, in tar order.
-    pub fn entries(&self) -> impl Iterator<Item = (EntryId, Entry<'_>)> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (EntryId, Entry<'_>)> {
         (0..self.entry_count()).filter_map(|at| Some((EntryId(at), self.entry(EntryId(at))?)))
     }
 
     /// All entries, in tar order, to be looked at once: the memory of an index in a mapped file is given back on
     /// the way.
-    pub fn sweep(&self) -> impl Iterator<Item = (EntryId, Entry<'_>)> {
+    pub(crate) fn sweep(&self) -> impl Iterator<Item = (EntryId, Entry<'_>)> {
         self.sections.sweep(self.entries())
     }
 
     /// What is known of the layer as a whole.
     #[must_use]
-    pub fn facts(&self) -> &Facts {
+    pub(crate) fn facts(&self) -> &Facts {
         &self.facts
     }
 
     /// Number of spans.
     #[must_use]
-    pub fn span_count(&self) -> u32 {
+    pub(crate) fn span_count(&self) -> u32 {
         self.count(Section::Spans)
     }
 
     /// One span. They follow each other without gaps from offset 0 to the end of the tar.
     #[must_use]
-    pub fn span(&self, at: u32) -> Option<Span> {
+    pub(crate) fn span(&self, at: u32) -> Option<Span> {
         let mut fields = self.record(Section::Spans, at)?;
         let (offset, copy_offset) = (fields.u64(), fields.u64());
         let copy_len = u64::from(fields.u32());
@@ -196,7 +196,7 @@ impl LayerIndex {
 
     /// The span that holds the byte at `offset` of the uncompressed tar.
     #[must_use]
-    pub fn span_at(&self, offset: u64) -> Option<u32> {
+    pub(crate) fn span_at(&self, offset: u64) -> Option<u32> {
         if offset >= self.facts.tar_bytes {
             return None;
         }
@@ -205,13 +205,13 @@ impl LayerIndex {
 
     /// Number of checkpoints.
     #[must_use]
-    pub fn checkpoint_count(&self) -> u32 {
+    pub(crate) fn checkpoint_count(&self) -> u32 {
         self.count(Section::Checkpoints)
     }
 
     /// One checkpoint; they ascend.
     #[must_use]
-    pub fn checkpoint(&self, at: u32) -> Option<CheckpointRecord> {
+    pub(crate) fn checkpoint(&self, at: u32) -> Option<CheckpointRecord> {
         let mut fields = self.record(Section::Checkpoints, at)?;
         let (output_offset, compressed_offset) = (fields.u64(), fields.u64());
         let window_offset = fields.u64();
@@ -228,12 +228,12 @@ impl LayerIndex {
 
     /// The last checkpoint at or before `offset` of the uncompressed tar.
     #[must_use]
-    pub fn checkpoint_at(&self, offset: u64) -> Option<u32> {
+    pub(crate) fn checkpoint_at(&self, offset: u64) -> Option<u32> {
         self.last_at_or_before(Section::Checkpoints, offset)
     }
 
     /// What was noticed while the layer was read.
-    pub fn warnings(&self) -> impl Iterator<Item = Warning> {
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = Warning> {
         (0..self.count(Section::Warnings)).filter_map(|at| {
             let mut fields = self.record(Section::Warnings, at)?;
             let kind = u8::try_from(fields.u32()).ok().and_then(WarningKind::from_code)?;
@@ -244,7 +244,7 @@ impl LayerIndex {
 
     /// Length of the index as it is stored, in bytes, without the windows that lie before it.
     #[must_use]
-    pub fn stored_bytes(&self) -> usize {
+    pub(crate) fn stored_bytes(&self) -> usize {
         HEADER_BYTES + self.sections.lengths().iter().sum::<usize>()
     }
 
@@ -252,7 +252,7 @@ impl LayerIndex {
     ///
     /// # Errors
     /// What `out` says.
-    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+    pub(crate) fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         self.sections.write_to(&build::head(&self.facts, self.sections.lengths()), out)
     }
 
@@ -261,7 +261,7 @@ impl LayerIndex {
     /// # Errors
     /// [`Error::Malformed`] when they are no index of this version, are cut short, or do not match
     /// their checksum. `what` names the file.
-    pub fn from_bytes(bytes: impl Into<Bytes>, what: &Subject) -> Result<Self> {
+    pub(crate) fn from_bytes(bytes: impl Into<Bytes>, what: &Subject) -> Result<Self> {
         let bytes = bytes.into();
         let bad = |reason: &str| Error::malformed(what.clone(), reason);
         let header = bytes.first_chunk::<HEADER_BYTES>().ok_or_else(|| bad("shorter than the header"))?;

@@ -68,7 +68,7 @@ fn what_can_be_entered_anywhere_gets_no_copy() {
 /// A checksum keeps out accidents only.
 #[test]
 fn x16_a_forged_index_is_refused_or_can_be_read() {
-    let mut builder = IndexBuilder::new();
+    let mut builder = IndexBuilder::default();
     let mut packed = Vec::new();
     Xattrs::pack(&mut packed, b"user.a", b"1");
     let segment = Segment { file_offset: 1, extent: Extent { offset: 512, len_bytes: 9 } };

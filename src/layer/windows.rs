@@ -19,7 +19,7 @@ const LEVEL: i32 = 1;
 
 /// The packed windows of a layer, one after the other.
 #[derive(Debug)]
-pub enum Windows {
+pub(crate) enum Windows {
     /// In memory.
     Memory(Vec<u8>),
     /// In a file, this many bytes from its start.
@@ -113,7 +113,7 @@ fn short_hash(packed: &[u8]) -> [u8; 8] {
 
 /// The checkpoints of an index, for a seekable stream: windows are unpacked when they are asked for.
 #[derive(Debug)]
-pub struct StoredCheckpoints {
+pub(crate) struct StoredCheckpoints {
     index: Arc<LayerIndex>,
     windows: Arc<dyn ReadAt>,
 }
@@ -121,7 +121,7 @@ pub struct StoredCheckpoints {
 impl StoredCheckpoints {
     /// The checkpoints of `index`, whose windows lie in `windows`.
     #[must_use]
-    pub fn new(index: Arc<LayerIndex>, windows: Arc<dyn ReadAt>) -> Self {
+    pub(crate) fn new(index: Arc<LayerIndex>, windows: Arc<dyn ReadAt>) -> Self {
         StoredCheckpoints { index, windows }
     }
 

@@ -1,7 +1,6 @@
 //! A loaded image, as views see it: the merged tree, the bytes of its files, what is known of its layers.
 
 use std::io::{self, Read, Seek, SeekFrom};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::OpenLayer;
@@ -12,7 +11,7 @@ use crate::digest::Digest;
 use crate::error::{Error, PathFault, Result};
 use crate::layer::LayerId;
 use crate::layer::entry::{EntryKind, FileData};
-use crate::rootfs::{EntryAt, InodeId, MergeOptions, Rootfs, merge};
+use crate::rootfs::{EntryAt, InodeId, Rootfs};
 use crate::source::LayerBlob;
 use crate::warning::Warning;
 
@@ -57,7 +56,7 @@ impl LayerInfo {
 
 /// A loaded image: its merged tree and the bytes of its files.
 #[derive(Debug)]
-pub struct Tree {
+pub(crate) struct Tree {
     /// The number, in the image, of the lowest layer here.
     pub(super) first: u16,
     pub(super) rootfs: Rootfs,
@@ -67,63 +66,28 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// A tree of layers that no image has.
-    #[cfg(feature = "fuse")]
-    pub(crate) fn of_parts(rootfs: Rootfs, bytes: Vec<Arc<LayerBytes>>) -> Self {
-        Tree { first: 0, rootfs, layers: Vec::new(), bytes, warnings: Vec::new() }
-    }
-
-    /// Merges some layers of this tree, counted from its lowest, to a tree of their own. Nothing is read: both
-    /// share the layers' indexes, readers and cached spans.
-    ///
-    /// # Errors
-    /// [`Error::Reference`] when there are no such layers; as [`merge()`].
-    pub fn part(&self, layers: RangeInclusive<u16>, options: &MergeOptions) -> Result<Tree> {
-        let (first, last) = (*layers.start(), *layers.end());
-        let range = usize::from(first)..usize::from(last) + 1;
-        let (Some(bytes), Some(layers)) = (self.bytes.get(range.clone()), self.layers.get(range)) else {
-            let reason =
-                format!("no such layer; the tree has {} layer(s), numbered from 0", self.layers.len());
-            return Err(Error::Reference { text: last.to_string(), reason });
-        };
-        let indexes = bytes.iter().map(|layer| layer.reader().index().clone()).collect();
-        Ok(Tree {
-            first: self.first.saturating_add(first),
-            rootfs: merge(indexes, options)?,
-            layers: layers.to_vec(),
-            bytes: bytes.to_vec(),
-            warnings: Vec::new(),
-        })
-    }
-
     /// The merged tree.
     #[must_use]
-    pub fn rootfs(&self) -> &Rootfs {
+    pub(crate) fn rootfs(&self) -> &Rootfs {
         &self.rootfs
-    }
-
-    /// What is known of a layer that the rootfs names.
-    #[must_use]
-    pub fn layer(&self, id: LayerId) -> Option<&LayerInfo> {
-        self.layers.get(usize::from(id.0))
     }
 
     /// The layers that the tree is made of, from the lowest.
     #[must_use]
-    pub fn layers(&self) -> &[LayerInfo] {
+    pub(crate) fn layers(&self) -> &[LayerInfo] {
         &self.layers
     }
 
     /// The position in the image of a layer that the rootfs names: they differ when only one layer of the
     /// image was loaded.
     #[must_use]
-    pub fn layer_number(&self, id: LayerId) -> u16 {
+    pub(crate) fn layer_number(&self, id: LayerId) -> u16 {
         self.first.saturating_add(id.0)
     }
 
     /// What was noticed while reading and merging, with the layer's position in the image.
     #[must_use]
-    pub fn warnings(&self) -> &[(LayerId, Warning)] {
+    pub(crate) fn warnings(&self) -> &[(LayerId, Warning)] {
         &self.warnings
     }
 
@@ -133,7 +97,7 @@ impl Tree {
     /// # Errors
     /// [`Error::Path`] for what is no regular file, [`Error::Changed`] when the image's bytes are no longer
     /// those that were verified, [`Error::Io`] when they cannot be had.
-    pub fn read_at(&self, file: InodeId, buf: &mut [u8], offset: u64) -> Result<usize> {
+    pub(crate) fn read_at(&self, file: InodeId, buf: &mut [u8], offset: u64) -> Result<usize> {
         let (bytes, data) = self.stored(file)?;
         bytes.read_file(&data, buf, offset)
     }
@@ -158,20 +122,12 @@ impl Tree {
         Ok(FileReader { tree: Arc::clone(tree), file, offset: 0 })
     }
 
-    /// Gives `sink` all stored bytes of a regular file in order, piece by piece, each with its offset in the
-    /// file; holes are left out. Thread-safe, and the fastest way to read a whole file. For many files, see
-    /// [`Tree::course`].
-    ///
-    /// # Errors
-    /// As [`Tree::read_at`], and what `sink` says, which ends the reading.
-    pub fn read_stored(&self, file: InodeId, sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
-        let course = self.course(std::iter::once((0, file)));
-        self.read_stored_on((&course, 0), file, sink)
-    }
-
     /// Prepares for reading these regular files whole and in this order: while one is read, the spans of those
     /// that follow are decoded by other threads. Each comes with its place, a number that never falls.
-    pub fn course<'a>(&'a self, files: impl Iterator<Item = (u64, InodeId)> + Send + 'a) -> Course<'a> {
+    pub(crate) fn course<'a>(
+        &'a self,
+        files: impl Iterator<Item = (u64, InodeId)> + Send + 'a,
+    ) -> Course<'a> {
         let stretches = files.flat_map(|(place, file)| {
             let (layer, data) = self.stored(file).ok().unzip();
             let extents = data.into_iter().flat_map(stored_extents);
@@ -180,11 +136,12 @@ impl Tree {
         Course::new(self.bytes.first().and_then(|layer| layer.read_ahead().cloned()), stretches)
     }
 
-    /// As [`Tree::read_stored`], for the file at this place of a course.
+    /// Passes all stored bytes of the regular file at this place of a course to `sink`, in order, piece by
+    /// piece, each with its offset in the file. Holes are left out. The fastest way to read a whole file.
     ///
     /// # Errors
-    /// As [`Tree::read_stored`].
-    pub fn read_stored_on(
+    /// As [`Tree::read_at`], and the error of `sink`, which ends the reading.
+    pub(crate) fn read_stored(
         &self,
         place: (&Course<'_>, u64),
         file: InodeId,

@@ -12,7 +12,7 @@ impl Rootfs {
     /// Every path below a directory, sorted by bytes, in memory that grows with depth only. The directory
     /// itself is not among them, and paths begin with `prefix` in its place.
     #[must_use]
-    pub fn walk_by_path(&self, from: InodeId, prefix: &[u8]) -> ByPath<'_> {
+    pub(crate) fn walk_by_path(&self, from: InodeId, prefix: &[u8]) -> ByPath<'_> {
         let level =
             Level { path_bytes: prefix.len(), children: self.children(from).peekable(), waiting: vec![] };
         ByPath { tree: self, path: prefix.to_vec(), levels: vec![level] }
@@ -21,7 +21,7 @@ impl Rootfs {
 
 /// See [`Rootfs::walk_by_path`]. Gives the path and the inode.
 #[derive(Debug)]
-pub struct ByPath<'a> {
+pub(crate) struct ByPath<'a> {
     tree: &'a Rootfs,
     /// The path of the innermost level's directory, and whatever was last appended to it.
     path: Vec<u8>,

@@ -9,7 +9,7 @@ impl Rootfs {
     /// Every path that `pattern` matches, sorted by bytes, with what it leads to. As in a shell, symbolic
     /// links that the pattern names are followed, but not as its last component, and `**` goes into none.
     #[must_use]
-    pub fn glob(&self, pattern: &Glob) -> Vec<(Vec<u8>, InodeId)> {
+    pub(crate) fn glob(&self, pattern: &Glob) -> Vec<(Vec<u8>, InodeId)> {
         // By path, since `**` can come to one by several ways.
         let mut found = BTreeMap::from([(Vec::new(), ROOT)]);
         let mut after_any_depth = false;

@@ -6,9 +6,9 @@
 
 mod by_path;
 mod glob;
-pub mod merge;
+pub(crate) mod merge;
 mod resolve;
-pub mod stored;
+pub(crate) mod stored;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -22,14 +22,10 @@ use crate::layer::table::LayerIndex;
 use crate::layer::{EntryId, LayerId};
 use crate::warning::Warning;
 
-pub use by_path::ByPath;
-pub use merge::{Cause, Change, MergeOptions, Semantics, Stood, merge, replay};
-pub use walk::Walk;
+pub use merge::Semantics;
+pub(crate) use merge::{Cause, Change, MergeOptions, Stood, merge, replay};
 
 use tables::{InodeRecord, RecordKind, Stray, Tables};
-
-/// Unit of [`Rootfs::blocks`], in bytes: that of `st_blocks` (stat(3type)).
-const BLOCK_BYTES: u64 = 512;
 
 /// Mode of the root and of directories that no layer describes (docs/semantics.md M4, M5).
 const DEFAULT_DIRECTORY_MODE: u16 = 0o755;
@@ -45,7 +41,7 @@ pub const ROOT: InodeId = InodeId(0);
 
 /// An entry of one of the image's layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct EntryAt {
+pub(crate) struct EntryAt {
     /// Which layer.
     pub layer: LayerId,
     /// Which of its entries.
@@ -54,7 +50,7 @@ pub struct EntryAt {
 
 /// What an inode is, and where the rest of it lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InodeKind {
+pub(crate) enum InodeKind {
     /// A regular file, whose bytes this entry holds.
     File(EntryAt),
     /// A directory.
@@ -69,37 +65,9 @@ pub enum InodeKind {
     Fifo,
 }
 
-impl InodeKind {
-    /// The word for it, as JSON output has it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            InodeKind::File(_) => "file",
-            InodeKind::Directory => "dir",
-            InodeKind::Symlink(_) => "symlink",
-            InodeKind::Char(_) => "char",
-            InodeKind::Block(_) => "block",
-            InodeKind::Fifo => "fifo",
-        }
-    }
-
-    /// The letter for it, as `ls -l` begins a line with.
-    #[must_use]
-    pub fn letter(self) -> char {
-        match self {
-            InodeKind::File(_) => '-',
-            InodeKind::Directory => 'd',
-            InodeKind::Symlink(_) => 'l',
-            InodeKind::Char(_) => 'c',
-            InodeKind::Block(_) => 'b',
-            InodeKind::Fifo => 'p',
-        }
-    }
-}
-
 /// One inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Inode {
+pub(crate) struct Inode {
     /// What it is.
     pub kind: InodeKind,
     /// Mode, owner, time.
@@ -137,7 +105,7 @@ impl Origin {
 
 /// Whether a path's last component is followed when it is a symbolic link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Follow {
+pub(crate) enum Follow {
     /// As `stat` does.
     Last,
     /// As `lstat` does.
@@ -146,7 +114,7 @@ pub enum Follow {
 
 /// The merged tree.
 #[derive(Debug)]
-pub struct Rootfs {
+pub(crate) struct Rootfs {
     tables: Tables,
     layers: Vec<Arc<LayerIndex>>,
     warnings: Vec<(LayerId, Warning)>,
@@ -155,13 +123,14 @@ pub struct Rootfs {
 impl Rootfs {
     /// How many inodes there are; they are numbered from 0.
     #[must_use]
-    pub fn inode_count(&self) -> u32 {
+    #[cfg(any(test, feature = "fuse"))]
+    pub(crate) fn inode_count(&self) -> u32 {
         u32::try_from(self.tables.inode_count()).unwrap_or(u32::MAX)
     }
 
     /// One inode.
     #[must_use]
-    pub fn inode(&self, id: InodeId) -> Option<Inode> {
+    pub(crate) fn inode(&self, id: InodeId) -> Option<Inode> {
         let record = self.tables.inode(id)?;
         let stray = if record.is_stray { self.tables.stray(id) } else { None };
         Some(described(record, stray, &self.layers))
@@ -169,7 +138,7 @@ impl Rootfs {
 
     /// Number of names of an inode, as [`Inode::nlink`]; 0 for what is not there.
     #[must_use]
-    pub fn nlink(&self, id: InodeId) -> u32 {
+    pub(crate) fn nlink(&self, id: InodeId) -> u32 {
         self.tables.inode(id).map_or(0, |record| record.nlink)
     }
 
@@ -183,13 +152,13 @@ impl Rootfs {
 
     /// Whether there is a directory of this number.
     #[must_use]
-    pub fn is_directory(&self, id: InodeId) -> bool {
+    pub(crate) fn is_directory(&self, id: InodeId) -> bool {
         self.tables.directory(id).is_some()
     }
 
     /// The child of a directory by its name.
     #[must_use]
-    pub fn lookup(&self, directory: InodeId, name: &[u8]) -> Option<InodeId> {
+    pub(crate) fn lookup(&self, directory: InodeId, name: &[u8]) -> Option<InodeId> {
         let range = self.tables.range(directory);
         let (mut low, mut high) = (range.start, range.end);
         while low < high {
@@ -205,27 +174,27 @@ impl Rootfs {
 
     /// The children of a directory, sorted by bytes. Empty for everything else.
     #[must_use]
-    pub fn children(&self, directory: InodeId) -> Children<'_> {
+    pub(crate) fn children(&self, directory: InodeId) -> Children<'_> {
         self.children_from(directory, 0)
     }
 
     /// As [`Rootfs::children`], from the child at `position` (from 0) on: in constant time.
     #[must_use]
-    pub fn children_from(&self, directory: InodeId, position: usize) -> Children<'_> {
+    pub(crate) fn children_from(&self, directory: InodeId, position: usize) -> Children<'_> {
         let Range { start, end } = self.tables.range(directory);
         Children { tables: &self.tables, range: start.saturating_add(position).min(end)..end }
     }
 
     /// The directory that holds a directory; the root's is the root.
     #[must_use]
-    pub fn parent(&self, directory: InodeId) -> InodeId {
+    pub(crate) fn parent(&self, directory: InodeId) -> InodeId {
         self.tables.directory(directory).map_or(ROOT, |record| record.parent)
     }
 
     /// The path of a directory: `/` for the root (and for what is no directory), else without a
     /// trailing slash.
     #[must_use]
-    pub fn path(&self, directory: InodeId) -> Vec<u8> {
+    pub(crate) fn path(&self, directory: InodeId) -> Vec<u8> {
         let mut names = Vec::new();
         let mut at = directory;
         while let (Some(record), true) = (self.tables.directory(at), at != ROOT) {
@@ -242,7 +211,7 @@ impl Rootfs {
 
     /// Where a symbolic link leads; `None` for everything else.
     #[must_use]
-    pub fn target(&self, id: InodeId) -> Option<&[u8]> {
+    pub(crate) fn target(&self, id: InodeId) -> Option<&[u8]> {
         match self.own_entry(id, RecordKind::Symlink)?.1.kind {
             EntryKind::Symlink(target) => Some(target),
             _ => None,
@@ -251,7 +220,7 @@ impl Rootfs {
 
     /// Where a regular file's bytes are; `None` for everything else.
     #[must_use]
-    pub fn file(&self, id: InodeId) -> Option<(LayerId, FileData<'_>)> {
+    pub(crate) fn file(&self, id: InodeId) -> Option<(LayerId, FileData<'_>)> {
         match self.own_entry(id, RecordKind::File)? {
             (layer, Entry { kind: EntryKind::File(data), .. }) => Some((layer, data)),
             _ => None,
@@ -260,7 +229,7 @@ impl Rootfs {
 
     /// The extended attributes.
     #[must_use]
-    pub fn xattrs(&self, id: InodeId) -> Xattrs<'_> {
+    pub(crate) fn xattrs(&self, id: InodeId) -> Xattrs<'_> {
         let Some(record) = self.tables.inode(id).filter(|record| record.has_xattrs) else {
             return Xattrs::default();
         };
@@ -271,35 +240,29 @@ impl Rootfs {
 
     /// Size in bytes as `stat` gives it: a file's logical size, a link's target length, else 0.
     #[must_use]
-    pub fn size(&self, id: InodeId) -> u64 {
+    pub(crate) fn size(&self, id: InodeId) -> u64 {
         match self.file(id) {
             Some((_, data)) => data.size,
             None => self.target(id).map_or(0, |target| target.len() as u64),
         }
     }
 
-    /// Blocks of 512 bytes as `stat` gives them: a file's stored bytes, holes left out, rounded up;
-    /// else 0.
-    #[must_use]
-    pub fn blocks(&self, id: InodeId) -> u64 {
-        self.file(id).map_or(0, |(_, data)| data.stored_bytes().div_ceil(BLOCK_BYTES))
-    }
-
     /// The layers that it was merged from.
     #[must_use]
-    pub fn layers(&self) -> &[Arc<LayerIndex>] {
+    pub(crate) fn layers(&self) -> &[Arc<LayerIndex>] {
         &self.layers
     }
 
     /// What merging (and reading the layers) noticed, layer by layer.
     #[must_use]
-    pub fn warnings(&self) -> &[(LayerId, Warning)] {
+    pub(crate) fn warnings(&self) -> &[(LayerId, Warning)] {
         &self.warnings
     }
 
     /// Memory that the tree itself takes up, in bytes; the layer indexes are not in it.
     #[must_use]
-    pub fn memory_bytes(&self) -> usize {
+    #[cfg(any(test, feature = "fuse"))]
+    pub(crate) fn memory_bytes(&self) -> usize {
         self.tables.0.lengths().iter().sum()
     }
 
@@ -344,7 +307,7 @@ fn described(record: InodeRecord, stray: Option<Stray>, layers: &[Arc<LayerIndex
 
 /// The children of a directory: see [`Rootfs::children`].
 #[derive(Debug, Clone)]
-pub struct Children<'a> {
+pub(crate) struct Children<'a> {
     tables: &'a Tables,
     range: Range<usize>,
 }

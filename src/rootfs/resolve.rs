@@ -14,7 +14,7 @@ impl Rootfs {
     /// # Errors
     /// [`Error::Path`] when it leads nowhere, through something that is no directory, or through more
     /// than 40 symbolic links.
-    pub fn resolve(&self, path: &[u8], follow: Follow) -> Result<InodeId> {
+    pub(crate) fn resolve(&self, path: &[u8], follow: Follow) -> Result<InodeId> {
         self.follow_path(path, follow).map_err(|reason| Error::Path { path: escape(path), reason })
     }
 

@@ -19,7 +19,7 @@ use crate::warning::{Warning, WarningKind};
 /// First bytes of every stored tree.
 const MAGIC: &[u8; 8] = b"IMGTREE\0";
 /// Raised whenever the layout changes, or what merging makes of the same layers.
-pub const TREE_VERSION: u32 = 4;
+pub(crate) const TREE_VERSION: u32 = 4;
 /// Magic, version, 4 bytes of zero, the lengths, checksum.
 const HEADER_BYTES: usize = 8 + 4 + 4 + SECTIONS * 8 + CHECKSUM_BYTES;
 
@@ -28,7 +28,7 @@ impl Rootfs {
     ///
     /// # Errors
     /// What `out` says.
-    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+    pub(crate) fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut head = Vec::with_capacity(HEADER_BYTES);
         head.extend_from_slice(MAGIC);
         head.extend_from_slice(&TREE_VERSION.to_le_bytes());
@@ -43,7 +43,7 @@ impl Rootfs {
     ///
     /// # Errors
     /// [`Error::Malformed`] when the bytes are cut short, damaged, of another version, or no tree.
-    pub fn from_bytes(bytes: impl Into<Bytes>, layers: Vec<Arc<LayerIndex>>) -> Result<Self> {
+    pub(crate) fn from_bytes(bytes: impl Into<Bytes>, layers: Vec<Arc<LayerIndex>>) -> Result<Self> {
         let bytes = bytes.into();
         let bad = |reason: &str| Error::malformed(Subject::MergedTree, reason);
         let header = bytes.first_chunk::<HEADER_BYTES>().ok_or_else(|| bad("shorter than the header"))?;

@@ -6,7 +6,7 @@ impl Rootfs {
     /// Every name below (and with) a directory, parents first, siblings sorted by bytes, in constant
     /// memory. Nothing at all for what is no directory: it may have many names.
     #[must_use]
-    pub fn walk(&self, from: InodeId) -> Walk<'_> {
+    pub(crate) fn walk(&self, from: InodeId) -> Walk<'_> {
         let start = self.tables.directory(from).map(|_| from);
         Walk { tree: self, start, from, within: from, next: self.tables.range(from).start, path: Vec::new() }
     }
@@ -14,7 +14,7 @@ impl Rootfs {
 
 /// See [`Rootfs::walk`]. Gives the path (bytes, `/` for the root, no trailing slash) and the inode.
 #[derive(Debug)]
-pub struct Walk<'a> {
+pub(crate) struct Walk<'a> {
     tree: &'a Rootfs,
     /// The directory that the walk begins with, until it was given.
     start: Option<InodeId>,

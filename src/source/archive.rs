@@ -27,7 +27,7 @@ const MAX_LINKS: usize = 40;
 
 /// A folder of named files.
 #[derive(Debug)]
-pub struct Archive {
+pub(crate) struct Archive {
     path: PathBuf,
     files: Files,
 }
@@ -56,7 +56,7 @@ struct Slot {
 
 /// A file that was found.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub(crate) struct Found {
     /// Its bytes, none of them read yet.
     pub bytes: Arc<dyn ReadAt>,
     /// Which bytes these are.
@@ -69,7 +69,7 @@ impl Archive {
     /// # Errors
     /// [`Error::Io`] when it cannot be opened, [`Error::NotAnImage`] when it is neither, and what a
     /// damaged archive gives.
-    pub fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
+    pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
         let cannot = |cause: io::Error| Error::io_on("cannot open", Subject::Archive(path.to_owned()), cause);
         // O_NONBLOCK: a named pipe must not make us wait for its writer.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -89,7 +89,12 @@ impl Archive {
     ///
     /// # Errors
     /// As [`Archive::open`].
-    pub fn from_file(path: &Path, file: File, identity: BlobIdentity, options: &OpenOptions) -> Result<Self> {
+    pub(crate) fn from_file(
+        path: &Path,
+        file: File,
+        identity: BlobIdentity,
+        options: &OpenOptions,
+    ) -> Result<Self> {
         let what = Subject::Archive(path.to_owned());
         let cannot = |cause: io::Error| Error::io_on("cannot read", what.clone(), cause);
         let bytes: Arc<dyn ReadAt> = Arc::new(FileBytes::new(file).map_err(cannot)?);
@@ -120,13 +125,13 @@ impl Archive {
 
     /// Where it is, for errors.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// True for a directory, false for a tar.
     #[must_use]
-    pub fn is_directory(&self) -> bool {
+    pub(crate) fn is_directory(&self) -> bool {
         matches!(self.files, Files::Directory(_))
     }
 
@@ -135,7 +140,7 @@ impl Archive {
     /// # Errors
     /// [`Error::Malformed`] when the way leads outside, runs in circles, or has a name that stands
     /// twice in the tar; [`Error::Io`].
-    pub fn find(&self, name: &str) -> Result<Option<Found>> {
+    pub(crate) fn find(&self, name: &str) -> Result<Option<Found>> {
         match &self.files {
             Files::Directory(root) => self.find_beneath(root, name),
             Files::Tar(tar) => self.find_member(tar, name),
@@ -146,7 +151,7 @@ impl Archive {
     ///
     /// # Errors
     /// [`Error::Limit`] naming `limit`, and as [`Archive::find`].
-    pub fn read(&self, name: &str, limit: &'static str, max: u64) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn read(&self, name: &str, limit: &'static str, max: u64) -> Result<Option<Vec<u8>>> {
         let Some(found) = self.find(name)? else {
             return Ok(None);
         };
@@ -155,7 +160,7 @@ impl Archive {
 
     /// A name in here, for errors.
     #[must_use]
-    pub fn describe(&self, name: &str) -> Subject {
+    pub(crate) fn describe(&self, name: &str) -> Subject {
         Subject::Member { archive: self.path.clone(), name: name.to_owned() }
     }
 

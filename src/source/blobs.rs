@@ -61,7 +61,7 @@ pub(super) trait Blobs: Send + Sync + fmt::Debug {
 
 /// What tells stored bytes from others, so that an index made of them can be found again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum BlobIdentity {
+pub(crate) enum BlobIdentity {
     /// The manifest promises this digest; an index is kept only once the bytes have it.
     Digest(Digest),
     /// No digest is promised: a file as it was when it was opened, and the part of it.
@@ -73,7 +73,7 @@ pub enum BlobIdentity {
 
 /// A part of a file, as it was when it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FileIdentity {
+pub(crate) struct FileIdentity {
     /// The file's device number.
     pub device: u64,
     /// The file's inode number.
@@ -94,7 +94,7 @@ impl FileIdentity {
     ///
     /// # Errors
     /// When the file cannot be asked.
-    pub fn of(file: &File) -> io::Result<Self> {
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(FileIdentity {
             device: metadata.dev(),
@@ -119,7 +119,7 @@ impl BlobIdentity {
     /// Returns the text that names an index of these bytes in the store; `None` when an index of
     /// them must not be stored.
     #[must_use]
-    pub fn store_name(&self) -> Option<String> {
+    pub(crate) fn store_name(&self) -> Option<String> {
         match self {
             BlobIdentity::Digest(digest) => Some(digest.to_string()),
             BlobIdentity::File(FileIdentity { device, inode, size, mtime_ns, offset, len_bytes }) => {

@@ -15,7 +15,7 @@ use crate::image::{ImageInfo, LayerDescriptor, Platform};
 use crate::layer::index::Verify;
 use crate::read_at::ReadAt;
 
-pub mod archive;
+pub(crate) mod archive;
 mod archive_blobs;
 mod artifact;
 mod blobs;
@@ -25,26 +25,25 @@ mod docker_manifest;
 mod formats;
 mod names;
 mod oci_layout;
-pub mod reference;
+pub(crate) mod reference;
 mod scan;
 mod survey;
 mod walk;
 
 use self::formats::Place;
-pub use archive::Archive;
-pub use blobs::{BlobIdentity, FileIdentity};
+pub(crate) use blobs::BlobIdentity;
 pub use formats::Transport;
 pub use reference::{Location, Reference, Selection, split_path};
-pub use scan::{MAX_MEMBERS, Member, MemberKind, members, scan};
-pub use survey::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
+pub(crate) use scan::{Member, members};
+pub(crate) use survey::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
 
 /// Largest `manifest.json` of a docker-archive, and largest top `index.json`: 20 MiB (X6). One image
 /// takes about 100 bytes a layer, so 1 MiB is usual and this is thousands of images. What a hostile
 /// one can cost is bounded by [`crate::image::strict_json::MAX_VALUES`].
-pub const MAX_ARCHIVE_MANIFEST_BYTES: u64 = 20 * 1024 * 1024;
+pub(crate) const MAX_ARCHIVE_MANIFEST_BYTES: u64 = 20 * 1024 * 1024;
 
 /// A place that holds images.
-pub trait Source: Send + Sync + fmt::Debug {
+pub(crate) trait Source: Send + Sync + fmt::Debug {
     /// The name of the transport that it can be opened through.
     fn kind(&self) -> &'static str;
 
@@ -96,7 +95,7 @@ impl fmt::Display for ImageSummary {
 
 /// An image that was found and checked, with layers that were only found.
 #[derive(Debug, Clone)]
-pub struct OpenedImage {
+pub(crate) struct OpenedImage {
     /// What it says of itself.
     pub info: ImageInfo,
     /// Lowest first; as many as `info.layers`.
@@ -108,7 +107,7 @@ pub struct OpenedImage {
 
 /// The stored bytes of one layer.
 #[derive(Debug, Clone)]
-pub struct LayerBlob {
+pub(crate) struct LayerBlob {
     /// What the image says of it.
     pub descriptor: LayerDescriptor,
     /// The bytes as they are stored, compressed or not; neither read nor checked yet.
@@ -118,7 +117,7 @@ pub struct LayerBlob {
 }
 
 /// Makes an archive that is compressed as a whole readable at any offset (F10).
-pub trait Unpack: Send + Sync {
+pub(crate) trait Unpack: Send + Sync {
     /// The uncompressed bytes of the archive `bytes` at `path`, which is compressed in this way, and its
     /// members.
     ///
@@ -135,7 +134,7 @@ pub trait Unpack: Send + Sync {
 
 /// What opening a source may need.
 #[derive(Clone, Default)]
-pub struct OpenOptions {
+pub(crate) struct OpenOptions {
     /// Where standard input is spooled; without it standard input is refused.
     pub spool_dir: Option<PathBuf>,
     /// Who reads compressed archives; without one they are refused.
@@ -159,7 +158,7 @@ impl fmt::Debug for OpenOptions {
 /// # Errors
 /// [`crate::Error::NotAnImage`] when no format is detected, [`crate::Error::Unsupported`] for transports that
 /// cannot be opened, and what opening an [`Archive`] gives.
-pub fn open(reference: &Reference, options: &OpenOptions) -> Result<Box<dyn Source>> {
+pub(crate) fn open(reference: &Reference, options: &OpenOptions) -> Result<Box<dyn Source>> {
     open_with_input(reference, options, &mut io::stdin().lock())
 }
 
@@ -167,7 +166,7 @@ pub fn open(reference: &Reference, options: &OpenOptions) -> Result<Box<dyn Sour
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_with_input(
+pub(crate) fn open_with_input(
     reference: &Reference,
     options: &OpenOptions,
     input: &mut dyn Read,

@@ -80,7 +80,11 @@ impl Reference {
     ///
     /// # Errors
     /// As [`Reference::parse`].
-    pub fn parse_where(text: &OsStr, image: Option<&str>, exists: &dyn Fn(&Path) -> bool) -> Result<Self> {
+    pub(crate) fn parse_where(
+        text: &OsStr,
+        image: Option<&str>,
+        exists: &dyn Fn(&Path) -> bool,
+    ) -> Result<Self> {
         let bad = |reason: &str| Error::Reference {
             text: text.to_string_lossy().into_owned(),
             reason: reason.to_owned(),

@@ -11,11 +11,11 @@ use crate::warning::WarningKind;
 
 /// Most members of an archive. Honest ones have a few for each layer; a rootfs that is mistaken for
 /// an archive should not fill the memory before it is refused.
-pub const MAX_MEMBERS: usize = 1024 * 1024;
+pub(crate) const MAX_MEMBERS: usize = 1024 * 1024;
 
 /// One member of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
+pub(crate) struct Member {
     /// The name as it stands in the tar: bytes, not cleaned.
     pub name: Vec<u8>,
     /// What it is.
@@ -24,7 +24,7 @@ pub struct Member {
 
 /// What a member is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MemberKind {
+pub(crate) enum MemberKind {
     /// A regular file whose bytes stand in the tar in one run.
     File {
         /// Offset of the bytes in the uncompressed tar, in bytes.
@@ -47,7 +47,7 @@ pub enum MemberKind {
 /// # Errors
 /// [`StreamFault::Tar`] where the tar is damaged or cut off, [`StreamFault::Limit`] past [`MAX_MEMBERS`]. The
 /// archive is named by the caller.
-pub fn scan(bytes: &dyn ReadAt) -> Result<Option<Vec<Member>>> {
+pub(crate) fn scan(bytes: &dyn ReadAt) -> Result<Option<Vec<Member>>> {
     let mut found = Members(Vec::new());
     match crate::layer::scan::scan(bytes, Limits::default(), &mut found) {
         Err(StreamFault::Tar { .. }) if found.0.is_empty() => Ok(None),
@@ -60,7 +60,7 @@ pub fn scan(bytes: &dyn ReadAt) -> Result<Option<Vec<Member>>> {
 ///
 /// # Errors
 /// [`StreamFault::Limit`] past [`MAX_MEMBERS`].
-pub fn members(index: &LayerIndex) -> Result<Vec<Member>> {
+pub(crate) fn members(index: &LayerIndex) -> Result<Vec<Member>> {
     let mut found = Members(Vec::new());
     for (_, entry) in index.entries() {
         found.entry(entry)?;

@@ -8,14 +8,14 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::digest::Digest;
-pub use crate::error::DocumentRole;
+pub(crate) use crate::error::DocumentRole;
 use crate::error::Error;
 use crate::image::manifest::Descriptor;
 use crate::read_at::ReadAt;
 
 /// What was found of an image.
 #[derive(Debug, Default)]
-pub struct Survey {
+pub(crate) struct Survey {
     /// In the order in which they lead to each other.
     pub documents: Vec<SurveyedDocument>,
     /// Lowest first.
@@ -26,7 +26,7 @@ pub struct Survey {
 
 /// A document, as it should be and as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SurveyedDocument {
+pub(crate) struct SurveyedDocument {
     /// What it is.
     pub role: DocumentRole,
     /// The digest that led to it.
@@ -39,7 +39,7 @@ pub struct SurveyedDocument {
 
 /// A layer, as it should be, and its bytes.
 #[derive(Debug, Clone)]
-pub struct SurveyedLayer {
+pub(crate) struct SurveyedLayer {
     /// Digest of the blob, where one was promised.
     pub digest: Option<Digest>,
     /// Length of the blob in bytes, where one was promised.

@@ -75,7 +75,7 @@ fn short_name(text: &str) -> String {
 
 /// Nameless files for an index in the making.
 #[derive(Debug)]
-pub struct Draft {
+pub(crate) struct Draft {
     index: DraftFile,
     copy: DraftFile,
 }
@@ -85,7 +85,7 @@ impl Draft {
     ///
     /// # Errors
     /// When there are no more file descriptors.
-    pub fn scratch(&self) -> Result<Scratch> {
+    pub(crate) fn scratch(&self) -> Result<Scratch> {
         let clone = |file: &File| file.try_clone().map_err(|cause| Error::io("cannot reopen a draft", cause));
         Ok(Scratch { windows: clone(&self.index.file)?, copy: clone(&self.copy.file)? })
     }
@@ -120,7 +120,7 @@ impl Store {
 
     /// The index for `key`, or `None` when there is none that can be trusted.
     #[must_use]
-    pub fn load(&self, key: &Key) -> Option<StoredIndex> {
+    pub(crate) fn load(&self, key: &Key) -> Option<StoredIndex> {
         let path = self.path(key, "idx");
         match self.read(key, &path) {
             Ok(found) => found,
@@ -163,7 +163,7 @@ impl Store {
     ///
     /// # Errors
     /// When the directory cannot be written.
-    pub fn draft(&self) -> Result<Draft> {
+    pub(crate) fn draft(&self) -> Result<Draft> {
         Ok(Draft { index: self.draft_file()?, copy: self.draft_file()? })
     }
 
@@ -171,7 +171,7 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written (the disk is full). Nothing is left behind then.
-    pub fn save(&self, key: &Key, draft: Draft, indexed: &Indexed) -> Result<()> {
+    pub(crate) fn save(&self, key: &Key, draft: Draft, indexed: &Indexed) -> Result<()> {
         let path = self.path(key, "idx");
         let failed = |cause| cannot_write(&path, cause);
         write_index(indexed, &draft.index.file).map_err(failed)?;
@@ -199,7 +199,7 @@ impl Store {
 
     /// The bytes of the merged tree for `key`, if they can be read. They are not checked here.
     #[must_use]
-    pub fn load_tree(&self, key: &Key) -> Option<Bytes> {
+    pub(crate) fn load_tree(&self, key: &Key) -> Option<Bytes> {
         let path = self.path(key, "tree");
         let file = open_own(&path).map_err(|error| log::info!("{error}")).ok()??;
         let _ = file.set_modified(SystemTime::now());
@@ -212,7 +212,7 @@ impl Store {
     ///
     /// # Errors
     /// When they cannot be written (the disk is full). Nothing is left behind then.
-    pub fn save_tree(
+    pub(crate) fn save_tree(
         &self,
         key: &Key,
         write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,

@@ -91,7 +91,7 @@ fn x16_an_index_that_is_cut_flipped_or_foreign_is_not_loaded() {
 /// An index that is large enough to be mapped: its attributes are.
 fn mapped_index(store: &Store, key: &Key) -> (StoredIndex, Vec<String>) {
     let draft = store.draft().unwrap();
-    let mut builder = IndexBuilder::new();
+    let mut builder = IndexBuilder::default();
     let mut packed = Vec::new();
     Xattrs::pack(&mut packed, b"user.large", &vec![7; 1 << 20]);
     let names: Vec<String> = (0..18).map(|at| format!("file-{at}")).collect();

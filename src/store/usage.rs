@@ -29,7 +29,7 @@ pub(super) const SHORT_DIGITS: usize = 32;
 pub struct StoredLayer {
     /// The name of its files, without their endings.
     pub name: String,
-    /// Other names of the same index: see [`Store::link`].
+    /// Other names of the same index, without their endings.
     pub other_names: Vec<String>,
     /// Length of the index or tree in bytes; 0 when only a copy is left.
     pub index_bytes: u64,

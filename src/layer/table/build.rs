@@ -15,7 +15,7 @@ use crate::warning::WarningKind;
 
 /// Collects what one pass over a layer finds and lays it out as a [`LayerIndex`].
 #[derive(Debug, Default)]
-pub struct IndexBuilder {
+pub(crate) struct IndexBuilder {
     entries: Vec<u8>,
     heap: Vec<u8>,
     segments: Vec<u8>,
@@ -27,17 +27,11 @@ pub struct IndexBuilder {
 }
 
 impl IndexBuilder {
-    /// An index of nothing.
-    #[must_use]
-    pub fn new() -> Self {
-        IndexBuilder::default()
-    }
-
     /// Adds the next entry of the tar.
     ///
     /// # Errors
     /// [`StreamFault::Limit`] when names, link targets and attributes outgrow the layout's 4 GiB.
-    pub fn push_entry(&mut self, entry: &Entry<'_>) -> Result<()> {
+    pub(crate) fn push_entry(&mut self, entry: &Entry<'_>) -> Result<()> {
         let (code, first, second, target): (u16, u64, u64, &[u8]) = match &entry.kind {
             EntryKind::File(FileData { stored: Stored::Contiguous(extent), .. }) => {
                 (KIND_FILE, extent.offset, extent.len_bytes, &[])
@@ -72,7 +66,7 @@ impl IndexBuilder {
     }
 
     /// Adds a span that starts where the one before it ended.
-    pub fn push_span(&mut self, offset: u64, hash: Option<[u8; 32]>, copy: Option<Extent>) {
+    pub(crate) fn push_span(&mut self, offset: u64, hash: Option<[u8; 32]>, copy: Option<Extent>) {
         let copy_len = copy.map_or(0, |copy| u32::try_from(copy.len_bytes).unwrap_or(u32::MAX));
         self.spans.extend_from_slice(&offset.to_le_bytes());
         self.spans.extend_from_slice(&copy.map_or(NO_COPY, |copy| copy.offset).to_le_bytes());
@@ -82,7 +76,7 @@ impl IndexBuilder {
     }
 
     /// Adds a checkpoint past the one before it.
-    pub fn push_checkpoint(&mut self, record: &CheckpointRecord) {
+    pub(crate) fn push_checkpoint(&mut self, record: &CheckpointRecord) {
         let window_len = u32::try_from(record.window.len_bytes).unwrap_or(u32::MAX);
         for number in [record.output_offset, record.compressed_offset, record.window.offset] {
             self.checkpoints.extend_from_slice(&number.to_le_bytes());
@@ -94,7 +88,7 @@ impl IndexBuilder {
 
     /// Adds a warning; those past the first [`MAX_WARNINGS`] of a kind are left out, and so is a name that no
     /// longer fits.
-    pub fn push_warning(&mut self, kind: WarningKind, path: &[u8]) {
+    pub(crate) fn push_warning(&mut self, kind: WarningKind, path: &[u8]) {
         let warned = self.warned.entry(kind).or_default();
         *warned += 1;
         if *warned > MAX_WARNINGS {
@@ -108,7 +102,7 @@ impl IndexBuilder {
 
     /// The index of all that was pushed.
     #[must_use]
-    pub fn finish(self, facts: Facts) -> LayerIndex {
+    pub(crate) fn finish(self, facts: Facts) -> LayerIndex {
         let IndexBuilder { entries, heap, segments, spans, checkpoints, warnings, warned: _ } = self;
         let sections = [entries, heap, segments, spans, checkpoints, warnings];
         LayerIndex { facts, sections: Sections::Built(sections) }

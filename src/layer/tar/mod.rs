@@ -29,7 +29,7 @@ mod sparse;
 #[cfg(test)]
 mod tests;
 
-pub use parser::TarParser;
+pub(crate) use parser::TarParser;
 
 use crate::error::{StreamFault, StreamResult as Result};
 use crate::layer::entry::Entry;
@@ -37,22 +37,22 @@ use crate::warning::WarningKind;
 
 /// Go's `archive/tar` stops at 1 MiB as well; the kernel takes no path above 4 KiB and no extended
 /// attribute above 64 KiB.
-pub const MAX_EXTENSION_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 
 /// A map of 1 Mi runs takes 24 MiB of memory; sparse files in images have a handful.
-pub const MAX_SPARSE_SEGMENTS: u64 = 1 << 20;
+pub(crate) const MAX_SPARSE_SEGMENTS: u64 = 1 << 20;
 
 /// Large images hold a million; the number of an entry has 32 bits.
-pub const MAX_ENTRIES: u64 = 16 << 20;
+pub(crate) const MAX_ENTRIES: u64 = 16 << 20;
 
 /// Metadata is all that is kept of a stream, and a small compressed layer can hold any amount of it.
 /// Large images have some ten megabytes.
-pub const MAX_METADATA_BYTES: u64 = 1 << 30;
+pub(crate) const MAX_METADATA_BYTES: u64 = 1 << 30;
 
 /// The most that one tar stream may make a reader keep. Exceeding one is [`StreamFault::Limit`], which
 /// carries the field's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Bytes in the body of one extension header, PAX or GNU.
     pub max_extension_bytes: u64,
     /// Runs in the map of one sparse file.
@@ -75,7 +75,7 @@ impl Default for Limits {
 }
 
 /// Where a [`TarParser`] puts what it finds.
-pub trait Sink {
+pub(crate) trait Sink {
     /// A member, as soon as its headers were read: its payload may still turn out to be missing.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ const FAILED: &str = "the stream failed before";
 ///
 /// Errors are [`StreamFault::Tar`] and [`StreamFault::Limit`], and those of the sink; the first one is final.
 #[derive(Debug)]
-pub struct TarParser {
+pub(crate) struct TarParser {
     pub(super) limits: Limits,
     /// Bytes taken so far.
     pub(super) offset: u64,
@@ -72,7 +72,7 @@ pub(super) enum Extension {
 impl TarParser {
     /// A parser at the start of a stream.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         TarParser {
             limits,
             offset: 0,
@@ -92,7 +92,7 @@ impl TarParser {
     ///
     /// # Errors
     /// When the stream is malformed or exceeds a limit, and what the sink returns.
-    pub fn feed(&mut self, chunk: &[u8], sink: &mut impl Sink) -> Result<()> {
+    pub(crate) fn feed(&mut self, chunk: &[u8], sink: &mut impl Sink) -> Result<()> {
         let mut rest = chunk;
         while !rest.is_empty() {
             rest = self.step(rest, sink).map_err(|fault| self.error(fault))?;
@@ -106,7 +106,7 @@ impl TarParser {
     ///
     /// # Errors
     /// When the stream ends within a header or a payload.
-    pub fn finish(&mut self, sink: &mut impl Sink) -> Result<()> {
+    pub(crate) fn finish(&mut self, sink: &mut impl Sink) -> Result<()> {
         let reason = match self.state {
             State::Failed => FAILED,
             State::Header | State::HalfEnd if !self.partial.is_empty() => {
@@ -130,7 +130,7 @@ impl TarParser {
     /// Bytes from here that nobody has to read to find the next header: what is left of a payload
     /// and its padding. A caller that can seek may [`skip`](Self::skip) them.
     #[must_use]
-    pub fn skippable(&self) -> u64 {
+    pub(crate) fn skippable(&self) -> u64 {
         match self.state {
             State::Skip { payload, padding } => payload.saturating_add(padding),
             _ => 0,
@@ -141,7 +141,7 @@ impl TarParser {
     ///
     /// # Errors
     /// When they are more than [`skippable`](Self::skippable).
-    pub fn skip(&mut self, len_bytes: u64) -> Result<()> {
+    pub(crate) fn skip(&mut self, len_bytes: u64) -> Result<()> {
         match self.state {
             _ if len_bytes > self.skippable() => Err(self.error("more is skipped than can be".into())),
             State::Skip { payload, padding } => {
@@ -154,14 +154,14 @@ impl TarParser {
 
     /// Bytes taken so far, skipped ones included.
     #[must_use]
-    pub fn offset(&self) -> u64 {
+    pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
 
     /// True once the end mark, two zero blocks, was seen. What follows belongs to the layer but is
     /// no part of the archive (docs/semantics.md Z2): it need not be fed, and is not looked at if it is.
     #[must_use]
-    pub fn at_end(&self) -> bool {
+    pub(crate) fn at_end(&self) -> bool {
         matches!(self.state, State::End)
     }
 

@@ -24,7 +24,7 @@ use crate::layer::table::LayerIndex;
 use crate::layer::{LayerId, check_layers};
 use crate::warning::{Warning, WarningKind};
 
-pub use replay::{Cause, Change, Stood, replay};
+pub(crate) use replay::{Cause, Change, Stood, replay};
 
 /// How marks are read, above all where runtimes and the specification do not agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,7 +42,7 @@ pub enum Semantics {
 
 /// How layers are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct MergeOptions {
+pub(crate) struct MergeOptions {
     /// Which reading counts.
     pub semantics: Semantics,
     /// An entry below a name that is a symbolic link in lower layers goes where that leads, instead of
@@ -55,7 +55,7 @@ pub struct MergeOptions {
 ///
 /// # Errors
 /// [`Error::Limit`] past [`MAX_LAYERS`](crate::layer::MAX_LAYERS), 2^32 names or 4 GiB of names.
-pub fn merge(layers: Vec<Arc<LayerIndex>>, options: &MergeOptions) -> Result<Rootfs> {
+pub(crate) fn merge(layers: Vec<Arc<LayerIndex>>, options: &MergeOptions) -> Result<Rootfs> {
     let mut merged = over::Merged::new(&layers);
     let mut warnings = Vec::new();
     for (layer, index) in numbered(&layers)? {

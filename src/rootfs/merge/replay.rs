@@ -20,7 +20,7 @@ use crate::rootfs::Inode;
 
 /// One name, before and after one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub(crate) struct Change {
     /// The layer.
     pub layer: LayerId,
     /// The whole path; `/` for the root.
@@ -35,7 +35,7 @@ pub struct Change {
 
 /// What stood at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stood {
+pub(crate) struct Stood {
     /// What it was. Names are not counted here: its `nlink` says nothing.
     pub inode: Inode,
     /// The layer that put it there. It differs from the inode's when it is a hard link to something that a
@@ -45,7 +45,7 @@ pub struct Stood {
 
 /// What in a layer changes a name. Paths begin with a slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// An entry for it, or for something below it.
     Entry,
     /// A whiteout of this path: the name itself, or a directory that it was in.
@@ -115,7 +115,7 @@ impl Stand {
 ///
 /// # Errors
 /// As [`merge`](super::merge), and what `visit` returns.
-pub fn replay(
+pub(crate) fn replay(
     layers: &[Arc<LayerIndex>],
     options: &MergeOptions,
     visit: &mut dyn FnMut(Change) -> Result<()>,

@@ -94,7 +94,7 @@ impl Item {
 
 /// The layer that has these entries.
 fn layer(items: &[Item]) -> Arc<LayerIndex> {
-    let mut builder = IndexBuilder::new();
+    let mut builder = IndexBuilder::default();
     for (at, item) in items.iter().enumerate() {
         let kind = match &item.kind {
             ItemKind::File(content) => {

@@ -1,5 +1,7 @@
 //! The tree as bytes and back.
 
+use std::mem::discriminant;
+
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
@@ -69,7 +71,7 @@ fn x16_a_tree_without_its_layers_can_be_walked() {
     assert_eq!(orphan.walk(ROOT).count(), tree.walk(ROOT).count());
     for id in (0..orphan.inode_count()).map(InodeId) {
         let found = orphan.inode(id).unwrap();
-        assert_eq!(found.kind.letter(), tree.inode(id).unwrap().kind.letter());
+        assert_eq!(discriminant(&found.kind), discriminant(&tree.inode(id).unwrap().kind));
         assert_eq!((orphan.size(id), orphan.target(id), orphan.xattrs(id).is_empty()), (0, None, true));
     }
 }
@@ -91,7 +93,7 @@ fn x16_a_forged_tree_is_refused_or_can_be_walked() {
                 continue;
             };
             let names = tree.walk(ROOT).inspect(|(path, id)| {
-                let _ = (tree.size(*id), tree.blocks(*id), tree.xattrs(*id).iter().count());
+                let _ = (tree.size(*id), tree.xattrs(*id).iter().count());
                 let _ = (tree.lookup(tree.parent(*id), path), tree.target(*id));
             });
             assert!(names.count() <= 1 + whole.len(), "byte {at} as {value}");

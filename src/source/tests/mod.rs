@@ -9,10 +9,11 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::blobs::FileIdentity;
 use super::scan::scan;
 use super::{
-    BlobIdentity, FileIdentity, ImageSummary, Location, Member, OpenOptions, OpenedImage, Reference,
-    Selection, Source, Transport, Unpack, open, open_with_input,
+    BlobIdentity, ImageSummary, Location, Member, OpenOptions, OpenedImage, Reference, Selection, Source,
+    Transport, Unpack, open, open_with_input,
 };
 use crate::compress::Compression;
 use crate::digest::{Algorithm, Digest};
