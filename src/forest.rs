@@ -7,7 +7,7 @@
 //! image/                  manifest.json and config.json
 //! ```
 //!
-//! Each of these trees is a part with a number, and part and inode together are a [`Node`]. Part 0 has the
+//! Each of these trees is a part with a number, and part and inode together are a [`ForestNode`]. Part 0 has the
 //! names above; where a part begins, it has an empty directory, in whose place the part's root is shown.
 //! This module owns those names, the numbers of nodes, and when a part is built: once somebody looks into
 //! it. Parts are the same whenever they are built, so those that were not used for the longest time are
@@ -24,7 +24,7 @@ use lru::LruCache;
 use self::extras::{Extra, tree_of};
 use crate::error::{Error, PathFault, Result};
 use crate::image::ImageInfo;
-use crate::load::Tree;
+use crate::load::LoadedTree;
 use crate::rootfs::{Follow, InodeId, MergeOptions, ROOT, Semantics};
 
 /// Memory for the trees of parts, in bytes; the last one that was used stays, however large it is. The
@@ -35,15 +35,15 @@ const NAME_DIGITS: usize = 12;
 
 /// An object of one of the parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Node {
+pub(crate) struct ForestNode {
     part: u32,
     inode: InodeId,
 }
 
-impl Node {
-    /// The root of all.
+impl ForestNode {
+    /// The root directory.
     #[cfg(test)]
-    pub(crate) const ROOT: Node = Node { part: 0, inode: ROOT };
+    pub(crate) const ROOT: ForestNode = ForestNode { part: 0, inode: ROOT };
 
     /// A number that no other node has: 1 for the root, as FUSE has it; the inode's in the low half.
     #[must_use]
@@ -53,10 +53,10 @@ impl Node {
 
     /// The node of a number. `None` for 0, which is no node's.
     #[must_use]
-    pub(crate) fn from_number(number: u64) -> Option<Node> {
+    pub(crate) fn from_number(number: u64) -> Option<ForestNode> {
         let at = number.checked_sub(1)?;
         let low = u32::try_from(at & u64::from(u32::MAX)).ok()?;
-        Some(Node { part: u32::try_from(at >> 32).ok()?, inode: InodeId(low) })
+        Some(ForestNode { part: u32::try_from(at >> 32).ok()?, inode: InodeId(low) })
     }
 
     /// Its number in its part.
@@ -67,13 +67,13 @@ impl Node {
 
     /// Another object of the same part.
     #[must_use]
-    pub(crate) fn beside(self, inode: InodeId) -> Node {
-        Node { inode, ..self }
+    pub(crate) fn beside(self, inode: InodeId) -> ForestNode {
+        ForestNode { inode, ..self }
     }
 
     /// Whether both are of one part.
     #[must_use]
-    pub(crate) fn is_beside(self, other: Node) -> bool {
+    pub(crate) fn is_beside(self, other: ForestNode) -> bool {
         self.part == other.part
     }
 }
@@ -82,19 +82,19 @@ impl Node {
 #[derive(Debug)]
 pub(crate) struct Forest {
     /// Part 0.
-    top: Arc<Tree>,
+    top: Arc<LoadedTree>,
     /// The merged tree.
-    rootfs: Arc<Tree>,
+    rootfs: Arc<LoadedTree>,
     merge: MergeOptions,
     /// Parts from 1 on.
     parts: Vec<Part>,
     /// Which part begins at a directory of the top.
     part_at: BTreeMap<InodeId, u32>,
-    built: Mutex<LruCache<u32, Slot>>,
+    built: Mutex<LruCache<u32, Building>>,
 }
 
 /// Empty until it is built; who builds it holds it.
-type Slot = Arc<Mutex<Option<Arc<Tree>>>>;
+type Building = Arc<Mutex<Option<Arc<LoadedTree>>>>;
 
 #[derive(Debug)]
 struct Part {
@@ -114,15 +114,15 @@ enum Shows {
 #[derive(Debug)]
 pub(crate) enum TreeRef<'a> {
     /// One that is always there.
-    Lasting(&'a Tree),
+    Lasting(&'a LoadedTree),
     /// One that may be forgotten meanwhile.
-    Held(Arc<Tree>),
+    Held(Arc<LoadedTree>),
 }
 
 impl Deref for TreeRef<'_> {
-    type Target = Tree;
+    type Target = LoadedTree;
 
-    fn deref(&self) -> &Tree {
+    fn deref(&self) -> &LoadedTree {
         match self {
             TreeRef::Lasting(tree) => tree,
             TreeRef::Held(tree) => tree,
@@ -130,9 +130,9 @@ impl Deref for TreeRef<'_> {
     }
 }
 
-impl From<Arc<Tree>> for Forest {
+impl From<Arc<LoadedTree>> for Forest {
     /// The tree alone: its root is the root.
-    fn from(tree: Arc<Tree>) -> Self {
+    fn from(tree: Arc<LoadedTree>) -> Self {
         Forest {
             rootfs: Arc::clone(&tree),
             top: tree,
@@ -149,7 +149,7 @@ impl Forest {
     ///
     /// # Errors
     /// None that come from the image.
-    pub(crate) fn of_image(rootfs: Arc<Tree>, image: &ImageInfo, merge: MergeOptions) -> Result<Self> {
+    pub(crate) fn of_image(rootfs: Arc<LoadedTree>, image: &ImageInfo, merge: MergeOptions) -> Result<Self> {
         let places = places(&rootfs);
         let mut extras: Vec<Extra<'_>> = places.iter().map(|(path, _)| Extra::Directory(path)).collect();
         extras.extend(["layers", "states", "image"].map(Extra::Directory));
@@ -169,7 +169,7 @@ impl Forest {
 
     /// The merged tree.
     #[must_use]
-    pub(crate) fn rootfs(&self) -> &Tree {
+    pub(crate) fn rootfs(&self) -> &LoadedTree {
         &self.rootfs
     }
 
@@ -177,7 +177,7 @@ impl Forest {
     ///
     /// # Errors
     /// [`Error::Path`] for a node of no part; whatever keeps a part from being built.
-    pub(crate) fn tree(&self, node: Node) -> Result<TreeRef<'_>> {
+    pub(crate) fn tree(&self, node: ForestNode) -> Result<TreeRef<'_>> {
         if node.part == 0 {
             return Ok(TreeRef::Lasting(&self.top));
         }
@@ -188,7 +188,7 @@ impl Forest {
         if self.is_rootfs(part.shows) {
             return Ok(TreeRef::Lasting(&self.rootfs));
         }
-        let slot = Arc::clone(self.built().get_or_insert(node.part, Slot::default));
+        let slot = Arc::clone(self.built().get_or_insert(node.part, Building::default));
         let mut tree = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tree) = &*tree {
             return Ok(TreeRef::Held(Arc::clone(tree)));
@@ -209,7 +209,7 @@ impl Forest {
 
     /// Whether [`Forest::tree`] has nothing to build for a node.
     #[must_use]
-    pub(crate) fn is_built(&self, node: Node) -> bool {
+    pub(crate) fn is_built(&self, node: ForestNode) -> bool {
         let lasting = |part: &Part| self.is_rootfs(part.shows);
         if node.part == 0 || self.part(node.part).is_some_and(lasting) {
             return true;
@@ -220,21 +220,21 @@ impl Forest {
 
     /// Where one is who goes to a node: the root of a part, if one begins there.
     #[must_use]
-    pub(crate) fn enter(&self, node: Node) -> Node {
+    pub(crate) fn enter(&self, node: ForestNode) -> ForestNode {
         if node.part != 0 || self.part_at.is_empty() {
             return node;
         }
-        self.part_at.get(&node.inode).map_or(node, |part| Node { part: *part, inode: ROOT })
+        self.part_at.get(&node.inode).map_or(node, |part| ForestNode { part: *part, inode: ROOT })
     }
 
     /// The directory that holds a directory; the root's is the root.
     ///
     /// # Errors
     /// As [`Forest::tree`].
-    pub(crate) fn parent(&self, directory: Node) -> Result<Node> {
+    pub(crate) fn parent(&self, directory: ForestNode) -> Result<ForestNode> {
         match self.part(directory.part) {
             Some(part) if directory.inode == ROOT => {
-                Ok(Node { part: 0, inode: self.top.rootfs().parent(part.place) })
+                Ok(ForestNode { part: 0, inode: self.top.rootfs().parent(part.place) })
             }
             _ => Ok(directory.beside(self.tree(directory)?.rootfs().parent(directory.inode))),
         }
@@ -253,13 +253,13 @@ impl Forest {
         }
     }
 
-    fn built(&self) -> MutexGuard<'_, LruCache<u32, Slot>> {
+    fn built(&self) -> MutexGuard<'_, LruCache<u32, Building>> {
         self.built.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn forget_unused(&self) {
         // A tree in the making is not counted yet.
-        let size = |slot: &Slot| match slot.try_lock() {
+        let size = |slot: &Building| match slot.try_lock() {
             Ok(tree) => tree.as_ref().map_or(0, |tree| tree.rootfs().memory_bytes()),
             Err(_) => 0,
         };
@@ -273,7 +273,7 @@ impl Forest {
 }
 
 /// The path of every part, in the order of their numbers.
-fn places(rootfs: &Tree) -> Vec<(String, Shows)> {
+fn places(rootfs: &LoadedTree) -> Vec<(String, Shows)> {
     let count = rootfs.layers().len();
     // All numbers are equally long, so that names sort as layers do.
     let width = count.saturating_sub(1).to_string().len().max(2);
@@ -298,22 +298,22 @@ mod tests {
         let mut numbers = std::collections::BTreeSet::new();
         for part in [0, 1, 2, 8192] {
             for inode in [0, 1, u32::MAX] {
-                let node = Node { part, inode: InodeId(inode) };
-                assert_eq!(Node::from_number(node.number()), Some(node));
+                let node = ForestNode { part, inode: InodeId(inode) };
+                assert_eq!(ForestNode::from_number(node.number()), Some(node));
                 assert!(numbers.insert(node.number()), "{node:?}");
             }
         }
-        assert_eq!(Node::ROOT.number(), 1);
-        assert_eq!(Node::from_number(0), None);
+        assert_eq!(ForestNode::ROOT.number(), 1);
+        assert_eq!(ForestNode::from_number(0), None);
     }
 
     #[test]
     fn a_tree_alone_has_one_part_and_is_the_root() {
         let tree = tree_of(&[Extra::Document("a/b", b"hello")]).unwrap();
         let forest = Forest::from(Arc::new(tree));
-        let a = Node::ROOT.beside(forest.rootfs().rootfs().resolve(b"a", Follow::Last).unwrap());
-        assert_eq!((forest.enter(a), forest.parent(a).unwrap()), (a, Node::ROOT));
+        let a = ForestNode::ROOT.beside(forest.rootfs().rootfs().resolve(b"a", Follow::Last).unwrap());
+        assert_eq!((forest.enter(a), forest.parent(a).unwrap()), (a, ForestNode::ROOT));
         assert!(matches!(forest.tree(a), Ok(TreeRef::Lasting(_))));
-        assert!(forest.tree(Node { part: 1, inode: ROOT }).is_err());
+        assert!(forest.tree(ForestNode { part: 1, inode: ROOT }).is_err());
     }
 }

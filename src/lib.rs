@@ -179,7 +179,7 @@ mod workers;
 pub use api::{Image, SelectedImage, Source};
 pub use image::Platform;
 pub use layer::index::Verify;
-pub use load::{Engine, EngineOptions, LayerRange, Progress, TreeOptions as LoadOptions};
+pub use load::{Engine, EngineOptions, LayerRange, LoadOptions, Progress};
 pub use rootfs::Semantics;
 pub use source::{ImageSummary, Location, Reference, Selection, Transport, split_path};
 
@@ -207,18 +207,16 @@ pub use analysis::history::{Action, Event, Step};
 pub use api::diff;
 
 // Verification.
-pub use verify::{
-    Check, Found as VerifyMismatch, Item as VerifyItem, Subject as VerifySubject, Verdict, VerifyOptions,
-};
+pub use verify::{Check, Verdict, VerifyItem, VerifyMismatch, VerifyOptions, VerifySubject};
 
 // Views.
 pub use export::ExportOptions;
-pub use extract::{Existing, ExtractOptions, Failure as ExtractFailure, NotKept, Report as ExtractReport};
+pub use extract::{Existing, ExtractFailure, ExtractOptions, ExtractReport, NotKept};
 #[cfg(feature = "fuse")]
 pub use fuse::{MountOptions, MountView, Mounted, check_mount_point, unmount};
 
 // The store of layer indexes.
-pub use layer::table::Facts as LayerFacts;
+pub use layer::table::LayerFacts;
 pub use store::{Allowance, Store, StoredLayer};
 
 // Errors.

@@ -6,10 +6,10 @@
 
 mod archive;
 mod index;
+mod loaded;
 mod members;
 #[cfg(feature = "fuse")]
 mod parts;
-mod tree;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,8 +17,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use self::index::{Keys, stored_as};
-pub(crate) use self::tree::Tree;
-pub use self::tree::{FileReader, LayerInfo};
+pub(crate) use self::loaded::LoadedTree;
+pub use self::loaded::{FileReader, LayerInfo};
 use crate::compress::Compression;
 use crate::content::cache::SpanCache;
 use crate::content::{LayerBytes, ReadAhead};
@@ -29,7 +29,7 @@ use crate::layer::check_layers;
 use crate::layer::index::{Expected, Verify};
 use crate::layer::reader::LayerReader;
 use crate::layer::stored::StoredIndex;
-use crate::layer::table::{Facts, LayerIndex};
+use crate::layer::table::{LayerFacts, LayerIndex};
 use crate::layer::tar::Limits;
 use crate::path::escape;
 use crate::read_at::ReadAt;
@@ -157,7 +157,7 @@ pub enum LayerRange {
 /// How the layers of an image become a tree.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
-pub struct TreeOptions {
+pub struct LoadOptions {
     /// The layers to load. All by default.
     pub layers: LayerRange,
     /// The reading of whiteouts. [`Semantics::Runtime`] by default.
@@ -169,7 +169,7 @@ pub struct TreeOptions {
     pub strict: bool,
 }
 
-impl TreeOptions {
+impl LoadOptions {
     /// Sets the layers to load.
     #[must_use]
     pub fn layers(mut self, layers: LayerRange) -> Self {
@@ -227,7 +227,7 @@ struct OpenLayer {
     /// How this image stores it.
     compression: Compression,
     /// What is wrong with how the image describes it.
-    lie: Option<Warning>,
+    mismatch: Option<Warning>,
 }
 
 impl Engine {
@@ -249,7 +249,7 @@ impl Engine {
     /// # Errors
     /// As [`crate::layer::index::index_layer`] for the first layer that fails, [`Error::Strict`], [`Error::Reference`] for a
     /// layer that is not there, [`Error::Limit`].
-    pub(crate) fn load(&self, image: OpenedImage, options: &TreeOptions) -> Result<Tree> {
+    pub(crate) fn load(&self, image: OpenedImage, options: &LoadOptions) -> Result<LoadedTree> {
         let (first, blobs) = select(image.layers, options.layers)?;
         let progress = self.inner.options.progress.as_deref();
         let total_bytes = blobs.iter().map(|blob| blob.bytes.len()).sum();
@@ -258,14 +258,14 @@ impl Engine {
         })?;
         let indexes = open.iter().map(|layer| layer.bytes.reader().index().clone()).collect();
         let rootfs = self.merge(indexes, &options.merge())?;
-        let mut tree = Tree {
+        let mut tree = LoadedTree {
             first,
             layers: blobs.into_iter().zip(&open).map(|(blob, open)| LayerInfo::new(blob, open)).collect(),
             warnings: Vec::new(),
             rootfs,
             bytes: open.iter().map(|layer| layer.bytes.clone()).collect(),
         };
-        tree.collect_warnings(open.into_iter().map(|layer| layer.lie));
+        tree.collect_warnings(open.into_iter().map(|layer| layer.mismatch));
         let refused: Vec<_> =
             tree.warnings.iter().filter(|(_, warning)| warning.kind.is_about_the_tree()).collect();
         match refused.first() {
@@ -334,7 +334,11 @@ impl Engine {
                 progress.advance(blob.bytes.len());
             }
             let compression = stored_as(&what, blob, bytes.reader().index().facts())?;
-            return Ok(OpenLayer { bytes, compression, lie: compression_mismatch(descriptor, compression) });
+            return Ok(OpenLayer {
+                bytes,
+                compression,
+                mismatch: compression_mismatch(descriptor, compression),
+            });
         }
         let keys = Keys::of_layer(blob);
         let expected = Expected {
@@ -351,7 +355,7 @@ impl Engine {
             }
             bytes
         });
-        Ok(OpenLayer { bytes, compression, lie: compression_mismatch(descriptor, compression) })
+        Ok(OpenLayer { bytes, compression, mismatch: compression_mismatch(descriptor, compression) })
     }
 
     /// The layer of this diff_id that another image has open, for an image whose promises are kept. What
@@ -375,7 +379,7 @@ impl Engine {
 
 /// Returns whether everything that an image promises of a layer was verified for another image. Only the
 /// diff_id leads to the other's layer: a digest or size of the blob that nobody compared may be wrong.
-fn is_known(verified: &Facts, blob: &LayerBlob) -> bool {
+fn is_known(verified: &LayerFacts, blob: &LayerBlob) -> bool {
     let LayerDescriptor { digest, size, .. } = blob.descriptor;
     let stored_bytes = blob.bytes.len();
     let known_blob = |digest| verified.blob_digest == Some(digest) && verified.blob_bytes == stored_bytes;

@@ -1,6 +1,6 @@
 //! Positional reading: everything that holds bytes is a stack of [`ReadAt`].
 //!
-//! A gzipped docker-archive is a file, a seekable gzip over it, a window (the member), and perhaps
+//! A gzipped docker-archive is a file, a seekable gzip over it, a byte range (the member), and perhaps
 //! another seekable gzip (the layer). Nothing in here knows what the bytes mean.
 
 use std::fmt;
@@ -104,28 +104,28 @@ impl ReadAt for FileBytes {
     }
 }
 
-/// Part of something larger: a member of an archive.
+/// A range of the bytes of another [`ReadAt`]: a member of an archive.
 #[derive(Debug, Clone)]
-pub(crate) struct Window {
+pub(crate) struct ByteRange {
     inner: Arc<dyn ReadAt>,
     offset: u64,
     len_bytes: u64,
 }
 
-impl Window {
+impl ByteRange {
     /// `len_bytes` bytes of `inner` from `offset`.
     ///
     /// # Errors
     /// [`io::ErrorKind::UnexpectedEof`] when they reach past the end of `inner`.
     pub(crate) fn new(inner: Arc<dyn ReadAt>, offset: u64, len_bytes: u64) -> io::Result<Self> {
         match offset.checked_add(len_bytes) {
-            Some(end) if end <= inner.len() => Ok(Window { inner, offset, len_bytes }),
+            Some(end) if end <= inner.len() => Ok(ByteRange { inner, offset, len_bytes }),
             _ => Err(past_end()),
         }
     }
 }
 
-impl ReadAt for Window {
+impl ReadAt for ByteRange {
     fn len(&self) -> u64 {
         self.len_bytes
     }
@@ -200,18 +200,18 @@ mod tests {
 
     #[test]
     fn a_window_shows_its_part_and_nothing_else() {
-        let window = Window::new(Arc::new(b"0123456789".to_vec()), 3, 4).unwrap();
+        let window = ByteRange::new(Arc::new(b"0123456789".to_vec()), 3, 4).unwrap();
         assert_eq!(read_to_vec(&window).unwrap(), b"3456");
         let past = window.read_exact_at(&mut [0; 2], 3).unwrap_err();
         assert_eq!(past.kind(), io::ErrorKind::UnexpectedEof);
-        assert!(Window::new(Arc::new(vec![0; 4]), 2, 3).is_err());
-        assert!(Window::new(Arc::new(vec![0; 4]), u64::MAX, 2).is_err());
+        assert!(ByteRange::new(Arc::new(vec![0; 4]), 2, 3).is_err());
+        assert!(ByteRange::new(Arc::new(vec![0; 4]), u64::MAX, 2).is_err());
     }
 
     #[test]
     fn a_stream_is_its_range_and_cut_at_the_end() {
         let bytes: Arc<dyn ReadAt> = Arc::new(b"0123456789".to_vec());
-        let window: Arc<dyn ReadAt> = Arc::new(Window::new(bytes.clone(), 3, 4).unwrap());
+        let window: Arc<dyn ReadAt> = Arc::new(ByteRange::new(bytes.clone(), 3, 4).unwrap());
         for (bytes, range, expected) in [
             (&bytes, 2..5, "234"),
             (&bytes, 8..20, "89"),

@@ -1,6 +1,6 @@
 //! Every promise of an image, compared with what is there.
 //!
-//! All bytes are read, decoded and hashed anew; how, is for [`mod@digests`]. One promise is one [`Item`], and
+//! All bytes are read, decoded and hashed anew; how, is for [`mod@digests`]. One promise is one [`VerifyItem`], and
 //! nothing ends at the first that is not kept. This module owns which promises there are and what a verdict is.
 //! A layer with the right digests must also hold a tar that can be read; what its entries make of the merged tree
 //! is not checked.
@@ -48,7 +48,7 @@ impl<'a> VerifyOptions<'a> {
 /// The part of an image that was verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Subject {
+pub enum VerifySubject {
     /// A document.
     Document(DocumentRole),
     /// A layer, by its position from 0.
@@ -57,14 +57,14 @@ pub enum Subject {
     Image,
 }
 
-impl Subject {
+impl VerifySubject {
     /// The name in JSON output: `image index`, `manifest`, `config`, `layer` or `image`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Subject::Document(role) => role.name(),
-            Subject::Layer(_) => "layer",
-            Subject::Image => "image",
+            VerifySubject::Document(role) => role.name(),
+            VerifySubject::Layer(_) => "layer",
+            VerifySubject::Image => "image",
         }
     }
 
@@ -72,18 +72,18 @@ impl Subject {
     #[must_use]
     pub fn layer(self) -> Option<usize> {
         match self {
-            Subject::Layer(number) => Some(number),
-            Subject::Document(_) | Subject::Image => None,
+            VerifySubject::Layer(number) => Some(number),
+            VerifySubject::Document(_) | VerifySubject::Image => None,
         }
     }
 }
 
-impl fmt::Display for Subject {
+impl fmt::Display for VerifySubject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Subject::Document(role) => f.pad(role.name()),
-            Subject::Layer(number) => f.pad(&format!("layer {number}")),
-            Subject::Image => f.pad("image"),
+            VerifySubject::Document(role) => f.pad(role.name()),
+            VerifySubject::Layer(number) => f.pad(&format!("layer {number}")),
+            VerifySubject::Image => f.pad("image"),
         }
     }
 }
@@ -125,7 +125,7 @@ pub enum Verdict {
     /// The bytes are as expected.
     Ok,
     /// The bytes differ.
-    Mismatch(Found),
+    Mismatch(VerifyMismatch),
     /// The blob is missing.
     Missing,
 }
@@ -145,7 +145,7 @@ impl Verdict {
 /// What was found in place of the expected bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Found {
+pub enum VerifyMismatch {
     /// Another size in bytes, or another digest.
     Other(String),
     /// Bytes that cannot be read or decoded, and the cause.
@@ -155,9 +155,9 @@ pub enum Found {
 /// One check and its result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Item {
+pub struct VerifyItem {
     /// The part of the image.
-    pub subject: Subject,
+    pub subject: VerifySubject,
     /// The property.
     pub check: Check,
     /// The expected digest or number of bytes. Empty for [`Check::Tar`] and [`Check::Documents`], which are
@@ -167,83 +167,84 @@ pub struct Item {
     pub verdict: Verdict,
 }
 
-impl Item {
-    fn compare(subject: Subject, check: Check, expected: impl ToString, found: impl ToString) -> Self {
+impl VerifyItem {
+    fn compare(subject: VerifySubject, check: Check, expected: impl ToString, found: impl ToString) -> Self {
         let (expected, found) = (expected.to_string(), found.to_string());
-        let verdict = if expected == found { Verdict::Ok } else { Verdict::Mismatch(Found::Other(found)) };
-        Item { subject, check, expected, verdict }
+        let verdict =
+            if expected == found { Verdict::Ok } else { Verdict::Mismatch(VerifyMismatch::Other(found)) };
+        VerifyItem { subject, check, expected, verdict }
     }
 
-    fn missing(subject: Subject, check: Check, digest: Digest) -> Self {
-        Item { subject, check, expected: digest.to_string(), verdict: Verdict::Missing }
+    fn missing(subject: VerifySubject, check: Check, digest: Digest) -> Self {
+        VerifyItem { subject, check, expected: digest.to_string(), verdict: Verdict::Missing }
     }
 
-    fn unreadable(subject: Subject, check: Check, digest: Digest, why: &Error) -> Self {
-        let verdict = Verdict::Mismatch(Found::Unreadable(why.to_string()));
-        Item { subject, check, expected: digest.to_string(), verdict }
+    fn unreadable(subject: VerifySubject, check: Check, digest: Digest, why: &Error) -> Self {
+        let verdict = Verdict::Mismatch(VerifyMismatch::Unreadable(why.to_string()));
+        VerifyItem { subject, check, expected: digest.to_string(), verdict }
     }
 }
 
-/// Checks all that `survey` found, layers side by side, and tells of each item in the order of the image.
+/// Checks all that `survey` found, layers side by side, and reports each item in the order of the image.
 /// True when all is well.
 ///
 /// # Errors
-/// What `tell` gives; and the first fault of the survey when it is all there is to tell.
+/// The error of `report`; the first fault of the survey when there is nothing else to report.
 pub(crate) fn verify<E: From<Error>>(
     survey: Survey,
     options: &VerifyOptions<'_>,
-    tell: &mut dyn FnMut(&Item) -> Result<(), E>,
+    report: &mut dyn FnMut(&VerifyItem) -> Result<(), E>,
 ) -> Result<bool, E> {
     let mut sound = true;
-    let mut told = |items: Vec<Item>| -> Result<(), E> {
+    let mut report_all = |items: Vec<VerifyItem>| -> Result<(), E> {
         for item in items {
             sound &= item.verdict == Verdict::Ok;
-            tell(&item)?;
+            report(&item)?;
         }
         Ok(())
     };
     let Survey { documents, layers, mut faults } = survey;
-    let items: Vec<Item> = documents.iter().flat_map(check_document).collect();
+    let items: Vec<VerifyItem> = documents.iter().flat_map(check_document).collect();
     let explained = items.iter().any(|item| item.verdict != Verdict::Ok);
     if !faults.is_empty() && !explained && layers.is_empty() {
         return Err(faults.swap_remove(0).into());
     }
-    told(items)?;
-    told(faults.iter().filter_map(|fault| check_fault(fault, explained)).collect())?;
-    check_layers(&layers, options, &mut told)?;
+    report_all(items)?;
+    report_all(faults.iter().filter_map(|fault| check_fault(fault, explained)).collect())?;
+    check_layers(&layers, options, &mut report_all)?;
     Ok(sound)
 }
 
-fn check_document(document: &SurveyedDocument) -> Vec<Item> {
+fn check_document(document: &SurveyedDocument) -> Vec<VerifyItem> {
     let SurveyedDocument { role, digest, size, found } = document;
-    let subject = Subject::Document(*role);
+    let subject = VerifySubject::Document(*role);
     let Some((found_size, found_digest)) = found else {
-        return vec![Item::missing(subject, Check::Digest, *digest)];
+        return vec![VerifyItem::missing(subject, Check::Digest, *digest)];
     };
-    let size = size.map(|size| Item::compare(subject, Check::Size, size, found_size));
-    size.into_iter().chain([Item::compare(subject, Check::Digest, digest, found_digest)]).collect()
+    let size = size.map(|size| VerifyItem::compare(subject, Check::Size, size, found_size));
+    size.into_iter().chain([VerifyItem::compare(subject, Check::Digest, digest, found_digest)]).collect()
 }
 
-/// A fault of the documents. What follows from one that is told already is not told again.
-fn check_fault(fault: &Error, explained: bool) -> Option<Item> {
+/// A fault of the documents. What follows from one that is reported already is not reported again.
+fn check_fault(fault: &Error, explained: bool) -> Option<VerifyItem> {
     let (expected, found) = match fault {
-        Error::Mismatch { expected, found, .. } => (expected.clone(), Found::Other(found.clone())),
+        Error::Mismatch { expected, found, .. } => (expected.clone(), VerifyMismatch::Other(found.clone())),
         Error::MissingBlob { digest, .. } if !explained => {
-            let subject = Subject::Document(DocumentRole::Manifest);
-            return Some(Item::missing(subject, Check::Digest, *digest));
+            let subject = VerifySubject::Document(DocumentRole::Manifest);
+            return Some(VerifyItem::missing(subject, Check::Digest, *digest));
         }
         _ if explained => return None,
-        fault => (String::new(), Found::Unreadable(fault.to_string())),
+        fault => (String::new(), VerifyMismatch::Unreadable(fault.to_string())),
     };
     let verdict = Verdict::Mismatch(found);
-    Some(Item { subject: Subject::Image, check: Check::Documents, expected, verdict })
+    Some(VerifyItem { subject: VerifySubject::Image, check: Check::Documents, expected, verdict })
 }
 
-/// Checks the largest layer first, and tells the verdicts in the order of the image.
+/// Checks the largest layer first, and reports the verdicts in the order of the image.
 fn check_layers<E: From<Error>>(
     layers: &[SurveyedLayer],
     options: &VerifyOptions<'_>,
-    told: &mut dyn FnMut(Vec<Item>) -> Result<(), E>,
+    report_all: &mut dyn FnMut(Vec<VerifyItem>) -> Result<(), E>,
 ) -> Result<(), E> {
     let progress = options.progress;
     let indexes = options.indexes.map(Indexes::new);
@@ -269,46 +270,49 @@ fn check_layers<E: From<Error>>(
             }
         }
     };
-    let tell = || {
-        let mut waiting: Vec<Option<Vec<Item>>> = layers.iter().map(|_| None).collect();
+    let report = || {
+        let mut waiting: Vec<Option<Vec<VerifyItem>>> = layers.iter().map(|_| None).collect();
         let mut at = 0;
         for (number, items) in results {
             if let Some(place) = waiting.get_mut(number) {
                 *place = Some(items);
             }
             while let Some(items) = waiting.get_mut(at).and_then(Option::take) {
-                told(items)?;
+                report_all(items)?;
                 at += 1;
             }
         }
         Ok(())
     };
-    reported(progress, "Verifying layers", total_bytes, || beside(cores().min(layers.len()), check, tell).0)
+    reported(progress, "Verifying layers", total_bytes, || beside(cores().min(layers.len()), check, report).0)
 }
 
-fn check_layer(number: usize, layer: &SurveyedLayer, indexes: Option<&Indexes<'_>>) -> Vec<Item> {
-    let subject = Subject::Layer(number);
+fn check_layer(number: usize, layer: &SurveyedLayer, indexes: Option<&Indexes<'_>>) -> Vec<VerifyItem> {
+    let subject = VerifySubject::Layer(number);
     let SurveyedLayer { digest, size, diff_id, bytes } = layer;
     let Some(bytes) = bytes else {
         let named = digest.map(|digest| (Check::Digest, digest)).or(diff_id.map(|id| (Check::DiffId, id)));
-        return named.map(|(check, digest)| Item::missing(subject, check, digest)).into_iter().collect();
+        return named
+            .map(|(check, digest)| VerifyItem::missing(subject, check, digest))
+            .into_iter()
+            .collect();
     };
     let mut items = Vec::new();
-    items.extend(size.map(|size| Item::compare(subject, Check::Size, size, bytes.len())));
+    items.extend(size.map(|size| VerifyItem::compare(subject, Check::Size, size, bytes.len())));
     let layer = error::Subject::Layer { number, diff_id: None };
     let Digests { blob, tar, fault } = digests(bytes, *digest, *diff_id, indexes);
     for (check, expected, found) in [(Check::Digest, digest, blob), (Check::DiffId, diff_id, tar)] {
         let (Some(expected), Some(found)) = (expected, found) else { continue };
         items.push(match found {
-            Ok(found) => Item::compare(subject, check, expected, found),
-            Err(why) => Item::unreadable(subject, check, *expected, &why.of(&layer)),
+            Ok(found) => VerifyItem::compare(subject, check, expected, found),
+            Err(why) => VerifyItem::unreadable(subject, check, *expected, &why.of(&layer)),
         });
     }
     // The faults of a damaged tar follow from the damage, which is reported already.
     if let Some(fault) = fault.filter(|_| items.iter().all(|item| item.verdict == Verdict::Ok)) {
         let why = fault.of(&layer).to_string();
-        let verdict = Verdict::Mismatch(Found::Unreadable(why));
-        items.push(Item { subject, check: Check::Tar, expected: String::new(), verdict });
+        let verdict = Verdict::Mismatch(VerifyMismatch::Unreadable(why));
+        items.push(VerifyItem { subject, check: Check::Tar, expected: String::new(), verdict });
     }
     items
 }

@@ -25,7 +25,7 @@ const FIRST_BLOCK_BYTES: usize = 64 << 10;
 
 /// What is known of two files' bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum ContentMatch {
     Same,
     Different,
     /// Only reading both can tell.
@@ -34,10 +34,10 @@ pub(super) enum Verdict {
 
 /// Compares the bytes of two regular files as far as that goes without reading any; `None` unless both are
 /// regular files.
-pub(super) fn compare(a: &Inode<'_>, b: &Inode<'_>) -> Option<Verdict> {
+pub(super) fn compare(a: &Inode<'_>, b: &Inode<'_>) -> Option<ContentMatch> {
     let ((a_at, a_data), (b_at, b_data)) = (a.file()?, b.file()?);
     if a_data.size != b_data.size {
-        return Some(Verdict::Different);
+        return Some(ContentMatch::Different);
     }
     let index = |inode: &Inode<'_>, at: EntryAt| inode.layers.get(usize::from(at.layer.0)).cloned();
     let (a_index, b_index) = (index(a, a_at)?, index(b, b_at)?);
@@ -49,7 +49,7 @@ pub(super) fn compare(a: &Inode<'_>, b: &Inode<'_>) -> Option<Verdict> {
             }
             _ => false,
         };
-    Some(if same { Verdict::Same } else { Verdict::Unread(a_at, b_at) })
+    Some(if same { ContentMatch::Same } else { ContentMatch::Unread(a_at, b_at) })
 }
 
 /// A diff_id in an index was computed from the bytes; an index without one proves nothing.

@@ -178,7 +178,7 @@ struct Undecided {
 }
 
 /// A path that is still to be compared, and what either tree has there.
-struct Place {
+struct PathPair {
     path: Vec<u8>,
     a: Option<InodeId>,
     b: Option<InodeId>,
@@ -186,7 +186,7 @@ struct Place {
 
 impl Comparison<'_> {
     fn walk(&mut self) -> Result<()> {
-        let mut ahead = vec![Place { path: Vec::new(), a: Some(ROOT), b: Some(ROOT) }];
+        let mut ahead = vec![PathPair { path: Vec::new(), a: Some(ROOT), b: Some(ROOT) }];
         while let Some(place) = ahead.pop() {
             self.push_children(&place, &mut ahead);
             self.compare(place)?;
@@ -194,7 +194,7 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    fn push_children(&self, place: &Place, ahead: &mut Vec<Place>) {
+    fn push_children(&self, place: &PathPair, ahead: &mut Vec<PathPair>) {
         let directory = |side: Side<'_>, id: Option<InodeId>| id.filter(|id| side.rootfs.is_directory(*id));
         let (a, b) = (directory(self.a, place.a), directory(self.b, place.b));
         let mut a = a.into_iter().flat_map(|a| self.a.rootfs.children(a)).peekable();
@@ -213,13 +213,13 @@ impl Comparison<'_> {
             let (a, b) = (a.map(|(_, id)| id), b.map(|(_, id)| id));
             let path = [&place.path, &b"/"[..], name].concat();
             if !self.options.ignore.iter().any(|glob| glob.matches(&path)) {
-                ahead.push(Place { path, a, b });
+                ahead.push(PathPair { path, a, b });
             }
         }
     }
 
-    fn compare(&mut self, place: Place) -> Result<()> {
-        let Place { mut path, a, b } = place;
+    fn compare(&mut self, place: PathPair) -> Result<()> {
+        let PathPair { mut path, a, b } = place;
         if path.is_empty() {
             path.push(b'/');
         }

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::image::{HistoryEntry, ImageConfig};
 use crate::layer::LayerId;
 use crate::layer::table::LayerIndex;
-use crate::rootfs::{Cause, Change, MergeOptions, Stood, replay};
+use crate::rootfs::{Before, Cause, Change, MergeOptions, replay};
 
 /// A step of an image's history and the layer that it made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +132,7 @@ pub(crate) fn of_path<'a>(
         let action = match (before, after) {
             (None, Some(_)) if events.is_empty() => Action::Added,
             (None, Some(_)) => Action::ReAdded,
-            (Some(Stood { inode, .. }), Some(after)) => {
+            (Some(Before { inode, .. }), Some(after)) => {
                 Action::Changed(differing(Inode::new(inode, layers), Inode::new(after, layers), files)?)
             }
             (_, None) => match cause {

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::content::{self, Verdict};
+use super::content::{self, ContentMatch};
 use crate::layer::LayerId;
 use crate::layer::entry::{DeviceNumber, Entry, EntryKind, FileData, Timestamp, Xattrs};
 use crate::layer::table::LayerIndex;
-use crate::rootfs::{EntryAt, Inode as Stat, InodeId, InodeKind, Rootfs};
+use crate::rootfs::{EntryAt, InodeId, InodeKind, Rootfs, Stat};
 
 /// An object of an image: a file, directory, link, device or named pipe, with its attributes.
 ///
@@ -249,7 +249,7 @@ impl<'a> Inode<'a> {
         let same_type = std::mem::discriminant(&self.stat.kind) == std::mem::discriminant(&other.stat.kind);
         let content = content::compare(self, other);
         let differs = [
-            (Field::Content, content == Some(Verdict::Different)),
+            (Field::Content, content == Some(ContentMatch::Different)),
             (Field::Mode, a.mode != b.mode),
             (Field::Owner, (a.uid, a.gid) != (b.uid, b.gid)),
             (Field::Rdev, same_type && self.device() != other.device()),
@@ -260,7 +260,7 @@ impl<'a> Inode<'a> {
         ];
         let fields = differs.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect();
         let undecided = match content {
-            Some(Verdict::Unread(a, b)) => Some((a, b)),
+            Some(ContentMatch::Unread(a, b)) => Some((a, b)),
             _ => None,
         };
         Compared { fields, undecided }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::content::{Readable, Verdict, compare, same_bytes};
+use super::content::{ContentMatch, Readable, compare, same_bytes};
 use super::diff::{DiffOptions, DifferenceKind, Side, diff};
 use super::history::{is_aligned, steps};
 use super::{Field, Inode, ReadFile};
@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::glob::Glob;
 use crate::image::ImageConfig;
 use crate::layer::entry::{Entry, EntryKind, Extent, FileData, Meta, Segment, Stored, Xattrs};
-use crate::layer::table::{Facts, IndexBuilder, LayerIndex};
+use crate::layer::table::{IndexBuilder, LayerFacts, LayerIndex};
 use crate::layer::{EntryId, LayerId};
 use crate::rootfs::{EntryAt, Follow, MergeOptions, Rootfs, merge};
 
@@ -52,7 +52,7 @@ impl Sketch {
         for (at, hash) in self.spans.iter().enumerate() {
             builder.push_span(at as u64 * 100, hash.map(|hash| [hash; 32]), None);
         }
-        Arc::new(builder.finish(Facts {
+        Arc::new(builder.finish(LayerFacts {
             diff_id: self.diff_id.map(digest),
             blob_digest: None,
             blob_bytes: 0,
@@ -90,20 +90,20 @@ fn inode<'a>(tree: &'a Rootfs, path: &str) -> Inode<'a> {
     Inode::of(tree, tree.resolve(path.as_bytes(), Follow::NotLast).unwrap()).unwrap()
 }
 
-fn verdict(a: &Sketch, b: &Sketch) -> Verdict {
+fn verdict(a: &Sketch, b: &Sketch) -> ContentMatch {
     let (a, b) = (a.merged(), b.merged());
     compare(&inode(&a, "/f"), &inode(&b, "/f")).unwrap()
 }
 
-fn unread() -> Verdict {
+fn unread() -> ContentMatch {
     let first = EntryAt { layer: LayerId(0), entry: EntryId(0) };
-    Verdict::Unread(first, first)
+    ContentMatch::Unread(first, first)
 }
 
 #[test]
 fn the_same_place_of_the_same_layer_is_not_read() {
     let one = || sketch(1, &[("f", contiguous(512, 10))]);
-    assert_eq!(verdict(&one(), &one()), Verdict::Same);
+    assert_eq!(verdict(&one(), &one()), ContentMatch::Same);
     assert_eq!(verdict(&one(), &sketch(2, &[("f", contiguous(512, 10))])), unread());
     assert_eq!(verdict(&one(), &sketch(1, &[("f", contiguous(1024, 10))])), unread());
 }
@@ -117,8 +117,8 @@ fn layers_that_were_never_hashed_are_never_the_same() {
 #[test]
 fn sizes_decide_only_when_they_differ() {
     let sized = |diff_id, size| sketch(diff_id, &[("f", contiguous(512, size))]);
-    assert_eq!(verdict(&sized(1, 10), &sized(2, 11)), Verdict::Different);
-    assert_eq!(verdict(&sized(1, 0), &sized(2, 0)), Verdict::Same);
+    assert_eq!(verdict(&sized(1, 10), &sized(2, 11)), ContentMatch::Different);
+    assert_eq!(verdict(&sized(1, 0), &sized(2, 0)), ContentMatch::Same);
     assert_eq!(verdict(&sized(1, 10), &sized(2, 10)), unread());
 }
 
@@ -130,8 +130,8 @@ fn the_same_place_of_spans_with_equal_hashes_is_not_read() {
     };
     let a = spans(1, 150, &[Some(1), Some(2), Some(3)]);
     // What is before the file may differ, and the file may lie whole spans further on.
-    assert_eq!(verdict(&a, &spans(2, 150, &[Some(9), Some(2), Some(3)])), Verdict::Same);
-    assert_eq!(verdict(&a, &spans(2, 50, &[Some(2), Some(3)])), Verdict::Same);
+    assert_eq!(verdict(&a, &spans(2, 150, &[Some(9), Some(2), Some(3)])), ContentMatch::Same);
+    assert_eq!(verdict(&a, &spans(2, 50, &[Some(2), Some(3)])), ContentMatch::Same);
     for other in [
         spans(2, 150, &[Some(1), Some(2), Some(9)]),
         spans(2, 160, &[Some(1), Some(2), Some(3)]),

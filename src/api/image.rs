@@ -11,11 +11,11 @@ use crate::analysis::history::{self, Event, Step};
 use crate::analysis::{Inode, diff as trees};
 use crate::error::{Error, PathFault, Result};
 use crate::export::{ExportOptions, export};
-use crate::extract::{ExtractOptions, Report, extract, extract_as};
+use crate::extract::{ExtractOptions, ExtractReport, extract, extract_as};
 use crate::glob::Glob;
 use crate::image::ImageInfo;
 use crate::layer::LayerId;
-use crate::load::{Engine, EngineOptions, FileReader, LayerInfo, Tree, TreeOptions};
+use crate::load::{Engine, EngineOptions, FileReader, LayerInfo, LoadOptions, LoadedTree};
 use crate::path::{escape, normalize_path};
 use crate::rootfs::{Follow, InodeId, MergeOptions, ROOT};
 use crate::source::Reference;
@@ -28,7 +28,7 @@ use crate::warning::Warning;
 /// from several threads at once.
 #[derive(Debug, Clone)]
 pub struct Image {
-    pub(super) tree: Arc<Tree>,
+    pub(super) tree: Arc<LoadedTree>,
     pub(super) info: Arc<ImageInfo>,
     pub(super) format: &'static str,
     pub(super) merge: MergeOptions,
@@ -44,7 +44,7 @@ impl Image {
     pub fn open(name: impl AsRef<OsStr>) -> Result<Self> {
         let reference = Reference::parse(name.as_ref(), None)?;
         let engine = Engine::new(EngineOptions::default());
-        engine.select(&reference, None)?.load(&TreeOptions::default())
+        engine.select(&reference, None)?.load(&LoadOptions::default())
     }
 
     /// The contents of its documents: names, digests, platform, config.
@@ -193,7 +193,7 @@ impl Image {
     /// # Errors
     /// [`Error::Path`] for everything but regular files.
     pub fn open_inode(&self, file: InodeId) -> Result<FileReader> {
-        Tree::open(&self.tree, file)
+        LoadedTree::open(&self.tree, file)
     }
 
     /// Fills `buf` from `offset` of a regular file and returns the number of bytes, which is smaller than
@@ -262,7 +262,7 @@ impl Image {
     /// [`Error::Io`] when `dir` cannot be used, is not empty under
     /// [`Existing::Refuse`](crate::Existing::Refuse), or is full, and when the work was stopped. Objects that
     /// cannot be created are in the [`ExtractReport`](crate::ExtractReport).
-    pub fn extract(&self, dir: impl AsRef<Path>, options: &ExtractOptions<'_>) -> Result<Report> {
+    pub fn extract(&self, dir: impl AsRef<Path>, options: &ExtractOptions<'_>) -> Result<ExtractReport> {
         self.extract_from(ROOT, dir, options)
     }
 
@@ -275,7 +275,7 @@ impl Image {
         directory: InodeId,
         dir: impl AsRef<Path>,
         options: &ExtractOptions<'_>,
-    ) -> Result<Report> {
+    ) -> Result<ExtractReport> {
         extract(&self.tree, directory, dir.as_ref(), options)
     }
 
@@ -290,7 +290,7 @@ impl Image {
         dir: impl AsRef<Path>,
         name: impl AsRef<[u8]>,
         options: &ExtractOptions<'_>,
-    ) -> Result<Report> {
+    ) -> Result<ExtractReport> {
         extract_as(&self.tree, object, dir.as_ref(), name.as_ref(), options)
     }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::Image;
 use crate::error::{Error, Result};
 use crate::image::{ImageInfo, Platform};
-use crate::load::{Engine, TreeOptions};
+use crate::load::{Engine, LoadOptions};
 use crate::source::{ImageSummary, OpenedImage, Reference, Selection};
-use crate::verify::{Item, VerifyOptions, verify};
+use crate::verify::{VerifyItem, VerifyOptions, verify};
 
 impl Engine {
     /// Opens the source that `reference` names. An archive that is compressed as a whole is read once for
@@ -34,7 +34,7 @@ impl Engine {
 #[derive(Debug)]
 pub struct Source {
     engine: Engine,
-    source: Box<dyn crate::source::Source>,
+    source: Box<dyn crate::source::ImageSource>,
 }
 
 impl Source {
@@ -75,7 +75,7 @@ impl Source {
         selection: &Selection,
         platform: Option<&Platform>,
         options: &VerifyOptions<'_>,
-        report: &mut dyn FnMut(&Item) -> Result<(), E>,
+        report: &mut dyn FnMut(&VerifyItem) -> Result<(), E>,
     ) -> Result<bool, E> {
         verify(self.source.survey(selection, platform)?, options, report)
     }
@@ -108,9 +108,9 @@ impl SelectedImage {
     ///
     /// # Errors
     /// [`Error::Mismatch`], [`Error::Decompress`], [`Error::Tar`] and [`Error::Io`] for the first layer that
-    /// fails; [`Error::Strict`] under [`TreeOptions::strict`]; [`Error::Reference`] for a layer that the image
+    /// fails; [`Error::Strict`] under [`LoadOptions::strict`]; [`Error::Reference`] for a layer that the image
     /// does not have; [`Error::Limit`].
-    pub fn load(&self, options: &TreeOptions) -> Result<Image> {
+    pub fn load(&self, options: &LoadOptions) -> Result<Image> {
         let tree = self.engine.load(self.opened.clone(), options)?;
         Ok(Image {
             tree: Arc::new(tree),

@@ -21,7 +21,7 @@ const FAILURE: u8 = 2;
 const READY: [u8; 1] = [1];
 
 /// On which side of the fork this process is.
-pub(crate) enum Side {
+pub(crate) enum Process {
     /// In the foreground, with all done: how to exit.
     Parent(ExitCode),
     /// In the background, with all yet to do.
@@ -37,7 +37,7 @@ pub(crate) struct Waiting {
 ///
 /// # Errors
 /// When this process has threads already, or the system refuses.
-pub(crate) fn fork() -> anyhow::Result<Side> {
+pub(crate) fn fork() -> anyhow::Result<Process> {
     if thread_count()? != 1 {
         bail!("cannot go to the background: threads are running already");
     }
@@ -47,7 +47,7 @@ pub(crate) fn fork() -> anyhow::Result<Side> {
     match unsafe { libc::fork() } {
         0 => {
             drop(reader);
-            Ok(Side::Child(Waiting { pipe: writer }))
+            Ok(Process::Child(Waiting { pipe: writer }))
         }
         pid => {
             // The child's end must be the only one, or its death would go unnoticed.
@@ -55,7 +55,7 @@ pub(crate) fn fork() -> anyhow::Result<Side> {
             let Some(child) = Pid::from_raw(pid).filter(|_| pid > 0) else {
                 return Err(io::Error::last_os_error()).context("cannot go to the background");
             };
-            wait_for(child, reader).map(Side::Parent)
+            wait_for(child, reader).map(Process::Parent)
         }
     }
 }

@@ -83,16 +83,16 @@ pub(super) fn conclude(report: &ExtractReport, all_asked: bool) -> ExitCode {
     for failure in &report.failures {
         super::complain(&failure.to_string());
     }
-    let untold = report.failed - report.failures.len() as u64;
-    if untold > 0 {
-        super::complain(&format!("{untold} more files could not be created"));
+    let unreported = report.failed - report.failures.len() as u64;
+    if unreported > 0 {
+        super::complain(&format!("{unreported} more files could not be created"));
     }
-    tell_not_kept(&report.not_kept);
+    report_not_kept(&report.not_kept);
     let failed = report.failed > 0 || (all_asked && !report.not_kept.is_empty());
     if failed { ExitCode::from(super::FAILURE) } else { ExitCode::SUCCESS }
 }
 
-fn tell_not_kept(not_kept: &NotKept) {
+fn report_not_kept(not_kept: &NotKept) {
     if !not_kept.is_empty() {
         log::warn!("not kept: {not_kept}");
     }

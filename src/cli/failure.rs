@@ -9,7 +9,7 @@ use imgmount::{Error, Subject};
 
 #[cfg(feature = "fuse")]
 use super::mount;
-use super::{FAILURE, complain, note};
+use super::{FAILURE, complain, print_line};
 
 /// Prints the error with its hint, if any, and returns the exit code.
 pub(super) fn fail(error: &anyhow::Error) -> ExitCode {
@@ -17,7 +17,7 @@ pub(super) fn fail(error: &anyhow::Error) -> ExitCode {
     if code != 0 {
         complain(&message(error));
         if let Some(hint) = hint(error) {
-            note(&format!("hint: {hint}"));
+            print_line(&format!("hint: {hint}"));
         }
     }
     ExitCode::from(code)

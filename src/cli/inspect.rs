@@ -28,7 +28,7 @@ pub(crate) struct InspectArgs {
 }
 
 #[derive(Debug, Serialize)]
-struct Report<'a> {
+struct ImageReport<'a> {
     format: &'static str,
     names: &'a [String],
     manifest_digest: Option<String>,
@@ -86,7 +86,7 @@ fn run(args: &InspectArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn report(image: &Image) -> Report<'_> {
+fn report(image: &Image) -> ImageReport<'_> {
     let info = image.info();
     let layers = (0..).zip(image.layers()).map(|(at, layer)| LayerReport {
         layer: at,
@@ -104,7 +104,7 @@ fn report(image: &Image) -> Report<'_> {
         let (kind, message) = (warning.kind.name(), warning.kind.to_string());
         WarningReport { layer: layer.0, path, path_b64, kind, message }
     });
-    Report {
+    ImageReport {
         format: image.format(),
         names: &info.names,
         manifest_digest: info.manifest_digest.map(|digest| digest.to_string()),
@@ -117,7 +117,7 @@ fn report(image: &Image) -> Report<'_> {
     }
 }
 
-fn print(report: &Report<'_>, out: &mut impl Write) -> io::Result<()> {
+fn print(report: &ImageReport<'_>, out: &mut impl Write) -> io::Result<()> {
     let mut field = |name: &str, value: &str| writeln!(out, "{name:<10}{}", escape(value.as_bytes()));
     field("Format:", report.format)?;
     for name in report.names {

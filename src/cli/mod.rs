@@ -122,16 +122,16 @@ fn usage(error: &clap::Error) -> ExitCode {
     match text.strip_prefix("error: ") {
         Some(text) => complain(text.trim_end()),
         // Nothing was asked for: the help itself.
-        None => note(text.trim_end()),
+        None => print_line(text.trim_end()),
     }
     ExitCode::from(FAILURE)
 }
 
 fn complain(text: &str) {
-    note(&format!("{}{text}", logging::prefix()));
+    print_line(&format!("{}{text}", logging::prefix()));
 }
 
 /// Standard error may be closed; then there is nobody to tell.
-fn note(text: &str) {
+fn print_line(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -31,7 +31,7 @@ use signal_hook::iterator::Signals;
 use self::list::{fold_long, split_list};
 use super::args::{ImageArgs, image_value};
 use super::commands::{Command, Example};
-use super::daemon::{self, Side, Waiting};
+use super::daemon::{self, Process, Waiting};
 use super::logging;
 use super::options::parse_duration;
 
@@ -206,8 +206,8 @@ fn run(mut args: MountArgs) -> anyhow::Result<ExitCode> {
     let parent = match args.foreground {
         true => None,
         false => match daemon::fork()? {
-            Side::Parent(code) => return Ok(code),
-            Side::Child(parent) => Some(parent),
+            Process::Parent(code) => return Ok(code),
+            Process::Child(parent) => Some(parent),
         },
     };
     let image: Image = args.image.load(&args.reference, LayerRange::All)?;

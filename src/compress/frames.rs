@@ -41,7 +41,7 @@ pub(super) trait Codec: Sized + Send + fmt::Debug {
 
 /// Where the input is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Phase {
     /// Before the first frame.
     Beginning,
     /// After a frame: another one, something else or the end follows.
@@ -57,29 +57,29 @@ pub(super) fn decoder<C: Codec + 'static>(
 ) -> Result<Box<dyn FormatDecoder>> {
     input.check_start(state)?;
     let codec = C::new().map_err(|reason| input.damaged(reason))?;
-    Ok(Box::new(Frames { codec, place: Place::Beginning, stage: Stage::new() }))
+    Ok(Box::new(Frames { codec, phase: Phase::Beginning, stage: Stage::new() }))
 }
 
 /// The state of a decoder for frames.
 #[derive(Debug)]
 struct Frames<C> {
     codec: C,
-    place: Place,
+    phase: Phase,
     stage: Stage,
 }
 
 impl<C: Codec> FormatDecoder for Frames<C> {
     fn step(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
-        if self.place == Place::Inside {
+        if self.phase == Phase::Inside {
             return self.step_frame(input, out, quota);
         }
-        if input.next_frame(C::MAGIC, self.place == Place::Beginning)? == Next::End {
+        if input.next_frame(C::MAGIC, self.phase == Phase::Beginning)? == Next::End {
             return Ok(Step::End);
         }
-        if self.place == Place::Between {
+        if self.phase == Phase::Between {
             self.codec.next_frame().map_err(|reason| input.damaged(reason))?;
         }
-        self.place = Place::Inside;
+        self.phase = Phase::Inside;
         Ok(Step::Boundary)
     }
 }
@@ -88,7 +88,7 @@ impl<C: Codec> Frames<C> {
     fn step_frame(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
         let codec = &mut self.codec;
         if self.stage.run(input, out, quota.limit, |input, output| codec.run(input, output))?.done {
-            self.place = Place::Between;
+            self.phase = Phase::Between;
         }
         Ok(Step::Ran)
     }

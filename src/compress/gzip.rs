@@ -37,7 +37,7 @@ const RESERVED: u8 = 0xe0;
 
 /// Where in a member the input is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Phase {
     /// Before the first member.
     Beginning,
     /// After a member: another one, something else or the end follows.
@@ -53,7 +53,7 @@ enum Place {
 /// The state of a gzip decoder.
 #[derive(Debug)]
 struct Gzip {
-    place: Place,
+    phase: Phase,
     inflate: Inflate,
     /// The running checksum and length; none after a checkpoint inside the member.
     sum: Option<Sum>,
@@ -75,34 +75,34 @@ impl Sum {
 
 impl FormatDecoder for Gzip {
     fn step(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
-        match self.place {
-            Place::Beginning | Place::Between => {
-                match input.next_frame(MAGIC, self.place == Place::Beginning)? {
+        match self.phase {
+            Phase::Beginning | Phase::Between => {
+                match input.next_frame(MAGIC, self.phase == Phase::Beginning)? {
                     Next::End => Ok(Step::End),
                     Next::Frame => {
-                        self.place = Place::Header;
+                        self.phase = Phase::Header;
                         Ok(Step::Boundary)
                     }
                 }
             }
-            Place::Header => {
+            Phase::Header => {
                 read_header(input)?;
                 self.inflate.reset().map_err(|reason| input.damaged(reason))?;
                 self.sum = Some(Sum::default());
-                self.place = Place::Body;
+                self.phase = Phase::Body;
                 Ok(Step::Ran)
             }
-            Place::Body => self.step_body(input, out, quota),
-            Place::Trailer => {
+            Phase::Body => self.step_body(input, out, quota),
+            Phase::Trailer => {
                 self.check_trailer(input)?;
-                self.place = Place::Between;
+                self.phase = Phase::Between;
                 Ok(Step::Ran)
             }
         }
     }
 
     fn checkpoint(&self, input: &Input) -> (u64, Resume) {
-        if self.place != Place::Body {
+        if self.phase != Phase::Body {
             return (input.offset(), Resume::Start);
         }
         let window = self.inflate.window();
@@ -119,7 +119,7 @@ impl FormatDecoder for Gzip {
 impl Gzip {
     fn new(input: &Input) -> Result<Self> {
         let inflate = Inflate::new().map_err(|reason| input.damaged(reason))?;
-        Ok(Gzip { place: Place::Beginning, inflate, sum: None })
+        Ok(Gzip { phase: Phase::Beginning, inflate, sum: None })
     }
 
     /// Goes on inside a deflate stream, `skip_bits` bits into its first byte, after `window`.
@@ -131,7 +131,7 @@ impl Gzip {
             _ => return Err(input.damaged("a checkpoint skips more than 7 bits")),
         };
         gzip.inflate.prime(bits, value, window).map_err(|reason| input.damaged(reason))?;
-        gzip.place = Place::Body;
+        gzip.phase = Phase::Body;
         Ok(gzip)
     }
 
@@ -147,7 +147,7 @@ impl Gzip {
             sum.update(fresh);
         }
         if ran.done {
-            self.place = Place::Trailer;
+            self.phase = Phase::Trailer;
         }
         match ran {
             _ if ran.stuck => Err(input.stuck(at_end)),

@@ -38,7 +38,7 @@ const FOOTER_MAGIC: [u8; 2] = *b"YZ";
 
 /// Where in a stream the input is.
 #[derive(Debug)]
-enum Place {
+enum Phase {
     /// Before the first stream.
     Beginning,
     /// After a stream: padding, another one, something else or the end follows.
@@ -73,7 +73,7 @@ impl Totals {
 /// The state of an xz decoder.
 #[derive(Debug)]
 struct Xz {
-    place: Place,
+    phase: Phase,
     stage: Stage,
     /// The integrity check of the current stream.
     check: CheckKind,
@@ -83,32 +83,32 @@ struct Xz {
 
 impl FormatDecoder for Xz {
     fn step(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
-        match &mut self.place {
-            Place::Beginning => {
+        match &mut self.phase {
+            Phase::Beginning => {
                 input.next_frame(MAGIC, true)?;
-                self.place = Place::StreamHeader;
+                self.phase = Phase::StreamHeader;
                 Ok(Step::Boundary)
             }
-            Place::Between => self.step_between(input),
-            Place::StreamHeader => {
+            Phase::Between => self.step_between(input),
+            Phase::StreamHeader => {
                 self.check = read_stream_header(input)?;
                 self.totals = Some(Totals::default());
-                self.place = Place::AfterBlock;
+                self.phase = Phase::AfterBlock;
                 Ok(Step::Ran)
             }
-            Place::AfterBlock => self.step_after_block(input),
-            Place::BlockHeader => {
-                self.place = Place::Block(Box::new(Block::read(input, self.check)?));
+            Phase::AfterBlock => self.step_after_block(input),
+            Phase::BlockHeader => {
+                self.phase = Phase::Block(Box::new(Block::read(input, self.check)?));
                 Ok(Step::Ran)
             }
-            Place::Block(block) => {
+            Phase::Block(block) => {
                 let run = |input: &[u8], output: &mut [u8]| block.run(input, output);
                 if self.stage.run(input, out, quota.limit, run)?.done {
                     let sizes = block.finish(input)?;
                     if let Some(totals) = &mut self.totals {
                         totals.add(sizes);
                     }
-                    self.place = Place::AfterBlock;
+                    self.phase = Phase::AfterBlock;
                 }
                 Ok(Step::Ran)
             }
@@ -116,8 +116,8 @@ impl FormatDecoder for Xz {
     }
 
     fn checkpoint(&self, input: &Input) -> (u64, Resume) {
-        let state = match self.place {
-            Place::BlockHeader | Place::AfterBlock => {
+        let state = match self.phase {
+            Phase::BlockHeader | Phase::AfterBlock => {
                 Resume::Inside { note: self.check.id(), window: Vec::new() }
             }
             _ => Resume::Start,
@@ -128,13 +128,13 @@ impl FormatDecoder for Xz {
 
 impl Xz {
     fn new() -> Self {
-        Xz { place: Place::Beginning, stage: Stage::new(), check: CheckKind::None, totals: None }
+        Xz { phase: Phase::Beginning, stage: Stage::new(), check: CheckKind::None, totals: None }
     }
 
     /// Goes on at a block, in a stream with this integrity check.
     fn resume(input: &Input, check: u8) -> Result<Self> {
         let check = CheckKind::from_id(check).map_err(|reason| input.damaged(reason))?;
-        Ok(Xz { place: Place::AfterBlock, check, ..Xz::new() })
+        Ok(Xz { phase: Phase::AfterBlock, check, ..Xz::new() })
     }
 
     /// Streams may be followed by zeros, four at a time (2.2).
@@ -150,7 +150,7 @@ impl Xz {
         if !padding {
             return Err(input.damaged("the padding before this stream is not a multiple of four bytes"));
         }
-        self.place = Place::StreamHeader;
+        self.phase = Phase::StreamHeader;
         Ok(Step::Boundary)
     }
 
@@ -164,11 +164,11 @@ impl Xz {
                     return Err(input.damaged("the index does not match the blocks"));
                 }
                 read_footer(input, self.check, index_bytes)?;
-                self.place = Place::Between;
+                self.phase = Phase::Between;
                 Ok(Step::Ran)
             }
             Some(_) => {
-                self.place = Place::BlockHeader;
+                self.phase = Phase::BlockHeader;
                 Ok(Step::Boundary)
             }
         }

@@ -3,7 +3,7 @@
 //! As many threads as there are processors serve all layers; the first hint starts the first one. Hints wait
 //! in a short queue, and one that finds it full is dropped: reading ahead must never hold up a reader. This
 //! module owns how many threads there are and how far anybody may be ahead; which spans come next is for
-//! [`super::course`], where that is known, and for [`super::streams`], where it is guessed.
+//! [`super::schedule`], where that is known, and for [`super::streams`], where it is guessed.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};

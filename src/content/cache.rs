@@ -22,7 +22,7 @@ const AHEAD_SHARE: usize = 2;
 const PASSED_SHARE: usize = 16;
 
 /// A span's bytes, shared between the cache and its readers.
-pub(crate) type Bytes = Arc<SpanBytes>;
+pub(crate) type CachedSpan = Arc<SpanBytes>;
 
 /// Which span: the number that a layer got from [`SpanCache::register`], and its position in the layer.
 pub(crate) type SpanKey = (u32, u32);
@@ -39,7 +39,7 @@ pub(crate) struct SpanCache {
 struct State {
     ready: LruCache<SpanKey, Ready>,
     /// Spans that were passed. They stay here, also when they are read again.
-    passed: LruCache<SpanKey, Bytes>,
+    passed: LruCache<SpanKey, CachedSpan>,
     /// Of both.
     ready_bytes: usize,
     passed_bytes: usize,
@@ -51,7 +51,7 @@ struct State {
 
 #[derive(Debug)]
 struct Ready {
-    bytes: Bytes,
+    bytes: CachedSpan,
     /// Nobody asked for it yet.
     ahead: bool,
 }
@@ -59,7 +59,7 @@ struct Ready {
 /// A span that somebody is decoding. `None` inside once it landed and failed.
 #[derive(Debug, Default)]
 struct Flight {
-    landed: Mutex<Option<Option<Bytes>>>,
+    landed: Mutex<Option<Option<CachedSpan>>>,
     landing: Condvar,
     /// Nobody asked for it yet.
     ahead: AtomicBool,
@@ -104,7 +104,7 @@ impl SpanCache {
         &self,
         key: SpanKey,
         decode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-    ) -> Result<Bytes, E> {
+    ) -> Result<CachedSpan, E> {
         loop {
             let waiting = {
                 let mut state = self.lock();
@@ -134,7 +134,7 @@ impl SpanCache {
 
     /// The span, if it is in the cache. Does not wait for one that is on its way.
     #[must_use]
-    pub(crate) fn ready(&self, key: SpanKey) -> Option<Bytes> {
+    pub(crate) fn ready(&self, key: SpanKey) -> Option<CachedSpan> {
         self.lock().get(key)
     }
 
@@ -176,7 +176,7 @@ impl SpanCache {
         &self,
         mut landing: Landing<'_>,
         decode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-    ) -> Result<Bytes, E> {
+    ) -> Result<CachedSpan, E> {
         // `landing` lands even when `decode` panics, or the readers that wait would wait for ever.
         let mut buffer = self.buffers.take();
         let decoded = decode(&mut buffer);
@@ -192,7 +192,7 @@ impl SpanCache {
 }
 
 impl State {
-    fn get(&mut self, key: SpanKey) -> Option<Bytes> {
+    fn get(&mut self, key: SpanKey) -> Option<CachedSpan> {
         let Some(ready) = self.ready.get_mut(&key) else { return self.passed.get(&key).cloned() };
         if std::mem::take(&mut ready.ahead) {
             self.ahead_bytes -= ready.bytes.memory_bytes();
@@ -205,7 +205,13 @@ impl State {
     }
 
     /// Gives back what had to make room.
-    fn insert(&mut self, key: SpanKey, bytes: Bytes, ahead: bool, budget_bytes: usize) -> Vec<Bytes> {
+    fn insert(
+        &mut self,
+        key: SpanKey,
+        bytes: CachedSpan,
+        ahead: bool,
+        budget_bytes: usize,
+    ) -> Vec<CachedSpan> {
         let mut evicted = Vec::new();
         evicted.extend(self.remove(key));
         self.ready_bytes += bytes.memory_bytes();
@@ -222,7 +228,7 @@ impl State {
     }
 
     /// Gives back what had to make room.
-    fn pass(&mut self, key: SpanKey, max_bytes: usize) -> Vec<Bytes> {
+    fn pass(&mut self, key: SpanKey, max_bytes: usize) -> Vec<CachedSpan> {
         let mut evicted = Vec::new();
         if self.ready.contains(&key)
             && let Some(bytes) = self.remove(key)
@@ -239,7 +245,7 @@ impl State {
         evicted
     }
 
-    fn remove(&mut self, key: SpanKey) -> Option<Bytes> {
+    fn remove(&mut self, key: SpanKey) -> Option<CachedSpan> {
         if let Some(Ready { bytes, ahead }) = self.ready.pop(&key) {
             self.ready_bytes -= bytes.memory_bytes();
             if ahead {
@@ -255,7 +261,7 @@ impl State {
 }
 
 impl Flight {
-    fn wait(&self) -> Option<Bytes> {
+    fn wait(&self) -> Option<CachedSpan> {
         let mut landed = self.landed.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(bytes) = &*landed {
@@ -272,7 +278,7 @@ struct Landing<'a> {
     flight: Arc<Flight>,
     /// What it counts for in [`State::ahead_bytes`].
     reserved: usize,
-    bytes: Option<Bytes>,
+    bytes: Option<CachedSpan>,
 }
 
 impl Drop for Landing<'_> {

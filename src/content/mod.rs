@@ -4,13 +4,13 @@
 //! asks has already found the file.
 //!
 //! ```text
-//! an order that is known (course), or guessed (streams)  ->  threads (ahead)  ->  the cache  <-  readers
+//! an order that is known (schedule), or guessed (streams)  ->  threads (ahead)  ->  the cache  <-  readers
 //! ```
 
 mod ahead;
 mod buffers;
 pub(crate) mod cache;
-mod course;
+mod schedule;
 mod streams;
 
 use std::io;
@@ -18,9 +18,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) use self::ahead::ReadAhead;
-use self::cache::{Bytes, SpanCache};
-pub(crate) use self::course::{Course, Stretch};
-use self::streams::{Streams, Told};
+use self::cache::{CachedSpan, SpanCache};
+pub(crate) use self::schedule::{Schedule, ScheduledExtent};
+use self::streams::{Prediction, Streams};
 use crate::error::{Error, Result, StreamFault};
 use crate::layer::entry::{Extent, FileData, Stored};
 use crate::layer::reader::LayerReader;
@@ -110,7 +110,7 @@ impl LayerBytes {
     /// Fills `buf` from `offset` of the uncompressed tar, from spans that `span` gets.
     fn read_exact_by<E: From<Error>>(
         self: &Arc<Self>,
-        span: impl Fn(u32) -> Result<Bytes, E>,
+        span: impl Fn(u32) -> Result<CachedSpan, E>,
         mut buf: &mut [u8],
         mut offset: u64,
     ) -> Result<(), E> {
@@ -135,7 +135,7 @@ impl LayerBytes {
 
     fn read_file_by<E: From<Error>>(
         self: &Arc<Self>,
-        span: impl Fn(u32) -> Result<Bytes, E>,
+        span: impl Fn(u32) -> Result<CachedSpan, E>,
         file: &FileData<'_>,
         buf: &mut [u8],
         offset: u64,
@@ -163,37 +163,39 @@ impl LayerBytes {
     }
 
     /// Gives `sink` all stored bytes of a file of this layer in order, piece by piece, each with its offset
-    /// in the file. Holes are left out, and nothing is copied. The file lies at `place` of `course`.
+    /// in the file. Holes are left out, and nothing is copied. The file lies at `place` of `schedule`.
     ///
     /// # Errors
     /// As [`LayerBytes::read_exact`], and what `sink` says, which ends the reading.
     pub(crate) fn read_stored(
         &self,
         file: FileData<'_>,
-        (course, place): (&Course<'_>, u64),
+        (schedule, place): (&Schedule<'_>, u64),
         sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
     ) -> Result<()> {
         stored_extents(file).try_for_each(|(file_offset, extent)| {
-            self.read_extent(extent, (course, place), &mut |offset, bytes| sink(file_offset + offset, bytes))
+            self.read_extent(extent, (schedule, place), &mut |offset, bytes| {
+                sink(file_offset + offset, bytes)
+            })
         })
     }
 
     /// Gives `sink` the bytes of an extent in order, piece by piece, each with its offset in the extent. It
-    /// lies at `place` of `course`.
+    /// lies at `place` of `schedule`.
     ///
     /// # Errors
     /// As [`LayerBytes::read_stored`].
     pub(crate) fn read_extent(
         &self,
         extent: Extent,
-        (course, place): (&Course<'_>, u64),
+        (schedule, place): (&Schedule<'_>, u64),
         sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
     ) -> Result<()> {
         let mut done = 0;
         while done < extent.len_bytes {
             let offset = extent.offset + done;
             let (at, span) = self.span_at(offset)?;
-            course.reached(place, at);
+            schedule.reached(place, at);
             let bytes = self.span(at)?;
             let from = offset - span.extent.offset;
             let to = (from + extent.len_bytes - done).min(span.extent.len_bytes);
@@ -213,12 +215,12 @@ impl LayerBytes {
         found.ok_or_else(|| self.past_end(offset))
     }
 
-    fn span(&self, at: u32) -> Result<Bytes> {
+    fn span(&self, at: u32) -> Result<CachedSpan> {
         self.cache.get_or_decode((self.number, at), |buffer| self.reader.read_span(at, buffer))
     }
 
     /// The span, unless getting it may take long.
-    fn span_if_ready(&self, at: u32) -> Result<Bytes, Unready> {
+    fn span_if_ready(&self, at: u32) -> Result<CachedSpan, Unready> {
         match self.cache.ready((self.number, at)) {
             Some(bytes) => Ok(bytes),
             None if self.reader.span_may_wait(at) => Err(Unready::Wait),
@@ -233,7 +235,7 @@ impl LayerBytes {
             return;
         }
         let depth = u32::try_from(read_ahead.depth()).unwrap_or(u32::MAX);
-        let Told { ahead, passed } =
+        let Prediction { ahead, passed } =
             self.streams.lock().unwrap_or_else(PoisonError::into_inner).reached(at, depth);
         passed.for_each(|span| self.pass(span));
         let end = ahead.end.min(self.reader.index().span_count());

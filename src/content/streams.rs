@@ -20,7 +20,7 @@ pub(super) struct Streams(VecDeque<Stream>);
 
 /// What can be guessed of a reader.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct Prediction {
     /// Spans that it may read next.
     pub(super) ahead: Range<u32>,
     /// Spans that it is done with.
@@ -38,8 +38,8 @@ struct Stream {
 }
 
 impl Streams {
-    /// Somebody reads span `at`: which spans may follow, at most `depth` of them, that were not told before.
-    pub(super) fn reached(&mut self, at: u32, depth: u32) -> Told {
+    /// Somebody reads span `at`: which spans may follow, at most `depth` of them, that were not predicted before.
+    pub(super) fn reached(&mut self, at: u32, depth: u32) -> Prediction {
         let found = self.0.iter().position(|stream| {
             let step = if stream.trust > 0 { 1 + STEP_OVER } else { 1 };
             (stream.at.saturating_sub(LAG)..=stream.at.saturating_add(step)).contains(&at)
@@ -47,19 +47,19 @@ impl Streams {
         let Some(mut stream) = found.and_then(|found| self.0.remove(found)) else {
             self.0.truncate(MAX_STREAMS - 1);
             self.0.push_front(Stream { at, next: at, trust: 0 });
-            return Told::default();
+            return Prediction::default();
         };
-        let mut told = Told::default();
+        let mut predicted = Prediction::default();
         if at > stream.at {
-            told.passed = stream.at.saturating_sub(LAG)..at.saturating_sub(LAG);
+            predicted.passed = stream.at.saturating_sub(LAG)..at.saturating_sub(LAG);
             stream.at = at;
             stream.trust = stream.trust.saturating_mul(2).clamp(1, depth.max(1));
             let end = at.saturating_add(1).saturating_add(stream.trust.min(depth));
-            told.ahead = stream.next.max(at.saturating_add(1))..end;
+            predicted.ahead = stream.next.max(at.saturating_add(1))..end;
             stream.next = stream.next.max(end);
         }
         self.0.push_front(stream);
-        told
+        predicted
     }
 }
 
@@ -67,40 +67,40 @@ impl Streams {
 mod tests {
     use super::*;
 
-    fn told(streams: &mut Streams, reads: &[u32]) -> Vec<Vec<u32>> {
+    fn predicted(streams: &mut Streams, reads: &[u32]) -> Vec<Vec<u32>> {
         reads.iter().map(|at| streams.reached(*at, 8).ahead.collect()).collect()
     }
 
     #[test]
-    fn who_goes_forward_is_trusted_more_and_more_up_to_the_depth() {
-        let found = told(&mut Streams::default(), &[10, 11, 12, 13, 14, 15]);
+    fn a_reader_that_goes_forward_is_trusted_more_and_more_up_to_the_depth() {
+        let found = predicted(&mut Streams::default(), &[10, 11, 12, 13, 14, 15]);
         let expected: [&[u32]; 6] = [&[], &[12], &[13, 14], &[15, 16, 17], &[18, 19, 20, 21, 22], &[23]];
         assert_eq!(found, expected);
     }
 
     #[test]
-    fn who_reads_here_and_there_is_told_nothing() {
+    fn random_reads_predict_nothing() {
         let reads: Vec<u32> = (0..100).map(|at| at * 37 % 1000).collect();
-        assert!(told(&mut Streams::default(), &reads).concat().is_empty());
-        assert!(told(&mut Streams::default(), &[90, 80, 70, 60]).concat().is_empty());
+        assert!(predicted(&mut Streams::default(), &reads).concat().is_empty());
+        assert!(predicted(&mut Streams::default(), &[90, 80, 70, 60]).concat().is_empty());
     }
 
     #[test]
     fn readers_are_told_apart_and_requests_may_come_out_of_order() {
         let mut streams = Streams::default();
-        let found = told(&mut streams, &[10, 500, 11, 501, 10, 500, 12, 502]);
+        let found = predicted(&mut streams, &[10, 500, 11, 501, 10, 500, 12, 502]);
         let expected: [&[u32]; 8] = [&[], &[], &[12], &[502], &[], &[], &[13, 14], &[503, 504]];
         assert_eq!(found, expected);
-        assert_eq!(told(&mut streams, &[14, 13]), [vec![15, 16, 17, 18], vec![]], "12 to 14, and late");
+        assert_eq!(predicted(&mut streams, &[14, 13]), [vec![15, 16, 17, 18], vec![]], "12 to 14, and late");
     }
 
     #[test]
-    fn what_lies_behind_is_told_once_and_late() {
+    fn passed_spans_are_reported_once_and_late() {
         let mut streams = Streams::default();
         let passed: Vec<u32> =
             [0, 1, 2, 3, 5, 6, 5, 6].iter().flat_map(|at| streams.reached(*at, 8).passed).collect();
         assert_eq!(passed, [0, 1, 2, 3]);
-        assert_eq!(streams.reached(500, 8), Told::default());
+        assert_eq!(streams.reached(500, 8), Prediction::default());
     }
 
     #[test]

@@ -35,7 +35,7 @@ fn layer(content: &[u8], cache_bytes: usize, ahead: bool) -> (Arc<LayerBytes>, E
         limits: Limits::default(),
         scratch: None,
         progress: &|_| {},
-        tap: None,
+        observer: None,
     });
     let index = StoredIndex::from_pass(indexed.unwrap()).unwrap();
     let reader = LayerReader::new(LAYER, index, blob, Verify::Full);
@@ -115,10 +115,10 @@ fn whoever_follows_a_course_finds_what_comes_next_decoded_and_no_more_than_the_w
     let spans = layer.reader.index().span_count();
     let depth = u32::try_from(layer.read_ahead().unwrap().depth()).unwrap();
     assert!(depth + 2 < spans, "{spans} spans");
-    let stretches = [Stretch { place: 7, layer: &layer, extent }];
-    let course = Course::new(layer.read_ahead().cloned(), stretches.into_iter());
+    let scheduled = [ScheduledExtent { place: 7, layer: &layer, extent }];
+    let schedule = Schedule::new(layer.read_ahead().cloned(), scheduled.into_iter());
     let mut read = Vec::new();
-    let read_on = layer.read_extent(extent, (&course, 7), &mut |offset, bytes| {
+    let read_on = layer.read_extent(extent, (&schedule, 7), &mut |offset, bytes| {
         let at = layer.reader.index().span_at(extent.offset + offset).unwrap();
         let window = at + 1..(at + 1 + depth).min(spans);
         until("what comes next is decoded", || window.clone().all(|span| layer.has(span)));
@@ -137,10 +137,10 @@ fn reading_ahead_never_takes_more_than_half_of_the_cache() {
     let content: Vec<u8> = content().repeat(4);
     // Room for two of the eight spans that four threads would be ahead.
     let (layer, extent) = layer(&content, 5 << 20, true);
-    let stretches = [Stretch { place: 0, layer: &layer, extent }];
-    let course = Course::new(layer.read_ahead().cloned(), stretches.into_iter());
+    let scheduled = [ScheduledExtent { place: 0, layer: &layer, extent }];
+    let schedule = Schedule::new(layer.read_ahead().cloned(), scheduled.into_iter());
     let mut read = Vec::new();
-    let read_on = layer.read_extent(extent, (&course, 0), &mut |_, bytes| {
+    let read_on = layer.read_extent(extent, (&schedule, 0), &mut |_, bytes| {
         let here = (0..layer.reader.index().span_count()).filter(|span| layer.has(*span)).count();
         assert!(here <= 5, "{here} spans of more than 1 MiB");
         read.extend_from_slice(bytes);
@@ -155,10 +155,10 @@ fn a_course_through_a_layer_without_threads_or_past_its_end_changes_nothing() {
     let content = content();
     let (layer, extent) = layer(&content, 1, false);
     let longer = Extent { len_bytes: 1 << 40, ..extent };
-    let stretches = [Stretch { place: 0, layer: &layer, extent: longer }];
-    let course = Course::new(layer.read_ahead().cloned(), stretches.into_iter());
+    let scheduled = [ScheduledExtent { place: 0, layer: &layer, extent: longer }];
+    let schedule = Schedule::new(layer.read_ahead().cloned(), scheduled.into_iter());
     let mut len = 0;
-    let error = layer.read_extent(longer, (&course, 0), &mut |_, bytes| {
+    let error = layer.read_extent(longer, (&schedule, 0), &mut |_, bytes| {
         len += bytes.len();
         Ok(())
     });

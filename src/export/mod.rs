@@ -21,10 +21,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use self::header::{BLOCK_BYTES, Kind, Member, SparseMap, encode};
-use crate::content::Course;
+use crate::content::Schedule;
 use crate::error::{Error, Result};
 use crate::layer::entry::{FileData, Stored};
-use crate::load::Tree;
+use crate::load::LoadedTree;
 use crate::rootfs::{InodeId, InodeKind, ROOT};
 
 /// Bytes that are handed on at a time.
@@ -62,9 +62,9 @@ impl<'a> ExportOptions<'a> {
 /// Writes an inode and all below it as a tar.
 ///
 /// # Errors
-/// [`Error::Io`] when `out` refuses, else as [`Tree::read_stored`]: the tar is then broken off.
+/// [`Error::Io`] when `out` refuses, else as [`LoadedTree::read_stored`]: the tar is then broken off.
 pub(crate) fn export(
-    tree: &Tree,
+    tree: &LoadedTree,
     inode: InodeId,
     options: &ExportOptions<'_>,
     out: &mut dyn Write,
@@ -75,7 +75,7 @@ pub(crate) fn export(
         let exporter = Exporter {
             tree,
             options,
-            course: course(tree, inode),
+            schedule: schedule(tree, inode),
             first_names: HashMap::new(),
             pieces: Pieces::new(full, used),
         };
@@ -89,7 +89,7 @@ pub(crate) fn export(
 }
 
 /// The files in the order of the walk, by their place in it.
-fn course(tree: &Tree, inode: InodeId) -> Course<'_> {
+fn schedule(tree: &LoadedTree, inode: InodeId) -> Schedule<'_> {
     let mut linked = HashSet::new();
     // There is nothing to walk in what is no directory.
     let is_directory = tree.rootfs().inode(inode).is_some_and(|inode| inode.kind == InodeKind::Directory);
@@ -100,7 +100,7 @@ fn course(tree: &Tree, inode: InodeId) -> Course<'_> {
         let is_read = matches!(inode.kind, InodeKind::File(_)) && (inode.nlink < 2 || linked.insert(id));
         is_read.then_some((place, id))
     });
-    tree.course(files)
+    tree.schedule(files)
 }
 
 /// Ends when there are no more pieces, or at the first that cannot be written.
@@ -165,9 +165,9 @@ impl Pieces {
 }
 
 struct Exporter<'a> {
-    tree: &'a Tree,
+    tree: &'a LoadedTree,
     options: &'a ExportOptions<'a>,
-    course: Course<'a>,
+    schedule: Schedule<'a>,
     /// Of inodes with several names: the path of the first.
     first_names: HashMap<InodeId, Vec<u8>>,
     pieces: Pieces,
@@ -228,7 +228,7 @@ impl Exporter<'_> {
         let pieces = &mut self.pieces;
         let mut runs = runs.iter().map(|(offset, len)| (*offset, offset + len));
         let (mut done, mut end) = runs.next().unwrap_or_default();
-        self.tree.read_stored((&self.course, place), id, &mut |offset, bytes| {
+        self.tree.read_stored((&self.schedule, place), id, &mut |offset, bytes| {
             while offset >= end {
                 pieces.push_zeros(end - done)?;
                 let Some(next) = runs.next() else { break };

@@ -12,12 +12,12 @@ use rustix::io::Errno;
 
 use super::Work;
 use super::attributes::{Made, Wanted, apply};
-use super::plan::{Link, Node, is_large};
+use super::plan::{Link, PlannedFile, is_large};
 use super::report::NotKept;
 use super::target::discard;
 use crate::error::{Error, Result};
 use crate::layer::entry::{DeviceNumber, Stored};
-use crate::rootfs::{Inode, InodeId, InodeKind};
+use crate::rootfs::{InodeId, InodeKind, Stat};
 
 /// Permission bits that a file is made with, before its owner is set.
 const PERMISSIONS: u16 = 0o777;
@@ -49,8 +49,8 @@ impl<'w, 'a> Maker<'w, 'a> {
         }
     }
 
-    /// Makes a file, symbolic link, device or named pipe; a file is at `place` of the course.
-    pub(super) fn make(&mut self, node: &Node<'_>, place: u64) {
+    /// Makes a file, symbolic link, device or named pipe; a file is at `place` of the schedule.
+    pub(super) fn make(&mut self, node: &PlannedFile<'_>, place: u64) {
         let work = self.work;
         let Some(inode) = work.tree.rootfs().inode(node.inode) else { return };
         let path = || work.plan.path_of(node);
@@ -128,7 +128,13 @@ impl<'w, 'a> Maker<'w, 'a> {
 
 impl Work<'_> {
     /// False for a device that is left out.
-    fn make_whole(&self, node: &Node<'_>, inode: &Inode, parent: BorrowedFd<'_>, place: u64) -> Result<bool> {
+    fn make_whole(
+        &self,
+        node: &PlannedFile<'_>,
+        inode: &Stat,
+        parent: BorrowedFd<'_>,
+        place: u64,
+    ) -> Result<bool> {
         let temporary = self.target.temporary_name();
         let made = match inode.kind {
             InodeKind::File(_) => self.make_file(node.inode, inode, (parent, &temporary), place),
@@ -158,7 +164,7 @@ impl Work<'_> {
     fn make_file(
         &self,
         id: InodeId,
-        inode: &Inode,
+        inode: &Stat,
         (parent, name): (BorrowedFd<'_>, &str),
         place: u64,
     ) -> Result<bool> {
@@ -181,9 +187,9 @@ impl Work<'_> {
         {
             ftruncate(file, data.size).map_err(|cause| failed(cause.into()))?;
         }
-        let own = is_large(self.tree.rootfs(), id).then(|| self.tree.course(std::iter::once((place, id))));
-        let course = own.as_ref().unwrap_or(&self.course);
-        self.tree.read_stored((course, place), id, &mut |offset, bytes| {
+        let own = is_large(self.tree.rootfs(), id).then(|| self.tree.schedule(std::iter::once((place, id))));
+        let schedule = own.as_ref().unwrap_or(&self.schedule);
+        self.tree.read_stored((schedule, place), id, &mut |offset, bytes| {
             if self.is_over() {
                 return Err(Error::Interrupted);
             }

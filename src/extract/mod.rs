@@ -29,12 +29,12 @@ use rustix::io::Errno;
 
 use self::make::Maker;
 use self::plan::{Plan, is_large};
-pub use self::report::{Failure, NotKept, Report};
+pub use self::report::{ExtractFailure, ExtractReport, NotKept};
 pub use self::target::Existing;
 use self::target::{Identity, Target};
-use crate::content::Course;
+use crate::content::Schedule;
 use crate::error::{Error, PathFault, Result, Subject};
-use crate::load::{Progress, Tree, reported};
+use crate::load::{LoadedTree, Progress, reported};
 use crate::path::escape;
 use crate::rootfs::InodeId;
 use crate::workers::{Queue, beside, cores};
@@ -111,13 +111,13 @@ impl<'a> ExtractOptions<'a> {
 /// # Errors
 /// [`Error::Path`] when `root` is no directory, [`Error::Io`] when `dir` cannot be used,
 /// [`Error::NotEmpty`] under [`Existing::Refuse`], [`Error::Incomplete`] when the file system is full, and
-/// [`Error::Interrupted`]. What cannot be made otherwise is in the [`Report`].
+/// [`Error::Interrupted`]. What cannot be made otherwise is in the [`ExtractReport`].
 pub(crate) fn extract(
-    tree: &Tree,
+    tree: &LoadedTree,
     root: InodeId,
     dir: &Path,
     options: &ExtractOptions<'_>,
-) -> Result<Report> {
+) -> Result<ExtractReport> {
     let rootfs = tree.rootfs();
     if !rootfs.is_directory(root) {
         return Err(Error::Path { path: format!("inode {}", root.0), reason: PathFault::NotADirectory });
@@ -136,19 +136,24 @@ pub(crate) fn extract(
 /// # Errors
 /// [`Error::Path`] for what cannot be a file's name, else as [`extract`]; `dir` need not be empty.
 pub(crate) fn extract_as(
-    tree: &Tree,
+    tree: &LoadedTree,
     inode: InodeId,
     dir: &Path,
     name: &[u8],
     options: &ExtractOptions<'_>,
-) -> Result<Report> {
+) -> Result<ExtractReport> {
     if matches!(name, b"" | b"." | b"..") || name.contains(&b'/') {
         return Err(Error::Path { path: escape(name), reason: PathFault::NotFound });
     }
     run(tree, &Plan::of_one(tree.rootfs(), inode, name), dir, options)
 }
 
-fn run(tree: &Tree, plan: &Plan<'_>, dir: &Path, options: &ExtractOptions<'_>) -> Result<Report> {
+fn run(
+    tree: &LoadedTree,
+    plan: &Plan<'_>,
+    dir: &Path,
+    options: &ExtractOptions<'_>,
+) -> Result<ExtractReport> {
     let failed = |cause: Errno| Error::io_on("cannot open", Subject::File(dir.to_owned()), cause.into());
     let target = Target::open(dir, options.existing).map_err(failed)?;
     let takes_whole = plan.directories.first().is_some_and(|base| base.inode.is_some());
@@ -168,7 +173,7 @@ fn run(tree: &Tree, plan: &Plan<'_>, dir: &Path, options: &ExtractOptions<'_>) -
         target,
         options,
         known,
-        course: tree.course(files),
+        schedule: tree.schedule(files),
         outcome: Mutex::default(),
         over: AtomicBool::new(false),
     };
@@ -179,14 +184,14 @@ fn run(tree: &Tree, plan: &Plan<'_>, dir: &Path, options: &ExtractOptions<'_>) -
 
 /// What the threads share.
 struct Work<'a> {
-    tree: &'a Tree,
+    tree: &'a LoadedTree,
     plan: &'a Plan<'a>,
     target: Target,
     options: &'a ExtractOptions<'a>,
     /// The directories of the plan that were made.
     known: Vec<OnceLock<Identity>>,
     /// The files but for large ones, in the order of the plan.
-    course: Course<'a>,
+    schedule: Schedule<'a>,
     outcome: Mutex<Outcome>,
     /// There is no point in going on.
     over: AtomicBool,
@@ -194,7 +199,7 @@ struct Work<'a> {
 
 #[derive(Default)]
 struct Outcome {
-    report: Report,
+    report: ExtractReport,
     fatal: Option<Error>,
     /// What has several names and was not made: what stands under its first name is something else.
     unmade: HashSet<InodeId>,

@@ -26,9 +26,9 @@ pub(super) struct Plan<'a> {
     /// Parents first. The first is the target itself.
     pub(super) directories: Vec<Directory<'a>>,
     /// Regular files, by layer and then by the offset of their bytes.
-    pub(super) files: Vec<Node<'a>>,
+    pub(super) files: Vec<PlannedFile<'a>>,
     /// Symbolic links, devices and named pipes.
-    pub(super) others: Vec<Node<'a>>,
+    pub(super) others: Vec<PlannedFile<'a>>,
     /// Further names of what is in `files` and `others`.
     pub(super) links: Vec<Link<'a>>,
     /// Stored bytes of all files.
@@ -46,7 +46,7 @@ pub(super) struct Directory<'a> {
 
 /// A name in one of [`Plan::directories`].
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Node<'a> {
+pub(super) struct PlannedFile<'a> {
     pub(super) inode: InodeId,
     pub(super) parent: usize,
     pub(super) name: &'a [u8],
@@ -55,8 +55,8 @@ pub(super) struct Node<'a> {
 /// One more name of an inode.
 #[derive(Debug)]
 pub(super) struct Link<'a> {
-    pub(super) first: Node<'a>,
-    pub(super) name: Node<'a>,
+    pub(super) first: PlannedFile<'a>,
+    pub(super) name: PlannedFile<'a>,
 }
 
 impl<'a> Plan<'a> {
@@ -79,7 +79,7 @@ impl<'a> Plan<'a> {
     /// `inode` and all below it, by this name.
     pub(super) fn of_one(tree: &'a Rootfs, inode: InodeId, name: &'a [u8]) -> Self {
         Plan::of(tree, Directory { inode: None, parent: 0, name: b"" }, |plan| {
-            plan.add(tree, Node { inode, parent: 0, name }, &mut HashMap::new());
+            plan.add(tree, PlannedFile { inode, parent: 0, name }, &mut HashMap::new());
             plan.add_children(tree, 1);
         })
     }
@@ -99,17 +99,22 @@ impl<'a> Plan<'a> {
         while let Some(directory) = self.directories.get(parent) {
             if let Some(inode) = directory.inode {
                 for (name, inode) in tree.children(inode) {
-                    self.add(tree, Node { inode, parent, name }, &mut first_names);
+                    self.add(tree, PlannedFile { inode, parent, name }, &mut first_names);
                 }
             }
             parent += 1;
         }
     }
 
-    fn add(&mut self, tree: &'a Rootfs, node: Node<'a>, first_names: &mut HashMap<InodeId, Node<'a>>) {
+    fn add(
+        &mut self,
+        tree: &'a Rootfs,
+        node: PlannedFile<'a>,
+        first_names: &mut HashMap<InodeId, PlannedFile<'a>>,
+    ) {
         let Some(inode) = tree.inode(node.inode) else { return };
         if inode.kind == InodeKind::Directory {
-            let Node { inode, parent, name } = node;
+            let PlannedFile { inode, parent, name } = node;
             self.directories.push(Directory { inode: Some(inode), parent, name });
             return;
         }
@@ -139,7 +144,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The path of a node below the target.
-    pub(super) fn path_of(&self, node: &Node<'_>) -> Vec<u8> {
+    pub(super) fn path_of(&self, node: &PlannedFile<'_>) -> Vec<u8> {
         let mut path = self.path(node.parent);
         if !path.is_empty() {
             path.push(b'/');
@@ -164,7 +169,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Whether a file has a course of its own, and is left out of the one through all files.
+/// Whether a file has a schedule of its own, and is left out of the one through all files.
 pub(super) fn is_large(tree: &Rootfs, file: InodeId) -> bool {
     stored_bytes(tree, file) >= LARGE_BYTES
 }

@@ -12,11 +12,11 @@ const MAX_FAILURES: usize = 100;
 /// The outcome of an extraction.
 #[derive(Debug, Default)]
 #[non_exhaustive]
-pub struct Report {
+pub struct ExtractReport {
     /// Attributes that were not kept.
     pub not_kept: NotKept,
     /// The first 100 objects that could not be created.
-    pub failures: Vec<Failure>,
+    pub failures: Vec<ExtractFailure>,
     /// The number of objects that could not be created.
     pub failed: u64,
 }
@@ -41,18 +41,18 @@ pub struct NotKept {
 /// An object that could not be created.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Failure {
+pub struct ExtractFailure {
     /// The path below the target directory in bytes; empty for the target directory.
     pub path: Vec<u8>,
     /// The cause.
     pub error: Error,
 }
 
-impl Report {
+impl ExtractReport {
     pub(super) fn fail(&mut self, path: Vec<u8>, error: Error) {
         self.failed += 1;
         if self.failures.len() < MAX_FAILURES {
-            self.failures.push(Failure { path, error });
+            self.failures.push(ExtractFailure { path, error });
         }
     }
 }
@@ -92,7 +92,7 @@ impl fmt::Display for NotKept {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for ExtractFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = if self.path.is_empty() { b"." } else { self.path.as_slice() };
         write!(f, "'{}': {}", escape(path), self.error)

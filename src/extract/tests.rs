@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 
-use super::report::{NotKept, Report};
+use super::report::{ExtractReport, NotKept};
 use super::target::{Existing, Identity, Target};
 use crate::error::Error;
 
@@ -104,7 +104,7 @@ fn x1_a_tree_that_is_replaced_is_removed_without_its_links_targets() {
 
 #[test]
 fn failures_past_what_anybody_reads_are_counted() {
-    let mut report = Report::default();
+    let mut report = ExtractReport::default();
     for _ in 0..250 {
         report.fail(b"a\x1b".to_vec(), Error::io("cannot write", Errno::ACCESS.into()));
     }

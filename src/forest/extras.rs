@@ -12,8 +12,8 @@ use crate::layer::entry::{Entry, EntryKind, Extent, FileData, Meta, Stored, Time
 use crate::layer::index::Verify;
 use crate::layer::reader::LayerReader;
 use crate::layer::stored::StoredIndex;
-use crate::layer::table::{Facts, IndexBuilder};
-use crate::load::Tree;
+use crate::layer::table::{IndexBuilder, LayerFacts};
+use crate::load::LoadedTree;
 use crate::rootfs::{MergeOptions, merge::merge};
 
 /// Span length of documents, in bytes; most are one span.
@@ -32,11 +32,11 @@ pub(super) enum Extra<'a> {
     Document(&'a str, &'a [u8]),
 }
 
-/// Returns a tree of `extras` and of the directories that lead to them. [`Tree::layer`] knows none of its layers.
+/// Returns a tree of `extras` and of the directories that lead to them. [`LoadedTree::layer`] knows none of its layers.
 ///
 /// # Errors
 /// [`Error::Limit`](crate::Error::Limit) when there are too many.
-pub(super) fn tree_of(extras: &[Extra<'_>]) -> Result<Tree> {
+pub(super) fn tree_of(extras: &[Extra<'_>]) -> Result<LoadedTree> {
     let mut builder = IndexBuilder::default();
     let mut bytes = Vec::new();
     for extra in extras {
@@ -59,7 +59,7 @@ pub(super) fn tree_of(extras: &[Extra<'_>]) -> Result<Tree> {
         builder.push_span(offset, Some(*blake3::hash(span).as_bytes()), None);
         offset += span.len() as u64;
     }
-    let index = Arc::new(builder.finish(Facts {
+    let index = Arc::new(builder.finish(LayerFacts {
         diff_id: None,
         blob_digest: None,
         blob_bytes: offset,
@@ -71,7 +71,7 @@ pub(super) fn tree_of(extras: &[Extra<'_>]) -> Result<Tree> {
     let stored = StoredIndex { index, windows: Arc::new(Vec::new()), copy: None };
     let cache = Arc::new(SpanCache::new(SPAN_BYTES));
     let reader = LayerReader::new(Subject::Image, stored, Arc::new(bytes), Verify::Full);
-    Ok(Tree::of_parts(rootfs, vec![Arc::new(LayerBytes::new(reader, cache, None))]))
+    Ok(LoadedTree::of_parts(rootfs, vec![Arc::new(LayerBytes::new(reader, cache, None))]))
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fuser::{Errno, FileAttr, FileType, INodeNo};
 
 use crate::error::{Error, PathFault};
-use crate::forest::Node;
+use crate::forest::ForestNode;
 use crate::layer::entry::{DeviceNumber, FileData, Stored, Timestamp};
-use crate::rootfs::{Inode, InodeKind, Rootfs};
+use crate::rootfs::{InodeKind, Rootfs, Stat};
 
 /// `st_blksize` in bytes: a page, the unit in which the kernel caches.
 const BLOCK_SIZE_BYTES: u32 = 4096;
@@ -18,7 +18,7 @@ const BLOCK_SIZE_BYTES: u32 = 4096;
 const STAT_BLOCK_BYTES: u64 = 512;
 
 /// The number that the kernel knows a node by.
-pub(super) fn number(node: Node) -> INodeNo {
+pub(super) fn number(node: ForestNode) -> INodeNo {
     INodeNo(node.number())
 }
 
@@ -26,12 +26,12 @@ pub(super) fn number(node: Node) -> INodeNo {
 ///
 /// # Errors
 /// `ESTALE` for a number that was never given out.
-pub(super) fn node(number: INodeNo) -> Result<Node, Errno> {
-    Node::from_number(number.0).ok_or(Errno::ESTALE)
+pub(super) fn node(number: INodeNo) -> Result<ForestNode, Errno> {
+    ForestNode::from_number(number.0).ok_or(Errno::ESTALE)
 }
 
 /// What `stat` shows of a node; `None` when `rootfs`, its part's tree, has no such inode.
-pub(super) fn attributes(rootfs: &Rootfs, node: Node) -> Option<FileAttr> {
+pub(super) fn attributes(rootfs: &Rootfs, node: ForestNode) -> Option<FileAttr> {
     let id = node.inode();
     let inode = rootfs.inode(id)?;
     let stored_bytes = rootfs.file(id).map_or(0, |(_, file)| stored_bytes(&file));
@@ -41,7 +41,7 @@ pub(super) fn attributes(rootfs: &Rootfs, node: Node) -> Option<FileAttr> {
 /// What takes the place of attributes in an answer that says: there is no such name, and you may
 /// remember that.
 pub(super) fn nothing() -> FileAttr {
-    let inode = Inode {
+    let inode = Stat {
         kind: InodeKind::Directory,
         meta: Default::default(),
         nlink: 0,
@@ -80,7 +80,7 @@ pub(super) fn errno(error: &Error, doing: &str, ino: INodeNo) -> Errno {
     }
 }
 
-fn stat(ino: INodeNo, inode: &Inode, size: u64, stored_bytes: u64) -> FileAttr {
+fn stat(ino: INodeNo, inode: &Stat, size: u64, stored_bytes: u64) -> FileAttr {
     // There is one time in a tar: docs/semantics.md M7.
     let time = system_time(inode.meta.mtime);
     FileAttr {
@@ -133,9 +133,9 @@ mod tests {
     use crate::layer::{EntryId, LayerId};
     use crate::rootfs::EntryAt;
 
-    fn inode(kind: InodeKind) -> Inode {
+    fn inode(kind: InodeKind) -> Stat {
         let meta = Meta { mode: 0o4755, uid: 1000, gid: 100, mtime: Timestamp { seconds: 5, nanos: 6 } };
-        Inode { kind, meta, nlink: 3, layer: LayerId(0), xattrs: None }
+        Stat { kind, meta, nlink: 3, layer: LayerId(0), xattrs: None }
     }
 
     fn a_file() -> InodeKind {
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_number_that_was_never_given_out_is_stale() {
-        assert_eq!(node(INodeNo(1)).map_err(Errno::code), Ok(Node::ROOT));
+        assert_eq!(node(INodeNo(1)).map_err(Errno::code), Ok(ForestNode::ROOT));
         assert_eq!(node(INodeNo(0)).map_err(Errno::code), Err(libc::ESTALE));
     }
 

@@ -46,8 +46,8 @@ pub use self::mount::{MountOptions, MountView, Mounted, check_mount_point, unmou
 use self::pool::Pool;
 use self::seek::Seek;
 use self::xattr::{Answer, Provenance};
-use crate::forest::{Forest, Node, TreeRef};
-use crate::load::Tree;
+use crate::forest::{Forest, ForestNode, TreeRef};
+use crate::load::LoadedTree;
 use crate::rootfs::InodeId;
 
 /// How long the kernel may remember what cannot change: a year.
@@ -156,12 +156,12 @@ impl View {
     }
 
     /// The node that the kernel means, and the tree that it is in.
-    fn find(&self, ino: INodeNo) -> Result<(Node, TreeRef<'_>), Errno> {
+    fn find(&self, ino: INodeNo) -> Result<(ForestNode, TreeRef<'_>), Errno> {
         let node = attr::node(ino)?;
         Ok((node, self.tree(node)?))
     }
 
-    fn tree(&self, node: Node) -> Result<TreeRef<'_>, Errno> {
+    fn tree(&self, node: ForestNode) -> Result<TreeRef<'_>, Errno> {
         self.forest.tree(node).map_err(|error| attr::errno(&error, "merging", attr::number(node)))
     }
 
@@ -188,7 +188,7 @@ impl View {
         &self,
         ino: INodeNo,
         offset: u64,
-        mut add: impl FnMut(&Tree, Node, &OsStr, u64) -> Result<bool, Errno>,
+        mut add: impl FnMut(&LoadedTree, ForestNode, &OsStr, u64) -> Result<bool, Errno>,
     ) -> Result<(), Errno> {
         let (node, tree) = self.find(ino)?;
         let parent = self.forest.parent(node).map_err(|error| attr::errno(&error, "listing", ino))?;
@@ -209,7 +209,7 @@ impl View {
 
     /// What a listing tells of a node, and for how long that is good. A part that nobody has looked into is
     /// not built for it: the kernel gets what is known, and asks again when somebody does.
-    fn listed(&self, tree: &Tree, place: Node) -> Result<(fuser::FileAttr, Duration), Errno> {
+    fn listed(&self, tree: &LoadedTree, place: ForestNode) -> Result<(fuser::FileAttr, Duration), Errno> {
         let node = self.forest.enter(place);
         if node == place {
             return Ok((attr::attributes(tree.rootfs(), node).ok_or(Errno::EIO)?, self.ttl));

@@ -59,14 +59,14 @@ pub(crate) struct Request<'a> {
     /// Empty files for what is too large for memory; without them windows stay in memory, and spans far
     /// from a checkpoint are decoded from there each time.
     pub scratch: Option<Scratch>,
-    /// Told how many more stored bytes were read.
+    /// Called with the number of stored bytes that were read since the last call.
     pub progress: &'a (dyn Fn(u64) + Sync),
-    /// Sees the uncompressed bytes go by.
-    pub tap: Option<Box<dyn Tap>>,
+    /// Receives the uncompressed bytes.
+    pub observer: Option<Box<dyn TarObserver>>,
 }
 
-/// Watches the uncompressed bytes of a pass go by: an archive's members can be indexed as they are unpacked.
-pub(crate) trait Tap {
+/// Receives the uncompressed bytes of a pass: an archive's members can be indexed as they are unpacked.
+pub(crate) trait TarObserver {
     /// A regular file begins: its bytes lie in this extent, and none of them went by yet.
     fn file(&mut self, extent: Extent);
 

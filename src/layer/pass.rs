@@ -18,8 +18,8 @@ use std::thread;
 
 use super::copy::CopyWriter;
 use super::entry::{Entry, EntryKind, Extent, FileData, Stored};
-use super::index::{Expected, Indexed, Request, Tap, Verify};
-use super::table::{Facts, IndexBuilder};
+use super::index::{Expected, Indexed, Request, TarObserver, Verify};
+use super::table::{IndexBuilder, LayerFacts};
 use super::tar::{Sink, TarParser};
 use super::windows::WindowWriter;
 use crate::compress::{Boundaries, Checkpoint, Chunks, Compression, Decoder, Stop};
@@ -45,7 +45,7 @@ const QUEUE: usize = 4;
 
 /// Runs the stages and judges what they found.
 pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
-    let Request { bytes, what, compression, expected, learn, verify, limits, scratch, progress, tap } =
+    let Request { bytes, what, compression, expected, learn, verify, limits, scratch, progress, observer } =
         request;
     let hashed = verify == Verify::Full;
     let blob_bytes = bytes.len();
@@ -63,8 +63,8 @@ pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
         hashed,
         diff_id: hasher_for(expected.diff_id),
         parser: TarParser::new(limits),
-        sink: BuilderSink { files: tap.is_some().then(Vec::new), ..BuilderSink::default() },
-        tap,
+        sink: BuilderSink { files: observer.is_some().then(Vec::new), ..BuilderSink::default() },
+        observer,
         tar_fault: None,
         last_checkpoint: 0,
         tar_bytes: 0,
@@ -100,7 +100,18 @@ pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
         let decoded = decoder.map_or(Ok(Decoded::default()), |decoder| join(decoder.join()));
         (join(reader.join()), decoded, digested, join(copier.join()))
     });
-    judge(Outcome { what, compression, expected, verify, blob_bytes, stage, read, decoded, digested, copied })
+    verdict(Outcome {
+        what,
+        compression,
+        expected,
+        verify,
+        blob_bytes,
+        stage,
+        read,
+        decoded,
+        digested,
+        copied,
+    })
 }
 
 /// One stream of all the stored bytes, and how they are compressed.
@@ -130,7 +141,7 @@ struct Outcome<'a> {
     copied: StreamResult<Option<Copied>>,
 }
 
-fn judge(outcome: Outcome<'_>) -> Result<Indexed> {
+fn verdict(outcome: Outcome<'_>) -> Result<Indexed> {
     let Outcome { what, compression, expected, verify, blob_bytes, mut stage, .. } = outcome;
     // A limit was hit, or the index cannot be written: nothing else counts.
     outcome.digested.map_err(|fault| fault.of(what))?;
@@ -182,7 +193,7 @@ fn judge(outcome: Outcome<'_>) -> Result<Indexed> {
     });
     Ok(stage.into_indexed(
         copied,
-        Facts {
+        LayerFacts {
             diff_id,
             blob_digest: blob_digest.or(diff_id.filter(|_| compression == Compression::Plain)),
             blob_bytes,
@@ -399,7 +410,7 @@ struct DigestStage {
     diff_id: Option<Hasher>,
     parser: TarParser,
     sink: BuilderSink,
-    tap: Option<Box<dyn Tap>>,
+    observer: Option<Box<dyn TarObserver>>,
     /// The first thing that is wrong with the tar; told only if the digests are right.
     tar_fault: Option<StreamFault>,
     last_checkpoint: u64,
@@ -448,9 +459,9 @@ impl DigestStage {
             Err(fault @ StreamFault::Limit { .. }) => return Err(fault),
             fed => self.tar_fault = fed.err(),
         }
-        if let Some(tap) = &mut self.tap {
-            self.sink.files.iter_mut().flat_map(|files| files.drain(..)).for_each(|file| tap.file(file));
-            tap.bytes(span.offset, &span.bytes);
+        if let Some(observer) = &mut self.observer {
+            self.sink.files.iter_mut().flat_map(|files| files.drain(..)).for_each(|file| observer.file(file));
+            observer.bytes(span.offset, &span.bytes);
         }
         Ok(())
     }
@@ -461,7 +472,7 @@ impl DigestStage {
         }
     }
 
-    fn into_indexed(self, copied: Option<Copied>, facts: Facts) -> Indexed {
+    fn into_indexed(self, copied: Option<Copied>, facts: LayerFacts) -> Indexed {
         let mut builder = self.sink.builder;
         let (copy, copy_bytes, frames) = match copied {
             Some(copied) => (Some(copied.file), copied.len_bytes, copied.frames),
@@ -472,7 +483,7 @@ impl DigestStage {
             let frame = frames.next_if(|(copied, _)| *copied == at).map(|(_, frame)| frame);
             builder.push_span(offset, hash, frame);
         }
-        let index = builder.finish(Facts { tar_bytes: self.tar_bytes, copy_bytes, ..facts });
+        let index = builder.finish(LayerFacts { tar_bytes: self.tar_bytes, copy_bytes, ..facts });
         Indexed { index, windows: self.windows.finish(), copy }
     }
 }

@@ -84,7 +84,7 @@ pub(crate) fn index(
         limits: Limits::default(),
         scratch,
         progress: &|_| {},
-        tap: None,
+        observer: None,
     })
 }
 

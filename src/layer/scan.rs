@@ -6,7 +6,7 @@
 
 use super::index::{Indexed, Request};
 use super::pass::{BuilderSink, SPAN_BYTES};
-use super::table::Facts;
+use super::table::LayerFacts;
 use super::tar::{Limits, Sink, TarParser};
 use super::windows::Windows;
 use crate::compress::Compression;
@@ -34,7 +34,7 @@ pub(super) fn scan_headers(request: &Request<'_>) -> Result<Indexed> {
         sink.builder.push_span(offset, None, None);
     }
     (request.progress)(tar_bytes);
-    let facts = Facts {
+    let facts = LayerFacts {
         diff_id: None,
         blob_digest: None,
         blob_bytes: tar_bytes,

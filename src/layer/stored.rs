@@ -17,7 +17,7 @@ use super::table::LayerIndex;
 use super::windows::Windows;
 use crate::bytes::Bytes;
 use crate::error::{Error, Result, Subject};
-use crate::read_at::{FileBytes, ReadAt, Window};
+use crate::read_at::{ByteRange, FileBytes, ReadAt};
 
 /// Ends every index file.
 const TRAILER_BYTES: usize = 24;
@@ -73,7 +73,7 @@ impl StoredIndex {
             Windows::Memory(bytes) => Arc::new(bytes),
             Windows::File(file, len) => {
                 let file = Arc::new(FileBytes::new(file).map_err(failed)?);
-                Arc::new(Window::new(file, 0, len).map_err(failed)?)
+                Arc::new(ByteRange::new(file, 0, len).map_err(failed)?)
             }
         };
         let copy = indexed.copy.map(FileBytes::new).transpose().map_err(failed)?;
@@ -103,7 +103,7 @@ pub(crate) fn write_index(indexed: &Indexed, mut file: &File) -> io::Result<()> 
 /// # Errors
 /// [`Error::Malformed`] when the file is not a complete index file of this version, [`Error::Io`] when it
 /// cannot be read. `what` names the file.
-pub(crate) fn read_index(bytes: FileBytes, what: &Subject) -> Result<(LayerIndex, Window)> {
+pub(crate) fn read_index(bytes: FileBytes, what: &Subject) -> Result<(LayerIndex, ByteRange)> {
     let bad = |reason: &str| Error::malformed(what.clone(), reason);
     let failed = |cause| Error::io_on("cannot read", what.clone(), cause);
     let trailer_at =
@@ -117,7 +117,7 @@ pub(crate) fn read_index(bytes: FileBytes, what: &Subject) -> Result<(LayerIndex
     let index_len = usize::try_from(index_len).map_err(|_| bad("too large"))?;
     let index = Bytes::of_file(bytes.file(), index_offset, index_len).map_err(failed)?;
     let index = LayerIndex::from_bytes(index, what)?;
-    let windows = Window::new(Arc::new(bytes), 0, index_offset).map_err(failed)?;
+    let windows = ByteRange::new(Arc::new(bytes), 0, index_offset).map_err(failed)?;
     Ok((index, windows))
 }
 

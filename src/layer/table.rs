@@ -50,7 +50,7 @@ enum Section {
 /// What is known of a layer as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Facts {
+pub struct LayerFacts {
     /// Digest of the uncompressed tar; `None` when it was not computed (`--verify off`, and the
     /// outer tar of a compressed archive).
     pub diff_id: Option<Digest>,
@@ -84,8 +84,8 @@ pub(crate) struct CheckpointRecord {
     pub output_offset: u64,
     /// Offset in the bytes as stored.
     pub compressed_offset: u64,
-    /// What kind of place it is.
-    pub place: Place,
+    /// What kind of checkpoint it is.
+    pub kind: CheckpointKind,
     /// The compressed window, as a range of the windows that follow the index.
     pub window: Extent,
     /// First 8 bytes of the BLAKE3 of the compressed window.
@@ -94,7 +94,7 @@ pub(crate) struct CheckpointRecord {
 
 /// What kind of place a checkpoint is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum CheckpointKind {
     /// A gzip member, zstd frame, xz stream or bzip2 stream starts there.
     Start,
     /// A place inside one of these, with what the format notes of it.
@@ -104,7 +104,7 @@ pub(crate) enum Place {
 /// One layer, indexed: entries in tar order, spans, checkpoints, warnings.
 #[derive(Debug)]
 pub(crate) struct LayerIndex {
-    facts: Facts,
+    facts: LayerFacts,
     sections: Sections<SECTIONS>,
 }
 
@@ -167,7 +167,7 @@ impl LayerIndex {
 
     /// What is known of the layer as a whole.
     #[must_use]
-    pub(crate) fn facts(&self) -> &Facts {
+    pub(crate) fn facts(&self) -> &LayerFacts {
         &self.facts
     }
 
@@ -216,11 +216,11 @@ impl LayerIndex {
         let (output_offset, compressed_offset) = (fields.u64(), fields.u64());
         let window_offset = fields.u64();
         let window_len = u64::from(fields.u32());
-        let place = place_from_code(fields.u32())?;
+        let kind = kind_from_code(fields.u32())?;
         Some(CheckpointRecord {
             output_offset,
             compressed_offset,
-            place,
+            kind,
             window: Extent { offset: window_offset, len_bytes: window_len },
             window_hash: fields.array(),
         })
@@ -279,7 +279,7 @@ impl LayerIndex {
         let (diff_id, blob_digest) = (read_digest(&mut fields), read_digest(&mut fields));
         let (blob_bytes, tar_bytes, copy_bytes) = (fields.u64(), fields.u64(), fields.u64());
         let lengths = [(); SECTIONS].map(|()| fields.u64());
-        let facts = Facts { diff_id, blob_digest, blob_bytes, compression, tar_bytes, copy_bytes };
+        let facts = LayerFacts { diff_id, blob_digest, blob_bytes, compression, tar_bytes, copy_bytes };
         let sections = Sections::stored(bytes, HEADER_BYTES, lengths, RECORD_BYTES).map_err(bad)?;
         Ok(LayerIndex { facts, sections })
     }
@@ -360,18 +360,18 @@ fn low(number: u64) -> u32 {
 }
 
 /// The kind in the second byte, the format's note in the first.
-fn place_code(place: Place) -> u32 {
-    match place {
-        Place::Start => 0,
-        Place::Inside(note) => 0x100 | u32::from(note),
+fn kind_code(kind: CheckpointKind) -> u32 {
+    match kind {
+        CheckpointKind::Start => 0,
+        CheckpointKind::Inside(note) => 0x100 | u32::from(note),
     }
 }
 
-fn place_from_code(code: u32) -> Option<Place> {
+fn kind_from_code(code: u32) -> Option<CheckpointKind> {
     let [note, kind, 0, 0] = code.to_le_bytes() else { return None };
     match kind {
-        0 => Some(Place::Start),
-        1 => Some(Place::Inside(note)),
+        0 => Some(CheckpointKind::Start),
+        1 => Some(CheckpointKind::Inside(note)),
         _ => None,
     }
 }

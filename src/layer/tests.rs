@@ -7,7 +7,7 @@ use super::samples::{
     ALL, LAYER, compressed, expected, gzip, index, names, read_all, read_span, sample_tar, scratch,
 };
 use super::stored::StoredIndex;
-use super::table::{Facts, IndexBuilder, LayerIndex};
+use super::table::{IndexBuilder, LayerFacts, LayerIndex};
 use crate::bytes::checksum;
 use crate::compress::Compression;
 use crate::digest::{Algorithm, Digest};
@@ -80,7 +80,7 @@ fn x16_a_forged_index_is_refused_or_can_be_read() {
     builder.push_span(0, Some([1; 32]), Some(Extent { offset: 0, len_bytes: 10 }));
     builder.push_span(1024, Some([2; 32]), None);
     builder.push_warning(WarningKind::Damaged, b"name");
-    let facts = Facts {
+    let facts = LayerFacts {
         diff_id: Some(Algorithm::Sha256.digest(b"")),
         blob_digest: None,
         blob_bytes: 2048,

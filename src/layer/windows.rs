@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::entry::Extent;
-use super::table::{CheckpointRecord, LayerIndex, Place};
+use super::table::{CheckpointKind, CheckpointRecord, LayerIndex};
 use crate::compress::{Checkpoint, CheckpointTable, MAX_WINDOW_BYTES, Resume};
 use crate::error::{StreamFault, StreamResult as Result};
 use crate::read_at::ReadAt;
@@ -55,12 +55,12 @@ impl WindowWriter {
         let mut record = CheckpointRecord {
             output_offset: checkpoint.output_offset,
             compressed_offset: checkpoint.compressed_offset,
-            place: Place::Start,
+            kind: CheckpointKind::Start,
             window: Extent::default(),
             window_hash: [0; 8],
         };
         if let Resume::Inside { note, window } = &checkpoint.state {
-            record.place = Place::Inside(*note);
+            record.kind = CheckpointKind::Inside(*note);
             if !window.is_empty() {
                 let packed = self
                     .compressor
@@ -145,9 +145,11 @@ impl CheckpointTable for StoredCheckpoints {
         let mut at = self.index.checkpoint_at(output_offset);
         while let Some(position) = at {
             let Some(record) = self.index.checkpoint(position) else { break };
-            let state = match record.place {
-                Place::Start => Some(Resume::Start),
-                Place::Inside(note) => self.unpack(&record).map(|window| Resume::Inside { note, window }),
+            let state = match record.kind {
+                CheckpointKind::Start => Some(Resume::Start),
+                CheckpointKind::Inside(note) => {
+                    self.unpack(&record).map(|window| Resume::Inside { note, window })
+                }
             };
             if let Some(state) = state {
                 return Ok(Checkpoint {

@@ -8,9 +8,9 @@ use super::{Engine, reported};
 use crate::compress::Compression;
 use crate::content::TarBytes;
 use crate::error::{Result, Subject};
-use crate::layer::index::{Expected, Tap};
+use crate::layer::index::{Expected, TarObserver};
 use crate::read_at::ReadAt;
-use crate::source::{self, BlobIdentity, Member, OpenOptions, Reference, Source, Unpack};
+use crate::source::{self, BlobIdentity, ImageSource, Member, OpenOptions, Reference, Unpack};
 
 impl Engine {
     /// Opens the place that `reference` names. An archive that is compressed as a whole is read once for
@@ -18,7 +18,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`source::open`].
-    pub(crate) fn open_source(&self, reference: &Reference) -> Result<Box<dyn Source>> {
+    pub(crate) fn open_source(&self, reference: &Reference) -> Result<Box<dyn ImageSource>> {
         let engine = &self.inner.options;
         let store_dir = engine.store.as_ref().map(|store| store.directory().to_owned());
         let spool_dir = store_dir.or_else(|| engine.spool_dir.clone());
@@ -40,8 +40,8 @@ impl Unpack for Engine {
         let keys = Keys::of_archive(identity);
         let progress = self.inner.options.progress.as_deref();
         let index = reported(progress, "Reading the archive", bytes.len(), || {
-            let tap = self.members(&what).map(|members| Box::new(members) as Box<dyn Tap>);
-            self.index(&what, &bytes, Some(compression), &keys, Expected::default(), tap)
+            let observer = self.members(&what).map(|members| Box::new(members) as Box<dyn TarObserver>);
+            self.index(&what, &bytes, Some(compression), &keys, Expected::default(), observer)
         })?;
         let tar = self.layer_bytes(&what, index, bytes);
         let members = source::members(tar.reader().index()).map_err(|fault| fault.of(&what))?;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use super::Engine;
 use crate::compress::Compression;
 use crate::error::{Error, Result, Subject};
-use crate::layer::index::{Expected, Request, Tap, Verify, index_layer};
+use crate::layer::index::{Expected, Request, TarObserver, Verify, index_layer};
 use crate::layer::stored::StoredIndex;
-use crate::layer::table::Facts;
+use crate::layer::table::LayerFacts;
 use crate::read_at::ReadAt;
 use crate::source::{BlobIdentity, LayerBlob};
 use crate::store::{Key, Store};
@@ -58,7 +58,7 @@ fn fits(found: &StoredIndex, len: u64, expected: &Expected) -> bool {
 
 /// Returns how an image stores a layer that it shares with another image. `facts` are of the other image's
 /// layer.
-pub(super) fn stored_as(what: &Subject, blob: &LayerBlob, facts: &Facts) -> Result<Compression> {
+pub(super) fn stored_as(what: &Subject, blob: &LayerBlob, facts: &LayerFacts) -> Result<Compression> {
     match blob.descriptor.digest {
         Some(digest) if facts.blob_digest == Some(digest) => Ok(facts.compression),
         _ => detect(what, &*blob.bytes),
@@ -75,22 +75,22 @@ impl Engine {
         compression: Option<Compression>,
         keys: &Keys,
         expected: Expected,
-        tap: Option<Box<dyn Tap>>,
+        observer: Option<Box<dyn TarObserver>>,
     ) -> Result<StoredIndex> {
         let len = bytes.len();
         if let Some(found) = keys.known.as_ref().and_then(|key| self.stored(key, len, &expected)) {
             return Ok(found);
         }
         let Some(plain) = &keys.plain else {
-            return self.index_anew(what, bytes, compression, keys.known.as_ref(), expected, tap);
+            return self.index_anew(what, bytes, compression, keys.known.as_ref(), expected, observer);
         };
         let compression = compression.map_or_else(|| detect(what, &**bytes), Ok)?;
         if compression != Compression::Plain {
-            return self.index_anew(what, bytes, Some(compression), keys.known.as_ref(), expected, tap);
+            return self.index_anew(what, bytes, Some(compression), keys.known.as_ref(), expected, observer);
         }
         let found = match self.stored(plain, len, &expected) {
             Some(found) => found,
-            None => self.index_anew(what, bytes, Some(compression), Some(plain), expected, tap)?,
+            None => self.index_anew(what, bytes, Some(compression), Some(plain), expected, observer)?,
         };
         if let Some((store, known)) = self.writable_store().zip(keys.known.as_ref())
             && let Err(error) = store.add_name(plain, known)
@@ -129,7 +129,7 @@ impl Engine {
         compression: Option<Compression>,
         key: Option<&Key>,
         expected: Expected,
-        tap: Option<Box<dyn Tap>>,
+        observer: Option<Box<dyn TarObserver>>,
     ) -> Result<StoredIndex> {
         let options = &self.inner.options;
         let store = self.writable_store().zip(key);
@@ -149,7 +149,7 @@ impl Engine {
                     progress.advance(bytes);
                 }
             },
-            tap,
+            observer,
         })?;
         match store.zip(draft).map(|((store, key), draft)| store.save(key, draft, &indexed)) {
             Some(Ok(())) => return StoredIndex::from_saved(indexed, what),

@@ -17,7 +17,7 @@ use super::Engine;
 use crate::compress::Compression;
 use crate::error::{Error, Result, Subject};
 use crate::layer::entry::Extent;
-use crate::layer::index::{Expected, Request, Tap, Verify, index_layer};
+use crate::layer::index::{Expected, Request, TarObserver, Verify, index_layer};
 use crate::layer::tar::Limits;
 use crate::read_at::ReadAt;
 use crate::store::{Key, Store};
@@ -59,7 +59,7 @@ struct Flow {
     pass: JoinHandle<()>,
 }
 
-impl Tap for Members {
+impl TarObserver for Members {
     fn file(&mut self, extent: Extent) {
         self.ahead.push_back(extent);
     }
@@ -160,7 +160,7 @@ fn index_member(
         limits,
         scratch: Some(draft.scratch()?),
         progress: &|_| {},
-        tap: None,
+        observer: None,
     })?;
     let facts = indexed.index.facts();
     let Some(diff_id) = facts.diff_id else {

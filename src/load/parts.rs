@@ -3,16 +3,16 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use super::tree::{LayerInfo, Tree};
+use super::loaded::{LayerInfo, LoadedTree};
 use crate::content::LayerBytes;
 use crate::error::{Error, Result};
 use crate::layer::LayerId;
 use crate::rootfs::{MergeOptions, Rootfs, merge};
 
-impl Tree {
+impl LoadedTree {
     /// A tree of layers that no image has.
     pub(crate) fn of_parts(rootfs: Rootfs, bytes: Vec<Arc<LayerBytes>>) -> Self {
-        Tree { first: 0, rootfs, layers: Vec::new(), bytes, warnings: Vec::new() }
+        LoadedTree { first: 0, rootfs, layers: Vec::new(), bytes, warnings: Vec::new() }
     }
 
     /// Merges some layers of this tree, counted from its lowest, to a tree of their own. Nothing is read: both
@@ -20,7 +20,7 @@ impl Tree {
     ///
     /// # Errors
     /// [`Error::Reference`] when there are no such layers; as [`merge()`].
-    pub(crate) fn part(&self, layers: RangeInclusive<u16>, options: &MergeOptions) -> Result<Tree> {
+    pub(crate) fn part(&self, layers: RangeInclusive<u16>, options: &MergeOptions) -> Result<LoadedTree> {
         let (first, last) = (*layers.start(), *layers.end());
         let range = usize::from(first)..usize::from(last) + 1;
         let (Some(bytes), Some(layers)) = (self.bytes.get(range.clone()), self.layers.get(range)) else {
@@ -29,7 +29,7 @@ impl Tree {
             return Err(Error::Reference { text: last.to_string(), reason });
         };
         let indexes = bytes.iter().map(|layer| layer.reader().index().clone()).collect();
-        Ok(Tree {
+        Ok(LoadedTree {
             first: self.first.saturating_add(first),
             rootfs: merge(indexes, options)?,
             layers: layers.to_vec(),

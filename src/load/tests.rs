@@ -81,7 +81,7 @@ fn most_at_once(reads_at_once: usize) -> usize {
         raw_config,
     };
     let image = OpenedImage { info, layers, reads_at_once };
-    Engine::new(EngineOptions::default()).load(image, &TreeOptions::default()).unwrap();
+    Engine::new(EngineOptions::default()).load(image, &LoadOptions::default()).unwrap();
     turnstile.inside.lock().unwrap().1
 }
 

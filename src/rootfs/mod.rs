@@ -23,9 +23,9 @@ use crate::layer::{EntryId, LayerId};
 use crate::warning::Warning;
 
 pub use merge::Semantics;
-pub(crate) use merge::{Cause, Change, MergeOptions, Stood, merge, replay};
+pub(crate) use merge::{Before, Cause, Change, MergeOptions, merge, replay};
 
-use tables::{InodeRecord, RecordKind, Stray, Tables};
+use tables::{ForeignEntries, InodeRecord, RecordKind, Tables};
 
 /// Mode of the root and of directories that no layer describes (docs/semantics.md M4, M5).
 const DEFAULT_DIRECTORY_MODE: u16 = 0o755;
@@ -67,7 +67,7 @@ pub(crate) enum InodeKind {
 
 /// One inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Inode {
+pub(crate) struct Stat {
     /// What it is.
     pub kind: InodeKind,
     /// Mode, owner, time.
@@ -130,13 +130,13 @@ impl Rootfs {
 
     /// One inode.
     #[must_use]
-    pub(crate) fn inode(&self, id: InodeId) -> Option<Inode> {
+    pub(crate) fn inode(&self, id: InodeId) -> Option<Stat> {
         let record = self.tables.inode(id)?;
-        let stray = if record.is_stray { self.tables.stray(id) } else { None };
-        Some(described(record, stray, &self.layers))
+        let foreign = if record.has_foreign { self.tables.foreign(id) } else { None };
+        Some(described(record, foreign, &self.layers))
     }
 
-    /// Number of names of an inode, as [`Inode::nlink`]; 0 for what is not there.
+    /// Number of names of an inode, as [`Stat::nlink`]; 0 for what is not there.
     #[must_use]
     pub(crate) fn nlink(&self, id: InodeId) -> u32 {
         self.tables.inode(id).map_or(0, |record| record.nlink)
@@ -144,9 +144,9 @@ impl Rootfs {
 
     /// Which entries tell of an inode.
     pub(crate) fn origin(&self, id: InodeId) -> Option<Origin> {
-        let InodeRecord { kind, layer, entry, has_xattrs, is_stray, .. } = self.tables.inode(id)?;
-        let stray = if is_stray { self.tables.stray(id) } else { None };
-        let (meta, xattrs) = stray.map_or((entry, entry), |stray| (stray.meta, stray.xattrs));
+        let InodeRecord { kind, layer, entry, has_xattrs, has_foreign, .. } = self.tables.inode(id)?;
+        let foreign = if has_foreign { self.tables.foreign(id) } else { None };
+        let (meta, xattrs) = foreign.map_or((entry, entry), |foreign| (foreign.meta, foreign.xattrs));
         Some(Origin { kind, layer, entry, meta, xattrs: has_xattrs.then_some(xattrs) })
     }
 
@@ -233,8 +233,8 @@ impl Rootfs {
         let Some(record) = self.tables.inode(id).filter(|record| record.has_xattrs) else {
             return Xattrs::default();
         };
-        let stray = if record.is_stray { self.tables.stray(id) } else { None };
-        let entry = stray.map_or(record.entry, |stray| stray.xattrs);
+        let foreign = if record.has_foreign { self.tables.foreign(id) } else { None };
+        let entry = foreign.map_or(record.entry, |foreign| foreign.xattrs);
         self.entry(EntryAt { layer: record.layer, entry }).map(|entry| entry.xattrs).unwrap_or_default()
     }
 
@@ -278,11 +278,11 @@ impl Rootfs {
 }
 
 /// What a record and the entries that it refers to say. Entries that are not there say nothing.
-fn described(record: InodeRecord, stray: Option<Stray>, layers: &[Arc<LayerIndex>]) -> Inode {
+fn described(record: InodeRecord, foreign: Option<ForeignEntries>, layers: &[Arc<LayerIndex>]) -> Stat {
     let InodeRecord { layer, entry, nlink, .. } = record;
     let index = layers.get(usize::from(layer.0));
     let meta = || {
-        let entry = stray.map_or(entry, |stray| stray.meta);
+        let entry = foreign.map_or(entry, |foreign| foreign.meta);
         index.and_then(|index| index.meta(entry)).unwrap_or_default()
     };
     let device = || match index.and_then(|index| index.entry(entry)).map(|entry| entry.kind) {
@@ -301,8 +301,8 @@ fn described(record: InodeRecord, stray: Option<Stray>, layers: &[Arc<LayerIndex
         RecordKind::ImpliedDirectory => (InodeKind::Directory, implied),
         RecordKind::Root => (InodeKind::Directory, Meta { mtime: meta().mtime, ..implied }),
     };
-    let xattrs = EntryAt { layer, entry: stray.map_or(entry, |stray| stray.xattrs) };
-    Inode { kind, meta, nlink, layer, xattrs: record.has_xattrs.then_some(xattrs) }
+    let xattrs = EntryAt { layer, entry: foreign.map_or(entry, |foreign| foreign.xattrs) };
+    Stat { kind, meta, nlink, layer, xattrs: record.has_xattrs.then_some(xattrs) }
 }
 
 /// The children of a directory: see [`Rootfs::children`].

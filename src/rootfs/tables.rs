@@ -14,16 +14,16 @@ use crate::layer::{EntryId, LayerId};
 pub(super) const SECTIONS: usize = 6;
 /// Record sizes of the sections, in bytes, in their order in the file.
 pub(super) const RECORD_BYTES: [usize; SECTIONS] =
-    [INODE_BYTES, STRAY_BYTES, DIRECTORY_BYTES, DENTRY_BYTES, 1, 1];
+    [INODE_BYTES, FOREIGN_BYTES, DIRECTORY_BYTES, DENTRY_BYTES, 1, 1];
 const INODE_BYTES: usize = 12;
-const STRAY_BYTES: usize = 12;
+const FOREIGN_BYTES: usize = 12;
 const DIRECTORY_BYTES: usize = 12;
 const DENTRY_BYTES: usize = 8;
 
 #[derive(Debug, Clone, Copy)]
 enum Section {
     Inodes,
-    Strays,
+    ForeignEntries,
     Directories,
     Dentries,
     Names,
@@ -45,8 +45,8 @@ pub(super) struct InodeRecord {
     pub(super) nlink: u32,
     /// It has extended attributes.
     pub(super) has_xattrs: bool,
-    /// Not all of it is from `entry`: there is a [`Stray`] for it.
-    pub(super) is_stray: bool,
+    /// Not all of it is from `entry`: there is a [`ForeignEntries`] for it.
+    pub(super) has_foreign: bool,
 }
 
 /// What an inode is.
@@ -81,9 +81,9 @@ impl RecordKind {
     }
 }
 
-/// Which entries tell of an inode beside its own: those of its hard links, of which the last counts.
+/// The entries other than its own that describe an inode: those of its hard links, of which the last counts.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stray {
+pub(super) struct ForeignEntries {
     pub(super) inode: InodeId,
     /// The entry with mode, owner and time.
     pub(super) meta: EntryId,
@@ -115,7 +115,7 @@ pub(super) struct Dentry {
 pub(super) struct Parts {
     pub(super) inodes: Vec<InodeRecord>,
     /// By inode.
-    pub(super) strays: Vec<Stray>,
+    pub(super) foreign_entries: Vec<ForeignEntries>,
     pub(super) directories: Vec<Directory>,
     /// The names of the first directory, sorted by bytes, then those of the second, and so on.
     pub(super) dentries: Vec<Dentry>,
@@ -128,15 +128,16 @@ pub(super) struct Parts {
 impl Tables {
     /// The tables as they are stored.
     pub(super) fn build(parts: Parts) -> Self {
-        let Parts { inodes, strays, directories, dentries, names, warnings } = parts;
+        let Parts { inodes, foreign_entries, directories, dentries, names, warnings } = parts;
         let inodes = packed(inodes, InodeRecord::pack);
-        let strays =
-            packed::<_, STRAY_BYTES>(strays, |stray| numbers([stray.inode.0, stray.meta.0, stray.xattrs.0]));
+        let foreign_entries = packed::<_, FOREIGN_BYTES>(foreign_entries, |foreign| {
+            numbers([foreign.inode.0, foreign.meta.0, foreign.xattrs.0])
+        });
         let directories = packed::<_, DIRECTORY_BYTES>(directories, |directory| {
             numbers([directory.children, directory.parent.0, directory.dentry])
         });
         let dentries = packed::<_, DENTRY_BYTES>(dentries, |dentry| numbers([dentry.name, dentry.inode.0]));
-        Tables(Sections::Built([inodes, strays, directories, dentries, names, warnings]))
+        Tables(Sections::Built([inodes, foreign_entries, directories, dentries, names, warnings]))
     }
 
     pub(super) fn inode_count(&self) -> usize {
@@ -148,17 +149,17 @@ impl Tables {
     }
 
     /// Where an inode's record says that there is one.
-    pub(super) fn stray(&self, id: InodeId) -> Option<Stray> {
-        let (mut low, mut high) = (0, self.section(Section::Strays).len() / STRAY_BYTES);
+    pub(super) fn foreign(&self, id: InodeId) -> Option<ForeignEntries> {
+        let (mut low, mut high) = (0, self.section(Section::ForeignEntries).len() / FOREIGN_BYTES);
         while low < high {
             let middle = low.midpoint(high);
-            let mut fields = Fields(self.record::<STRAY_BYTES>(Section::Strays, middle)?);
+            let mut fields = Fields(self.record::<FOREIGN_BYTES>(Section::ForeignEntries, middle)?);
             let found = InodeId(fields.u32());
             match found.cmp(&id) {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
                 std::cmp::Ordering::Equal => {
-                    return Some(Stray {
+                    return Some(ForeignEntries {
                         inode: id,
                         meta: EntryId(fields.u32()),
                         xattrs: EntryId(fields.u32()),
@@ -257,11 +258,12 @@ impl Tables {
 
 impl InodeRecord {
     const HAS_XATTRS: u8 = 1;
-    const IS_STRAY: u8 = 2;
+    const HAS_FOREIGN: u8 = 2;
 
     fn pack(self) -> [u8; INODE_BYTES] {
         let mut bytes = [0; INODE_BYTES];
-        let flags = u8::from(self.has_xattrs) * Self::HAS_XATTRS + u8::from(self.is_stray) * Self::IS_STRAY;
+        let flags =
+            u8::from(self.has_xattrs) * Self::HAS_XATTRS + u8::from(self.has_foreign) * Self::HAS_FOREIGN;
         let kind = RecordKind::ALL.iter().position(|kind| *kind == self.kind);
         bytes[..4].copy_from_slice(&self.entry.0.to_le_bytes());
         bytes[4..8].copy_from_slice(&self.nlink.to_le_bytes());
@@ -282,7 +284,7 @@ impl InodeRecord {
             entry,
             nlink,
             has_xattrs: flags & Self::HAS_XATTRS != 0,
-            is_stray: flags & Self::IS_STRAY != 0,
+            has_foreign: flags & Self::HAS_FOREIGN != 0,
         })
     }
 }

@@ -20,7 +20,7 @@ use super::blobs::{BlobIdentity, FileIdentity, read_bounded};
 use super::scan::{Member, MemberKind, scan};
 use crate::compress::Compression;
 use crate::error::{Error, Result, Subject};
-use crate::read_at::{FileBytes, ReadAt, Window};
+use crate::read_at::{ByteRange, FileBytes, ReadAt};
 
 /// Links followed for one name; the number that Linux allows. Cycles end here.
 const MAX_LINKS: usize = 40;
@@ -44,11 +44,11 @@ struct Tar {
     /// Of the whole file.
     identity: BlobIdentity,
     /// By clean name: components joined by single slashes, none of them `.` or `..`.
-    members: HashMap<Vec<u8>, Slot>,
+    members: HashMap<Vec<u8>, MemberEntry>,
 }
 
 #[derive(Debug)]
-struct Slot {
+struct MemberEntry {
     kind: MemberKind,
     /// True when the tar has the name more than once, other than for one directory.
     repeated: bool,
@@ -56,7 +56,7 @@ struct Slot {
 
 /// A file that was found.
 #[derive(Debug, Clone)]
-pub(crate) struct Found {
+pub(crate) struct ArchiveFile {
     /// Its bytes, none of them read yet.
     pub bytes: Arc<dyn ReadAt>,
     /// Which bytes these are.
@@ -140,7 +140,7 @@ impl Archive {
     /// # Errors
     /// [`Error::Malformed`] when the way leads outside, runs in circles, or has a name that stands
     /// twice in the tar; [`Error::Io`].
-    pub(crate) fn find(&self, name: &str) -> Result<Option<Found>> {
+    pub(crate) fn find(&self, name: &str) -> Result<Option<ArchiveFile>> {
         match &self.files {
             Files::Directory(root) => self.find_beneath(root, name),
             Files::Tar(tar) => self.find_member(tar, name),
@@ -164,7 +164,7 @@ impl Archive {
         Subject::Member { archive: self.path.clone(), name: name.to_owned() }
     }
 
-    fn find_beneath(&self, root: &OwnedFd, name: &str) -> Result<Option<Found>> {
+    fn find_beneath(&self, root: &OwnedFd, name: &str) -> Result<Option<ArchiveFile>> {
         let what = || self.describe(name);
         // Names in archives may begin with a slash; here they would leave the directory.
         let relative = name.trim_start_matches('/');
@@ -183,19 +183,19 @@ impl Archive {
         }
         let identity = BlobIdentity::File(FileIdentity::of(&file).map_err(cannot)?);
         let bytes = Arc::new(FileBytes::new(file).map_err(cannot)?);
-        Ok(Some(Found { bytes, identity }))
+        Ok(Some(ArchiveFile { bytes, identity }))
     }
 
-    fn find_member(&self, tar: &Tar, name: &str) -> Result<Option<Found>> {
+    fn find_member(&self, tar: &Tar, name: &str) -> Result<Option<ArchiveFile>> {
         let Some((offset, len_bytes)) = tar.resolve(name, &|| self.describe(name))? else {
             return Ok(None);
         };
-        let window = Window::new(Arc::clone(&tar.bytes), offset, len_bytes);
+        let window = ByteRange::new(Arc::clone(&tar.bytes), offset, len_bytes);
         let bytes = window.map_err(|_| {
             Error::malformed(self.describe(name), "the file extends past the end of the archive")
         })?;
         let identity = tar.identity.part(offset, len_bytes);
-        Ok(Some(Found { bytes: Arc::new(bytes), identity }))
+        Ok(Some(ArchiveFile { bytes: Arc::new(bytes), identity }))
     }
 }
 
@@ -252,10 +252,10 @@ impl Tar {
     }
 }
 
-fn table(members: Vec<Member>) -> HashMap<Vec<u8>, Slot> {
-    let mut table: HashMap<Vec<u8>, Slot> = HashMap::with_capacity(members.len());
+fn table(members: Vec<Member>) -> HashMap<Vec<u8>, MemberEntry> {
+    let mut table: HashMap<Vec<u8>, MemberEntry> = HashMap::with_capacity(members.len());
     for member in members {
-        let slot = Slot { kind: member.kind, repeated: false };
+        let slot = MemberEntry { kind: member.kind, repeated: false };
         match table.entry(clean(&member.name)) {
             Entry::Vacant(vacant) => {
                 vacant.insert(slot);

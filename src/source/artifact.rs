@@ -7,7 +7,7 @@ use super::names::Names;
 use crate::image::manifest::Descriptor;
 
 /// Suffixes of the tags that cosign makes of an image's digest (`sha256-<hex>.sig`), and what they
-/// mark. Source: cosign, specs/SIGNATURE_SPEC.md and `cosign triangulate --type`.
+/// mark. ImageSource: cosign, specs/SIGNATURE_SPEC.md and `cosign triangulate --type`.
 const TAGS: [(&str, &str); 3] = [
     (".sig", "a cosign signature"),
     (".att", "a cosign attestation"),

@@ -5,10 +5,10 @@
 use super::archive::{Archive, not_an_image};
 use super::archive_blobs::ArchiveBlobs;
 use super::blobs::Blobs as _;
-use super::formats::Place;
+use super::formats::Site;
 use super::names::{self, Names};
 use super::walk::Walk;
-use super::{ImageSummary, OpenedImage, Selection, Source, Survey};
+use super::{ImageSource, ImageSummary, OpenedImage, Selection, Survey};
 use crate::digest::{Algorithm, Digest};
 use crate::error::Result;
 use crate::image::Platform;
@@ -21,12 +21,12 @@ const VERSION_PREFIX: &[u8] = b"Directory Transport Version: 1.";
 const MAX_VERSION_BYTES: u64 = 1024;
 
 /// True for a `version` file of this format.
-pub(super) fn detect(place: &mut Place<'_>) -> Result<bool> {
+pub(super) fn detect(place: &mut Site<'_>) -> Result<bool> {
     has_version(place.archive()?)
 }
 
 /// Opens a directory that skopeo wrote.
-pub(super) fn open(place: Place<'_>) -> Result<Box<dyn Source>> {
+pub(super) fn open(place: Site<'_>) -> Result<Box<dyn ImageSource>> {
     Ok(Box::new(Dir::open(place.verify(), place.into_archive()?)?))
 }
 
@@ -73,7 +73,7 @@ impl Dir {
     }
 }
 
-impl Source for Dir {
+impl ImageSource for Dir {
     fn kind(&self) -> &'static str {
         "dir"
     }

@@ -4,20 +4,20 @@
 
 use super::archive::{Archive, not_an_image};
 use super::docker_manifest::{DockerManifest, Item};
-use super::formats::Place;
+use super::formats::Site;
 use super::names::{self, Names};
-use super::{ImageSummary, OpenedImage, Selection, Source, Survey};
+use super::{ImageSource, ImageSummary, OpenedImage, Selection, Survey};
 use crate::error::{Error, Result, Subject};
 use crate::image::Platform;
 
 /// True for a `manifest.json`, or for what Docker before 1.10 wrote instead.
-pub(super) fn detect(place: &mut Place<'_>) -> Result<bool> {
+pub(super) fn detect(place: &mut Site<'_>) -> Result<bool> {
     let archive = place.archive()?;
     Ok(archive.find("manifest.json")?.is_some() || archive.find("repositories")?.is_some())
 }
 
 /// Opens a docker-archive.
-pub(super) fn open(place: Place<'_>) -> Result<Box<dyn Source>> {
+pub(super) fn open(place: Site<'_>) -> Result<Box<dyn ImageSource>> {
     Ok(Box::new(DockerArchive::open(place.into_archive()?)?))
 }
 
@@ -63,7 +63,7 @@ impl DockerArchive {
     }
 }
 
-impl Source for DockerArchive {
+impl ImageSource for DockerArchive {
     fn kind(&self) -> &'static str {
         "docker-archive"
     }

@@ -64,7 +64,7 @@ impl DockerManifest {
     /// Opens the image `item` from `archive`.
     ///
     /// # Errors
-    /// As [`super::Source::image`].
+    /// As [`super::ImageSource::image`].
     pub(super) fn open(
         &self,
         archive: &Archive,

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::archive::{Archive, not_an_image};
 use super::blobs::BlobIdentity;
-use super::{Location, OpenOptions, Source, dir, docker_archive, oci_layout};
+use super::{ImageSource, Location, OpenOptions, dir, docker_archive, oci_layout};
 use crate::error::{Error, Result, Subject};
 use crate::layer::index::Verify;
 
@@ -21,25 +21,25 @@ static FORMATS: &[Format] = &[
         transport: "oci",
         needs_slashes: false,
         about: "an OCI layout in a directory",
-        reader: Some(Reader { detect: oci_layout::detect, open: oci_layout::open }),
+        reader: Some(FormatReader { detect: oci_layout::detect, open: oci_layout::open }),
     },
     Format {
         transport: "oci-archive",
         needs_slashes: false,
         about: "an OCI layout in a tar archive",
-        reader: Some(Reader { detect: oci_layout::detect, open: oci_layout::open }),
+        reader: Some(FormatReader { detect: oci_layout::detect, open: oci_layout::open }),
     },
     Format {
         transport: "dir",
         needs_slashes: false,
         about: "a directory written by skopeo",
-        reader: Some(Reader { detect: dir::detect, open: dir::open }),
+        reader: Some(FormatReader { detect: dir::detect, open: dir::open }),
     },
     Format {
         transport: "docker-archive",
         needs_slashes: false,
         about: "a tar archive written by docker save or podman save",
-        reader: Some(Reader { detect: docker_archive::detect, open: docker_archive::open }),
+        reader: Some(FormatReader { detect: docker_archive::detect, open: docker_archive::open }),
     },
     Format::unsupported("registry-storage", "the storage directory of a registry"),
     Format::unsupported("docker-graph", "the data directory of a Docker engine"),
@@ -59,15 +59,15 @@ struct Format {
     /// What the transport leads to, with its article.
     about: &'static str,
     /// `None` for transports that are known by name only.
-    reader: Option<Reader>,
+    reader: Option<FormatReader>,
 }
 
 /// What reads a format.
-struct Reader {
+struct FormatReader {
     /// Returns whether a place that was named without a transport has this format.
-    detect: fn(&mut Place<'_>) -> Result<bool>,
+    detect: fn(&mut Site<'_>) -> Result<bool>,
     /// Opens a place as this format.
-    open: fn(Place<'_>) -> Result<Box<dyn Source>>,
+    open: fn(Site<'_>) -> Result<Box<dyn ImageSource>>,
 }
 
 impl Format {
@@ -120,7 +120,7 @@ impl Transport {
         self.reader().map(drop)
     }
 
-    fn reader(self) -> Result<&'static Reader> {
+    fn reader(self) -> Result<&'static FormatReader> {
         self.0.reader.as_ref().ok_or_else(|| {
             let names: Vec<_> = Transport::supported().map(Transport::name).collect();
             let reason = format!("{} cannot be read; use one of {}", self.about(), names.join(", "));
@@ -154,7 +154,7 @@ impl fmt::Debug for Transport {
 /// # Errors
 /// [`Error::NotAnImage`] when no format is detected, [`Error::Unsupported`] for transports that
 /// cannot be opened, and what opening gives.
-pub(super) fn open(transport: Option<Transport>, mut place: Place<'_>) -> Result<Box<dyn Source>> {
+pub(super) fn open(transport: Option<Transport>, mut place: Site<'_>) -> Result<Box<dyn ImageSource>> {
     if let Some(transport) = transport {
         return (transport.reader()?.open)(place);
     }
@@ -168,17 +168,17 @@ pub(super) fn open(transport: Option<Transport>, mut place: Place<'_>) -> Result
 }
 
 /// Where a reference leads. Nothing is opened before a format asks for it.
-pub(super) struct Place<'a> {
+pub(super) struct Site<'a> {
     location: &'a Location,
     options: &'a OpenOptions,
     input: &'a mut dyn Read,
     archive: Option<Archive>,
 }
 
-impl<'a> Place<'a> {
+impl<'a> Site<'a> {
     /// The place at `location`; `input` is standard input.
     pub(super) fn new(location: &'a Location, options: &'a OpenOptions, input: &'a mut dyn Read) -> Self {
-        Place { location, options, input, archive: None }
+        Site { location, options, input, archive: None }
     }
 
     /// Returns whether what documents promise is to be checked.
@@ -198,7 +198,7 @@ impl<'a> Place<'a> {
         Ok(self.archive.insert(archive))
     }
 
-    /// As [`Place::archive`], to keep.
+    /// As [`Site::archive`], to keep.
     ///
     /// # Errors
     /// As [`Archive::open`].

@@ -30,7 +30,7 @@ mod scan;
 mod survey;
 mod walk;
 
-use self::formats::Place;
+use self::formats::Site;
 pub(crate) use blobs::BlobIdentity;
 pub use formats::Transport;
 pub use reference::{Location, Reference, Selection, split_path};
@@ -43,7 +43,7 @@ pub(crate) use survey::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
 pub(crate) const MAX_ARCHIVE_MANIFEST_BYTES: u64 = 20 * 1024 * 1024;
 
 /// A place that holds images.
-pub(crate) trait Source: Send + Sync + fmt::Debug {
+pub(crate) trait ImageSource: Send + Sync + fmt::Debug {
     /// The name of the transport that it can be opened through.
     fn kind(&self) -> &'static str;
 
@@ -62,7 +62,7 @@ pub(crate) trait Source: Send + Sync + fmt::Debug {
     /// [`crate::Error::Malformed`], [`crate::Error::Unsupported`] for what is wrong with it.
     fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage>;
 
-    /// Finds one image as [`Source::image`] does, and all that it names, whether or not it is as promised.
+    /// Finds one image as [`ImageSource::image`] does, and all that it names, whether or not it is as promised.
     ///
     /// # Errors
     /// [`crate::Error::Ambiguous`] and [`crate::Error::NoSuchImage`] when `select` does not name one image. What is wrong
@@ -158,7 +158,7 @@ impl fmt::Debug for OpenOptions {
 /// # Errors
 /// [`crate::Error::NotAnImage`] when no format is detected, [`crate::Error::Unsupported`] for transports that
 /// cannot be opened, and what opening an [`Archive`] gives.
-pub(crate) fn open(reference: &Reference, options: &OpenOptions) -> Result<Box<dyn Source>> {
+pub(crate) fn open(reference: &Reference, options: &OpenOptions) -> Result<Box<dyn ImageSource>> {
     open_with_input(reference, options, &mut io::stdin().lock())
 }
 
@@ -170,8 +170,8 @@ pub(crate) fn open_with_input(
     reference: &Reference,
     options: &OpenOptions,
     input: &mut dyn Read,
-) -> Result<Box<dyn Source>> {
-    formats::open(reference.transport, Place::new(&reference.location, options, input))
+) -> Result<Box<dyn ImageSource>> {
+    formats::open(reference.transport, Site::new(&reference.location, options, input))
 }
 
 #[cfg(test)]

@@ -11,10 +11,10 @@ use super::archive_blobs::ArchiveBlobs;
 use super::artifact;
 use super::blobs::Blobs as _;
 use super::docker_manifest::{DockerManifest, Item};
-use super::formats::Place;
+use super::formats::Site;
 use super::names::{self, Names};
 use super::walk::{Agreement, Walk};
-use super::{ImageSummary, MAX_ARCHIVE_MANIFEST_BYTES, OpenedImage, Selection, Source, Survey};
+use super::{ImageSource, ImageSummary, MAX_ARCHIVE_MANIFEST_BYTES, OpenedImage, Selection, Survey};
 use crate::digest::Digest;
 use crate::error::{DocumentRole, Error, Property, Result, Subject};
 use crate::image::Platform;
@@ -24,13 +24,13 @@ use crate::image::strict_json::{self, Object};
 use crate::layer::index::Verify;
 
 /// True for `oci-layout` with `index.json`.
-pub(super) fn detect(place: &mut Place<'_>) -> Result<bool> {
+pub(super) fn detect(place: &mut Site<'_>) -> Result<bool> {
     let archive = place.archive()?;
     Ok(archive.find("oci-layout")?.is_some() && archive.find("index.json")?.is_some())
 }
 
 /// Opens an OCI layout.
-pub(super) fn open(place: Place<'_>) -> Result<Box<dyn Source>> {
+pub(super) fn open(place: Site<'_>) -> Result<Box<dyn ImageSource>> {
     Ok(Box::new(OciLayout::open(place.verify(), place.into_archive()?)?))
 }
 
@@ -205,7 +205,7 @@ impl OciLayout {
     }
 }
 
-impl Source for OciLayout {
+impl ImageSource for OciLayout {
     fn kind(&self) -> &'static str {
         if self.blobs.archive.is_directory() { "oci" } else { "oci-archive" }
     }

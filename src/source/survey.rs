@@ -1,8 +1,8 @@
 //! An image with all its faults: what it names, and what was found in each place.
 //!
 //! Opening an image ends at the first thing that is not as it was promised. A survey goes on as long as
-//! anything can be read, for who wants to know all that is wrong. This module owns what a survey tells;
-//! [`crate::verify`] judges it, and reads the layers.
+//! anything can be read, for who wants to know all that is wrong. This module owns what a survey contains;
+//! [`crate::verify`] compares it, and reads the layers.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -58,22 +58,23 @@ impl SurveyedDocument {
     }
 }
 
-/// Takes down the documents that a walk reads, each once.
+/// The documents that a walk read, each once.
 #[derive(Debug, Default)]
-pub(super) struct Ledger(RefCell<Vec<SurveyedDocument>>);
+pub(super) struct DocumentLog(RefCell<Vec<SurveyedDocument>>);
 
-impl Ledger {
-    pub(super) fn note(&self, role: DocumentRole, descriptor: &Descriptor, bytes: Option<&[u8]>) {
-        let mut noted = self.0.borrow_mut();
-        if !noted.iter().any(|known| known.role == role && known.digest == descriptor.digest) {
-            noted.push(SurveyedDocument::new(role, descriptor.digest, Some(descriptor.size), bytes));
+impl DocumentLog {
+    pub(super) fn record(&self, role: DocumentRole, descriptor: &Descriptor, bytes: Option<&[u8]>) {
+        let mut documents = self.0.borrow_mut();
+        if !documents.iter().any(|known| known.role == role && known.digest == descriptor.digest) {
+            documents.push(SurveyedDocument::new(role, descriptor.digest, Some(descriptor.size), bytes));
         }
     }
 
-    /// What was noted, without the manifests and configs of other images that were looked into.
+    /// Returns the documents, without the manifests and configs of other images that were looked into.
     pub(super) fn of_image(self, own: &[Digest]) -> Vec<SurveyedDocument> {
-        let mut noted = self.0.into_inner();
-        noted.retain(|document| document.role == DocumentRole::ImageIndex || own.contains(&document.digest));
-        noted
+        let mut documents = self.0.into_inner();
+        documents
+            .retain(|document| document.role == DocumentRole::ImageIndex || own.contains(&document.digest));
+        documents
     }
 }

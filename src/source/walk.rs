@@ -2,7 +2,7 @@
 //!
 //! This module owns the walk through image indexes to a manifest, its config and its layers: every
 //! document is checked against its descriptor's size and digest before it is parsed. Only a survey
-//! takes documents as they are, and notes how they should have been. It must not know names, nor
+//! takes documents as they are, and records how they should have been. It must not know names, nor
 //! where blobs are kept: [`Blobs`] finds them.
 
 use std::cell::RefCell;
@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::blobs::{BlobIdentity, Blobs, read_bounded};
-use super::survey::{DocumentRole, Ledger, Survey, SurveyedLayer};
+use super::survey::{DocumentLog, DocumentRole, Survey, SurveyedLayer};
 use super::{LayerBlob, OpenedImage};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
@@ -36,8 +36,8 @@ pub(super) struct Walk<'a> {
     /// Whether what does not match is an error or a warning.
     verify: Verify,
     agreement: Option<Agreement<'a>>,
-    /// Where documents are noted instead of refused.
-    ledger: Option<&'a Ledger>,
+    /// Where documents are recorded instead of refused.
+    log: Option<&'a DocumentLog>,
     /// What has been warned of. Documents are read more than once.
     warnings: RefCell<HashSet<String>>,
 }
@@ -53,7 +53,7 @@ struct Candidate {
 impl<'a> Walk<'a> {
     /// A walk through `blobs` to the image for `platform`, or for this host.
     pub(super) fn new(blobs: &'a dyn Blobs, platform: Option<&'a Platform>, verify: Verify) -> Self {
-        Walk { blobs, platform, verify, agreement: None, ledger: None, warnings: RefCell::default() }
+        Walk { blobs, platform, verify, agreement: None, log: None, warnings: RefCell::default() }
     }
 
     /// Refuses the image unless `agreement` accepts its configs.
@@ -94,8 +94,8 @@ impl<'a> Walk<'a> {
 
     /// Surveys what `tops` lead to. What is wrong with the image is part of the answer.
     pub(super) fn survey(self, tops: &[&Descriptor]) -> Survey {
-        let ledger = Ledger::default();
-        let walk = Walk { ledger: Some(&ledger), ..self };
+        let log = DocumentLog::default();
+        let walk = Walk { log: Some(&log), ..self };
         let mut survey = Survey::default();
         let mut own = Vec::new();
         let walked = walk.candidates(tops).and_then(|candidates| {
@@ -110,7 +110,7 @@ impl<'a> Walk<'a> {
             own.extend(tops.iter().map(|top| top.digest));
             survey.faults.push(fault);
         }
-        survey.documents = ledger.of_image(&own);
+        survey.documents = log.of_image(&own);
         survey
     }
 
@@ -341,10 +341,10 @@ impl<'a> Walk<'a> {
             Some(data) => Some(read_bounded(&what, data, "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES)?),
             None => self.blobs.document(role, descriptor)?,
         };
-        if let Some(ledger) = self.ledger {
+        if let Some(log) = self.log {
             // Of the same name in the archive, but which of the two it is only its content tells.
             let role = bytes.as_deref().map_or(role, |bytes| role_of(role, &what, bytes));
-            ledger.note(role, descriptor, bytes.as_deref());
+            log.record(role, descriptor, bytes.as_deref());
             return Ok(bytes);
         }
         if let Some(bytes) = &bytes {

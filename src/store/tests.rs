@@ -6,7 +6,7 @@ use crate::digest::Algorithm;
 use crate::layer::entry::{Entry, EntryKind, Meta, Xattrs};
 use crate::layer::index::Verify;
 use crate::layer::samples::{ALL, LAYER, compressed, expected, gzip, index, names, read_all, sample_tar};
-use crate::layer::table::{Facts, IndexBuilder};
+use crate::layer::table::{IndexBuilder, LayerFacts};
 use crate::layer::windows::Windows;
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -102,7 +102,7 @@ fn mapped_index(store: &Store, key: &Key) -> (StoredIndex, Vec<String>) {
     }
     let mut windows = draft.scratch().unwrap().windows;
     windows.write_all(&[5; 1000]).unwrap();
-    let facts = Facts {
+    let facts = LayerFacts {
         diff_id: None,
         blob_digest: None,
         blob_bytes: 1,

@@ -17,7 +17,7 @@ use super::{Key, Store, check_trust};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
 use crate::layer::stored::read_index;
-use crate::layer::table::Facts;
+use crate::layer::table::LayerFacts;
 use crate::read_at::FileBytes;
 
 /// Hexadecimal digits that [`Key`] takes of whatever else identifies stored bytes.
@@ -39,7 +39,7 @@ pub struct StoredLayer {
     pub last_used: SystemTime,
     /// What it is the index of, and how many entries that has; `None` when that cannot be read or was not
     /// asked for.
-    pub facts: Option<(Facts, u32)>,
+    pub facts: Option<(LayerFacts, u32)>,
 }
 
 impl StoredLayer {
@@ -194,7 +194,7 @@ impl Store {
         Ok(true)
     }
 
-    fn facts(&self, name: &str) -> Option<(Facts, u32)> {
+    fn facts(&self, name: &str) -> Option<(LayerFacts, u32)> {
         let path = self.path(&Key(name.to_owned()), "idx");
         let file = super::open_own(&path).ok()??;
         let what = Subject::File(path.clone());

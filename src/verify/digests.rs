@@ -7,8 +7,8 @@
 //! else, or in doubt:   read + hash  ->  decode  ->  hash, one after the other
 //! ```
 //!
-//! This module owns which way is taken. The last one is the judge: a faster way counts only when it finds what
-//! was promised, so whatever is told of damage comes from the last one. Neither way believes an index more than
+//! This module owns which way is taken. The last one decides: a faster way counts only when it finds what was
+//! promised, so every report of damage comes from the last one. Neither way believes an index more than
 //! that its checkpoints lead into the blob: the span hashes in it are not asked, nor is a seekable copy, and
 //! the hashes are over all bytes of the blob and of the tar.
 
@@ -19,7 +19,7 @@ use std::thread;
 
 use crate::compress::{Compression, Decoder, Stop};
 use crate::content::cache::SpanCache;
-use crate::content::{Course, LayerBytes, ReadAhead, Stretch};
+use crate::content::{LayerBytes, ReadAhead, Schedule, ScheduledExtent};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{StreamFault, StreamResult as Result, Subject};
 use crate::layer::entry::{Entry, Extent};
@@ -57,13 +57,13 @@ impl<'a> Indexes<'a> {
         let whole = Extent { offset: 0, len_bytes: index.index.facts().tar_bytes };
         let reader = LayerReader::new(Subject::Image, index, bytes.clone(), Verify::Off);
         let layer = Arc::new(LayerBytes::new(reader, self.cache.clone(), Some(self.read_ahead.clone())));
-        let stretch = Stretch { place: 0, layer: &layer, extent: whole };
-        let course = Course::new(Some(self.read_ahead.clone()), [stretch].into_iter());
+        let scheduled = ScheduledExtent { place: 0, layer: &layer, extent: whole };
+        let schedule = Schedule::new(Some(self.read_ahead.clone()), [scheduled].into_iter());
         let mut headers = Headers::new();
         let (blob, tar) = thread::scope(|scope| {
             let blob = scope.spawn(|| hash_all(bytes.clone(), digest.algorithm(), |_| ()));
             let mut hasher = diff_id.algorithm().hasher();
-            let tar = layer.read_extent(whole, (&course, 0), &mut |_, piece| {
+            let tar = layer.read_extent(whole, (&schedule, 0), &mut |_, piece| {
                 hasher.update(piece);
                 headers.feed(piece);
                 Ok(())
@@ -160,15 +160,15 @@ pub(super) fn digests(
 }
 
 fn in_one_pass(bytes: &Arc<dyn ReadAt>, digest: Option<Digest>, diff_id: Option<Digest>) -> Digests {
-    let tap = Tap::new(bytes.clone(), digest.map(|digest| digest.algorithm().hasher()));
+    let hashing = HashingBytes::new(bytes.clone(), digest.map(|digest| digest.algorithm().hasher()));
     let mut headers = Headers::new();
     let tar = diff_id.map(|diff_id| {
         let compression =
             Compression::detect(&**bytes).map_err(|cause| StreamFault::io("cannot read", cause))?;
-        tap.decode_into(compression, diff_id.algorithm().hasher(), &mut headers)
+        hashing.decode_into(compression, diff_id.algorithm().hasher(), &mut headers)
     });
     let fault = headers.finish().filter(|_| matches!(tar, Some(Ok(_))));
-    Digests { blob: tap.finish().transpose(), tar, fault }
+    Digests { blob: hashing.finish().transpose(), tar, fault }
 }
 
 fn hash_all(bytes: Arc<dyn ReadAt>, algorithm: Algorithm, mut seen: impl FnMut(&[u8])) -> io::Result<Digest> {
@@ -190,26 +190,26 @@ fn hash_all(bytes: Arc<dyn ReadAt>, algorithm: Algorithm, mut seen: impl FnMut(&
 
 /// Stored bytes, read front to back and hashed on the way. Clones share the position.
 #[derive(Debug, Clone)]
-struct Tap(Arc<Mutex<TapState>>);
+struct HashingBytes(Arc<Mutex<HashingState>>);
 
-struct TapState {
+struct HashingState {
     stream: Box<dyn Read + Send>,
     hasher: Option<Hasher>,
 }
 
-impl fmt::Debug for TapState {
+impl fmt::Debug for HashingState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TapState").field("hasher", &self.hasher).finish_non_exhaustive()
+        f.debug_struct("HashingState").field("hasher", &self.hasher).finish_non_exhaustive()
     }
 }
 
-impl Tap {
+impl HashingBytes {
     fn new(bytes: Arc<dyn ReadAt>, hasher: Option<Hasher>) -> Self {
         let end = bytes.len();
-        Tap(Arc::new(Mutex::new(TapState { stream: bytes.stream(0..end), hasher })))
+        HashingBytes(Arc::new(Mutex::new(HashingState { stream: bytes.stream(0..end), hasher })))
     }
 
-    fn state(&self) -> MutexGuard<'_, TapState> {
+    fn state(&self) -> MutexGuard<'_, HashingState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -243,7 +243,7 @@ impl Tap {
     }
 }
 
-impl Read for Tap {
+impl Read for HashingBytes {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let mut state = self.state();
         let len = state.stream.read(buf)?;

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use super::{
-    CheckpointRecord, FORMAT_VERSION, Facts, HEADER_BYTES, KIND_BLOCK, KIND_CHAR, KIND_DIRECTORY, KIND_FIFO,
-    KIND_FILE, KIND_HARDLINK, KIND_SPARSE, KIND_SYMLINK, LayerIndex, MAGIC, MAX_WARNINGS, NO_COPY, SECTIONS,
-    Section, low, pack, place_code, record_bytes,
+    CheckpointRecord, FORMAT_VERSION, HEADER_BYTES, KIND_BLOCK, KIND_CHAR, KIND_DIRECTORY, KIND_FIFO,
+    KIND_FILE, KIND_HARDLINK, KIND_SPARSE, KIND_SYMLINK, LayerFacts, LayerIndex, MAGIC, MAX_WARNINGS,
+    NO_COPY, SECTIONS, Section, kind_code, low, pack, record_bytes,
 };
 use crate::bytes::{CHECKSUM_BYTES, Sections};
 use crate::digest::{Algorithm, Digest};
@@ -82,7 +82,7 @@ impl IndexBuilder {
             self.checkpoints.extend_from_slice(&number.to_le_bytes());
         }
         self.checkpoints.extend_from_slice(&window_len.to_le_bytes());
-        self.checkpoints.extend_from_slice(&place_code(record.place).to_le_bytes());
+        self.checkpoints.extend_from_slice(&kind_code(record.kind).to_le_bytes());
         self.checkpoints.extend_from_slice(&record.window_hash);
     }
 
@@ -102,7 +102,7 @@ impl IndexBuilder {
 
     /// The index of all that was pushed.
     #[must_use]
-    pub(crate) fn finish(self, facts: Facts) -> LayerIndex {
+    pub(crate) fn finish(self, facts: LayerFacts) -> LayerIndex {
         let IndexBuilder { entries, heap, segments, spans, checkpoints, warnings, warned: _ } = self;
         let sections = [entries, heap, segments, spans, checkpoints, warnings];
         LayerIndex { facts, sections: Sections::Built(sections) }
@@ -140,7 +140,7 @@ impl IndexBuilder {
 }
 
 /// The header of an index whose sections have these lengths, without the checksum.
-pub(super) fn head(facts: &Facts, lengths: [usize; SECTIONS]) -> Vec<u8> {
+pub(super) fn head(facts: &LayerFacts, lengths: [usize; SECTIONS]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());

@@ -4,12 +4,12 @@
 //! everything else in the order in which its first name comes up.
 
 use super::over::Merged;
-use super::tree::{DirId, NONE, Object, ObjectId, ObjectKind, Objects, Occupant, SlotId, Tree, number};
+use super::tree::{DirId, NONE, NameTree, Object, ObjectId, ObjectKind, Objects, Occupant, SlotId, number};
 use crate::error::{Error, Result, Subject};
 use crate::layer::entry::EntryKind;
 use crate::layer::{EntryId, LayerId};
-use crate::rootfs::tables::{Dentry, Directory, InodeRecord, Parts, RecordKind, Stray, Tables};
-use crate::rootfs::{EntryAt, Inode, InodeId, described};
+use crate::rootfs::tables::{Dentry, Directory, ForeignEntries, InodeRecord, Parts, RecordKind, Tables};
+use crate::rootfs::{EntryAt, InodeId, Stat, described};
 
 /// Lays out the merged tree. `warnings` are as they are stored.
 pub(super) fn flatten(merged: Merged<'_>, warnings: Vec<u8>) -> Result<Tables> {
@@ -35,7 +35,7 @@ struct Plan {
 
 impl Plan {
     /// All that does not depend on what the objects are.
-    fn of(tree: Tree<'_>) -> Result<Self> {
+    fn of(tree: NameTree<'_>) -> Result<Self> {
         let members = Members::of(&tree);
         let mut plan = Plan::default();
         let parts = &mut plan.parts;
@@ -78,7 +78,7 @@ impl Plan {
     }
 
     fn number_directories(&mut self, root: Option<EntryAt>, objects: &Objects<'_>) {
-        let Parts { inodes, strays, directories, dentries, .. } = &mut self.parts;
+        let Parts { inodes, foreign_entries, directories, dentries, .. } = &mut self.parts;
         // Nearly every name has an inode of its own.
         inodes.reserve_exact(dentries.len() + 1);
         inodes.push(root_record(root));
@@ -88,7 +88,7 @@ impl Plan {
                 object
                     .map_or_else(|| (implied_directory(LayerId(0)), None), |object| record(object, objects)),
                 inodes,
-                strays,
+                foreign_entries,
             );
         }
         for directory in directories.iter().skip(1) {
@@ -100,7 +100,7 @@ impl Plan {
 
     /// Numbers what is no directory, and counts its names.
     fn number_objects(&mut self, objects: &Objects<'_>) -> Result<()> {
-        let Parts { inodes, strays, dentries, .. } = &mut self.parts;
+        let Parts { inodes, foreign_entries, dentries, .. } = &mut self.parts;
         let mut numbers = vec![NONE; objects.len()];
         for (dentry, object) in dentries.iter_mut().zip(std::mem::take(&mut self.objects)) {
             if object == NONE {
@@ -109,7 +109,7 @@ impl Plan {
             let known = &mut numbers[object as usize];
             if *known == NONE {
                 *known = number(inodes.len())?;
-                push_inode(record(&objects[ObjectId(object)], objects), inodes, strays);
+                push_inode(record(&objects[ObjectId(object)], objects), inodes, foreign_entries);
             }
             dentry.inode = InodeId(*known);
             if let Some(inode) = inodes.get_mut(*known as usize) {
@@ -121,13 +121,13 @@ impl Plan {
 }
 
 fn push_inode(
-    (record, stray): (InodeRecord, Option<(EntryId, EntryId)>),
+    (record, foreign): (InodeRecord, Option<(EntryId, EntryId)>),
     inodes: &mut Vec<InodeRecord>,
-    strays: &mut Vec<Stray>,
+    foreign_entries: &mut Vec<ForeignEntries>,
 ) {
     // Lists stay below 2^32: whoever asks for the number has checked it.
     let inode = InodeId(u32::try_from(inodes.len()).unwrap_or(NONE));
-    strays.extend(stray.map(|(meta, xattrs)| Stray { inode, meta, xattrs }));
+    foreign_entries.extend(foreign.map(|(meta, xattrs)| ForeignEntries { inode, meta, xattrs }));
     inodes.push(record);
 }
 
@@ -140,7 +140,7 @@ struct Members {
 
 impl Members {
     /// A counting sort: all slots of all directories in two passes.
-    fn of(tree: &Tree<'_>) -> Self {
+    fn of(tree: &NameTree<'_>) -> Self {
         let in_use = || {
             tree.slot_ids()
                 .filter(|slot| matches!(tree[*slot].occupant(), Occupant::Object(_) | Occupant::Directory(_)))
@@ -187,7 +187,7 @@ fn root_record(at: Option<EntryAt>) -> InodeRecord {
 
 fn implied_directory(layer: LayerId) -> InodeRecord {
     let (kind, entry) = (RecordKind::ImpliedDirectory, EntryId(NONE));
-    InodeRecord { kind, layer, entry, nlink: 2, has_xattrs: false, is_stray: false }
+    InodeRecord { kind, layer, entry, nlink: 2, has_xattrs: false, has_foreign: false }
 }
 
 /// The record of an object that has no names yet, and the entries beside its own that tell of it: for mode, owner
@@ -207,19 +207,19 @@ fn record(object: &Object, objects: &Objects<'_>) -> (InodeRecord, Option<(Entry
         },
     };
     let nlink = if kind == RecordKind::Directory { 2 } else { 0 };
-    let is_stray = meta != entry || xattrs.is_some_and(|xattrs| xattrs != entry);
-    let record = InodeRecord { kind, layer, entry, nlink, has_xattrs: xattrs.is_some(), is_stray };
-    (record, is_stray.then(|| (meta, xattrs.unwrap_or(entry))))
+    let has_foreign = meta != entry || xattrs.is_some_and(|xattrs| xattrs != entry);
+    let record = InodeRecord { kind, layer, entry, nlink, has_xattrs: xattrs.is_some(), has_foreign };
+    (record, has_foreign.then(|| (meta, xattrs.unwrap_or(entry))))
 }
 
 /// The root, as [`flatten`] has it.
-pub(super) fn root_inode(at: Option<EntryAt>, objects: &Objects<'_>) -> Inode {
+pub(super) fn root_inode(at: Option<EntryAt>, objects: &Objects<'_>) -> Stat {
     described(root_record(at), None, objects.layers)
 }
 
 /// An object, as [`flatten`] has it; its names are not counted.
-pub(super) fn inode(object: &Object, objects: &Objects<'_>) -> Inode {
-    let (record, stray) = record(object, objects);
-    let stray = stray.map(|(meta, xattrs)| Stray { inode: InodeId(NONE), meta, xattrs });
-    described(record, stray, objects.layers)
+pub(super) fn inode(object: &Object, objects: &Objects<'_>) -> Stat {
+    let (record, foreign) = record(object, objects);
+    let foreign = foreign.map(|(meta, xattrs)| ForeignEntries { inode: InodeId(NONE), meta, xattrs });
+    described(record, foreign, objects.layers)
 }

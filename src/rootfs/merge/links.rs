@@ -3,8 +3,8 @@
 //! A target is looked for in the layer itself first, then in the lower layers as they were before this
 //! layer's whiteouts (docs/semantics.md H2, H3, H5). No target depends on the order in which links are bound.
 
-use super::own::Reader;
-use super::tree::{Found, LinkId, Occupant, SlotId};
+use super::own::LayerMerge;
+use super::tree::{FoundAt, LinkId, Occupant, SlotId};
 use crate::path::clean;
 use crate::warning::WarningKind;
 
@@ -20,11 +20,11 @@ pub(super) struct Link<'a> {
     pub(super) fallback: Occupant,
 }
 
-impl<'a> Reader<'a, '_> {
+impl<'a> LayerMerge<'a, '_> {
     /// Binds every link that waits, or leaves it out.
     pub(super) fn bind_links(&mut self) {
         let links = std::mem::take(&mut self.own.links);
-        let aims: Vec<Option<Found>> =
+        let aims: Vec<Option<FoundAt>> =
             links.iter().map(|link| self.find_own(&clean(link.target).components)).collect();
         let mut on_chain = vec![false; links.len()];
         for start in 0..links.len() {
@@ -37,7 +37,7 @@ impl<'a> Reader<'a, '_> {
         &mut self,
         start: usize,
         links: &[Link<'a>],
-        aims: &[Option<Found>],
+        aims: &[Option<FoundAt>],
         on_chain: &mut [bool],
     ) {
         let mut chain = vec![start];
@@ -73,7 +73,7 @@ impl<'a> Reader<'a, '_> {
     }
 
     /// The link that this one's target is at the moment.
-    fn waiting(&self, link: &Link<'a>, at: usize, aim: Option<Found>) -> Option<usize> {
+    fn waiting(&self, link: &Link<'a>, at: usize, aim: Option<FoundAt>) -> Option<usize> {
         if !self.is_waiting(link, at) {
             return None;
         }
@@ -83,8 +83,9 @@ impl<'a> Reader<'a, '_> {
         }
     }
 
-    fn bind(&mut self, link: &Link<'a>, aim: Option<Found>) {
-        let own = aim.and_then(Found::slot).map_or(Occupant::Nothing, |slot| self.own.tree[slot].occupant());
+    fn bind(&mut self, link: &Link<'a>, aim: Option<FoundAt>) {
+        let own =
+            aim.and_then(FoundAt::slot).map_or(Occupant::Nothing, |slot| self.own.tree[slot].occupant());
         let (found, kind) = match own {
             Occupant::Object(object) if self.objects[object].layer == self.layer => {
                 (own, WarningKind::LinkToLater)
@@ -107,8 +108,8 @@ impl<'a> Reader<'a, '_> {
         let components = clean(link.target).components;
         let found = self.lower.find(&components, self.objects, &mut self.steps, |_, _| None);
         let found = match found {
-            Some(Found::Root) => Occupant::Directory(self.lower.root),
-            Some(Found::Slot(slot)) => self.lower[slot].occupant(),
+            Some(FoundAt::Root) => Occupant::Directory(self.lower.root),
+            Some(FoundAt::Slot(slot)) => self.lower[slot].occupant(),
             None => Occupant::Nothing,
         };
         let whited_out = self.whites_out(&components);

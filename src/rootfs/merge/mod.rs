@@ -24,7 +24,7 @@ use crate::layer::table::LayerIndex;
 use crate::layer::{LayerId, check_layers};
 use crate::warning::{Warning, WarningKind};
 
-pub(crate) use replay::{Cause, Change, Stood, replay};
+pub(crate) use replay::{Before, Cause, Change, replay};
 
 /// How marks are read, above all where runtimes and the specification do not agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,7 +74,7 @@ impl<'a> over::Merged<'a> {
         index: &'a LayerIndex,
         options: &MergeOptions,
     ) -> Result<Vec<Warning>> {
-        let reader = own::Reader::new(layer, options, &self.tree, &mut self.objects, index.entry_count());
+        let reader = own::LayerMerge::new(layer, options, &self.tree, &mut self.objects, index.entry_count());
         let mut own = reader.read(index)?;
         let mut warnings = std::mem::take(&mut own.warnings);
         warnings.extend(self.lay_over(own, layer, options)?);

@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::own::{Own, is_aufs};
-use super::replay::Note;
+use super::replay::Touched;
 use super::tree::{
-    Dir, DirId, ObjectId, ObjectKind, Objects, Occupant, Slot, SlotId, Steps, Tree, Way, number,
+    Dir, DirId, NameTree, ObjectId, ObjectKind, Objects, Occupant, Slot, SlotId, Steps, Way, number,
 };
 use super::{EntryAt, MergeOptions, Semantics};
 use crate::error::Result;
@@ -21,19 +21,19 @@ use crate::warning::{Warning, WarningKind};
 /// All layers so far, as one tree.
 #[derive(Debug)]
 pub(super) struct Merged<'a> {
-    pub(super) tree: Tree<'a>,
+    pub(super) tree: NameTree<'a>,
     pub(super) objects: Objects<'a>,
     /// The topmost directory entry for the root.
     pub(super) root: Option<EntryAt>,
     /// What a directory looked like in one layer's own tree, for each layer that has it.
     pub(super) seen: HashMap<(DirId, LayerId), ObjectId>,
-    /// The names that the topmost layer touched, where somebody wants to know them.
-    pub(super) notes: Option<Vec<Note<'a>>>,
+    /// The names that the topmost layer changes; `None` where they are not recorded.
+    pub(super) touched: Option<Vec<Touched<'a>>>,
 }
 
-/// Where implied directories at and below a directory find what they look like.
+/// Where implied directories at and below a directory have their attributes from.
 #[derive(Debug, Clone, Copy, Default)]
-struct Source {
+struct AttributeSource {
     /// The directory of the layers below.
     directory: Option<DirId>,
     /// It was found through a symbolic link of this layer, and counts as far as that layer has it.
@@ -42,11 +42,11 @@ struct Source {
 
 impl<'a> Merged<'a> {
     pub(super) fn new(layers: &'a [Arc<LayerIndex>]) -> Self {
-        let (tree, objects) = (Tree::new(), Objects::new(layers));
-        Merged { tree, objects, root: None, seen: HashMap::new(), notes: None }
+        let (tree, objects) = (NameTree::new(), Objects::new(layers));
+        Merged { tree, objects, root: None, seen: HashMap::new(), touched: None }
     }
 
-    /// Makes `own` the topmost layer, and tells what runtimes would have refused or hidden.
+    /// Makes `own` the topmost layer, and returns warnings about what runtimes would have refused or hidden.
     pub(super) fn lay_over(
         &mut self,
         mut own: Own<'a>,
@@ -63,18 +63,18 @@ impl<'a> Merged<'a> {
 
     /// Gives implied directories what lower layers know of them (docs/semantics.md M1, M2, M4), as containerd
     /// does: from the layers below, whatever this layer's opaque marks hide.
-    fn dress(&mut self, own: &mut Tree<'a>, layer: LayerId, options: &MergeOptions) -> Result<()> {
-        let mut sources = vec![Source::default(); own.dirs.len()];
-        sources[own.root.at()] = Source { directory: Some(self.tree.root), only: None };
+    fn dress(&mut self, own: &mut NameTree<'a>, layer: LayerId, options: &MergeOptions) -> Result<()> {
+        let mut sources = vec![AttributeSource::default(); own.dirs.len()];
+        sources[own.root.at()] = AttributeSource { directory: Some(self.tree.root), only: None };
         let mut steps = Steps::for_entries(number(own.dirs.len())?);
         for at in own.slot_ids() {
             let slot = &own[at];
             let Occupant::Directory(dir) = slot.occupant() else { continue };
             let source = match sources[slot.directory.at()] {
-                Source { directory: Some(above), only } if !hides(slot, options) => {
+                AttributeSource { directory: Some(above), only } if !hides(slot, options) => {
                     self.source(above, only, slot.name, &mut steps)
                 }
-                _ => Source::default(),
+                _ => AttributeSource::default(),
             };
             sources[dir.at()] = source;
             if own[dir].attributes.is_none() {
@@ -88,12 +88,12 @@ impl<'a> Merged<'a> {
         Ok(())
     }
 
-    /// Where a child finds what it looks like, given where its parent does.
-    fn source(&self, above: DirId, only: Option<LayerId>, name: &[u8], steps: &mut Steps) -> Source {
+    /// Where a child has its attributes from, given where its parent has them from.
+    fn source(&self, above: DirId, only: Option<LayerId>, name: &[u8], steps: &mut Steps) -> AttributeSource {
         match self.tree.occupant(above, name) {
-            Occupant::Directory(directory) => Source { directory: Some(directory), only },
+            Occupant::Directory(directory) => AttributeSource { directory: Some(directory), only },
             Occupant::Object(link) => self.source_through(link, above, only, steps).unwrap_or_default(),
-            Occupant::Nothing | Occupant::Link(_) => Source::default(),
+            Occupant::Nothing | Occupant::Link(_) => AttributeSource::default(),
         }
     }
 
@@ -104,7 +104,7 @@ impl<'a> Merged<'a> {
         above: DirId,
         only: Option<LayerId>,
         steps: &mut Steps,
-    ) -> Option<Source> {
+    ) -> Option<AttributeSource> {
         let layer = self.objects[link].layer;
         if only.is_some_and(|only| only != layer) {
             return None;
@@ -112,10 +112,10 @@ impl<'a> Merged<'a> {
         let mut way = Way::new(above, &[]);
         way.follow(self.tree.root, self.objects.target(link)?, steps)?;
         self.tree.walk(&mut way, &self.objects, steps, |_, _| None)?;
-        Some(Source { directory: Some(way.at), only: Some(layer) })
+        Some(AttributeSource { directory: Some(way.at), only: Some(layer) })
     }
 
-    fn attributes(&self, source: Source) -> Option<ObjectId> {
+    fn attributes(&self, source: AttributeSource) -> Option<ObjectId> {
         match source.only {
             None => self.tree[source.directory?].attributes,
             Some(layer) => self.seen.get(&(source.directory?, layer)).copied(),
@@ -123,14 +123,14 @@ impl<'a> Merged<'a> {
     }
 
     /// Changes the merged tree, parents first.
-    fn apply(&mut self, own: &Tree<'a>, layer: LayerId, options: &MergeOptions) -> Result<Vec<Warning>> {
+    fn apply(&mut self, own: &NameTree<'a>, layer: LayerId, options: &MergeOptions) -> Result<Vec<Warning>> {
         if own[own.root].opaque {
             self.tree.replace_root()?;
         }
         let mut into = vec![None; own.dirs.len()];
         into[own.root.at()] = Some(self.tree.root);
         let index = self.objects.layers.get(usize::from(layer.0)).map(Arc::as_ref);
-        let mut told = Told { index, layer, warnings: Vec::new() };
+        let mut noticed = LayerWarnings { index, layer, warnings: Vec::new() };
         for at in own.slot_ids() {
             let slot = &own[at];
             let Some(directory) = into[slot.directory.at()] else { continue };
@@ -138,21 +138,21 @@ impl<'a> Merged<'a> {
             if hidden && is_aufs(slot.name) {
                 continue;
             }
-            self.note(directory, slot, own);
+            self.record(directory, slot, own);
             match slot.occupant() {
                 Occupant::Directory(dir) if slot.whiteout().is_none() || own[dir].real => {
                     let there = self.tree.slot(directory, slot.name)?;
-                    told.of_directory(self, own, at, there, options);
+                    noticed.of_directory(self, own, at, there, options);
                     into[dir.at()] = Some(self.apply_directory(&own[dir], slot, there, layer, options)?);
                 }
                 Occupant::Object(_) => {
                     let there = self.tree.slot(directory, slot.name)?;
                     self.tree[there].put(slot.occupant());
-                    told.of_object(slot);
+                    noticed.of_object(slot);
                 }
                 Occupant::Directory(_) => {
                     self.vacate(directory, slot.name);
-                    told.of_whiteout(slot, WarningKind::WhiteoutBelowWhiteout);
+                    noticed.of_whiteout(slot, WarningKind::WhiteoutBelowWhiteout);
                 }
                 Occupant::Nothing | Occupant::Link(_) if slot.whiteout().is_some() => {
                     self.vacate(directory, slot.name);
@@ -160,7 +160,7 @@ impl<'a> Merged<'a> {
                 Occupant::Nothing | Occupant::Link(_) => {}
             }
         }
-        Ok(told.warnings)
+        Ok(noticed.warnings)
     }
 
     /// Lays a directory over what is there, or puts it in its place.
@@ -183,13 +183,13 @@ impl<'a> Merged<'a> {
         Ok(merged)
     }
 
-    fn note(&mut self, directory: DirId, slot: &Slot<'a>, own: &Tree<'a>) {
-        if let Some(notes) = &mut self.notes {
+    fn record(&mut self, directory: DirId, slot: &Slot<'a>, own: &NameTree<'a>) {
+        if let Some(touched) = &mut self.touched {
             let dir = match slot.occupant() {
                 Occupant::Directory(dir) => Some(&own[dir]),
                 _ => None,
             };
-            notes.push(Note::new(&self.tree, directory, slot, dir));
+            touched.push(Touched::new(&self.tree, directory, slot, dir));
         }
     }
 
@@ -207,19 +207,19 @@ fn hides(slot: &Slot<'_>, options: &MergeOptions) -> bool {
     slot.whiteout().is_some() && !undone
 }
 
-/// What laying a layer over the others has to tell.
-struct Told<'a> {
+/// The warnings of laying a layer over the others.
+struct LayerWarnings<'a> {
     index: Option<&'a LayerIndex>,
     layer: LayerId,
     warnings: Vec<Warning>,
 }
 
-impl Told<'_> {
+impl LayerWarnings<'_> {
     /// `there` is still what the layers below have.
     fn of_directory(
         &mut self,
         merged: &Merged<'_>,
-        own: &Tree<'_>,
+        own: &NameTree<'_>,
         at: SlotId,
         there: SlotId,
         options: &MergeOptions,

@@ -6,7 +6,7 @@
 
 use super::links::Link;
 use super::tree::{
-    DirId, Found, LinkId, ObjectId, ObjectKind, Objects, Occupant, SlotId, Steps, Tree, Way, number,
+    DirId, FoundAt, LinkId, NameTree, ObjectId, ObjectKind, Objects, Occupant, SlotId, Steps, Way, number,
 };
 use super::{Fault, MergeOptions, Semantics};
 use crate::error::{Error, Result, Subject};
@@ -27,7 +27,7 @@ const AUFS: &[u8] = b".wh..wh.";
 /// A layer's own tree.
 #[derive(Debug)]
 pub(super) struct Own<'a> {
-    pub(super) tree: Tree<'a>,
+    pub(super) tree: NameTree<'a>,
     pub(super) links: Vec<Link<'a>>,
     /// The last directory entry for the root.
     pub(super) root: Option<EntryId>,
@@ -54,7 +54,7 @@ struct Recent<'a> {
 }
 
 /// Where an entry belongs.
-struct Place<'a> {
+struct Position<'a> {
     parents: Parents<'a>,
     base: &'a [u8],
     /// It is, or lies in, one of aufs' own.
@@ -73,11 +73,11 @@ const FREE_DIRECTORIES: u64 = 65_536;
 const DIRECTORIES_AN_ENTRY: u64 = 16;
 
 /// Reads one layer.
-pub(super) struct Reader<'a, 'm> {
+pub(super) struct LayerMerge<'a, 'm> {
     pub(super) layer: LayerId,
     pub(super) options: &'m MergeOptions,
     /// All layers below.
-    pub(super) lower: &'m Tree<'a>,
+    pub(super) lower: &'m NameTree<'a>,
     pub(super) objects: &'m mut Objects<'a>,
     pub(super) own: Own<'a>,
     pub(super) steps: Steps,
@@ -88,22 +88,22 @@ pub(super) struct Reader<'a, 'm> {
     current: &'a [u8],
 }
 
-impl<'a, 'm> Reader<'a, 'm> {
+impl<'a, 'm> LayerMerge<'a, 'm> {
     pub(super) fn new(
         layer: LayerId,
         options: &'m MergeOptions,
-        lower: &'m Tree<'a>,
+        lower: &'m NameTree<'a>,
         objects: &'m mut Objects<'a>,
         entries: u32,
     ) -> Self {
-        let mut tree = Tree::new();
+        let mut tree = NameTree::new();
         tree.expect(entries as usize);
         let root = tree.root;
         tree[root].lower = Some(lower.root);
         let own = Own { tree, links: Vec::new(), root: None, warnings: Vec::new() };
         let steps = Steps::for_entries(entries);
         let max_directories = FREE_DIRECTORIES + DIRECTORIES_AN_ENTRY * u64::from(entries);
-        Reader { layer, options, lower, objects, own, steps, max_directories, recent: None, current: b"" }
+        LayerMerge { layer, options, lower, objects, own, steps, max_directories, recent: None, current: b"" }
     }
 
     /// Reads all entries, then binds the hard links that had to wait.
@@ -129,23 +129,23 @@ impl<'a, 'm> Reader<'a, 'm> {
     }
 
     fn entry(&mut self, id: EntryId, entry: &Entry<'a>) -> Result<(), Fault> {
-        let Some(place) = self.place(entry.name) else {
+        let Some(position) = self.position(entry.name) else {
             if entry.kind == EntryKind::Directory {
                 self.own.root = Some(id);
             }
             return Ok(());
         };
         let literal = self.options.semantics == Semantics::Literal;
-        let role = if literal { Role::Entry(place.base) } else { role(place.base, place.aufs)? };
-        check_lengths(&place, &role, &entry.kind)?;
-        let directory = match place.parents {
+        let role = if literal { Role::Entry(position.base) } else { role(position.base, position.aufs)? };
+        check_lengths(&position, &role, &entry.kind)?;
+        let directory = match position.parents {
             Parents::Known(directory) => directory,
             Parents::Named { components, escaped } => {
                 let directory = self.enter(&components)?;
                 // Each escaping name is to be warned of, and lower links are not looked up again.
                 if !escaped && !components.is_empty() && !self.options.follow_dirlinks {
                     self.recent =
-                        split(entry.name).map(|(name, _)| Recent { name, directory, aufs: place.aufs });
+                        split(entry.name).map(|(name, _)| Recent { name, directory, aufs: position.aufs });
                 }
                 directory
             }
@@ -159,11 +159,11 @@ impl<'a, 'm> Reader<'a, 'm> {
     }
 
     /// Where an entry belongs; `None` for the root.
-    fn place(&mut self, name: &'a [u8]) -> Option<Place<'a>> {
+    fn position(&mut self, name: &'a [u8]) -> Option<Position<'a>> {
         if let (Some(recent), Some((parent, base))) = (&self.recent, split(name))
             && recent.name == parent
         {
-            return Some(Place { parents: Parents::Known(recent.directory), base, aufs: recent.aufs });
+            return Some(Position { parents: Parents::Known(recent.directory), base, aufs: recent.aufs });
         }
         let Cleaned { mut components, escaped } = clean(name);
         if escaped {
@@ -171,7 +171,7 @@ impl<'a, 'm> Reader<'a, 'm> {
         }
         let aufs = components.first().is_some_and(|first| is_aufs(first));
         let base = components.pop()?;
-        Some(Place { parents: Parents::Named { components, escaped }, base, aufs })
+        Some(Position { parents: Parents::Named { components, escaped }, base, aufs })
     }
 
     /// Walks to a directory. What is missing on the way is implied, unless a later `..` of a link's target leads
@@ -345,11 +345,11 @@ impl<'a, 'm> Reader<'a, 'm> {
             self.warn(WarningKind::EscapingTarget);
         }
         let found = match self.find_own(&cleaned.components) {
-            Some(Found::Root) => return Err(Fault::LeftOut(WarningKind::LinkToDirectory)),
-            Some(Found::Slot(found)) if found == slot => {
+            Some(FoundAt::Root) => return Err(Fault::LeftOut(WarningKind::LinkToDirectory)),
+            Some(FoundAt::Slot(found)) if found == slot => {
                 return Err(Fault::LeftOut(WarningKind::LinkCycle));
             }
-            Some(Found::Slot(found)) => self.own.tree[found].occupant(),
+            Some(FoundAt::Slot(found)) => self.own.tree[found].occupant(),
             None => Occupant::Nothing,
         };
         match found {
@@ -397,7 +397,7 @@ impl<'a, 'm> Reader<'a, 'm> {
     }
 
     /// The slot that a hard link's target names in this layer.
-    pub(super) fn find_own(&mut self, components: &[&'a [u8]]) -> Option<Found> {
+    pub(super) fn find_own(&mut self, components: &[&'a [u8]]) -> Option<FoundAt> {
         let mut steps = self.steps;
         let follow = |directory, name: &[u8]| self.lower_link(directory, name);
         let found = self.own.tree.find(components, self.objects, &mut steps, follow);
@@ -450,13 +450,13 @@ fn role(base: &[u8], aufs: bool) -> Result<Role<'_>, Fault> {
 }
 
 /// What no file system takes is left out before anything is made for it (docs/semantics.md N15).
-fn check_lengths(place: &Place<'_>, role: &Role<'_>, kind: &EntryKind<'_>) -> Result<(), Fault> {
+fn check_lengths(position: &Position<'_>, role: &Role<'_>, kind: &EntryKind<'_>) -> Result<(), Fault> {
     let (name, target): (&[u8], &[u8]) = match (role, kind) {
         (Role::Entry(name), EntryKind::Symlink(target)) => (name, target),
         (Role::Entry(name) | Role::Whiteout(name), _) => (name, b""),
         (Role::Opaque, _) => (b"", b""),
     };
-    let parents: &[&[u8]] = match &place.parents {
+    let parents: &[&[u8]] = match &position.parents {
         Parents::Known(_) => &[],
         Parents::Named { components, .. } => components,
     };

@@ -1,4 +1,4 @@
-//! Names while layers are merged: one [`Tree`] for what a single layer says, one for all layers so far.
+//! Names while layers are merged: one [`NameTree`] for what a single layer says, one for all layers so far.
 //!
 //! A [`Slot`] is a name in a directory, whether or not something is there at the moment; nothing is
 //! ever removed. A directory that is replaced or emptied gives its slot another [`DirId`], so that
@@ -126,7 +126,7 @@ pub(super) struct Dir {
 
 /// Names, found by directory and name.
 #[derive(Debug)]
-pub(super) struct Tree<'a> {
+pub(super) struct NameTree<'a> {
     pub(super) slots: Vec<Slot<'a>>,
     pub(super) dirs: Vec<Dir>,
     pub(super) root: DirId,
@@ -140,12 +140,12 @@ impl DirId {
     }
 }
 
-impl<'a> Tree<'a> {
+impl<'a> NameTree<'a> {
     pub(super) fn new() -> Self {
         let root = DirId(0);
         let mut dir = Dir::empty(None, 0);
         dir.real = true;
-        Tree { slots: Vec::new(), dirs: vec![dir], root, names: Names::default() }
+        NameTree { slots: Vec::new(), dirs: vec![dir], root, names: Names::default() }
     }
 
     /// Makes room for `names` in all: growing bit by bit hashes every name several times.
@@ -209,13 +209,13 @@ impl<'a> Tree<'a> {
         objects: &Objects<'a>,
         steps: &mut Steps,
         follow: impl Fn(DirId, &[u8]) -> Option<&'a [u8]>,
-    ) -> Option<Found> {
+    ) -> Option<FoundAt> {
         let Some((base, parents)) = components.split_last() else {
-            return Some(Found::Root);
+            return Some(FoundAt::Root);
         };
         let mut way = Way::new(self.root, parents);
         self.walk(&mut way, objects, steps, follow)?;
-        self.known(way.at, base).map(Found::Slot)
+        self.known(way.at, base).map(FoundAt::Slot)
     }
 
     /// Goes a way to its end; `None` where it does not lead to a directory.
@@ -268,18 +268,18 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// Where [`Tree::find`] arrived.
+/// Where [`NameTree::find`] arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum FoundAt {
     Root,
     Slot(SlotId),
 }
 
-impl Found {
+impl FoundAt {
     pub(super) fn slot(self) -> Option<SlotId> {
         match self {
-            Found::Root => None,
-            Found::Slot(slot) => Some(slot),
+            FoundAt::Root => None,
+            FoundAt::Slot(slot) => Some(slot),
         }
     }
 }
@@ -308,7 +308,7 @@ impl<'a> Way<'a> {
     }
 
     /// The next name to look up; `.` and `..` (of link targets) are gone already.
-    pub(super) fn next_name(&mut self, tree: &Tree<'_>) -> Option<&'a [u8]> {
+    pub(super) fn next_name(&mut self, tree: &NameTree<'_>) -> Option<&'a [u8]> {
         loop {
             match self.ahead.pop()? {
                 b"" | b"." => {}
@@ -507,6 +507,6 @@ macro_rules! indexed {
     };
 }
 // Ids are made here only, one for each item, and nothing is ever removed.
-indexed!(SlotId, slots, Slot<'a>, Tree<'a>);
-indexed!(DirId, dirs, Dir, Tree<'a>);
+indexed!(SlotId, slots, Slot<'a>, NameTree<'a>);
+indexed!(DirId, dirs, Dir, NameTree<'a>);
 indexed!(ObjectId, list, Object, Objects<'a>);

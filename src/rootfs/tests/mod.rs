@@ -21,7 +21,7 @@ use crate::compress::Compression;
 use crate::layer::entry::{
     DeviceNumber, Entry, EntryKind, Extent, FileData, Meta, Stored, Timestamp, Xattrs,
 };
-use crate::layer::table::{Facts, IndexBuilder, LayerIndex};
+use crate::layer::table::{IndexBuilder, LayerFacts, LayerIndex};
 use crate::warning::WarningKind;
 
 /// An entry of a layer, as a test writes it down.
@@ -115,8 +115,8 @@ fn layer(items: &[Item]) -> Arc<LayerIndex> {
     Arc::new(builder.finish(facts()))
 }
 
-fn facts() -> Facts {
-    Facts {
+fn facts() -> LayerFacts {
+    LayerFacts {
         diff_id: None,
         blob_digest: None,
         blob_bytes: 0,

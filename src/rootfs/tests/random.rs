@@ -9,7 +9,7 @@ use proptest::sample::select;
 
 use super::*;
 use crate::layer::LayerId;
-use crate::rootfs::{Inode, Stood, replay};
+use crate::rootfs::{Before, Stat, replay};
 
 fn component() -> impl Strategy<Value = &'static str> {
     select(vec!["a", "b", "c"])
@@ -88,7 +88,7 @@ proptest! {
             changes.push(change);
             Ok(())
         }).unwrap();
-        let mut state: BTreeMap<Vec<u8>, Stood> = BTreeMap::new();
+        let mut state: BTreeMap<Vec<u8>, Before> = BTreeMap::new();
         for (at, _) in layers.iter().enumerate() {
             let id = LayerId(u16::try_from(at).unwrap());
             let mut told = BTreeSet::new();
@@ -96,12 +96,12 @@ proptest! {
                 prop_assert!(told.insert(&change.path), "{} is told of twice", crate::path::escape(&change.path));
                 prop_assert_eq!(change.before, state.get(&change.path).copied());
                 match change.after {
-                    Some(inode) => state.insert(change.path.clone(), Stood { inode, since: id }),
+                    Some(inode) => state.insert(change.path.clone(), Before { inode, since: id }),
                     None => state.remove(&change.path),
                 };
             }
             let merged = merge(layers[..=at].to_vec(), &options).unwrap();
-            let named = |path: &[u8], inode: &Inode| (path.to_vec(), Inode { nlink: 0, ..*inode });
+            let named = |path: &[u8], inode: &Stat| (path.to_vec(), Stat { nlink: 0, ..*inode });
             let shown: BTreeMap<_, _> =
                 merged.walk(ROOT).map(|(path, id)| named(&path, &merged.inode(id).unwrap())).collect();
             let kept: BTreeMap<_, _> = state.iter().map(|(path, stood)| named(path, &stood.inode)).collect();

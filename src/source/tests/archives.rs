@@ -19,7 +19,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn f10_an_archive_compressed_as_a_whole_is_read_the_same() {
-    let place = Place::of_bytes(&gzip(&layout().tar()));
+    let place = Site::of_bytes(&gzip(&layout().tar()));
     assert_eq!(place.layers("a:1"), ["A"]);
 }
 
@@ -32,7 +32,7 @@ fn f10_without_a_decoder_the_compression_is_named() {
         (b"\xfd7zXZ\0", "xz"),
         (b"BZh91AY&SY", "bzip2"),
     ] {
-        let place = Place::of_bytes(head);
+        let place = Site::of_bytes(head);
         let reference = Reference::parse(place.path.as_os_str(), None).unwrap();
         let error = open(&reference, &OpenOptions::default()).unwrap_err().to_string();
         assert!(error.ends_with(&format!("an archive compressed with {name}")), "{error}");
@@ -50,7 +50,7 @@ fn standard_input_is_spooled_and_read_like_a_file() {
 
 #[test]
 fn what_is_no_image_is_called_so() {
-    let text = Place::of_bytes(b"hello, this is a text and not an image").open();
+    let text = Site::of_bytes(b"hello, this is a text and not an image").open();
     assert!(text.unwrap_err().to_string().ends_with("neither a directory nor a tar archive"));
     let mut rootfs = Files::default();
     rootfs.file("etc/passwd", "root");
@@ -91,7 +91,7 @@ fn an_archive_that_is_cut_off_is_refused() {
     let mut files = layout();
     files.file("last", vec![0; 4096]);
     let tar = files.tar();
-    let error = Place::of_bytes(&tar[..tar.len() - 3072]).open().unwrap_err().to_string();
+    let error = Site::of_bytes(&tar[..tar.len() - 3072]).open().unwrap_err().to_string();
     assert!(
         error.contains("entry 'last'") && error.ends_with("the stream ends within the payload"),
         "{error}"

@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use super::blobs::FileIdentity;
 use super::scan::scan;
 use super::{
-    BlobIdentity, ImageSummary, Location, Member, OpenOptions, OpenedImage, Reference, Selection, Source,
-    Transport, Unpack, open, open_with_input,
+    BlobIdentity, ImageSource, ImageSummary, Location, Member, OpenOptions, OpenedImage, Reference,
+    Selection, Transport, Unpack, open, open_with_input,
 };
 use crate::compress::Compression;
 use crate::digest::{Algorithm, Digest};
@@ -109,11 +109,11 @@ impl Files {
         builder.into_inner().unwrap()
     }
 
-    fn as_tar(&self) -> Place {
-        Place::of_bytes(&self.tar())
+    fn as_tar(&self) -> Site {
+        Site::of_bytes(&self.tar())
     }
 
-    fn as_directory(&self) -> Place {
+    fn as_directory(&self) -> Site {
         let temporary = TempDir::new().unwrap();
         let path = temporary.path().join("image");
         fs::create_dir(&path).unwrap();
@@ -126,30 +126,30 @@ impl Files {
                 Body::Hardlink(target) => fs::hard_link(path.join(target), file).unwrap(),
             }
         }
-        Place { temporary, path }
+        Site { temporary, path }
     }
 }
 
 /// Something on disk that goes away with this.
-struct Place {
+struct Site {
     temporary: TempDir,
     path: PathBuf,
 }
 
-impl Place {
+impl Site {
     fn of_bytes(bytes: &[u8]) -> Self {
         let temporary = TempDir::new().unwrap();
         let path = temporary.path().join("image.tar");
         fs::write(&path, bytes).unwrap();
-        Place { temporary, path }
+        Site { temporary, path }
     }
 
-    fn open(&self) -> Result<Box<dyn Source>> {
+    fn open(&self) -> Result<Box<dyn ImageSource>> {
         self.open_as("")
     }
 
     /// Opens with a transport, `oci:`, before the path.
-    fn open_as(&self, transport: &str) -> Result<Box<dyn Source>> {
+    fn open_as(&self, transport: &str) -> Result<Box<dyn ImageSource>> {
         let text = format!("{transport}{}", self.path.display());
         open(&Reference::parse(OsStr::new(&text), None)?, &options())
     }
@@ -254,11 +254,11 @@ impl Unpack for Inflate {
     }
 }
 
-fn list(source: &dyn Source) -> Vec<String> {
+fn list(source: &dyn ImageSource) -> Vec<String> {
     source.images().unwrap().iter().map(ImageSummary::to_string).collect()
 }
 
-fn from_stdin(bytes: &[u8], options: &OpenOptions) -> Result<Box<dyn Source>> {
+fn from_stdin(bytes: &[u8], options: &OpenOptions) -> Result<Box<dyn ImageSource>> {
     let reference = Reference::parse(OsStr::new("-"), None)?;
     open_with_input(&reference, options, &mut Cursor::new(bytes))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::OpenLayer;
 use crate::analysis::ReadFile;
 use crate::compress::Compression;
-use crate::content::{Course, LayerBytes, Stretch, stored_extents};
+use crate::content::{LayerBytes, Schedule, ScheduledExtent, stored_extents};
 use crate::digest::Digest;
 use crate::error::{Error, PathFault, Result};
 use crate::layer::LayerId;
@@ -56,7 +56,7 @@ impl LayerInfo {
 
 /// A loaded image: its merged tree and the bytes of its files.
 #[derive(Debug)]
-pub(crate) struct Tree {
+pub(crate) struct LoadedTree {
     /// The number, in the image, of the lowest layer here.
     pub(super) first: u16,
     pub(super) rootfs: Rootfs,
@@ -65,7 +65,7 @@ pub(crate) struct Tree {
     pub(super) warnings: Vec<(LayerId, Warning)>,
 }
 
-impl Tree {
+impl LoadedTree {
     /// The merged tree.
     #[must_use]
     pub(crate) fn rootfs(&self) -> &Rootfs {
@@ -102,11 +102,11 @@ impl Tree {
         bytes.read_file(&data, buf, offset)
     }
 
-    /// Reads as [`Tree::read_at`] does, but returns `None` instead of waiting for a source that may wait:
+    /// Reads as [`LoadedTree::read_at`] does, but returns `None` instead of waiting for a source that may wait:
     /// for threads that have others to serve. Never returns `None` for an image in local files.
     ///
     /// # Errors
-    /// As [`Tree::read_at`].
+    /// As [`LoadedTree::read_at`].
     #[cfg(feature = "fuse")]
     pub(crate) fn read_if_ready(&self, file: InodeId, buf: &mut [u8], offset: u64) -> Result<Option<usize>> {
         let (bytes, data) = self.stored(file)?;
@@ -124,26 +124,26 @@ impl Tree {
 
     /// Prepares for reading these regular files whole and in this order: while one is read, the spans of those
     /// that follow are decoded by other threads. Each comes with its place, a number that never falls.
-    pub(crate) fn course<'a>(
+    pub(crate) fn schedule<'a>(
         &'a self,
         files: impl Iterator<Item = (u64, InodeId)> + Send + 'a,
-    ) -> Course<'a> {
-        let stretches = files.flat_map(|(place, file)| {
+    ) -> Schedule<'a> {
+        let scheduled = files.flat_map(|(place, file)| {
             let (layer, data) = self.stored(file).ok().unzip();
             let extents = data.into_iter().flat_map(stored_extents);
-            extents.filter_map(move |(_, extent)| Some(Stretch { place, layer: layer?, extent }))
+            extents.filter_map(move |(_, extent)| Some(ScheduledExtent { place, layer: layer?, extent }))
         });
-        Course::new(self.bytes.first().and_then(|layer| layer.read_ahead().cloned()), stretches)
+        Schedule::new(self.bytes.first().and_then(|layer| layer.read_ahead().cloned()), scheduled)
     }
 
-    /// Passes all stored bytes of the regular file at this place of a course to `sink`, in order, piece by
+    /// Passes all stored bytes of the regular file at this place of a schedule to `sink`, in order, piece by
     /// piece, each with its offset in the file. Holes are left out. The fastest way to read a whole file.
     ///
     /// # Errors
-    /// As [`Tree::read_at`], and the error of `sink`, which ends the reading.
+    /// As [`LoadedTree::read_at`], and the error of `sink`, which ends the reading.
     pub(crate) fn read_stored(
         &self,
-        place: (&Course<'_>, u64),
+        place: (&Schedule<'_>, u64),
         file: InodeId,
         sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
     ) -> Result<()> {
@@ -157,9 +157,11 @@ impl Tree {
         found.ok_or_else(|| Error::Path { path: format!("inode {}", file.0), reason: PathFault::NotAFile })
     }
 
-    pub(super) fn collect_warnings(&mut self, lies: impl Iterator<Item = Option<Warning>>) {
-        let lies = lies.enumerate().filter_map(|(at, lie)| Some((LayerId(u16::try_from(at).ok()?), lie?)));
-        let mut all: Vec<_> = lies.chain(self.rootfs.warnings().iter().cloned()).collect();
+    pub(super) fn collect_warnings(&mut self, mismatches: impl Iterator<Item = Option<Warning>>) {
+        let mismatches = mismatches
+            .enumerate()
+            .filter_map(|(at, mismatch)| Some((LayerId(u16::try_from(at).ok()?), mismatch?)));
+        let mut all: Vec<_> = mismatches.chain(self.rootfs.warnings().iter().cloned()).collect();
         all.sort_by_key(|(layer, _)| *layer);
         for (layer, _) in &mut all {
             layer.0 = self.first.saturating_add(layer.0);
@@ -175,7 +177,7 @@ impl Tree {
 /// 1 MiB, which the cache then holds: for small reads wrap it in a [`BufReader`](io::BufReader).
 #[derive(Debug, Clone)]
 pub struct FileReader {
-    tree: Arc<Tree>,
+    tree: Arc<LoadedTree>,
     file: InodeId,
     offset: u64,
 }
@@ -216,8 +218,8 @@ impl Seek for FileReader {
     }
 }
 
-impl ReadFile for Tree {
-    /// As [`Tree::read_at`], also for files that are not in the merged tree any more.
+impl ReadFile for LoadedTree {
+    /// As [`LoadedTree::read_at`], also for files that are not in the merged tree any more.
     fn read_file(&self, file: EntryAt, buf: &mut [u8], offset: u64) -> Result<usize> {
         let layer = usize::from(file.layer.0);
         let entry = self.rootfs.layers().get(layer).and_then(|index| index.entry(file.entry));

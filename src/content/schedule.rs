@@ -1,8 +1,8 @@
-//! Reading in an order that is known beforehand: what comes next is decoded while this is read.
+//! Reading in an order that is known beforehand: while one span is read, the next ones are decoded.
 //!
-//! A course is the list of spans that somebody is going to read, with where each of them is read first. The
-//! reader says how far it is; the course keeps a window of spans ahead of it on their way, and no more. Nothing
-//! depends on it but time: a reader that leaves the course, or whose spans were dropped, decodes them itself.
+//! A schedule lists the spans that will be read, in the order of their first read. The reader reports its
+//! position, and the schedule keeps a bounded number of spans ahead of it being decoded. Only speed depends on
+//! it: a reader that leaves the schedule, or whose spans were dropped, decodes them itself.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -14,8 +14,8 @@ use crate::layer::entry::Extent;
 
 /// Bytes of a layer that will be read.
 #[derive(Debug)]
-pub(crate) struct Stretch<'a> {
-    /// Where on the course: the number of a file, say. Never falls from one stretch to the next.
+pub(crate) struct ScheduledExtent<'a> {
+    /// Its position in the schedule, for example the number of a file. Never falls from one extent to the next.
     pub place: u64,
     /// Whose bytes.
     pub layer: &'a Arc<LayerBytes>,
@@ -24,42 +24,42 @@ pub(crate) struct Stretch<'a> {
 }
 
 /// A known order of spans, read by one reader or by several that keep together.
-pub(crate) struct Course<'a>(Option<Mutex<State<'a>>>);
+pub(crate) struct Schedule<'a>(Option<Mutex<State<'a>>>);
 
 struct State<'a> {
-    coming: Box<dyn Iterator<Item = Step> + Send + 'a>,
+    coming: Box<dyn Iterator<Item = ScheduledSpan> + Send + 'a>,
     read_ahead: Arc<ReadAhead>,
     /// How far the first reader is.
     reached: (u64, u32),
     /// What is decoded or being decoded, and not reached.
-    under_way: VecDeque<Step>,
+    under_way: VecDeque<ScheduledSpan>,
     /// The step that was reached last.
-    current: Option<Step>,
+    current: Option<ScheduledSpan>,
 }
 
 /// A span where it is read first.
-struct Step {
+struct ScheduledSpan {
     place: (u64, u32),
     layer: Arc<LayerBytes>,
 }
 
-impl fmt::Debug for Course<'_> {
+impl fmt::Debug for Schedule<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Course").finish_non_exhaustive()
+        f.debug_struct("Schedule").finish_non_exhaustive()
     }
 }
 
-impl<'a> Course<'a> {
-    /// A course along `stretches`, which are asked for a window at a time.
+impl<'a> Schedule<'a> {
+    /// A schedule of these extents, which are taken from the iterator a few at a time.
     pub(crate) fn new(
         read_ahead: Option<Arc<ReadAhead>>,
-        stretches: impl Iterator<Item = Stretch<'a>> + Send + 'a,
+        scheduled: impl Iterator<Item = ScheduledExtent<'a>> + Send + 'a,
     ) -> Self {
-        Course(read_ahead.map(|read_ahead| {
+        Schedule(read_ahead.map(|read_ahead| {
             // Of each layer, the span that the last step led to: small files share spans.
             let mut last = HashMap::new();
-            let coming = stretches
-                .flat_map(|stretch| steps(&stretch))
+            let coming = scheduled
+                .flat_map(|scheduled| steps(&scheduled))
                 .filter(move |step| last.insert(step.layer.number, step.place.1) != Some(step.place.1));
             Mutex::new(State {
                 coming: Box::new(coming),
@@ -103,20 +103,20 @@ impl State<'_> {
     }
 
     /// Goes on to `step`, and is done with the one before.
-    fn pass(&mut self, step: Step) {
+    fn pass(&mut self, step: ScheduledSpan) {
         if let Some(done) = self.current.replace(step) {
             done.layer.pass(done.place.1);
         }
     }
 }
 
-fn steps(stretch: &Stretch<'_>) -> impl Iterator<Item = Step> + use<> {
-    let Stretch { place, layer, extent } = stretch;
+fn steps(scheduled: &ScheduledExtent<'_>) -> impl Iterator<Item = ScheduledSpan> + use<> {
+    let ScheduledExtent { place, layer, extent } = scheduled;
     let index = layer.reader().index();
     let last = extent.len_bytes.checked_sub(1).and_then(|len| index.span_at(extent.offset.checked_add(len)?));
     let first = index.span_at(extent.offset).filter(|_| last.is_some());
     // Where there is none, reading tells so.
     let spans = first.unwrap_or(1)..=last.unwrap_or(0);
     let (place, layer) = (*place, (*layer).clone());
-    spans.map(move |span| Step { place: (place, span), layer: layer.clone() })
+    spans.map(move |span| ScheduledSpan { place: (place, span), layer: layer.clone() })
 }
