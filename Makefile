@@ -59,8 +59,11 @@ lint:
 	for features in "" cli fuse; do \
 		$(CARGO) clippy --locked --all-targets --no-default-features --features "$$features" -- -D warnings || exit; \
 	done
-	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' \
-		$(CARGO) doc --locked --no-deps --document-private-items
+	for features in --all-features --no-default-features; do \
+		RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' \
+			$(CARGO) doc --locked --no-deps --lib "$$features" --document-private-items || exit; \
+		RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --lib "$$features" || exit; \
+	done
 
 # Runs a session on the sample image and draws it, for the README.
 recording:

@@ -261,7 +261,7 @@ impl Image {
     /// # Errors
     /// [`Error::Io`] when `dir` cannot be used, is not empty under
     /// [`Existing::Refuse`](crate::Existing::Refuse), or is full, and when the work was stopped. Objects that
-    /// cannot be created are in the [`ExtractReport`](crate::ExtractReport).
+    /// cannot be created are in the [`ExtractReport`].
     pub fn extract(&self, dir: impl AsRef<Path>, options: &ExtractOptions<'_>) -> Result<ExtractReport> {
         self.extract_from(ROOT, dir, options)
     }

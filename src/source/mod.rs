@@ -157,7 +157,7 @@ impl fmt::Debug for OpenOptions {
 ///
 /// # Errors
 /// [`crate::Error::NotAnImage`] when no format is detected, [`crate::Error::Unsupported`] for transports that
-/// cannot be opened, and what opening an [`Archive`] gives.
+/// cannot be opened, and what opening an [`archive::Archive`] gives.
 pub(crate) fn open(reference: &Reference, options: &OpenOptions) -> Result<Box<dyn ImageSource>> {
     open_with_input(reference, options, &mut io::stdin().lock())
 }
