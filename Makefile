@@ -1,4 +1,4 @@
-# imgmount: build, try, test, install. `make demo` is the place to begin.
+# Builds, tests and installs imgmount. Start with `make demo`.
 
 CARGO   ?= cargo
 PREFIX  ?= /usr/local
@@ -20,18 +20,18 @@ completions = \
 build:
 	$(CARGO) build --release --locked
 
-# A tour on an image that is made on the spot.
+# Shows the main commands on a small image that it creates.
 demo:
 	scripts/deps.sh demo
 	$(CARGO) build --release --locked --bins --example sample_image
 	scripts/demo.sh target/release
 
-# Lists the packages that the tests need and that are missing, and installs them.
+# Lists the missing packages that `make test` needs, and installs them with apt-get.
 deps:
 	scripts/deps.sh test
 
-# All that has to hold before a change is good. Tests that need a missing tool say SKIPPED, and fail
-# where CI is set.
+# All checks for a change. Tests that need a missing tool print SKIPPED; if CI is set in the environment,
+# they fail instead.
 test: deps
 	$(MAKE) lint
 	$(CARGO) build --locked --bins --example sample_image
@@ -41,13 +41,14 @@ test: deps
 	scripts/policy.sh
 	$(if $(CI),$(MAKE) random)
 
-# The random tests with a seed of their own, which is printed and repeats the run: IMGMOUNT_TEST_SEED=N make random.
+# Runs the random tests with a random seed and prints it. `IMGMOUNT_TEST_SEED=N make random` repeats a run.
 random_tests = glob:: matrix:: mutations:: overlay:: path:: random:: seekable:: streams::
 random:
 	IMGMOUNT_TEST_SEED=$${IMGMOUNT_TEST_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} \
 		$(CARGO) test --locked --lib --test it -- $(random_tests)
 
-# Against its peers and its own goals; see docs/performance.md. BENCH=--quick for a first look, BENCH=--help for more.
+# Compares imgmount with other programs and with its goals; see docs/performance.md. BENCH=--quick takes a few
+# minutes; BENCH=--help lists all options.
 bench:
 	scripts/deps.sh bench
 	$(CARGO) build --release --locked
@@ -65,13 +66,13 @@ lint:
 		RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --lib "$$features" || exit; \
 	done
 
-# Runs a session on the sample image and draws it, for the README.
+# Records a terminal session on the sample image as docs/recording.svg, for the README.
 recording:
 	$(CARGO) build --locked --bins --example sample_image
 	scripts/record.py target/debug > docs/recording.svg.new
 	mv docs/recording.svg.new docs/recording.svg
 
-# Installs what `make build` made, so that root need not run cargo.
+# Installs what `make build` has built. It does not build, so that cargo need not run as root.
 install:
 	@test -x $(program) || { echo "run 'make build' first" >&2; exit 1; }
 	install -D -m 755 $(program) $(bindir)/imgmount
