@@ -134,6 +134,7 @@ impl SpanCache {
 
     /// The span, if it is in the cache. Does not wait for one that is on its way.
     #[must_use]
+    #[cfg(feature = "fuse")]
     pub(crate) fn ready(&self, key: SpanKey) -> Option<CachedSpan> {
         self.lock().get(key)
     }

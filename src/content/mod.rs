@@ -10,6 +10,8 @@
 mod ahead;
 mod buffers;
 pub(crate) mod cache;
+#[cfg(feature = "fuse")]
+mod ready;
 mod schedule;
 mod streams;
 
@@ -85,26 +87,6 @@ impl LayerBytes {
         offset: u64,
     ) -> Result<usize> {
         self.read_file_by(|at| self.span(at), file, buf, offset)
-    }
-
-    /// As [`LayerBytes::read_file`], but returns `None` instead of waiting for a source that may wait.
-    ///
-    /// # Errors
-    /// As [`LayerBytes::read_exact`].
-    pub(crate) fn read_file_if_ready(
-        self: &Arc<Self>,
-        file: &FileData<'_>,
-        buf: &mut [u8],
-        offset: u64,
-    ) -> Result<Option<usize>> {
-        if !self.reader.may_wait() {
-            return self.read_file(file, buf, offset).map(Some);
-        }
-        match self.read_file_by(|at| self.span_if_ready(at), file, buf, offset) {
-            Ok(len) => Ok(Some(len)),
-            Err(Unready::Wait) => Ok(None),
-            Err(Unready::Failed(error)) => Err(error),
-        }
     }
 
     /// Fills `buf` from `offset` of the uncompressed tar, from spans that `span` gets.
@@ -219,15 +201,6 @@ impl LayerBytes {
         self.cache.get_or_decode((self.number, at), |buffer| self.reader.read_span(at, buffer))
     }
 
-    /// The span, unless getting it may take long.
-    fn span_if_ready(&self, at: u32) -> Result<CachedSpan, Unready> {
-        match self.cache.ready((self.number, at)) {
-            Some(bytes) => Ok(bytes),
-            None if self.reader.span_may_wait(at) => Err(Unready::Wait),
-            None => Ok(self.span(at)?),
-        }
-    }
-
     /// Lets the spans that may follow be decoded, when whoever reads span `at` goes forward.
     fn guess(self: &Arc<Self>, at: u32) {
         let Some(read_ahead) = &self.read_ahead else { return };
@@ -261,19 +234,6 @@ impl LayerBytes {
     fn past_end(&self, offset: u64) -> Error {
         let cause = io::ErrorKind::UnexpectedEof.into();
         StreamFault::io_at("cannot read", offset, cause).of(self.reader.what())
-    }
-}
-
-/// Why a span is not to be had at once.
-enum Unready {
-    /// Getting it may take long.
-    Wait,
-    Failed(Error),
-}
-
-impl From<Error> for Unready {
-    fn from(error: Error) -> Self {
-        Unready::Failed(error)
     }
 }
 

@@ -68,6 +68,7 @@ impl LayerReader {
 
     /// True when reading this span may take long. A span in the seekable copy is at hand.
     #[must_use]
+    #[cfg(feature = "fuse")]
     pub(crate) fn span_may_wait(&self, at: u32) -> bool {
         let copied = || self.copy.is_some() && self.index.span(at).is_some_and(|span| span.copy.is_some());
         self.may_wait && !copied()

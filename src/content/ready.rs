@@ -1,0 +1,52 @@
+//! Reading without waiting, for threads that have other requests to serve.
+
+use std::sync::Arc;
+
+use super::LayerBytes;
+use super::cache::CachedSpan;
+use crate::error::{Error, Result};
+use crate::layer::entry::FileData;
+
+impl LayerBytes {
+    /// As [`LayerBytes::read_file`], but returns `None` instead of waiting for a source that may wait.
+    ///
+    /// # Errors
+    /// As [`LayerBytes::read_exact`].
+    pub(crate) fn read_file_if_ready(
+        self: &Arc<Self>,
+        file: &FileData<'_>,
+        buf: &mut [u8],
+        offset: u64,
+    ) -> Result<Option<usize>> {
+        if !self.reader.may_wait() {
+            return self.read_file(file, buf, offset).map(Some);
+        }
+        match self.read_file_by(|at| self.span_if_ready(at), file, buf, offset) {
+            Ok(len) => Ok(Some(len)),
+            Err(Unready::Wait) => Ok(None),
+            Err(Unready::Failed(error)) => Err(error),
+        }
+    }
+
+    /// The span, unless getting it may take long.
+    fn span_if_ready(&self, at: u32) -> Result<CachedSpan, Unready> {
+        match self.cache.ready((self.number, at)) {
+            Some(bytes) => Ok(bytes),
+            None if self.reader.span_may_wait(at) => Err(Unready::Wait),
+            None => Ok(self.span(at)?),
+        }
+    }
+}
+
+/// Why a span cannot be returned at once.
+enum Unready {
+    /// Getting it may take long.
+    Wait,
+    Failed(Error),
+}
+
+impl From<Error> for Unready {
+    fn from(error: Error) -> Self {
+        Unready::Failed(error)
+    }
+}
