@@ -153,7 +153,11 @@ impl Paths {
     fn add_tokens(&mut self, tokens: TokenStream) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         for (at, token) in tokens.iter().enumerate() {
-            if let TokenTree::Group(group) = token {
+            // `pub(crate)` is a visibility and uses nothing.
+            let follows_pub = at > 0 && matches!(&tokens[at - 1], TokenTree::Ident(word) if word == "pub");
+            if let TokenTree::Group(group) = token
+                && !follows_pub
+            {
                 self.add_tokens(group.stream());
             }
             let follows_colon =
@@ -393,6 +397,7 @@ fn what_is_allowed_is_no_violation() {
         "#[cfg(test)] mod tests { use crate::middle::Tree; }",
         "#[cfg(all(test, unix))] use crate::middle::Tree;",
         "struct X; impl X { #[cfg(test)] fn f() { crate::middle::go(); } pub(crate) fn g() {} }",
+        "table! { pub(crate) enum X { A } pub(super) fn g() {} }",
         "//! [`crate::middle`]\n/// See crate::middle::Tree.\nfn f() { g(\"crate::middle\"); } // crate::middle",
     ] {
         assert_eq!(planted("low::part", text), [""; 0], "{text}");
