@@ -1,4 +1,4 @@
-//! Copies one file out of an image, whatever its size, through a buffer of fixed size.
+//! Copies one file of any size out of an image, through a buffer of fixed size.
 //!
 //! ```text
 //! cargo run --example copy_file -- image.tar /etc/os-release os-release
@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use imgmount::Image;
 
-/// Copied at a time, in bytes. Layers are decompressed in spans of about this length.
+/// Size of the copy buffer in bytes. Layers are decompressed in spans of about this length.
 const BLOCK_BYTES: usize = 1 << 20;
 
 fn main() -> ExitCode {
@@ -36,11 +36,11 @@ fn main() -> ExitCode {
 
 fn copy(image: &OsStr, path: &OsStr, to: &OsStr) -> Result<(), Box<dyn Error>> {
     let image = Image::open(image)?;
-    // Links are followed inside the image: `/etc/x -> /etc/y` never leads to this machine's /etc. The file is
-    // opened before the target is created, so that a wrong path leaves nothing behind.
+    // Links are followed inside the image: `/etc/x -> /etc/y` never leads to the host's /etc. The file is
+    // opened before the target is created, so that a wrong path leaves no empty file.
     let mut from = BufReader::with_capacity(BLOCK_BYTES, image.open_file(path.as_bytes())?);
     let mut out = File::create(to)?;
-    // Every byte is verified against the image's digests before it arrives here.
+    // Every byte is verified against the image's digests before the reader returns it.
     io::copy(&mut from, &mut out)?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Lists what is in an image: every path with its type, mode, size, and where links lead.
+//! Lists the paths of an image with type, mode, size and the targets of symbolic links.
 //!
 //! ```text
 //! cargo run --example list_image -- image.tar
@@ -32,7 +32,7 @@ fn list(name: &OsStr) -> Result<()> {
     for (path, id) in image.walk() {
         let Some(inode) = image.inode(id) else { continue };
         let letter = inode.file_type().letter();
-        // Names are bytes, and can hold control sequences for the terminal.
+        // Names can contain control sequences for the terminal, so they are escaped.
         let target = inode.target().map_or(String::new(), |target| format!(" -> {}", escape(target)));
         println!("{letter}{:04o} {:>10} {}{target}", inode.mode(), inode.size(), escape(&path));
     }

@@ -1,4 +1,4 @@
-//! Mounts an image from code, looks at what is in its root directory, and unmounts.
+//! Mounts an image, lists its root directory through the mount, and unmounts.
 //!
 //! ```text
 //! cargo run --example mount_image -- image.tar DIR
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn mount_and_look(name: &OsStr, dir: &Path) -> Result<(), Box<dyn Error>> {
-    // Fails early where the directory or FUSE is missing: reading an image can take seconds.
+    // Reading an image can take seconds, so a missing directory or missing FUSE is reported first.
     let point = check_mount_point(dir)?;
 
     // With a store, the next mount of the same image takes milliseconds.
@@ -41,12 +41,12 @@ fn mount_and_look(name: &OsStr, dir: &Path) -> Result<(), Box<dyn Error>> {
     let reference = Reference::parse(name, None)?;
     let image = engine.select(&reference, None)?.load(&LoadOptions::default())?;
 
-    // Threads of this process answer the kernel. Dropping `mounted` unmounts, too.
+    // Threads of this process serve the mount. Dropping `mounted` unmounts, too.
     let mounted = image.mount(&point, &MountOptions::default().fsname(name.to_string_lossy()))?;
     for entry in fs::read_dir(mounted.point())? {
         println!("{}", entry?.file_name().to_string_lossy());
     }
-    // Fails while a process uses the mount, and names the process.
+    // Fails while a process uses the mount; the error names the process.
     mounted.unmount()?;
     Ok(())
 }

@@ -1,12 +1,11 @@
-//! Writes the image that `make demo` shows, and its large file once more to compare with.
+//! Writes the image that `make demo` mounts, and its large file as a separate file for comparison.
 //!
 //! ```text
 //! cargo run --release --example sample_image -- DIR      writes DIR/sample.tar, DIR/large.expected
 //! ```
 //!
-//! The image is made by the integration tests' own builder: layers in gzip, zstd and plain, a
-//! deleted file, a directory that hides what was in it, hard links, a setuid file, attributes, and
-//! one large file.
+//! The image is built with the builder of the integration tests: layers in gzip, zstd and plain, a deleted
+//! file, an opaque directory, hard links, a setuid file, attributes, and one large file.
 
 #![expect(clippy::print_stderr, reason = "a program tells what went wrong")]
 

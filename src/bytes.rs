@@ -1,10 +1,12 @@
-//! Bytes of a stored file, held for reading: a private copy of what is small, a mapping of what is large.
+//! Bytes of a stored file in memory: a private copy of a small file, or a mapping of a large one.
 //!
-//! This module owns which of the two it is, and the checksum that stored files carry. A mapping costs no time
-//! and only as much memory as is looked at, but it is as good as its file: whoever truncates that, or a disk
-//! that no longer reads, ends the process with a SIGBUS. Hence only files of the store are mapped, which are
-//! written once and never changed by us, and only where a copy would cost what a user notices. It does not
-//! know what the bytes mean.
+//! This module owns the choice between copy and mapping, and the checksum of stored files. It does not know
+//! what the bytes mean.
+//!
+//! A mapping is created at once and uses memory only for the pages that are read. But it depends on its file:
+//! if the file is truncated, or the disk cannot be read, the process gets SIGBUS and ends. So only files of
+//! the store are mapped, which are written once and never changed by imgmount, and only if a copy would take
+//! noticeable time.
 
 mod mapping;
 mod sections;
@@ -20,15 +22,16 @@ use self::mapping::Mapping;
 pub(crate) use self::sections::{CHECKSUM_BYTES, Sections};
 use crate::workers::{Queue, cores, try_map};
 
-/// From here on a file is mapped. Copying less takes a few milliseconds and little memory, and makes layers of
-/// up to some 80,000 entries, which is nearly all, immune to whatever happens to their files.
+/// Shortest file that is mapped, in bytes. Copying a shorter file takes a few milliseconds and little memory.
+/// The indexes of nearly all layers, with up to about 80,000 entries, are shorter, so changes to their files
+/// cannot affect the process.
 const MAP_FROM_BYTES: usize = 8 << 20;
-/// Unit of the checksum: pieces of this length are hashed by themselves, on several threads.
+/// Unit of the checksum, in bytes: pieces of this length are hashed separately, on several threads.
 const PIECE_BYTES: usize = 1 << 20;
-/// Fewer pieces are hashed faster than a thread is started.
+/// Pieces for each thread: hashing fewer takes less time than starting a thread.
 const PIECES_A_THREAD: usize = 4;
 
-/// A run of bytes that does not change.
+/// Immutable bytes, in memory or mapped from a file.
 pub(crate) struct Bytes(Kind);
 
 enum Kind {
@@ -37,10 +40,12 @@ enum Kind {
 }
 
 impl Bytes {
-    /// `len_bytes` bytes of `file` from `offset`. They must not change any more, see the module.
+    /// Returns `len_bytes` bytes of `file` from `offset`. The file must not change afterwards; see the
+    /// module.
     ///
     /// # Errors
-    /// [`io::ErrorKind::UnexpectedEof`] when the file ends before, and when it cannot be read or mapped.
+    /// [`io::ErrorKind::UnexpectedEof`] when the file is too short; other kinds when it cannot be read or
+    /// mapped.
     pub(crate) fn of_file(file: &File, offset: u64, len_bytes: usize) -> io::Result<Self> {
         if len_bytes >= MAP_FROM_BYTES {
             return Mapping::new(file, offset, len_bytes).map(|mapping| Bytes(Kind::Mapped(mapping)));
@@ -50,13 +55,14 @@ impl Bytes {
         Ok(Bytes(Kind::Owned(bytes)))
     }
 
-    /// Whether so many bytes of a file are mapped and need no memory of their own.
+    /// Returns whether a file of this length is mapped and needs no memory of its own.
     #[must_use]
     pub(crate) fn would_map(len_bytes: usize) -> bool {
         len_bytes >= MAP_FROM_BYTES
     }
 
-    /// Tells the system that what was looked at so far is not needed soon. What is looked at again is there.
+    /// Tells the system that the pages read so far are not needed soon. Reading them again loads them from
+    /// the file.
     pub(crate) fn release(&self) {
         if let Kind::Mapped(mapping) = &self.0 {
             mapping.release();
@@ -91,7 +97,8 @@ impl fmt::Debug for Bytes {
     }
 }
 
-/// The checksum of a stored file: BLAKE3 of `head`, followed by the BLAKE3 of each MiB of `body`.
+/// Returns the checksum of a stored file: the BLAKE3 hash of `head`, followed by the BLAKE3 hashes of each
+/// MiB of `body`.
 pub(crate) fn checksum(head: &[u8], body: &[u8]) -> [u8; 32] {
     let mut all = blake3::Hasher::new();
     all.update(head);
@@ -109,16 +116,16 @@ fn piece_hashes(body: &[u8]) -> Vec<[u8; 32]> {
     hashes
 }
 
-/// [`checksum`] of a body that does not lie in one run.
+/// Computes [`checksum`] of a body that comes in parts.
 pub(crate) struct Checksum {
     all: blake3::Hasher,
     piece: blake3::Hasher,
-    /// Bytes of the piece that were added.
+    /// Number of bytes in the current piece.
     filled: usize,
 }
 
 impl Checksum {
-    /// Of `head` and nothing yet.
+    /// Begins the checksum of `head` and an empty body.
     pub(crate) fn new(head: &[u8]) -> Self {
         let mut all = blake3::Hasher::new();
         all.update(head);

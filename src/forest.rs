@@ -1,17 +1,19 @@
-//! What a mount shows: one tree, or several below one root.
+//! The trees that a mount shows: one tree, or several below one root.
 //!
 //! ```text
 //! rootfs/                 the merged tree
-//! layers/NN-<diff_id>/    each layer by itself, whiteouts as they lie in its tar
+//! layers/NN-<diff_id>/    each layer alone, with whiteouts as in its tar
 //! states/NN/              the tree after each layer
 //! image/                  manifest.json and config.json
 //! ```
 //!
-//! Each of these trees is a part with a number, and part and inode together are a [`ForestNode`]. Part 0 has the
-//! names above; where a part begins, it has an empty directory, in whose place the part's root is shown.
-//! This module owns those names, the numbers of nodes, and when a part is built: once somebody looks into
-//! it. Parts are the same whenever they are built, so those that were not used for the longest time are
-//! forgotten again when they take up too much memory. It does not know who asks.
+//! Each of these trees is a part with a number. A part and an inode together are a [`ForestNode`]. Part 0
+//! holds the directories above and the documents. At the place of another part, it has an empty directory,
+//! and the root of that part is shown instead.
+//!
+//! This module owns the names of the parts, the numbers of nodes, and when a part is built: on first access.
+//! Building a part again gives the same tree, so the least recently used parts are dropped when all parts
+//! take too much memory. This module does not know FUSE.
 
 mod extras;
 
@@ -27,13 +29,13 @@ use crate::image::ImageInfo;
 use crate::load::LoadedTree;
 use crate::rootfs::{Follow, InodeId, MergeOptions, ROOT, Semantics};
 
-/// Memory for the trees of parts, in bytes; the last one that was used stays, however large it is. The
-/// tree of a usual image takes a few MiB.
+/// Memory for the trees of parts, in bytes. The part that was used last is always kept, whatever its size.
+/// The tree of a usual image takes a few MiB.
 const KEPT_TREES_BYTES: usize = 256 << 20;
-/// Hexadecimal digits of a layer's diff_id in its name.
+/// Number of hexadecimal digits of a layer's diff_id in the name of its directory.
 const NAME_DIGITS: usize = 12;
 
-/// An object of one of the parts.
+/// An object of a part: the number of the part, and the inode in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ForestNode {
     part: u32,
@@ -45,13 +47,14 @@ impl ForestNode {
     #[cfg(test)]
     pub(crate) const ROOT: ForestNode = ForestNode { part: 0, inode: ROOT };
 
-    /// A number that no other node has: 1 for the root, as FUSE has it; the inode's in the low half.
+    /// Returns the unique number of the node: 1 for the root, as FUSE requires. The low 32 bits of the number
+    /// minus 1 are the inode, the high bits are the part.
     #[must_use]
     pub(crate) fn number(self) -> u64 {
         (u64::from(self.part) << 32 | u64::from(self.inode.0)).saturating_add(1)
     }
 
-    /// The node of a number. `None` for 0, which is no node's.
+    /// Returns the node with this number. `None` for 0, which is never used.
     #[must_use]
     pub(crate) fn from_number(number: u64) -> Option<ForestNode> {
         let at = number.checked_sub(1)?;
@@ -59,19 +62,19 @@ impl ForestNode {
         Some(ForestNode { part: u32::try_from(at >> 32).ok()?, inode: InodeId(low) })
     }
 
-    /// Its number in its part.
+    /// Returns the inode of the node in its part.
     #[must_use]
     pub(crate) fn inode(self) -> InodeId {
         self.inode
     }
 
-    /// Another object of the same part.
+    /// Returns the node of another inode of the same part.
     #[must_use]
     pub(crate) fn beside(self, inode: InodeId) -> ForestNode {
         ForestNode { inode, ..self }
     }
 
-    /// Whether both are of one part.
+    /// Returns whether both nodes belong to the same part.
     #[must_use]
     pub(crate) fn is_beside(self, other: ForestNode) -> bool {
         self.part == other.part
@@ -81,24 +84,24 @@ impl ForestNode {
 /// One tree, or several below one root.
 #[derive(Debug)]
 pub(crate) struct Forest {
-    /// Part 0.
+    /// The tree of part 0.
     top: Arc<LoadedTree>,
     /// The merged tree.
     rootfs: Arc<LoadedTree>,
     merge: MergeOptions,
-    /// Parts from 1 on.
+    /// The parts with numbers from 1.
     parts: Vec<Part>,
-    /// Which part begins at a directory of the top.
+    /// The number of the part that is shown in place of a directory of the top.
     part_at: BTreeMap<InodeId, u32>,
     built: Mutex<LruCache<u32, Building>>,
 }
 
-/// Empty until it is built; who builds it holds it.
+/// The tree of a part; `None` until it is built. The thread that builds it holds the lock.
 type Building = Arc<Mutex<Option<Arc<LoadedTree>>>>;
 
 #[derive(Debug)]
 struct Part {
-    /// The directory of the top in whose place it is shown.
+    /// The directory of the top that the part replaces.
     place: InodeId,
     shows: Shows,
 }
@@ -110,12 +113,12 @@ enum Shows {
     State(u16),
 }
 
-/// A part's tree, held as long as somebody uses it.
+/// A reference to the tree of a part.
 #[derive(Debug)]
 pub(crate) enum TreeRef<'a> {
-    /// One that is always there.
+    /// A tree that is never dropped.
     Lasting(&'a LoadedTree),
-    /// One that may be forgotten meanwhile.
+    /// A tree that the forest may drop; this reference keeps it alive.
     Held(Arc<LoadedTree>),
 }
 
@@ -131,7 +134,7 @@ impl Deref for TreeRef<'_> {
 }
 
 impl From<Arc<LoadedTree>> for Forest {
-    /// The tree alone: its root is the root.
+    /// Returns a forest with a single part: the root of `tree` is the root.
     fn from(tree: Arc<LoadedTree>) -> Self {
         Forest {
             rootfs: Arc::clone(&tree),
@@ -145,10 +148,11 @@ impl From<Arc<LoadedTree>> for Forest {
 }
 
 impl Forest {
-    /// All there is to see of an image. `rootfs` has all of its layers, merged with `merge`.
+    /// Returns the forest of an image: rootfs, layers, states and documents. `rootfs` has all layers of the
+    /// image, merged with `merge`.
     ///
     /// # Errors
-    /// None that come from the image.
+    /// None that an image can cause.
     pub(crate) fn of_image(rootfs: Arc<LoadedTree>, image: &ImageInfo, merge: MergeOptions) -> Result<Self> {
         let places = places(&rootfs);
         let mut extras: Vec<Extra<'_>> = places.iter().map(|(path, _)| Extra::Directory(path)).collect();
@@ -167,16 +171,17 @@ impl Forest {
         Ok(Forest { top: Arc::new(top), rootfs, merge, parts, part_at, built })
     }
 
-    /// The merged tree.
+    /// Returns the merged tree.
     #[must_use]
     pub(crate) fn rootfs(&self) -> &LoadedTree {
         &self.rootfs
     }
 
-    /// The tree that a node is in, built if need be.
+    /// Returns the tree of the node's part, and builds it if necessary.
     ///
     /// # Errors
-    /// [`Error::Path`] for a node of no part; whatever keeps a part from being built.
+    /// [`Error::Path`] when the node's part does not exist; as [`LoadedTree::part`] when the part cannot be
+    /// built.
     pub(crate) fn tree(&self, node: ForestNode) -> Result<TreeRef<'_>> {
         if node.part == 0 {
             return Ok(TreeRef::Lasting(&self.top));
@@ -207,7 +212,7 @@ impl Forest {
         Ok(TreeRef::Held(made))
     }
 
-    /// Whether [`Forest::tree`] has nothing to build for a node.
+    /// Returns whether the tree of the node's part is already built.
     #[must_use]
     pub(crate) fn is_built(&self, node: ForestNode) -> bool {
         let lasting = |part: &Part| self.is_rootfs(part.shows);
@@ -218,7 +223,7 @@ impl Forest {
         slot.is_some_and(|slot| slot.try_lock().is_ok_and(|tree| tree.is_some()))
     }
 
-    /// Where one is who goes to a node: the root of a part, if one begins there.
+    /// Returns the node entered at `node`: the root of a part if one is shown there, otherwise `node` itself.
     #[must_use]
     pub(crate) fn enter(&self, node: ForestNode) -> ForestNode {
         if node.part != 0 || self.part_at.is_empty() {
@@ -227,7 +232,7 @@ impl Forest {
         self.part_at.get(&node.inode).map_or(node, |part| ForestNode { part: *part, inode: ROOT })
     }
 
-    /// The directory that holds a directory; the root's is the root.
+    /// Returns the parent directory of a directory; the root is its own parent.
     ///
     /// # Errors
     /// As [`Forest::tree`].
@@ -244,7 +249,7 @@ impl Forest {
         self.parts.get(usize::try_from(number.checked_sub(1)?).ok()?)
     }
 
-    /// The last state is what all layers make.
+    /// Returns whether a part is the merged tree. The state after the last layer is the merged tree, too.
     fn is_rootfs(&self, shows: Shows) -> bool {
         match shows {
             Shows::Rootfs => true,
@@ -258,7 +263,7 @@ impl Forest {
     }
 
     fn forget_unused(&self) {
-        // A tree in the making is not counted yet.
+        // A tree that is being built is not counted yet.
         let size = |slot: &Building| match slot.try_lock() {
             Ok(tree) => tree.as_ref().map_or(0, |tree| tree.rootfs().memory_bytes()),
             Err(_) => 0,
@@ -272,10 +277,10 @@ impl Forest {
     }
 }
 
-/// The path of every part, in the order of their numbers.
+/// Returns the path of every part, in the order of their numbers.
 fn places(rootfs: &LoadedTree) -> Vec<(String, Shows)> {
     let count = rootfs.layers().len();
-    // All numbers are equally long, so that names sort as layers do.
+    // All numbers have the same width, so names sort like layers.
     let width = count.saturating_sub(1).to_string().len().max(2);
     let mut places = vec![("rootfs".to_owned(), Shows::Rootfs)];
     for (number, layer) in (0..).zip(rootfs.layers()) {

@@ -1,9 +1,9 @@
 //! Container images as read-only trees.
 //!
-//! imgmount opens a container image in place (a docker-archive, an OCI layout, a skopeo `dir:`), indexes
-//! each layer once, merges the layers as a container runtime does, and serves the result: path by path, byte by
-//! byte, as files, as a tar, or mounted through FUSE. Nothing is unpacked, and every byte is verified against
-//! the image's own digests before it is returned.
+//! imgmount opens a container image in place (a docker-archive, an OCI layout, a skopeo `dir:`), indexes each
+//! layer once, merges the layers as a container runtime does, and serves the result as a read-only tree:
+//! through this API, as files, as a tar, or mounted through FUSE. Nothing is unpacked. Every byte is verified
+//! against the image's own digests before it is returned.
 //!
 //! # Example
 //!
@@ -91,7 +91,7 @@
 //! |---|---|
 //! | open an image | [`Image::open`], or [`Engine::select`] and [`SelectedImage::load`] |
 //! | list the images of an archive | [`Engine::open`], [`Source::images`] |
-//! | keep indexes on disk, so that an image opens at once the next time | [`Store`], [`EngineOptions::store`] |
+//! | keep indexes on disk, so that the image opens faster next time | [`Store`], [`EngineOptions::store`] |
 //! | find and describe files | [`Image::resolve`], [`Image::walk`], [`Image::glob`], [`Image::inode`] |
 //! | read files | [`Image::open_file`], [`Image::read_at`] |
 //! | read the image's documents | [`Image::info`], [`Image::layers`], [`Image::warnings`] |
@@ -101,47 +101,52 @@
 //! | write files or a tar | [`Image::extract`], [`Image::export`] |
 //! | mount | `Image::mount` (feature `fuse`) |
 //!
-//! Errors are one enum, [`Error`]. The library neither prints nor reads the environment, except `PATH` to find
-//! `fusermount3`; messages go to the `log` crate. Text from an image can hold anything: [`escape`] it before it
-//! reaches a terminal. `examples/` has a program for each common task.
+//! All errors are variants of [`Error`]. The library prints nothing and reads no environment variable except
+//! `PATH` (to find `fusermount3`); log messages go to the `log` crate. Text from an image can contain any
+//! bytes: pass it through [`escape`] before printing it to a terminal. `examples/` has a program for each
+//! common task.
 //!
 //! # Features
 //!
 //! | feature | default | adds |
 //! |---|---|---|
-//! | `fuse` | yes | `Image::mount`, `unmount` and what belongs to them |
+//! | `fuse` | yes | `Image::mount`, `unmount` and their types |
 //! | `cli` | yes | the program `imgmount`; nothing in the library |
 //!
-//! A library needs neither: `imgmount = { version = "...", default-features = false }`.
+//! A dependent library that does not mount needs neither feature:
+//! `imgmount = { version = "...", default-features = false }`.
 //!
 //! # Modules
 //!
-//! Data flows one way, and a module uses only what stands to its left:
+//! Data flows one way. A module uses only modules of the groups to the left of its own group; modules of the
+//! first group may also use one another:
 //!
 //! ```text
-//! bytes error digest glob path read_at warning | compress | layer | store | image | source | rootfs | analysis | content |
-//! load | forest verify extract export fuse api cli
+//! bytes digest error fields glob path read_at warning workers
+//! | compress | layer | store | image | source | rootfs | analysis | content | load
+//! | export extract forest verify | fuse | api
 //! ```
 //!
 //! | module | owns |
 //! |---|---|
-//! | `error`, `digest`, `glob`, `path`, `read_at`, `warning` | leaves: what everything speaks |
-//! | `bytes` | stored bytes that are copied or mapped, and their checksum |
-//! | `compress` | how to re-enter a compressed stream |
-//! | `layer` | one tar stream, indexed: entries, checkpoints, span hashes |
-//! | `store` | the cache directory: file names, atomicity, trust, pruning |
-//! | `image` | what the image is: image index, manifest, config, platform choice |
-//! | `source` | where bytes live: archives, layouts, directories; the reference grammar |
-//! | `rootfs` | the merged tree, pure: no I/O, no clock, no errno, no log |
-//! | `analysis` | what layers did and where trees differ, pure |
-//! | `content` | bytes of a regular file: extents to verified spans to a copy |
-//! | `load` | the engine: an image to indexed layers, a rootfs and its content |
-//! | `forest` | one tree or several below one root, and their inode numbers |
-//! | `verify` | which promises an image makes, and whether each is kept |
-//! | `extract` | the tree as files on the host |
-//! | `export` | the tree as a tar |
-//! | `fuse` | the FUSE view, the only user of `fuser` |
-//! | `api` | the public face: names and shapes, no decisions |
+//! | `error`, `digest`, `fields`, `glob`, `path`, `read_at`, `warning` | shared vocabulary types |
+//! | `workers` | how threads share a list of jobs, and when they stop |
+//! | `bytes` | whether stored bytes are copied or mapped, and how they are checked |
+//! | `compress` | choice of decoder; where decoding of a compressed stream can resume |
+//! | `layer` | one tar stream and its index: entries, checkpoints, span hashes |
+//! | `store` | the cache directory: file names, atomic writes, trust, order of pruning |
+//! | `image` | image index, manifest, config, platform choice |
+//! | `source` | where a blob is: archives, layouts, directories; the grammar of references |
+//! | `rootfs` | the merged tree; no I/O, clock, errno or log |
+//! | `analysis` | what a layer did to a path, which differences exist; no I/O |
+//! | `content` | the bytes of a regular file: extents, verified spans, the span cache, read-ahead |
+//! | `load` | from a selected image to indexed layers, a rootfs and the bytes of its files |
+//! | `forest` | one tree or several below one root, and their node numbers |
+//! | `verify` | which checks an image has, and their results |
+//! | `extract` | writing the tree as files on the host |
+//! | `export` | writing the tree as a tar |
+//! | `fuse` | the FUSE view; the only module that uses `fuser` |
+//! | `api` | names and signatures of the public types |
 
 mod analysis;
 mod api;
@@ -173,9 +178,9 @@ mod verify;
 mod warning;
 mod workers;
 
-// The public face, by topic.
+// Public items, by topic.
 
-// Opening.
+// Opening images.
 pub use api::{Image, SelectedImage, Source};
 pub use image::Platform;
 pub use layer::index::Verify;
@@ -183,7 +188,7 @@ pub use load::{Engine, EngineOptions, LayerRange, LoadOptions, Progress};
 pub use rootfs::Semantics;
 pub use source::{ImageSummary, Location, Reference, Selection, Transport, split_path};
 
-// What the documents say.
+// Contents of manifests and configs.
 pub use compress::Compression;
 pub use digest::{Algorithm, Digest};
 pub use image::{HistoryEntry, ImageConfig, ImageInfo, LayerDescriptor};
@@ -199,7 +204,7 @@ pub use load::FileReader;
 pub use path::{escape, normalize_path};
 pub use rootfs::{InodeId, ROOT};
 
-// Answers about layers and differences.
+// History of layers, and differences between trees.
 pub use analysis::Field;
 pub use analysis::deleted::{DeletedFile, DeletedOptions, Removal};
 pub use analysis::diff::{DiffOptions, Difference, DifferenceKind};
@@ -209,7 +214,7 @@ pub use api::diff;
 // Verification.
 pub use verify::{Check, Verdict, VerifyItem, VerifyMismatch, VerifyOptions, VerifySubject};
 
-// Views.
+// Writing the tree as files or a tar, and mounting it.
 pub use export::ExportOptions;
 pub use extract::{Existing, ExtractFailure, ExtractOptions, ExtractReport, NotKept};
 #[cfg(feature = "fuse")]

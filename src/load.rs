@@ -1,8 +1,10 @@
-//! The engine: from a reference to a source, from an image to indexed layers, a rootfs and its bytes.
+//! The engine: from a reference to a source, from an image to indexed layers, a rootfs and the bytes of
+//! files.
 //!
-//! This module owns the order of things and what runs side by side: which layers need a pass and which
-//! are in the store, how many passes at once, and what belongs to one [`Engine`] (the span cache, the
-//! store). It parses nothing, merges nothing and knows no view.
+//! This module owns the order of the steps and what runs in parallel: which layers need a pass and which
+//! indexes come from the store, how many passes run at once, and what images of one [`Engine`] share (the
+//! span cache, the store, open layers). It parses nothing, merges nothing, and does not know formats or
+//! views.
 
 mod archive;
 mod index;
@@ -40,22 +42,23 @@ use crate::store::{Key, Store};
 use crate::warning::{Warning, WarningKind};
 use crate::workers::{Queue, try_map};
 
-/// Memory for decoded spans unless told otherwise.
+/// Default size of the cache of decoded spans, in bytes.
 pub(crate) const DEFAULT_CACHE_BYTES: usize = 256 << 20;
-/// Smaller images are merged faster than their tree is read.
+/// Fewest entries of an image whose tree is stored: a smaller image is merged faster than its tree is read.
 const MIN_STORED_ENTRIES: u64 = 10_000;
 
-/// An observer of work that takes long. Methods are called from several threads.
+/// An observer of long operations. Methods are called from several threads.
 pub trait Progress: Send + Sync + fmt::Debug {
-    /// Work of `total_bytes` begins; `what` names it, as `Indexing layers`.
+    /// Called when work on `total_bytes` bytes begins. `what` describes the work, for example
+    /// `Indexing layers`.
     fn begin(&self, what: &str, total_bytes: u64);
-    /// Another `bytes` bytes are done.
+    /// Called when another `bytes` bytes are done.
     fn advance(&self, bytes: u64);
-    /// The work has ended.
+    /// Called when the work has ended, also after an error.
     fn end(&self);
 }
 
-/// Does `work`, and reports its beginning and its end, whatever it returns.
+/// Runs `work` and reports its beginning and its end to `progress`, also when the work fails.
 pub(crate) fn reported<R>(
     progress: Option<&dyn Progress>,
     what: &str,
@@ -76,37 +79,37 @@ pub(crate) fn reported<R>(
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct EngineOptions {
-    /// Which bytes are verified. [`Verify::Full`] by default.
+    /// The bytes to verify. [`Verify::Full`] by default.
     pub verify: Verify,
-    /// Memory for decompressed data in bytes. 256 MiB by default.
+    /// Size of the cache of decompressed data, in bytes. 256 MiB by default.
     pub cache_bytes: usize,
-    /// The store of layer indexes. None by default: nothing is kept on disk.
+    /// The store of layer indexes. None by default: nothing is stored on disk.
     pub store: Option<Store>,
-    /// A directory for a copy of standard input while it is open. By default the directory of the store;
-    /// without either, standard input is refused.
+    /// The directory for a copy of standard input while it is open, if there is no store: with a store, the
+    /// copy is made in the directory of the store. Without either, an image on standard input is refused.
     pub spool_dir: Option<PathBuf>,
-    /// Limits on what a tar may hold.
+    /// Limits on the contents of a tar.
     pub(crate) limits: Limits,
-    /// The observer of long work. None by default.
+    /// The observer of long operations. None by default.
     pub progress: Option<Arc<dyn Progress>>,
 }
 
 impl EngineOptions {
-    /// Sets which bytes are verified.
+    /// Sets the bytes to verify.
     #[must_use]
     pub fn verify(mut self, verify: Verify) -> Self {
         self.verify = verify;
         self
     }
 
-    /// Sets the memory for decompressed data, in bytes.
+    /// Sets the size of the cache of decompressed data, in bytes.
     #[must_use]
     pub fn cache_bytes(mut self, cache_bytes: usize) -> Self {
         self.cache_bytes = cache_bytes;
         self
     }
 
-    /// Keeps layer indexes in a store.
+    /// Sets the store of layer indexes.
     #[must_use]
     pub fn store(mut self, store: impl Into<Option<Store>>) -> Self {
         self.store = store.into();
@@ -120,7 +123,7 @@ impl EngineOptions {
         self
     }
 
-    /// Sets the observer of long work.
+    /// Sets the observer of long operations.
     #[must_use]
     pub fn progress(mut self, progress: impl Into<Option<Arc<dyn Progress>>>) -> Self {
         self.progress = progress.into();
@@ -141,31 +144,31 @@ impl Default for EngineOptions {
     }
 }
 
-/// The layers of an image that are loaded; they are numbered from 0.
+/// The layers of an image to load. Layers are numbered from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum LayerRange {
     /// All layers.
     #[default]
     All,
-    /// The layers from 0 to this one: the state after it.
+    /// The layers from 0 up to and including this one: the state after it.
     Upto(u16),
-    /// This layer alone.
+    /// Only this layer.
     Only(u16),
 }
 
-/// How the layers of an image become a tree.
+/// How the layers of an image are merged.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct LoadOptions {
     /// The layers to load. All by default.
     pub layers: LayerRange,
-    /// The reading of whiteouts. [`Semantics::Runtime`] by default.
+    /// How whiteouts are interpreted. [`Semantics::Runtime`] by default.
     pub semantics: Semantics,
-    /// Follow symbolic links of lower layers below which a layer has entries, as umoci does. Off by default:
-    /// a directory replaces the link.
+    /// Follow a symbolic link of a lower layer when a higher layer has entries below its path, as umoci does.
+    /// Off by default: a directory replaces the link.
     pub follow_dirlinks: bool,
-    /// Refuse an image that merges only with warnings. Off by default.
+    /// Fail if merging the image gives warnings. Off by default.
     pub strict: bool,
 }
 
@@ -177,34 +180,35 @@ impl LoadOptions {
         self
     }
 
-    /// Sets the reading of whiteouts.
+    /// Sets how whiteouts are interpreted.
     #[must_use]
     pub fn semantics(mut self, semantics: Semantics) -> Self {
         self.semantics = semantics;
         self
     }
 
-    /// Follows symbolic links of lower layers below which a layer has entries, as umoci does.
+    /// Sets whether a symbolic link of a lower layer is followed when a higher layer has entries below its
+    /// path, as umoci does.
     #[must_use]
     pub fn follow_dirlinks(mut self, follow_dirlinks: bool) -> Self {
         self.follow_dirlinks = follow_dirlinks;
         self
     }
 
-    /// Refuses an image that merges only with warnings.
+    /// Sets whether loading fails if merging the image gives warnings.
     #[must_use]
     pub fn strict(mut self, strict: bool) -> Self {
         self.strict = strict;
         self
     }
 
-    /// How layers are merged.
+    /// Returns the options of the merge.
     pub(crate) fn merge(&self) -> MergeOptions {
         MergeOptions { semantics: self.semantics, follow_dirlinks: self.follow_dirlinks }
     }
 }
 
-/// Opens images. Images of one engine share the cache of decompressed data, the store, and their common
+/// Opens images. Images of one engine share the cache of decompressed data, the store and their common
 /// layers. A clone is the same engine.
 #[derive(Debug, Clone)]
 pub struct Engine {
@@ -216,22 +220,22 @@ struct Inner {
     options: EngineOptions,
     cache: Arc<SpanCache>,
     read_ahead: Arc<ReadAhead>,
-    /// The verified layers that are open, by diff_id: images that share a layer share its bytes.
+    /// The open verified layers, by diff_id: images with a common layer share its bytes.
     open: Mutex<HashMap<Digest, Weak<LayerBytes>>>,
 }
 
-/// A layer as it was opened for one image.
+/// A layer, opened for one image.
 #[derive(Debug, Clone)]
 struct OpenLayer {
     bytes: Arc<LayerBytes>,
-    /// How this image stores it.
+    /// The compression of the blob in this image.
     compression: Compression,
-    /// What is wrong with how the image describes it.
+    /// The warning if the media type names another compression.
     mismatch: Option<Warning>,
 }
 
 impl Engine {
-    /// Creates an engine with a cache of its own.
+    /// Creates an engine with its own cache.
     #[must_use]
     pub fn new(options: EngineOptions) -> Self {
         let cache = Arc::new(SpanCache::new(options.cache_bytes));
@@ -239,16 +243,17 @@ impl Engine {
         Engine { inner: Arc::new(inner) }
     }
 
-    /// Whether bytes are checked.
+    /// Returns which bytes are verified.
     pub(crate) fn verify(&self) -> Verify {
         self.inner.options.verify
     }
 
-    /// Indexes the layers of an image that are not in the store, merges them and makes them readable.
+    /// Indexes the layers of an image that have no stored index, merges the layers and makes their files
+    /// readable.
     ///
     /// # Errors
-    /// As [`crate::layer::index::index_layer`] for the first layer that fails, [`Error::Strict`], [`Error::Reference`] for a
-    /// layer that is not there, [`Error::Limit`].
+    /// As [`crate::layer::index::index_layer`] for the first layer that fails, [`Error::Strict`],
+    /// [`Error::Reference`] for a layer that the image does not have, [`Error::Limit`].
     pub(crate) fn load(&self, image: OpenedImage, options: &LoadOptions) -> Result<LoadedTree> {
         let (first, blobs) = select(image.layers, options.layers)?;
         let progress = self.inner.options.progress.as_deref();
@@ -277,9 +282,11 @@ impl Engine {
         }
     }
 
-    /// The merged tree from the store, or merged and then in the store.
+    /// Returns the merged tree from the store. If the store does not have it, merges the layers and stores
+    /// the tree.
     fn merge(&self, layers: Vec<Arc<LayerIndex>>, options: &MergeOptions) -> Result<Rootfs> {
-        // Indexes of unchecked layers tell what could be had of them, not what their diff_id stands for.
+        // Without verification, an index may not match its diff_id, so its tree must not be stored under the
+        // diff_id.
         let store = self.inner.options.store.as_ref().filter(|_| self.verify() == Verify::Full);
         let entries: u64 = layers.iter().map(|index| u64::from(index.entry_count())).sum();
         let Some(store) = store.filter(|_| entries >= MIN_STORED_ENTRIES) else {
@@ -301,7 +308,7 @@ impl Engine {
         Ok(rootfs)
     }
 
-    /// Opens the layers, the largest first. A layer that an image repeats is opened once.
+    /// Opens the layers, the largest first. A layer that occurs repeatedly in an image is opened once.
     fn index_all(&self, first: u16, blobs: &[LayerBlob], reads_at_once: usize) -> Result<Vec<OpenLayer>> {
         let mut jobs: Vec<(usize, &LayerBlob)> = Vec::new();
         let mut job_of: HashMap<(Digest, BlobIdentity), usize> = HashMap::new();
@@ -358,8 +365,8 @@ impl Engine {
         Ok(OpenLayer { bytes, compression, mismatch: compression_mismatch(descriptor, compression) })
     }
 
-    /// The layer of this diff_id that another image has open, for an image whose promises are kept. What
-    /// was not checked is not shared: it may be anything.
+    /// Returns the open layer with the same diff_id, if there is one. Layers are not shared without
+    /// verification, because their content may differ from the diff_id.
     fn shared(&self, blob: &LayerBlob) -> Option<Arc<LayerBytes>> {
         if self.verify() == Verify::Off || blob.identity == BlobIdentity::Unknown {
             return None;
@@ -377,8 +384,9 @@ impl Engine {
     }
 }
 
-/// Returns whether everything that an image promises of a layer was verified for another image. Only the
-/// diff_id leads to the other's layer: a digest or size of the blob that nobody compared may be wrong.
+/// Returns whether the digest and size in an image's descriptor were verified when another image opened the
+/// layer. Layers are shared by diff_id, which says nothing about the blob: its digest and size can be wrong
+/// in this image.
 fn is_known(verified: &LayerFacts, blob: &LayerBlob) -> bool {
     let LayerDescriptor { digest, size, .. } = blob.descriptor;
     let stored_bytes = blob.bytes.len();
@@ -386,7 +394,7 @@ fn is_known(verified: &LayerFacts, blob: &LayerBlob) -> bool {
     digest.is_none_or(known_blob) && size.is_none_or(|size| size == stored_bytes)
 }
 
-/// Z7: the media type claims another compression than the layer has.
+/// Returns a warning if the media type names another compression than the layer has (rule Z7).
 fn compression_mismatch(descriptor: &LayerDescriptor, compression: Compression) -> Option<Warning> {
     let media_type = descriptor.media_type.as_deref()?;
     claimed_compression(media_type).filter(|claimed| *claimed != compression)?;

@@ -1,4 +1,4 @@
-//! The `imgmount` program: see `cli`.
+//! The `imgmount` program. `cli` has the code.
 
 mod cli;
 

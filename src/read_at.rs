@@ -1,7 +1,8 @@
-//! Positional reading: everything that holds bytes is a stack of [`ReadAt`].
+//! Positional reading: everything that holds bytes implements [`ReadAt`], and such readers can be stacked.
 //!
-//! A gzipped docker-archive is a file, a seekable gzip over it, a byte range (the member), and perhaps
-//! another seekable gzip (the layer). Nothing in here knows what the bytes mean.
+//! A docker-archive that is gzipped as a whole is a stack of a file, a seekable gzip stream, a byte range
+//! (the member), and another seekable gzip stream if the layer is compressed, too. This module owns the rules
+//! of such readers. It does not know what the bytes mean.
 
 use std::fmt;
 use std::fs::File;
@@ -10,29 +11,29 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// A fixed-length run of bytes that can be read at any offset, by several threads at once.
+/// Bytes of fixed length that can be read at any offset, by several threads at once.
 pub(crate) trait ReadAt: Send + Sync + fmt::Debug + 'static {
-    /// Length in bytes. It was measured once; reading checks what is there now.
+    /// Returns the length in bytes, as it was when the source was opened. The source can be shorter by now;
+    /// then reads fail.
     fn len(&self) -> u64;
 
-    /// Fills `buf` from `offset` (bytes), or fails: there are no short reads.
+    /// Fills `buf` from `offset` (bytes), or fails. There are no short reads.
     ///
     /// # Errors
-    /// [`io::ErrorKind::UnexpectedEof`] past the end (also when the file shrank), otherwise what the
-    /// layer below says. A decoder's error arrives wrapped in [`io::Error::other`].
+    /// [`io::ErrorKind::UnexpectedEof`] past the end, also when the file has become shorter; otherwise the
+    /// error of the reader below. The error of a decoder is wrapped in [`io::Error::other`].
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
-    /// Reads `range` (bytes) front to back; a range that reaches past the end is cut there. What reads a
-    /// longer run says so with this method: a remote source serves the range with one request, however
-    /// small the pieces are that are taken from it. Like [`ReadAt::read_exact_at`] it fails where bytes
-    /// are missing, and ends at the end of the range only. The default reads each piece by itself, which
-    /// suits local bytes.
+    /// Returns a reader of `range` (bytes), from front to back; a range beyond the end is cut. Use it for
+    /// longer ranges: a remote source serves the range with one request, whatever the sizes of the single
+    /// reads. A read fails if bytes are missing, and returns 0 only at the end of the range. The default
+    /// implementation reads each piece separately, which is good for local bytes.
     fn stream(self: Arc<Self>, range: Range<u64>) -> Box<dyn Read + Send> {
         Box::new(Cursor::new(self, range))
     }
 
-    /// True when reading may take much longer than from a local disk: over a network, or from something
-    /// that has to be fetched first. Such reads are kept away from threads that have others to serve.
+    /// Returns true if reads may take much longer than from a local disk, for example over a network. Threads
+    /// that must serve other requests do not make such reads.
     fn may_wait(&self) -> bool {
         false
     }
@@ -70,7 +71,7 @@ impl ReadAt for Vec<u8> {
     }
 }
 
-/// An open file, with the length it had when it was opened.
+/// An open file, and its length when it was opened.
 #[derive(Debug)]
 pub(crate) struct FileBytes {
     file: File,
@@ -78,16 +79,16 @@ pub(crate) struct FileBytes {
 }
 
 impl FileBytes {
-    /// Measures `file` and takes it over.
+    /// Takes ownership of `file` and reads its length.
     ///
     /// # Errors
-    /// When its length cannot be had.
+    /// The error of reading the length.
     pub(crate) fn new(file: File) -> io::Result<Self> {
         let len_bytes = file.metadata()?.len();
         Ok(FileBytes { file, len_bytes })
     }
 
-    /// The file.
+    /// Returns the file.
     #[must_use]
     pub(crate) fn file(&self) -> &File {
         &self.file
@@ -104,7 +105,7 @@ impl ReadAt for FileBytes {
     }
 }
 
-/// A range of the bytes of another [`ReadAt`]: a member of an archive.
+/// A range of the bytes of another [`ReadAt`], for example a member of an archive.
 #[derive(Debug, Clone)]
 pub(crate) struct ByteRange {
     inner: Arc<dyn ReadAt>,
@@ -113,10 +114,10 @@ pub(crate) struct ByteRange {
 }
 
 impl ByteRange {
-    /// `len_bytes` bytes of `inner` from `offset`.
+    /// Returns the range of `len_bytes` bytes of `inner` from `offset`.
     ///
     /// # Errors
-    /// [`io::ErrorKind::UnexpectedEof`] when they reach past the end of `inner`.
+    /// [`io::ErrorKind::UnexpectedEof`] when the range ends beyond `inner`.
     pub(crate) fn new(inner: Arc<dyn ReadAt>, offset: u64, len_bytes: u64) -> io::Result<Self> {
         match offset.checked_add(len_bytes) {
             Some(end) if end <= inner.len() => Ok(ByteRange { inner, offset, len_bytes }),
@@ -135,7 +136,7 @@ impl ReadAt for ByteRange {
         if end > self.len_bytes {
             return Err(past_end());
         }
-        // The window lies within `inner`, so the sum cannot overflow.
+        // The range lies within `inner`, so the sum cannot overflow.
         self.inner.read_exact_at(buf, self.offset + offset)
     }
 
@@ -149,7 +150,7 @@ impl ReadAt for ByteRange {
     }
 }
 
-/// Reads a range of a [`ReadAt`], front to back.
+/// Reads a range of a [`ReadAt`] from front to back.
 #[derive(Debug)]
 pub(crate) struct Cursor<R> {
     inner: R,
@@ -158,7 +159,7 @@ pub(crate) struct Cursor<R> {
 }
 
 impl<R: ReadAt> Cursor<R> {
-    /// Reads `range` (bytes), which is cut at the end of `inner`.
+    /// Returns a reader of `range` (bytes); a range beyond the end of `inner` is cut.
     pub(crate) fn new(inner: R, range: Range<u64>) -> Self {
         let end = range.end.min(inner.len());
         Cursor { inner, offset: range.start, end }
@@ -179,7 +180,7 @@ impl<R: ReadAt> Read for Cursor<R> {
     }
 }
 
-/// Reads all of `inner`, of which the caller has checked that it is small enough to hold.
+/// Reads all bytes of `inner`. The caller has checked that the length is acceptable.
 ///
 /// # Errors
 /// As [`ReadAt::read_exact_at`].

@@ -1,7 +1,7 @@
-//! Threads that work through a list together.
+//! Threads that share a list of jobs.
 //!
-//! This module owns how jobs are handed out, when handing out ends and what becomes of a panic. It does not
-//! know what the jobs are.
+//! This module owns the order in which jobs are taken, when no more jobs are handed out, and how a panic is
+//! passed on. It does not know what the jobs are.
 
 use std::iter;
 use std::panic::resume_unwind;
@@ -13,42 +13,43 @@ pub(crate) fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Hands out each job of a list once, to any number of threads.
+/// A list of jobs, each handed out once, to any number of threads.
 #[derive(Debug)]
 pub(crate) struct Queue<'a, T> {
     jobs: &'a [T],
-    /// Positions in the list, in the order in which they are handed out.
+    /// Positions in the list, in the order of handing out.
     order: Vec<usize>,
     next: AtomicUsize,
 }
 
 impl<'a, T> Queue<'a, T> {
-    /// Hands out the jobs in the order of the list.
+    /// Creates a queue that hands out the jobs in the order of the list.
     pub(crate) fn new(jobs: &'a [T]) -> Self {
         Queue { jobs, order: (0..jobs.len()).collect(), next: AtomicUsize::new(0) }
     }
 
-    /// Hands out the largest job first, so that no thread ends up alone with it.
+    /// Creates a queue that hands out the largest job first, so that no large job runs alone at the end.
     pub(crate) fn largest_first(jobs: &'a [T], size: impl Fn(&T) -> u64) -> Self {
         let mut queue = Queue::new(jobs);
         queue.order.sort_by_key(|at| jobs.get(*at).map(|job| std::cmp::Reverse(size(job))));
         queue
     }
 
-    /// Takes the next job, with its position in the list. `None` when there are no more, or the queue is closed.
+    /// Takes the next job, with its position in the list. Returns `None` when no jobs are left or the queue
+    /// is closed.
     pub(crate) fn take(&self) -> Option<(usize, &'a T)> {
-        // The count stays far from wrapping: each thread stops taking at its first `None`.
+        // The counter cannot overflow: each thread stops at its first `None`.
         let at = *self.order.get(self.next.fetch_add(1, Ordering::Relaxed))?;
         Some((at, self.jobs.get(at)?))
     }
 
-    /// Ends the handing out. Jobs that were taken are not affected.
+    /// Closes the queue: no more jobs are handed out. Jobs that were taken are not affected.
     pub(crate) fn close(&self) {
         self.next.store(self.order.len(), Ordering::Relaxed);
     }
 }
 
-/// Closes a queue when its thread panics: the panic ends the whole work.
+/// Closes a queue when the thread panics, because the panic ends the whole work.
 struct CloseOnPanic<'a, 'b, T>(&'a Queue<'b, T>);
 
 impl<T> Drop for CloseOnPanic<'_, '_, T> {
@@ -59,11 +60,11 @@ impl<T> Drop for CloseOnPanic<'_, '_, T> {
     }
 }
 
-/// Returns the results of `work` for each job, in the order of the list, whatever the order of handing out. The
-/// calling thread is one of at most `threads` workers. After a failure no more jobs are handed out.
+/// Returns the results of `work` for each job, in the order of the list. At most `threads` threads work,
+/// including the calling thread. After a failure no more jobs are handed out.
 ///
 /// # Errors
-/// The failure that is first in the order of the list, of those that occurred.
+/// If several jobs failed, the failure of the first of them in the order of the list.
 ///
 /// # Panics
 /// As `work`, with the same payload.
@@ -91,8 +92,9 @@ pub(crate) fn try_map<T: Sync, R: Send, E: Send>(
     done.0.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Runs `work` on `threads` threads, a clone of it on each, and `own` on the calling thread meanwhile. Returns
-/// what both returned once all have ended. What `work` owns is dropped with the last of its threads.
+/// Runs a clone of `work` on each of `threads` threads, and `own` on the calling thread at the same time.
+/// Returns the results when all have ended. Values owned by `work` are dropped with the last of these
+/// threads.
 ///
 /// # Panics
 /// As `work` or `own`, with the same payload, once all have ended.
@@ -139,7 +141,7 @@ mod tests {
     fn every_job_is_done_once_by_as_many_threads_as_allowed() {
         let jobs = [(); 3];
         let together = Barrier::new(3);
-        // Passes only when three threads, the calling one among them, are at work at once.
+        // Passes only if three threads, including the calling one, work at the same time.
         let threads = try_map(&Queue::new(&jobs), 8, |()| {
             together.wait();
             Ok::<_, ()>(thread::current().id())
@@ -194,7 +196,7 @@ mod tests {
     fn what_the_threads_own_is_dropped_with_the_last_of_them() {
         let (sender, received) = channel();
         let work = move || sender.send(1).unwrap();
-        // Would wait for ever if a sender outlived the threads.
+        // This would wait forever if a sender outlived the threads.
         let (sum, _) = beside(3, work, || received.iter().sum::<i32>());
         assert_eq!(sum, 3);
         let (sender, received) = channel::<()>();

@@ -1,4 +1,8 @@
-//! A loaded image: its documents, its merged tree, the bytes of its files, and views of it.
+//! A loaded image: its documents, its merged tree, the bytes of its files, and views of it (extract, export,
+//! mount).
+//!
+//! This module owns the methods of [`Image`] and the conversion of layer numbers. It does not know how images
+//! are opened, merged or read.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -23,9 +27,9 @@ use crate::warning::Warning;
 
 /// A loaded image: its documents, its merged tree and the bytes of its files.
 ///
-/// Objects of the tree go by their [`InodeId`]; [`Image::resolve`] and [`Image::walk`] return them. Names and
-/// paths are bytes. A clone shares everything with its original and costs nothing. All methods can be called
-/// from several threads at once.
+/// Objects of the tree are identified by an [`InodeId`]; [`Image::resolve`] and [`Image::walk`] return it.
+/// Names and paths are bytes. A clone shares all data with the original and is cheap. All methods can be
+/// called from several threads at once.
 #[derive(Debug, Clone)]
 pub struct Image {
     pub(super) tree: Arc<LoadedTree>,
@@ -34,10 +38,10 @@ pub struct Image {
     pub(super) merge: MergeOptions,
 }
 
-/// Opening, and what the documents say.
+/// Opening, and the contents of the documents.
 impl Image {
-    /// Opens and loads the image that `name` names, as the command line does: `image.tar`, `layout:1.0`,
-    /// `oci:dir@2`. The engine has its default options, so nothing is kept on disk.
+    /// Opens and loads the image that `name` refers to, with the syntax of the command line: `image.tar`,
+    /// `layout:1.0`, `oci:dir@2`. The engine has its default options, so nothing is stored on disk.
     ///
     /// # Errors
     /// As [`Reference::parse`], [`Engine::select`] and [`SelectedImage::load`](crate::SelectedImage::load).
@@ -47,31 +51,31 @@ impl Image {
         engine.select(&reference, None)?.load(&LoadOptions::default())
     }
 
-    /// The contents of its documents: names, digests, platform, config.
+    /// Returns the contents of the image's documents: names, digests, platform, config.
     #[must_use]
     pub fn info(&self) -> &ImageInfo {
         &self.info
     }
 
-    /// The kind of its source, as [`Source::format`](crate::Source::format).
+    /// Returns the format of the source, as [`Source::format`](crate::Source::format).
     #[must_use]
     pub fn format(&self) -> &'static str {
         self.format
     }
 
-    /// The layers that the tree is made of, lowest first. [`LayerRange`](crate::LayerRange) chooses them.
+    /// Returns the loaded layers, lowest first. [`LayerRange`](crate::LayerRange) selects them.
     #[must_use]
     pub fn layers(&self) -> &[LayerInfo] {
         self.tree.layers()
     }
 
-    /// One layer; `None` for a layer that was not loaded.
+    /// Returns the layer `id`; `None` for a layer that was not loaded.
     #[must_use]
     pub fn layer(&self, id: LayerId) -> Option<&LayerInfo> {
         self.layers().get(usize::from(id.0.checked_sub(self.first())?))
     }
 
-    /// The oddities that were found while layers were read and merged, with the layer of each.
+    /// Returns the warnings from reading and merging the layers, each with its layer.
     #[must_use]
     pub fn warnings(&self) -> &[(LayerId, Warning)] {
         self.tree.warnings()
@@ -81,7 +85,7 @@ impl Image {
         Side { rootfs: self.tree.rootfs(), files: &*self.tree }
     }
 
-    /// The position in the image of the lowest loaded layer.
+    /// Returns the position, in the image, of the lowest loaded layer.
     fn first(&self) -> u16 {
         self.tree.layer_number(LayerId(0))
     }
@@ -89,17 +93,17 @@ impl Image {
 
 /// The merged tree.
 impl Image {
-    /// Finds the inode at `path`, as `stat` does: symbolic links are followed inside the image, also the last
-    /// component. The path is taken from the root, whether or not it begins with a slash.
+    /// Finds the inode at `path`, as `stat` does. Symbolic links are followed inside the image, including the
+    /// last component. The path is resolved from the root of the image, with or without a leading slash.
     ///
     /// # Errors
-    /// [`Error::Path`] when the path does not exist, leads through a file, or has more
-    /// than 40 symbolic links.
+    /// [`Error::Path`] when the path does not exist, a component before the last is not a directory, or
+    /// resolving the path follows more than 40 symbolic links.
     pub fn resolve(&self, path: impl AsRef<[u8]>) -> Result<InodeId> {
         self.tree.rootfs().resolve(path.as_ref(), Follow::Last)
     }
 
-    /// As [`Image::resolve`], but as `lstat` does: a symbolic link at the end of the path is not followed,
+    /// Finds the inode at `path`, as `lstat` does: a symbolic link at the end of the path is not followed,
     /// unless the path ends in a slash.
     ///
     /// # Errors
@@ -108,55 +112,55 @@ impl Image {
         self.tree.rootfs().resolve(path.as_ref(), Follow::NotLast)
     }
 
-    /// The type and attributes of an object; `None` for a number that the tree does not have.
+    /// Returns the type and attributes of an object; `None` for a number that the tree does not have.
     #[must_use]
     pub fn inode(&self, id: InodeId) -> Option<Inode<'_>> {
         Inode::of(self.tree.rootfs(), id).map(|inode| inode.above(self.first()))
     }
 
-    /// Whether an object is a directory.
+    /// Returns whether an object is a directory.
     #[must_use]
     pub fn is_directory(&self, id: InodeId) -> bool {
         self.tree.rootfs().is_directory(id)
     }
 
-    /// The child of a directory by its name.
+    /// Returns the child `name` of a directory; `None` if the directory has no such child.
     #[must_use]
     pub fn lookup(&self, directory: InodeId, name: impl AsRef<[u8]>) -> Option<InodeId> {
         self.tree.rootfs().lookup(directory, name.as_ref())
     }
 
-    /// The names in a directory and their inodes, sorted by bytes. Empty for everything but directories.
+    /// Returns the names in a directory and their inodes, sorted by bytes. Empty for other objects.
     pub fn children(&self, directory: InodeId) -> impl ExactSizeIterator<Item = (&[u8], InodeId)> {
         self.tree.rootfs().children(directory)
     }
 
-    /// The directory that holds a directory; for the root the root.
+    /// Returns the parent directory of a directory; the root is its own parent.
     #[must_use]
     pub fn parent(&self, directory: InodeId) -> InodeId {
         self.tree.rootfs().parent(directory)
     }
 
-    /// The path of a directory, without a trailing slash; `/` for the root and for everything but
-    /// directories.
+    /// Returns the path of a directory, without a trailing slash; `/` for the root and for objects that are
+    /// not directories.
     #[must_use]
     pub fn path(&self, directory: InodeId) -> Vec<u8> {
         self.tree.rootfs().path(directory)
     }
 
-    /// Every path and its inode: the root first, parents before their children, siblings sorted by bytes.
-    /// Takes constant memory.
+    /// Iterates over all paths and their inodes: the root first, parents before their children, siblings
+    /// sorted by bytes. The memory needed does not grow with the tree.
     pub fn walk(&self) -> impl Iterator<Item = (Vec<u8>, InodeId)> {
         self.walk_from(ROOT)
     }
 
-    /// As [`Image::walk`], from a directory on. Empty for everything but directories.
+    /// Iterates like [`Image::walk`], starting at `directory`. Empty for other objects.
     pub fn walk_from(&self, directory: InodeId) -> impl Iterator<Item = (Vec<u8>, InodeId)> {
         self.tree.rootfs().walk(directory)
     }
 
-    /// Every path below a directory, sorted by the bytes of whole paths: `/a.txt` comes before `/a/b`. The
-    /// directory is not included; each path begins with `prefix` in its place.
+    /// Iterates over the paths below a directory, sorted by the bytes of whole paths: `/a.txt` comes before
+    /// `/a/b`. The directory itself is not included; in each path, `prefix` replaces its path.
     pub fn walk_sorted(
         &self,
         directory: InodeId,
@@ -165,8 +169,8 @@ impl Image {
         self.tree.rootfs().walk_by_path(directory, prefix.as_ref())
     }
 
-    /// The paths that `pattern` matches and their inodes, sorted by bytes. As in a shell, symbolic links are
-    /// followed where the pattern names them, except as its last component; `**` follows none.
+    /// Returns the paths that `pattern` matches and their inodes, sorted by bytes. As in a shell, symbolic
+    /// links are followed where the pattern names them, except as its last component; `**` follows none.
     #[must_use]
     pub fn glob(&self, pattern: &Glob) -> Vec<(Vec<u8>, InodeId)> {
         self.tree.rootfs().glob(pattern)
@@ -175,10 +179,10 @@ impl Image {
 
 /// The bytes of files.
 impl Image {
-    /// Opens the regular file at `path`; symbolic links are followed as in [`Image::resolve`].
+    /// Opens the regular file at `path`. Symbolic links are followed as in [`Image::resolve`].
     ///
     /// # Errors
-    /// As [`Image::resolve`], and [`Error::Path`] for everything but regular files.
+    /// As [`Image::resolve`], and [`Error::Path`] when the object is not a regular file.
     pub fn open_file(&self, path: impl AsRef<[u8]>) -> Result<FileReader> {
         let path = path.as_ref();
         let id = self.resolve(path)?;
@@ -191,36 +195,35 @@ impl Image {
     /// Opens a regular file.
     ///
     /// # Errors
-    /// [`Error::Path`] for everything but regular files.
+    /// [`Error::Path`] when `file` is not a regular file.
     pub fn open_inode(&self, file: InodeId) -> Result<FileReader> {
         LoadedTree::open(&self.tree, file)
     }
 
-    /// Fills `buf` from `offset` of a regular file and returns the number of bytes, which is smaller than
-    /// `buf` only at the end of the file. Holes are zeros.
+    /// Reads from `offset` (bytes) of a regular file into `buf`. Returns the number of bytes read, which is
+    /// smaller than `buf` only at the end of the file. Holes read as zeros.
     ///
     /// # Errors
-    /// [`Error::Path`] for everything but regular files;
-    /// [`Error::Changed`] when the image was changed since it was verified;
-    /// [`Error::Io`].
+    /// [`Error::Path`] when `file` is not a regular file; [`Error::Changed`] when the image has changed since
+    /// it was verified; [`Error::Io`] when the image cannot be read.
     pub fn read_at(&self, file: InodeId, buf: &mut [u8], offset: u64) -> Result<usize> {
         self.tree.read_at(file, buf, offset)
     }
 }
 
-/// Answers about layers.
+/// History of layers and deleted files.
 impl Image {
-    /// The steps of the image's history with the layers that they made, oldest first. Where the history does
-    /// not have exactly one step for each layer, the layers come first, without steps, and then the steps,
-    /// without layers.
+    /// Returns the steps of the image's history with the layers that they made, oldest first. If the history
+    /// does not have exactly one step for each layer, all layers come first, without steps, and then all
+    /// steps, without layers.
     #[must_use]
     pub fn steps(&self) -> Vec<Step<'_>> {
         history::steps(&self.info.config)
     }
 
-    /// Lists what each loaded layer did to `path`, lowest layer first. The path is taken as it is, without
-    /// following symbolic links. Contents are read only where nothing else tells whether they changed. Empty
-    /// when no layer has the path.
+    /// Lists what each loaded layer did to `path`, lowest layer first. Symbolic links in the path are not
+    /// followed. File contents are read only if the metadata cannot decide whether they changed. Empty if no
+    /// layer has the path.
     ///
     /// # Errors
     /// As [`Image::read_at`], and [`Error::Limit`].
@@ -237,7 +240,7 @@ impl Image {
     }
 
     /// Lists the files of loaded layers that later layers removed, sorted by path. To read such a file, load
-    /// the image up to its layer: [`LayerRange::Upto`](crate::LayerRange::Upto).
+    /// the image up to its layer with [`LayerRange::Upto`](crate::LayerRange::Upto).
     ///
     /// # Errors
     /// [`Error::Limit`] for too many paths.
@@ -254,22 +257,22 @@ impl Image {
     }
 }
 
-/// Views.
+/// Writing and mounting the tree.
 impl Image {
-    /// Writes the whole tree below the directory `dir`, which is created if missing.
+    /// Writes the whole tree into the directory `dir`, which is created if missing.
     ///
     /// # Errors
-    /// [`Error::Io`] when `dir` cannot be used, is not empty under
-    /// [`Existing::Refuse`](crate::Existing::Refuse), or is full, and when the work was stopped. Objects that
-    /// cannot be created are in the [`ExtractReport`].
+    /// [`Error::Io`] when `dir` cannot be used, when it is not empty under
+    /// [`Existing::Refuse`](crate::Existing::Refuse), when the disk is full, and when the work was stopped.
+    /// Objects that cannot be created are listed in the [`ExtractReport`].
     pub fn extract(&self, dir: impl AsRef<Path>, options: &ExtractOptions<'_>) -> Result<ExtractReport> {
         self.extract_from(ROOT, dir, options)
     }
 
-    /// As [`Image::extract`], for the contents of one directory of the tree.
+    /// Writes the contents of one directory of the tree into `dir`, as [`Image::extract`].
     ///
     /// # Errors
-    /// As [`Image::extract`], and [`Error::Path`] for everything but directories.
+    /// As [`Image::extract`], and [`Error::Path`] when `directory` is not a directory.
     pub fn extract_from(
         &self,
         directory: InodeId,
@@ -279,11 +282,11 @@ impl Image {
         extract(&self.tree, directory, dir.as_ref(), options)
     }
 
-    /// Writes one object of the tree, and everything below it, under the name `name` in the directory `dir`,
-    /// which need not be empty.
+    /// Writes one object of the tree, with everything below it, as `name` in the directory `dir`, which need
+    /// not be empty.
     ///
     /// # Errors
-    /// As [`Image::extract`], and [`Error::Path`] for a name that no file can have.
+    /// As [`Image::extract`], and [`Error::Path`] when `name` is not a valid file name.
     pub fn extract_as(
         &self,
         object: InodeId,
@@ -297,13 +300,13 @@ impl Image {
     /// Writes the whole tree to `out` as a tar. The same image always gives the same bytes.
     ///
     /// # Errors
-    /// [`Error::Io`] when `out` fails, else as [`Image::read_at`]; the tar is then
+    /// [`Error::Io`] when writing to `out` fails, otherwise as [`Image::read_at`]. After an error the tar is
     /// incomplete.
     pub fn export(&self, out: &mut dyn Write, options: &ExportOptions<'_>) -> Result<()> {
         self.export_from(ROOT, out, options)
     }
 
-    /// As [`Image::export`], for one object of the tree and everything below it.
+    /// Writes one object of the tree and everything below it, as [`Image::export`].
     ///
     /// # Errors
     /// As [`Image::export`].
@@ -316,12 +319,12 @@ impl Image {
         export(&self.tree, object, options, out)
     }
 
-    /// Mounts the tree on the directory `dir`, read-only. Threads of this process answer the kernel until the
-    /// tree is unmounted; dropping the [`Mounted`](crate::Mounted) unmounts it.
+    /// Mounts the tree on the directory `dir`, read-only. Threads of this process serve the mount until it is
+    /// unmounted; dropping the [`Mounted`](crate::Mounted) unmounts it.
     ///
     /// # Errors
-    /// [`Error::Mount`] when `dir` cannot be mounted on, and when the kernel or
-    /// `fusermount3` refuses; nothing is mounted then.
+    /// [`Error::Mount`] when `dir` cannot be a mount point, or when the kernel or `fusermount3` refuses the
+    /// mount. Nothing is mounted then.
     #[cfg(feature = "fuse")]
     pub fn mount(
         &self,
@@ -340,8 +343,9 @@ impl Image {
     }
 }
 
-/// Compares the trees of two images. The differences are sorted by the bytes of whole paths. Contents are read
-/// only where nothing else tells whether they differ; images of one [`Engine`] share what is read.
+/// Compares the trees of two images. The differences are sorted by the bytes of whole paths. File contents
+/// are read only if the metadata cannot decide whether they differ. Images of one [`Engine`] share the span
+/// cache.
 ///
 /// # Errors
 /// As [`Image::read_at`], and [`Error::Limit`] for too many paths.

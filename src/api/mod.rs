@@ -1,7 +1,7 @@
-//! What a program uses: sources, selected images, loaded images, and the comparison of two.
+//! The public API: sources, selected images, loaded images, and the comparison of two images.
 //!
-//! This module owns the names and the shape of the public face, and numbers layers by their position in the
-//! image. It decides nothing else: every method hands on to the module that does the work.
+//! This module owns the names and signatures of the public types, and converts layer numbers to positions in
+//! the image. It makes no other decision: every method calls the module that does the work.
 
 mod image;
 mod source;

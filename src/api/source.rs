@@ -1,4 +1,7 @@
 //! Sources, and the images in them before any layer is read.
+//!
+//! This module owns the methods of [`Source`] and [`SelectedImage`]. It does not know formats or how layers
+//! are indexed.
 
 use std::sync::Arc;
 
@@ -10,18 +13,18 @@ use crate::source::{ImageSummary, OpenedImage, Reference, Selection};
 use crate::verify::{VerifyItem, VerifyOptions, verify};
 
 impl Engine {
-    /// Opens the source that `reference` names. An archive that is compressed as a whole is read once for
-    /// that, unless the [`Store`](crate::Store) has its index.
+    /// Opens the source that `reference` names. An archive that is compressed as a whole is decompressed
+    /// once, unless the [`Store`](crate::Store) has its index.
     ///
     /// # Errors
-    /// [`Error::NotAnImage`] for unknown content, [`Error::Unsupported`] for a transport that this version
-    /// does not read, [`Error::Io`], and [`Error::Malformed`], [`Error::Tar`] or [`Error::Decompress`] for
+    /// [`Error::NotAnImage`] for an unknown format; [`Error::Unsupported`] for a transport that this version
+    /// does not support; [`Error::Io`]; and [`Error::Malformed`], [`Error::Tar`] or [`Error::Decompress`] for
     /// a damaged archive.
     pub fn open(&self, reference: &Reference) -> Result<Source> {
         Ok(Source { engine: self.clone(), source: self.open_source(reference)? })
     }
 
-    /// Opens the source that `reference` names and selects the image that it names.
+    /// Opens the source that `reference` names, and selects the image in it.
     ///
     /// # Errors
     /// As [`Engine::open`] and [`Source::select`].
@@ -30,7 +33,7 @@ impl Engine {
     }
 }
 
-/// A place that holds images: an archive, a layout or a directory. Opened by [`Engine::open`].
+/// A source of images: an archive, a layout or a directory. [`Engine::open`] opens it.
 #[derive(Debug)]
 pub struct Source {
     engine: Engine,
@@ -38,22 +41,23 @@ pub struct Source {
 }
 
 impl Source {
-    /// The kind of place: `docker-archive`, `oci`, `oci-archive` or `dir`.
+    /// Returns the format of the source: `docker-archive`, `oci`, `oci-archive` or `dir`.
     #[must_use]
     pub fn format(&self) -> &'static str {
         self.source.kind()
     }
 
-    /// Lists the images, without attestations.
+    /// Lists the images of the source. Attestations are left out.
     ///
     /// # Errors
-    /// When a document that lists them cannot be read.
+    /// [`Error`] when a document that lists them cannot be read.
     pub fn images(&self) -> Result<Vec<ImageSummary>> {
         self.source.images()
     }
 
-    /// Selects one image: checks its manifest and config, and finds its layers. Without a `platform` the
-    /// host's is preferred, and a sole image is selected whatever its platform.
+    /// Selects one image: checks its manifest and config, and finds its layers. Without `platform`, an image
+    /// for the host's platform is preferred, and the only image of a source is selected whatever its
+    /// platform.
     ///
     /// # Errors
     /// [`Error::Ambiguous`], [`Error::NoSuchImage`] and [`Error::NoPlatform`] when `selection` and `platform`
@@ -64,12 +68,12 @@ impl Source {
         Ok(SelectedImage { engine: self.engine.clone(), format: self.format(), opened })
     }
 
-    /// Verifies one image against all its digests and sizes, reading every byte anew. Calls `report` with
-    /// each result in the order of the image, and returns whether all are [`Ok`](crate::Verdict::Ok).
+    /// Verifies all digests and sizes of one image by reading every byte again. Calls `report` with each
+    /// result, in the order of the image. Returns whether all results are [`Ok`](crate::Verdict::Ok).
     ///
     /// # Errors
-    /// The error of `report`, which ends the work; [`Error::Ambiguous`] and [`Error::NoSuchImage`] when
-    /// `selection` does not name one image; the first fault of an image whose documents cannot be read.
+    /// The error of `report`, which ends the verification; [`Error::Ambiguous`] and [`Error::NoSuchImage`]
+    /// when `selection` does not name one image; the first fault of an image whose documents cannot be read.
     pub fn verify<E: From<Error>>(
         &self,
         selection: &Selection,
@@ -81,8 +85,8 @@ impl Source {
     }
 }
 
-/// An image whose documents were read and checked, and whose layers were not read. Returned by
-/// [`Source::select`].
+/// An image whose documents are read and checked, and whose layers are not read yet. [`Source::select`]
+/// returns it.
 #[derive(Debug, Clone)]
 pub struct SelectedImage {
     engine: Engine,
@@ -91,20 +95,20 @@ pub struct SelectedImage {
 }
 
 impl SelectedImage {
-    /// The contents of its documents: names, digests, platform, config.
+    /// Returns the contents of the image's documents: names, digests, platform, config.
     #[must_use]
     pub fn info(&self) -> &ImageInfo {
         &self.opened.info
     }
 
-    /// The kind of its source, as [`Source::format`].
+    /// Returns the format of the source, as [`Source::format`].
     #[must_use]
     pub fn format(&self) -> &'static str {
         self.format
     }
 
-    /// Indexes the layers that are not in the store, merges them and makes them readable. Can be called
-    /// repeatedly, for other layers or options.
+    /// Loads the image: indexes the layers that have no stored index, merges all layers and makes their files
+    /// readable. Can be called repeatedly, with other layers or options.
     ///
     /// # Errors
     /// [`Error::Mismatch`], [`Error::Decompress`], [`Error::Tar`] and [`Error::Io`] for the first layer that

@@ -1,7 +1,8 @@
-//! A file's bytes, mapped for reading: the only place that calls `memmap2`.
+//! Maps a file into memory for reading. This is the only module that calls `memmap2`.
 //!
-//! A mapping is memory that others can change through the file. Whose file it may be is for the caller; here
-//! it is seen to that a file is long enough, and that nothing relies on the bytes being what they were.
+//! Other processes can change a mapping through its file. The caller decides which files may be mapped. This
+//! module owns the check that the file is long enough. It does not know what the bytes mean; no other code
+//! may rely on the bytes staying the same.
 #![expect(unsafe_code, reason = "the compiler cannot know who else writes to a file")]
 
 use std::fs::File;
@@ -9,21 +10,22 @@ use std::io;
 
 use memmap2::{Mmap, MmapOptions, UncheckedAdvice};
 
-/// Part of a file, mapped.
+/// A mapped part of a file.
 pub(super) struct Mapping(Mmap);
 
 impl Mapping {
-    /// Maps `len_bytes` bytes from `offset`, which the file must have.
+    /// Maps `len_bytes` bytes from `offset`. Fails with [`io::ErrorKind::UnexpectedEof`] if the file is
+    /// shorter.
     pub(super) fn new(file: &File, offset: u64, len_bytes: usize) -> io::Result<Self> {
         let end = offset.checked_add(len_bytes as u64);
         if end.is_none_or(|end| file.metadata().map_or(0, |found| found.len()) < end) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        // SAFETY: nothing of this program writes to a file that it has mapped: the store's files are whole
-        // before they are, and are replaced and unlinked after that, never changed. They are the user's own, in
-        // a directory that nobody else can write to. Should that user change one all the same, the bytes are
-        // plain numbers, looked at through accessors that check every bound anew and rely on no value staying
-        // what it was: an answer can then be wrong, or the process be ended, as by any other tampering of one's own.
+        // SAFETY: imgmount never writes to a file that it has mapped: the files of the store are complete
+        // before they are mapped, and later replaced or unlinked, but never changed. They belong to the user,
+        // in a directory that no other user can write to. If that user changes one anyway, the bytes are
+        // plain numbers, read through accessors that check all bounds each time and do not rely on a value
+        // staying the same. An answer can then be wrong, or the process can end, but memory safety is kept.
         let mapping = unsafe { MmapOptions::new().offset(offset).len(len_bytes).map(file) }?;
         Ok(Mapping(mapping))
     }
@@ -32,10 +34,10 @@ impl Mapping {
         &self.0
     }
 
-    /// Gives the pages back; they come again from the file.
+    /// Releases the pages; reading them again loads them from the file.
     pub(super) fn release(&self) {
-        // SAFETY: the mapping is shared and was never writable, so no page of it differs from the file's, and
-        // what is dropped here reads the same when it is looked at again (madvise(2), MADV_DONTNEED).
+        // SAFETY: the mapping is shared and was never writable, so its pages are the same as in the file.
+        // Pages dropped here have the same content when they are read again (madvise(2), MADV_DONTNEED).
         let released = unsafe { self.0.unchecked_advise(UncheckedAdvice::DontNeed) };
         if let Err(cause) = released {
             log::debug!("cannot unmap memory: {cause}");

@@ -1,7 +1,8 @@
-//! The tables of a stored file: as they were built, or as they lie in it behind their header.
+//! The tables (sections) of a stored file, as they were built or as they are in the file.
 //!
-//! A file is a header, the sections one after the other without gaps, and nothing else. The header ends with
-//! the checksum of all the rest. What is in header and sections is for their owner.
+//! A file consists of a header and the sections, one after the other without gaps. The header ends with the
+//! checksum of the other bytes. This module owns this layout. It does not know the contents of the header or
+//! of the sections.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -12,23 +13,23 @@ use super::{Bytes, Checksum, checksum};
 /// Length of the checksum that ends every header, in bytes.
 pub(crate) const CHECKSUM_BYTES: usize = 32;
 
-/// Records of a sweep between two releases. A layer index maps some 18 MB for so many entries.
+/// Number of records of a sweep between two releases. This many records of a layer index take about 18 MB.
 const RELEASE_EVERY: u32 = 1 << 17;
 
-/// `N` tables.
+/// `N` sections.
 pub(crate) enum Sections<const N: usize> {
-    /// As they were built.
+    /// The sections as they were built.
     Built([Vec<u8>; N]),
-    /// As they are stored.
+    /// The sections of a stored file, as ranges of its bytes.
     Stored { bytes: Bytes, ranges: [Range<usize>; N] },
 }
 
 impl<const N: usize> Sections<N> {
-    /// Takes over a stored file with a header of `header_bytes` and checks it. `lengths` are those of the
-    /// sections, in bytes, `records` those of one record of each.
+    /// Checks the bytes of a stored file with a header of `header_bytes`. `lengths` are the lengths of the
+    /// sections, in bytes; `records` are the lengths of one record in each.
     ///
     /// # Errors
-    /// What is wrong: they do not fill the file, or do not match their checksum.
+    /// The reason, if the sections do not fill the file or the checksum does not match.
     pub(crate) fn stored(
         bytes: Bytes,
         header_bytes: usize,
@@ -51,12 +52,12 @@ impl<const N: usize> Sections<N> {
         if checksum(head, body) != *sum {
             return Err("checksum does not match");
         }
-        // All of it was looked at once, and most of it may never be again.
+        // The checksum has read all pages, and most of them may not be needed again.
         bytes.release();
         Ok(Sections::Stored { bytes, ranges })
     }
 
-    /// One section.
+    /// Returns the section with this number; empty if it does not exist.
     pub(crate) fn get(&self, at: usize) -> &[u8] {
         match self {
             Sections::Built(sections) => sections.get(at).map_or(&[], Vec::as_slice),
@@ -66,12 +67,12 @@ impl<const N: usize> Sections<N> {
         }
     }
 
-    /// Length of each, in bytes.
+    /// Returns the length of each section, in bytes.
     pub(crate) fn lengths(&self) -> [usize; N] {
         std::array::from_fn(|at| self.get(at).len())
     }
 
-    /// Writes the file, with `head` for all of the header but its checksum.
+    /// Writes the file. `head` is the header without its checksum.
     pub(crate) fn write_to(&self, head: &[u8], out: &mut dyn Write) -> io::Result<()> {
         let sections: [&[u8]; N] = std::array::from_fn(|at| self.get(at));
         let mut sum = Checksum::new(head);
@@ -81,9 +82,9 @@ impl<const N: usize> Sections<N> {
         sections.iter().try_for_each(|section| out.write_all(section))
     }
 
-    /// Passes on `records`, which are read of these sections in order, and gives the memory of a mapped file
-    /// back behind them: as many records as [`RELEASE_EVERY`] at a time, and all of it when the iterator is
-    /// dropped. Bytes that are looked at again come from the file.
+    /// Returns an iterator over `records`, which reads these sections in order. It releases the memory of a
+    /// mapped file after every [`RELEASE_EVERY`] records, and when it is dropped. Bytes that are read again
+    /// come from the file.
     pub(crate) fn sweep<I: Iterator>(&self, records: I) -> Sweep<'_, I> {
         let bytes = match self {
             Sections::Built(_) => None,
@@ -93,7 +94,7 @@ impl<const N: usize> Sections<N> {
     }
 }
 
-/// See [`Sections::sweep`].
+/// The iterator that [`Sections::sweep`] returns.
 pub(crate) struct Sweep<'a, I> {
     records: I,
     passed: u32,
@@ -132,7 +133,7 @@ impl<const N: usize> fmt::Debug for Sections<N> {
 mod tests {
     use super::*;
 
-    /// Memory that the mapping at `address` takes, in KiB.
+    /// Returns the resident memory of the mapping at `address`, in KiB.
     fn resident_kib(address: *const u8) -> u64 {
         let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let start = format!("{:x}-", address as usize);
@@ -152,10 +153,11 @@ mod tests {
         let start = sections.get(0).as_ptr().wrapping_sub(header_bytes);
         let sum: usize = sections.get(0).iter().map(|byte| usize::from(*byte)).sum();
         assert!(sum == len && resident_kib(start) >= 9 << 10);
-        // 64 bytes a record: fewer than are kept for, so that the memory is given back at the end only.
+        // With 64 bytes for each record, there are fewer records than [`RELEASE_EVERY`]: memory is released
+        // only at the end.
         let records = || sections.get(0).chunks(64).map(|record| usize::from(record[0]));
         assert_eq!((sections.sweep(records()).sum::<usize>(), resident_kib(start)), (len / 64, 0));
-        // One byte a record: the memory is given back on the way.
+        // With one byte for each record, memory is also released on the way.
         let mut bytes = sections.sweep(sections.get(0).iter());
         let last = bytes.by_ref().last();
         assert!(last.is_some() && resident_kib(start) <= 1 << 10);

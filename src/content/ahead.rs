@@ -1,9 +1,10 @@
-//! Decoding ahead: the threads that decode spans before they are asked for.
+//! The threads that decode spans before they are requested.
 //!
-//! As many threads as there are processors serve all layers; the first hint starts the first one. Hints wait
-//! in a short queue, and one that finds it full is dropped: reading ahead must never hold up a reader. This
-//! module owns how many threads there are and how far anybody may be ahead; which spans come next is for
-//! [`super::schedule`], where that is known, and for [`super::streams`], where it is guessed.
+//! There are as many threads as cores, shared by all layers; the first hint starts the first one. Hints wait
+//! in a short queue. If it is full, a new hint is dropped, because read-ahead must not delay a reader. This
+//! module owns the number of threads and how far a reader may be ahead. It does not know which spans come
+//! next: [`super::schedule`] lists them if the order is known, and [`super::streams`] predicts them
+//! otherwise.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,15 +14,15 @@ use std::thread;
 use super::LayerBytes;
 use crate::workers::cores;
 
-/// Bounds what decoding ahead takes up on the largest machines.
+/// Limits the memory and threads of read-ahead on large machines.
 const MAX_THREADS: usize = 64;
-/// How far one reader may be ahead of itself, in spans for each thread: one that is being decoded and one that
-/// is ready. How many bytes that may be at most is for the cache to say.
+/// Spans that are decoded ahead of one reader, for each thread: one that is being decoded and one that is
+/// ready. The cache limits their bytes.
 const SPANS_A_THREAD: usize = 2;
-/// Hints that may wait, for each thread: those of a few readers.
+/// Length of the queue for each thread, in hints: enough for a few readers.
 const HINTS_A_THREAD: usize = 8;
 
-/// The threads that decode ahead. They end when this is dropped.
+/// The threads that decode ahead. They end when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct ReadAhead {
     shared: Arc<Shared>,
@@ -43,14 +44,14 @@ struct Queue {
 }
 
 impl Default for ReadAhead {
-    /// As many threads as there are processors.
+    /// As many threads as cores.
     fn default() -> Self {
         ReadAhead::new(cores())
     }
 }
 
 impl ReadAhead {
-    /// At most so many threads, of which none is started yet.
+    /// Creates the queue for at most `threads` threads. None is started yet.
     #[must_use]
     pub(crate) fn new(threads: usize) -> Self {
         let max_threads = threads.clamp(1, MAX_THREADS);
@@ -59,12 +60,12 @@ impl ReadAhead {
         }
     }
 
-    /// How many spans one reader may be ahead.
+    /// Returns the number of spans that are decoded ahead of one reader.
     pub(super) fn depth(&self) -> usize {
         self.shared.max_threads * SPANS_A_THREAD
     }
 
-    /// A span may be asked for soon.
+    /// Requests that a span is decoded in advance. Dropped if the queue is full.
     pub(super) fn hint(&self, layer: &Arc<LayerBytes>, span: u32) {
         let mut queue = self.shared.lock();
         if queue.hints.len() >= self.shared.max_threads * HINTS_A_THREAD {
@@ -78,7 +79,7 @@ impl ReadAhead {
         }
     }
 
-    /// A span is asked for by now, or not needed: nobody need begin with it any more.
+    /// Removes the hint for a span that a reader has requested or does not need.
     pub(super) fn withdraw(&self, layer: &Arc<LayerBytes>, span: u32) {
         let mut queue = self.shared.lock();
         let hint =
@@ -92,7 +93,7 @@ impl ReadAhead {
         let shared = self.shared.clone();
         match thread::Builder::new().name("read-ahead".to_owned()).spawn(move || shared.serve()) {
             Ok(_) => queue.threads += 1,
-            // Everything works without, only slower; and there will be no more threads a moment later.
+            // Without a thread everything works, only slower. Starting more threads would probably fail, too.
             Err(cause) => {
                 log::debug!("cannot start a read-ahead thread: {cause}");
                 queue.hints.clear();
@@ -118,7 +119,8 @@ impl Shared {
     fn serve(&self) {
         while let Some((layer, span)) = self.next() {
             if let Some(layer) = layer.upgrade() {
-                // Whoever asks for the span panics, too, where somebody is told.
+                // A panic is ignored here: the reader that requests the span gets the same panic, and it is
+                // reported there.
                 let _ = catch_unwind(AssertUnwindSafe(|| layer.decode_ahead(span)));
             }
         }
@@ -142,7 +144,7 @@ impl Shared {
 
 #[cfg(test)]
 impl ReadAhead {
-    /// How many threads were started.
+    /// Returns the number of threads that were started.
     pub(super) fn threads(&self) -> usize {
         self.shared.lock().threads
     }

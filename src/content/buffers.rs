@@ -1,14 +1,14 @@
-//! Memory of spans that nobody reads any more, for the spans that come.
+//! Reuses the memory of spans that are no longer read.
 //!
-//! A fresh megabyte has to be mapped and cleared by the kernel, page by page; one that was just read is still
-//! in the processor's cache. This module owns how much is kept.
+//! New memory has to be mapped and cleared by the kernel, page by page; memory that was just read is still in
+//! the processor's cache. This module owns how much memory is kept. It does not know what the buffers hold.
 
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The most memory that lies idle, in bytes: what some threads decode at a time.
+/// Maximum memory of idle buffers, in bytes: as much as a few threads decode at a time.
 const IDLE_MAX_BYTES: usize = 16 << 20;
-/// A buffer that grew for one long span is not worth keeping.
+/// Maximum length of a buffer that is kept, in bytes. A buffer that grew for one long span is freed.
 const BUFFER_MAX_BYTES: usize = 2 << 20;
 
 /// Idle buffers.
@@ -22,16 +22,16 @@ struct Idle {
 }
 
 impl Buffers {
-    /// A buffer with whatever was in it last.
+    /// Returns a buffer with arbitrary old content; empty if none is idle.
     pub(super) fn take(&self) -> Vec<u8> {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // The one that was used last.
+        // The last one used is the most likely to be in the processor's cache.
         let buffer = idle.buffers.pop().unwrap_or_default();
         idle.bytes -= buffer.capacity();
         buffer
     }
 
-    /// Keeps a buffer, if there is room for it.
+    /// Keeps a buffer for reuse, within the limits.
     pub(super) fn give(&self, buffer: Vec<u8>) {
         let capacity = buffer.capacity();
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -42,7 +42,7 @@ impl Buffers {
     }
 }
 
-/// A span's bytes. Their memory is used again when the last reader is done with them.
+/// The bytes of a span. Their memory is reused when the last reader has dropped them.
 #[derive(Debug)]
 pub(crate) struct SpanBytes {
     bytes: Vec<u8>,
@@ -54,7 +54,7 @@ impl SpanBytes {
         SpanBytes { bytes, buffers }
     }
 
-    /// What it takes up, which may be more than it holds.
+    /// Returns the memory of the buffer in bytes, which can be more than its length.
     pub(super) fn memory_bytes(&self) -> usize {
         self.bytes.capacity()
     }

@@ -1,10 +1,11 @@
-//! A byte-bounded cache of spans, shared by all layers of all images that are open.
+//! A cache of decoded spans with a limit in bytes, shared by all layers of all open images.
 //!
-//! This module owns the budget and single-flight: however many readers want a span at once, it is
-//! decoded once. It does not know what a span is made from, nor who reads ahead; but what was decoded ahead
-//! and not read yet may only ever be a part of the budget, and what a reader that goes forward has passed a
-//! small one: it is seldom read again, and a megabyte that is used again costs nothing where a fresh one has to
-//! be mapped and cleared.
+//! This module owns the memory budget, and that a span is decoded once however many readers request it at the
+//! same time. It does not know how spans are decoded or which are requested in advance.
+//!
+//! Spans that were decoded ahead and not read yet may take only a part of the budget. Spans that a sequential
+//! reader has passed may take only a small part: they are seldom read again, and reusing their memory is
+//! faster than mapping and clearing new memory.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,20 +15,21 @@ use lru::LruCache;
 
 use super::buffers::{Buffers, SpanBytes};
 
-/// The part of the budget that spans may take up that were decoded ahead and that nobody read yet: one in so
-/// many. More would push out what is being read.
+/// Divisor of the budget: the share for spans that were decoded ahead and not read yet. A larger share would
+/// evict spans that are being read.
 const AHEAD_SHARE: usize = 2;
-/// The part of the budget for spans that were passed: one in so many. Walking a tree by path, which goes back
-/// now and then in a layer, decodes no more often with 16 MiB than with all of 256.
+/// Divisor of the budget: the share for spans that were passed. Walking a tree by path sometimes goes back in
+/// a layer; it decodes no more spans with a share of 16 MiB than with all 256 MiB.
 const PASSED_SHARE: usize = 16;
 
-/// A span's bytes, shared between the cache and its readers.
+/// The bytes of a span, shared by the cache and its readers.
 pub(crate) type CachedSpan = Arc<SpanBytes>;
 
-/// Which span: the number that a layer got from [`SpanCache::register`], and its position in the layer.
+/// Identifies a span: the layer's number from [`SpanCache::register`], and the position of the span in the
+/// layer.
 pub(crate) type SpanKey = (u32, u32);
 
-/// The cache. All methods may be called by many threads.
+/// The cache. All methods can be called from several threads.
 #[derive(Debug)]
 pub(crate) struct SpanCache {
     state: Mutex<State>,
@@ -38,12 +40,13 @@ pub(crate) struct SpanCache {
 #[derive(Debug)]
 struct State {
     ready: LruCache<SpanKey, Ready>,
-    /// Spans that were passed. They stay here, also when they are read again.
+    /// Spans that were passed. They stay in this list even if they are read again.
     passed: LruCache<SpanKey, CachedSpan>,
-    /// Of both.
+    /// Memory of the spans in both lists.
     ready_bytes: usize,
     passed_bytes: usize,
-    /// Of spans that were decoded ahead, or are on their way, and that nobody asked for yet.
+    /// Memory of spans that were decoded ahead, or are being decoded ahead, and that no reader has requested
+    /// yet.
     ahead_bytes: usize,
     flights: HashMap<SpanKey, Arc<Flight>>,
     next_layer: u32,
@@ -52,21 +55,21 @@ struct State {
 #[derive(Debug)]
 struct Ready {
     bytes: CachedSpan,
-    /// Nobody asked for it yet.
+    /// No reader has requested the span yet.
     ahead: bool,
 }
 
-/// A span that somebody is decoding. `None` inside once it landed and failed.
+/// A span that is being decoded. `landed` is `Some(None)` if decoding failed.
 #[derive(Debug, Default)]
 struct Flight {
     landed: Mutex<Option<Option<CachedSpan>>>,
     landing: Condvar,
-    /// Nobody asked for it yet.
+    /// No reader has requested the span yet.
     ahead: AtomicBool,
 }
 
 impl SpanCache {
-    /// A cache that holds at most `budget_bytes` (and always the span that was asked for last).
+    /// Creates a cache of at most `budget_bytes`. It always holds the span that was requested last.
     #[must_use]
     pub(crate) fn new(budget_bytes: usize) -> Self {
         let state = State {
@@ -81,25 +84,25 @@ impl SpanCache {
         SpanCache { state: Mutex::new(state), budget_bytes, buffers: Arc::default() }
     }
 
-    /// The most that spans take up which were decoded ahead and not read yet, in bytes.
+    /// Returns the maximum memory of spans that were decoded ahead and not read yet, in bytes.
     #[must_use]
     pub(crate) fn ahead_max_bytes(&self) -> usize {
         self.budget_bytes / AHEAD_SHARE
     }
 
-    /// A number for a layer that no other layer in this cache has.
+    /// Returns a new number for a layer, unique in this cache.
     pub(crate) fn register(&self) -> u32 {
         let mut state = self.lock();
         state.next_layer += 1;
         state.next_layer
     }
 
-    /// The span, from the cache or by `decode`, which runs without any lock held. It is given a buffer with
-    /// something in it, and leaves the span there and nothing else. Readers that come meanwhile wait; if it
-    /// fails for the first, each tries for itself and gets its own error.
+    /// Returns the span from the cache, or decodes it with `decode`, which runs without a lock. `decode` gets
+    /// a buffer with arbitrary content and must leave only the span in it. Readers that request the span
+    /// meanwhile wait. If decoding fails, each of them tries it again and gets its own error.
     ///
     /// # Errors
-    /// What `decode` says.
+    /// The error of `decode`.
     pub(crate) fn get_or_decode<E>(
         &self,
         key: SpanKey,
@@ -132,15 +135,15 @@ impl SpanCache {
         }
     }
 
-    /// The span, if it is in the cache. Does not wait for one that is on its way.
+    /// Returns the span if it is in the cache. Does not wait for a span that is being decoded.
     #[must_use]
     #[cfg(feature = "fuse")]
     pub(crate) fn ready(&self, key: SpanKey) -> Option<CachedSpan> {
         self.lock().get(key)
     }
 
-    /// Decodes a span of `len_bytes` bytes that somebody may ask for. Does nothing when it is here or on its
-    /// way, or when too much is that nobody asked for yet.
+    /// Decodes a span of `len_bytes` bytes that may be requested later. Does nothing if it is in the cache or
+    /// being decoded, or if the spans decoded ahead take their share of the budget already.
     pub(crate) fn decode_ahead<E>(
         &self,
         key: SpanKey,
@@ -156,18 +159,18 @@ impl SpanCache {
         state.ahead_bytes += len_bytes;
         state.flights.insert(key, flight.clone());
         drop(state);
-        // Whoever asks for it meets the same error, and tells of it.
+        // A reader that requests the span gets the same error and reports it.
         let _ = self.fly(Landing { cache: self, key, flight, reserved: len_bytes, bytes: None }, decode);
     }
 
-    /// A reader that goes forward is done with this span: it is among the first to make room for others.
+    /// Marks a span as passed by a sequential reader: it is evicted before spans that were not passed.
     pub(crate) fn pass(&self, key: SpanKey) {
         let evicted = self.lock().pass(key, self.budget_bytes / PASSED_SHARE);
-        // The lock is not held while memory is freed.
+        // Memory is freed without holding the lock.
         drop(evicted);
     }
 
-    /// True when the span is cached or on its way.
+    /// Returns whether the span is in the cache or being decoded.
     #[must_use]
     pub(crate) fn has(&self, key: SpanKey) -> bool {
         self.lock().has(key)
@@ -178,7 +181,7 @@ impl SpanCache {
         mut landing: Landing<'_>,
         decode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<CachedSpan, E> {
-        // `landing` lands even when `decode` panics, or the readers that wait would wait for ever.
+        // `landing` is dropped even if `decode` panics; otherwise the waiting readers would wait forever.
         let mut buffer = self.buffers.take();
         let decoded = decode(&mut buffer);
         let bytes = Arc::new(SpanBytes::new(buffer, self.buffers.clone()));
@@ -205,7 +208,7 @@ impl State {
         self.ready.contains(&key) || self.passed.contains(&key) || self.flights.contains_key(&key)
     }
 
-    /// Gives back what had to make room.
+    /// Returns the spans that were evicted.
     fn insert(
         &mut self,
         key: SpanKey,
@@ -228,7 +231,7 @@ impl State {
         evicted
     }
 
-    /// Gives back what had to make room.
+    /// Returns the spans that were evicted.
     fn pass(&mut self, key: SpanKey, max_bytes: usize) -> Vec<CachedSpan> {
         let mut evicted = Vec::new();
         if self.ready.contains(&key)
@@ -277,7 +280,7 @@ struct Landing<'a> {
     cache: &'a SpanCache,
     key: SpanKey,
     flight: Arc<Flight>,
-    /// What it counts for in [`State::ahead_bytes`].
+    /// Bytes of [`State::ahead_bytes`] that this span takes.
     reserved: usize,
     bytes: Option<CachedSpan>,
 }
@@ -294,7 +297,7 @@ impl Drop for Landing<'_> {
         };
         *self.flight.landed.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
         self.flight.landing.notify_all();
-        // Memory is freed when everybody can go on.
+        // Memory is freed after the waiting readers were woken.
         drop(evicted);
     }
 }
@@ -307,7 +310,7 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    /// Decodes to ten bytes of `value`.
+    /// Returns a decoder that gives ten bytes of `value`.
     fn fill(value: u8) -> impl Fn(&mut Vec<u8>) -> Result<(), Infallible> {
         move |buffer| {
             *buffer = vec![value; 10];
@@ -363,7 +366,7 @@ mod tests {
         }
         let here = |cache: &SpanCache| [0, 1, 2, 3, 4, 5].map(|span| cache.has((1, span)));
         assert_eq!(here(&cache), [true, true, true, false, false, false]);
-        // One that is read makes room for another, one that fails does not use any up.
+        // A span that is read makes room for another one; a span that fails takes no room.
         cache.get_or_decode((1, 0), |_| Err(())).unwrap();
         cache.decode_ahead((1, 9), 10, |_| Err(()));
         cache.decode_ahead((1, 4), 10, fill(1));
@@ -383,7 +386,7 @@ mod tests {
         let here =
             |spans: std::ops::Range<u32>| spans.filter(|span| cache.has((1, *span))).collect::<Vec<_>>();
         assert_eq!(here(0..10), [8, 9], "20 bytes of 320");
-        // Read again and passed again, it is still one of them.
+        // After it is read and passed again, the span is still in the list of passed spans.
         cache.get_or_decode((1, 8), fill(0)).unwrap();
         cache.pass((1, 8));
         cache.pass((1, 7));

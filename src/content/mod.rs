@@ -1,10 +1,11 @@
-//! Bytes of a layer and of its files: extents to spans, spans through the cache, verified, copied out.
+//! Reads the bytes of a layer and of its files: finds the spans of an extent, gets each span through the
+//! cache, verified, and copies the bytes out.
 //!
-//! This module owns the cache's use, concurrency and reading ahead. It knows nothing of names or trees; who
-//! asks has already found the file.
+//! This module owns the use of the cache, concurrency and read-ahead. It does not know names or trees: the
+//! caller has already found the file.
 //!
 //! ```text
-//! an order that is known (schedule), or guessed (streams)  ->  threads (ahead)  ->  the cache  <-  readers
+//! a known order (schedule), or a predicted one (streams)  ->  threads (ahead)  ->  the cache  <-  readers
 //! ```
 
 mod ahead;
@@ -36,14 +37,16 @@ pub(crate) struct LayerBytes {
     cache: Arc<SpanCache>,
     number: u32,
     read_ahead: Option<Arc<ReadAhead>>,
-    /// Who reads where, to guess what comes next.
+    /// The recent readers of the layer, to predict the spans that follow.
     streams: Mutex<Streams>,
-    /// The span that was read last, which tells nothing new. Only a hint, so races are harmless.
+    /// The span that was read last: reading it again changes no prediction. It only saves work, so races are
+    /// harmless.
     last_span: AtomicU32,
 }
 
 impl LayerBytes {
-    /// Reads `reader` through `cache`, and ahead of sequential readers when there is somebody to do so.
+    /// Creates a view of `reader` through `cache`, with read-ahead for sequential readers if `read_ahead` is
+    /// given.
     #[must_use]
     pub(crate) fn new(
         reader: LayerReader,
@@ -55,13 +58,13 @@ impl LayerBytes {
         LayerBytes { reader, cache, number, read_ahead, streams: Mutex::default(), last_span }
     }
 
-    /// Who reads ahead of its readers.
+    /// Returns the threads that read ahead.
     #[must_use]
     pub(crate) fn read_ahead(&self) -> Option<&Arc<ReadAhead>> {
         self.read_ahead.as_ref()
     }
 
-    /// The layer beneath.
+    /// Returns the reader of the layer.
     #[must_use]
     pub(crate) fn reader(&self) -> &LayerReader {
         &self.reader
@@ -70,13 +73,13 @@ impl LayerBytes {
     /// Fills `buf` from `offset` of the uncompressed tar.
     ///
     /// # Errors
-    /// As [`LayerReader::read_span`], and [`Error::Io`] past the end of what the layer holds.
+    /// As [`LayerReader::read_span`], and [`Error::Io`] when the range ends beyond the layer.
     pub(crate) fn read_exact(self: &Arc<Self>, buf: &mut [u8], offset: u64) -> Result<()> {
         self.read_exact_by(|at| self.span(at), buf, offset)
     }
 
-    /// Fills `buf` from `offset` of a file of this layer; holes are zeros. Gives the number of bytes, which
-    /// is short only at the file's end.
+    /// Reads from `offset` (bytes) of a file of this layer into `buf`; holes read as zeros. Returns the
+    /// number of bytes read, which is smaller than `buf` only at the end of the file.
     ///
     /// # Errors
     /// As [`LayerBytes::read_exact`].
@@ -89,7 +92,7 @@ impl LayerBytes {
         self.read_file_by(|at| self.span(at), file, buf, offset)
     }
 
-    /// Fills `buf` from `offset` of the uncompressed tar, from spans that `span` gets.
+    /// Fills `buf` from `offset` of the uncompressed tar, with spans that `span` returns.
     fn read_exact_by<E: From<Error>>(
         self: &Arc<Self>,
         span: impl Fn(u32) -> Result<CachedSpan, E>,
@@ -100,7 +103,7 @@ impl LayerBytes {
             let (at, found) = self.span_at(offset)?;
             self.guess(at);
             let bytes = span(at)?;
-            // The span holds `offset`, so there is at least one byte.
+            // The span contains `offset`, so at least one byte is left.
             let from = usize::try_from(offset - found.extent.offset).unwrap_or(usize::MAX);
             let ready = bytes.get(from..).unwrap_or_default();
             let len = ready.len().min(buf.len());
@@ -144,11 +147,12 @@ impl LayerBytes {
         Ok(len)
     }
 
-    /// Gives `sink` all stored bytes of a file of this layer in order, piece by piece, each with its offset
-    /// in the file. Holes are left out, and nothing is copied. The file lies at `place` of `schedule`.
+    /// Passes all stored bytes of a file of this layer to `sink`, in order and in pieces, each with its
+    /// offset in the file. Holes are left out, and nothing is copied. `place` is the position of the file in
+    /// `schedule`.
     ///
     /// # Errors
-    /// As [`LayerBytes::read_exact`], and what `sink` says, which ends the reading.
+    /// As [`LayerBytes::read_exact`], and the error of `sink`, which ends the reading.
     pub(crate) fn read_stored(
         &self,
         file: FileData<'_>,
@@ -162,8 +166,8 @@ impl LayerBytes {
         })
     }
 
-    /// Gives `sink` the bytes of an extent in order, piece by piece, each with its offset in the extent. It
-    /// lies at `place` of `schedule`.
+    /// Passes the bytes of an extent to `sink`, in order and in pieces, each with its offset in the extent.
+    /// `place` is the position of the extent in `schedule`.
     ///
     /// # Errors
     /// As [`LayerBytes::read_stored`].
@@ -201,7 +205,7 @@ impl LayerBytes {
         self.cache.get_or_decode((self.number, at), |buffer| self.reader.read_span(at, buffer))
     }
 
-    /// Lets the spans that may follow be decoded, when whoever reads span `at` goes forward.
+    /// Requests read-ahead of the spans that may follow span `at`, if its reader goes forward.
     fn guess(self: &Arc<Self>, at: u32) {
         let Some(read_ahead) = &self.read_ahead else { return };
         if self.last_span.swap(at, Ordering::Relaxed) == at {
@@ -215,7 +219,7 @@ impl LayerBytes {
         (ahead.start..end).filter(|span| !self.has(*span)).for_each(|span| read_ahead.hint(self, span));
     }
 
-    /// Decodes a span that nobody waits for.
+    /// Decodes a span into the cache in advance.
     fn decode_ahead(&self, at: u32) {
         let len_bytes = self.reader.index().span(at).map(|span| usize::try_from(span.extent.len_bytes));
         if let Some(Ok(len_bytes)) = len_bytes {
@@ -237,7 +241,7 @@ impl LayerBytes {
     }
 }
 
-/// What is stored of a file: offset in the file, and where its bytes are.
+/// Returns the stored parts of a file: the offset in the file, and the extent in the tar.
 pub(crate) fn stored_extents(file: FileData<'_>) -> impl Iterator<Item = (u64, Extent)> {
     let (whole, parts) = match file.stored {
         Stored::Contiguous(extent) => (Some((0, extent)), Vec::new()),
@@ -247,11 +251,11 @@ pub(crate) fn stored_extents(file: FileData<'_>) -> impl Iterator<Item = (u64, E
 }
 
 fn to_range(start: u64, end: u64) -> std::ops::Range<usize> {
-    // Both lie within a buffer.
+    // Both are offsets within a buffer, so they fit.
     usize::try_from(start).unwrap_or(usize::MAX)..usize::try_from(end).unwrap_or(usize::MAX)
 }
 
-/// The uncompressed tar as bytes that something else can be stacked on: a compressed archive whose
+/// The uncompressed tar as a [`ReadAt`], on which other readers can be stacked: a compressed archive whose
 /// members are layers.
 #[derive(Debug)]
 pub(crate) struct TarBytes(pub Arc<LayerBytes>);

@@ -1,4 +1,6 @@
-//! Reading without waiting, for threads that have other requests to serve.
+//! Reads without waiting for a slow source, for threads that serve other requests, too.
+//!
+//! This module owns when a span is available at once. It does not know the requests.
 
 use std::sync::Arc;
 
@@ -8,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::layer::entry::FileData;
 
 impl LayerBytes {
-    /// As [`LayerBytes::read_file`], but returns `None` instead of waiting for a source that may wait.
+    /// Reads as [`LayerBytes::read_file`], but returns `None` instead of waiting for a slow source.
     ///
     /// # Errors
     /// As [`LayerBytes::read_exact`].
@@ -28,7 +30,7 @@ impl LayerBytes {
         }
     }
 
-    /// The span, unless getting it may take long.
+    /// Returns the span, or [`Unready::Wait`] if getting it may take long.
     fn span_if_ready(&self, at: u32) -> Result<CachedSpan, Unready> {
         match self.cache.ready((self.number, at)) {
             Some(bytes) => Ok(bytes),
@@ -40,7 +42,7 @@ impl LayerBytes {
 
 /// Why a span cannot be returned at once.
 enum Unready {
-    /// Getting it may take long.
+    /// Getting the span may take long.
     Wait,
     Failed(Error),
 }

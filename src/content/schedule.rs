@@ -1,8 +1,9 @@
-//! Reading in an order that is known beforehand: while one span is read, the next ones are decoded.
+//! Read-ahead in a known order: while one span is read, the next ones are decoded.
 //!
 //! A schedule lists the spans that will be read, in the order of their first read. The reader reports its
-//! position, and the schedule keeps a bounded number of spans ahead of it being decoded. Only speed depends on
-//! it: a reader that leaves the schedule, or whose spans were dropped, decodes them itself.
+//! position, and the schedule requests a limited number of spans ahead of it. A schedule affects only speed:
+//! a reader that leaves it, or whose spans were evicted, decodes them itself. This module owns the order and
+//! when spans are passed. It does not know threads or files.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -12,32 +13,33 @@ use super::LayerBytes;
 use super::ahead::ReadAhead;
 use crate::layer::entry::Extent;
 
-/// Bytes of a layer that will be read.
+/// An extent of a layer that will be read.
 #[derive(Debug)]
 pub(crate) struct ScheduledExtent<'a> {
-    /// Its position in the schedule, for example the number of a file. Never falls from one extent to the next.
+    /// The position in the schedule, for example the number of a file. It never decreases from one extent to
+    /// the next.
     pub place: u64,
-    /// Whose bytes.
+    /// The layer.
     pub layer: &'a Arc<LayerBytes>,
-    /// Which; within one place they rise.
+    /// The extent in the layer's tar. Offsets increase within one place.
     pub extent: Extent,
 }
 
-/// A known order of spans, read by one reader or by several that keep together.
+/// A known order of spans, for one reader or several that stay close together.
 pub(crate) struct Schedule<'a>(Option<Mutex<State<'a>>>);
 
 struct State<'a> {
     coming: Box<dyn Iterator<Item = ScheduledSpan> + Send + 'a>,
     read_ahead: Arc<ReadAhead>,
-    /// How far the first reader is.
+    /// The position of the reader that is furthest ahead: place and span.
     reached: (u64, u32),
-    /// What is decoded or being decoded, and not reached.
+    /// The spans that were requested and not reached yet.
     under_way: VecDeque<ScheduledSpan>,
-    /// The step that was reached last.
+    /// The span that was reached last.
     current: Option<ScheduledSpan>,
 }
 
-/// A span where it is read first.
+/// A span at the place of its first read.
 struct ScheduledSpan {
     place: (u64, u32),
     layer: Arc<LayerBytes>,
@@ -50,13 +52,13 @@ impl fmt::Debug for Schedule<'_> {
 }
 
 impl<'a> Schedule<'a> {
-    /// A schedule of these extents, which are taken from the iterator a few at a time.
+    /// Creates a schedule of these extents, which are taken from the iterator a few at a time.
     pub(crate) fn new(
         read_ahead: Option<Arc<ReadAhead>>,
         scheduled: impl Iterator<Item = ScheduledExtent<'a>> + Send + 'a,
     ) -> Self {
         Schedule(read_ahead.map(|read_ahead| {
-            // Of each layer, the span that the last step led to: small files share spans.
+            // The last span of each layer: small files share spans.
             let mut last = HashMap::new();
             let coming = scheduled
                 .flat_map(|scheduled| steps(&scheduled))
@@ -71,7 +73,7 @@ impl<'a> Schedule<'a> {
         }))
     }
 
-    /// A reader is at span `span` of what lies at `place`.
+    /// Reports that a reader is at span `span` of the extent at `place`.
     pub(super) fn reached(&self, place: u64, span: u32) {
         if let Some(state) = &self.0 {
             state.lock().unwrap_or_else(PoisonError::into_inner).reached((place, span));
@@ -87,7 +89,7 @@ impl State<'_> {
         self.reached = place;
         while self.under_way.front().is_some_and(|step| step.place <= place) {
             let Some(step) = self.under_way.pop_front() else { break };
-            // Decoded after it was forgotten, it would only be in the way.
+            // If it were decoded after it was read, it would only take memory.
             self.read_ahead.withdraw(&step.layer, step.place.1);
             self.pass(step);
         }
@@ -102,7 +104,7 @@ impl State<'_> {
         }
     }
 
-    /// Goes on to `step`, and is done with the one before.
+    /// Makes `step` the current span, and marks the previous one as passed.
     fn pass(&mut self, step: ScheduledSpan) {
         if let Some(done) = self.current.replace(step) {
             done.layer.pass(done.place.1);
@@ -115,7 +117,7 @@ fn steps(scheduled: &ScheduledExtent<'_>) -> impl Iterator<Item = ScheduledSpan>
     let index = layer.reader().index();
     let last = extent.len_bytes.checked_sub(1).and_then(|len| index.span_at(extent.offset.checked_add(len)?));
     let first = index.span_at(extent.offset).filter(|_| last.is_some());
-    // Where there is none, reading tells so.
+    // An extent outside the layer has no spans; reading it gives the error.
     let spans = first.unwrap_or(1)..=last.unwrap_or(0);
     let (place, layer) = (*place, (*layer).clone());
     spans.map(move |span| ScheduledSpan { place: (place, span), layer: layer.clone() })

@@ -1,44 +1,47 @@
-//! Guessing what will be read next: readers that go forward through a layer.
+//! Predicts the spans that will be read next, from readers that go forward through a layer.
 //!
-//! Pure. This module owns what counts as going forward and how fast a reader gains trust. Somebody who reads
-//! here and there is given nothing, and somebody who begins to go forward a little at first.
+//! Pure. This module owns what counts as sequential reading and how fast the number of predicted spans grows.
+//! Random reads cause no read-ahead; a new sequential reader gets a little at first. This module does not
+//! know what the spans hold or how they are decoded.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// Readers of a layer that are told apart. The least recent is forgotten.
+/// Number of readers of a layer that are tracked. The least recent is dropped.
 const MAX_STREAMS: usize = 16;
-/// Spans that a trusted reader may step over, as those of files that a higher layer replaces, and still go
-/// forward.
+/// Number of spans that a sequential reader may skip, for example those of files that a higher layer
+/// replaces.
 const STEP_OVER: u32 = 1;
-/// How many spans a request may lag behind its reader: kernels send several at a time, in any order.
+/// Number of spans that a request may lag behind its reader: kernels send several requests at a time, in any
+/// order.
 const LAG: u32 = 2;
 
 /// The readers of one layer.
 #[derive(Debug, Default)]
 pub(super) struct Streams(VecDeque<Stream>);
 
-/// What can be guessed of a reader.
+/// The prediction for a reader.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Prediction {
-    /// Spans that it may read next.
+    /// Spans that the reader may read next.
     pub(super) ahead: Range<u32>,
-    /// Spans that it is done with.
+    /// Spans that the reader has passed.
     pub(super) passed: Range<u32>,
 }
 
 #[derive(Debug)]
 struct Stream {
-    /// The furthest span that it read.
+    /// The furthest span that was read.
     at: u32,
-    /// The first span that it was not given ahead.
+    /// The first span that was not predicted yet.
     next: u32,
-    /// How many spans it may be ahead.
+    /// Number of spans to predict; it doubles with each step forward.
     trust: u32,
 }
 
 impl Streams {
-    /// Somebody reads span `at`: which spans may follow, at most `depth` of them, that were not predicted before.
+    /// Records a read of span `at`. Returns the spans that may follow and were not predicted before, at most
+    /// `depth`.
     pub(super) fn reached(&mut self, at: u32, depth: u32) -> Prediction {
         let found = self.0.iter().position(|stream| {
             let step = if stream.trust > 0 { 1 + STEP_OVER } else { 1 };

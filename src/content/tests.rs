@@ -10,12 +10,12 @@ use crate::layer::tar::Limits;
 
 const LAYER: Subject = Subject::Layer { number: 0, diff_id: None };
 
-/// 5 MiB in which every 8 bytes tell where they are.
+/// Returns 5 MiB in which every 8 bytes contain their position.
 fn content() -> Vec<u8> {
     (0..5_u64 << 17).flat_map(u64::to_le_bytes).collect()
 }
 
-/// A layer of one file, and where its bytes lie in the tar.
+/// Returns a layer of one file, and the extent of its bytes in the tar.
 fn layer(content: &[u8], cache_bytes: usize, ahead: bool) -> (Arc<LayerBytes>, Extent) {
     let mut builder = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();
@@ -54,7 +54,7 @@ fn read(layer: &Arc<LayerBytes>, file: &FileData<'_>, offset: u64, len: usize) -
 #[test]
 fn any_part_of_a_file_is_the_slice_of_its_content() {
     let content = content();
-    // A cache of less than a span: everything is decoded again and again.
+    // A cache of less than one span: every read decodes again.
     for (cache_bytes, ahead) in [(1, false), (64 << 20, true)] {
         let (layer, extent) = layer(&content, cache_bytes, ahead);
         let file = FileData { size: extent.len_bytes, stored: Stored::Contiguous(extent) };
@@ -76,7 +76,7 @@ fn m14_holes_are_zeros_wherever_a_read_begins() {
         file_offset,
         extent: Extent { offset: extent.offset + from, len_bytes },
     };
-    // A hole, data, a hole, data up against data, a hole.
+    // A hole, data, a hole, two touching segments, a hole.
     let segments = [segment(100, 0, 50), segment(300, 50, 10), segment(310, 60, 40)];
     let file = FileData { size: 500, stored: Stored::Sparse(Cow::Borrowed(&segments)) };
     let mut expected = vec![0; 500];
@@ -99,7 +99,7 @@ fn a_file_that_claims_more_than_its_layer_holds_is_an_error() {
     assert!(error.to_string().contains("cannot read layer 0 at offset"), "{error}");
 }
 
-/// Waits until it is so, for what other threads do.
+/// Waits until `so` is true, for the work of other threads.
 fn until(what: &str, so: impl Fn() -> bool) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while !so() {
@@ -135,7 +135,7 @@ fn whoever_follows_a_course_finds_what_comes_next_decoded_and_no_more_than_the_w
 #[test]
 fn reading_ahead_never_takes_more_than_half_of_the_cache() {
     let content: Vec<u8> = content().repeat(4);
-    // Room for two of the eight spans that four threads would be ahead.
+    // Room for two of the eight spans that four threads decode ahead.
     let (layer, extent) = layer(&content, 5 << 20, true);
     let scheduled = [ScheduledExtent { place: 0, layer: &layer, extent }];
     let schedule = Schedule::new(layer.read_ahead().cloned(), scheduled.into_iter());
@@ -172,7 +172,7 @@ fn threads_start_when_there_is_something_to_do_and_are_as_many_as_allowed() {
     let (layer, extent) = layer(&content, 64 << 20, true);
     let file = FileData { size: extent.len_bytes, stored: Stored::Contiguous(extent) };
     assert_eq!(layer.read_ahead().unwrap().threads(), 0);
-    // Here and there: nothing comes next.
+    // Random reads: nothing is predicted.
     for offset in [9 << 20, 1 << 20, 15 << 20] {
         read(&layer, &file, offset, 4096);
     }

@@ -1,6 +1,7 @@
-//! Directories and documents of a forest that are in no layer, as a tree like any other.
+//! Builds a tree of directories and documents that belong to no layer.
 //!
-//! This module owns their attributes. Their names are the forest's.
+//! This module owns the attributes of these objects. It does not know why they have their names: `forest`
+//! owns the names.
 
 use std::sync::Arc;
 
@@ -16,26 +17,27 @@ use crate::layer::table::{IndexBuilder, LayerFacts};
 use crate::load::LoadedTree;
 use crate::rootfs::{MergeOptions, merge::merge};
 
-/// Span length of documents, in bytes; most are one span.
+/// Span length of documents, in bytes. Most documents are one span.
 const SPAN_BYTES: usize = 1 << 20;
-/// Mode of directories that no layer describes.
+/// Mode of directories.
 const DIRECTORY_MODE: u16 = 0o755;
-/// Mode of documents: nobody can change them.
+/// Mode of documents: read-only for all users.
 const DOCUMENT_MODE: u16 = 0o444;
 
-/// Something that is in no layer.
+/// A directory or file that belongs to no layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Extra<'a> {
-    /// A directory of this path.
+    /// A directory with this path.
     Directory(&'a str),
-    /// A file of this path, and its bytes.
+    /// A file with this path and these bytes.
     Document(&'a str, &'a [u8]),
 }
 
-/// Returns a tree of `extras` and of the directories that lead to them. [`LoadedTree::layer`] knows none of its layers.
+/// Returns a tree of `extras` and their parent directories. [`LoadedTree::layer`] returns `None` for all its
+/// layers.
 ///
 /// # Errors
-/// [`Error::Limit`](crate::Error::Limit) when there are too many.
+/// [`Error::Limit`](crate::Error::Limit) when there are too many of them.
 pub(super) fn tree_of(extras: &[Extra<'_>]) -> Result<LoadedTree> {
     let mut builder = IndexBuilder::default();
     let mut bytes = Vec::new();

@@ -1,7 +1,8 @@
-//! What `stat` shows of an inode, and which errno stands for which error.
+//! Attributes of inodes as `stat` shows them, and the errno of each error.
 //!
-//! The decisions in here: blocks, device numbers in the kernel's encoding, and errno. Faults of the data are `EIO` and are logged; everything
-//! that is an answer (nothing there, read-only) is not.
+//! This module owns the number of blocks, device numbers in the kernel's encoding, and errno. Faults of the
+//! data are `EIO` and are logged; normal answers (no such name, read-only) are not logged. This module does
+//! not know requests or replies.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,25 +13,25 @@ use crate::forest::ForestNode;
 use crate::layer::entry::{DeviceNumber, FileData, Stored, Timestamp};
 use crate::rootfs::{InodeKind, Rootfs, Stat};
 
-/// `st_blksize` in bytes: a page, the unit in which the kernel caches.
+/// `st_blksize` in bytes: one page, the unit of the kernel's cache.
 const BLOCK_SIZE_BYTES: u32 = 4096;
-/// Unit of `st_blocks` in bytes, whatever the block size; stat(2).
+/// Unit of `st_blocks` in bytes, independent of the block size; stat(2).
 const STAT_BLOCK_BYTES: u64 = 512;
 
-/// The number that the kernel knows a node by.
+/// Returns the number by which the kernel identifies a node.
 pub(super) fn number(node: ForestNode) -> INodeNo {
     INodeNo(node.number())
 }
 
-/// The node that the kernel means.
+/// Returns the node with this number.
 ///
 /// # Errors
-/// `ESTALE` for a number that was never given out.
+/// `ESTALE` for a number that no node can have.
 pub(super) fn node(number: INodeNo) -> Result<ForestNode, Errno> {
     ForestNode::from_number(number.0).ok_or(Errno::ESTALE)
 }
 
-/// What `stat` shows of a node; `None` when `rootfs`, its part's tree, has no such inode.
+/// Returns the attributes of a node; `None` if `rootfs`, the tree of its part, has no such inode.
 pub(super) fn attributes(rootfs: &Rootfs, node: ForestNode) -> Option<FileAttr> {
     let id = node.inode();
     let inode = rootfs.inode(id)?;
@@ -38,8 +39,8 @@ pub(super) fn attributes(rootfs: &Rootfs, node: ForestNode) -> Option<FileAttr> 
     Some(stat(number(node), &inode, rootfs.size(id), stored_bytes))
 }
 
-/// What takes the place of attributes in an answer that says: there is no such name, and you may
-/// remember that.
+/// Returns the attributes for a negative entry: inode number 0 tells the kernel that the name does not exist
+/// and that it may cache this answer.
 pub(super) fn nothing() -> FileAttr {
     let inode = Stat {
         kind: InodeKind::Directory,
@@ -51,7 +52,7 @@ pub(super) fn nothing() -> FileAttr {
     stat(INodeNo(0), &inode, 0, 0)
 }
 
-/// A file's type in the kernel's terms.
+/// Returns a file's type as FUSE encodes it.
 pub(super) fn file_type(kind: InodeKind) -> FileType {
     match kind {
         InodeKind::File(_) => FileType::RegularFile,
@@ -63,7 +64,7 @@ pub(super) fn file_type(kind: InodeKind) -> FileType {
     }
 }
 
-/// The errno for an error; faults of the data are logged, with what was being done to which inode.
+/// Returns the errno for an error. Faults of the data are logged with the operation (`doing`) and the inode.
 pub(super) fn errno(error: &Error, doing: &str, ino: INodeNo) -> Errno {
     match error {
         Error::Path { reason, .. } => match reason {
@@ -81,7 +82,7 @@ pub(super) fn errno(error: &Error, doing: &str, ino: INodeNo) -> Errno {
 }
 
 fn stat(ino: INodeNo, inode: &Stat, size: u64, stored_bytes: u64) -> FileAttr {
-    // There is one time in a tar: docs/semantics.md M7.
+    // A tar has only one time: docs/semantics.md M7.
     let time = system_time(inode.meta.mtime);
     FileAttr {
         ino,
@@ -105,7 +106,7 @@ fn stat(ino: INodeNo, inode: &Stat, size: u64, stored_bytes: u64) -> FileAttr {
     }
 }
 
-/// Bytes that `du` should count: holes take no room (docs/semantics.md M14).
+/// Returns the bytes that `du` counts: holes take no space (docs/semantics.md M14).
 fn stored_bytes(file: &FileData<'_>) -> u64 {
     match file.stored {
         Stored::Contiguous(_) => file.size,
@@ -113,14 +114,14 @@ fn stored_bytes(file: &FileData<'_>) -> u64 {
     }
 }
 
-/// A device number as FUSE carries it: 12 bits of major and 20 bits of minor, Linux `new_encode_dev`
-/// (include/linux/kdev_t.h). What does not fit is cut, as mknod(2) would.
+/// Encodes a device number as FUSE does: 12 bits of major and 20 bits of minor, Linux `new_encode_dev`
+/// (include/linux/kdev_t.h). Higher bits are dropped, as mknod(2) does.
 fn encode_device(device: DeviceNumber) -> u32 {
     let (major, minor) = (device.major & 0xfff, device.minor & 0xf_ffff);
     (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
 }
 
-/// The epoch for a time that the system cannot express.
+/// Converts a time; a time that the system cannot represent becomes the epoch.
 fn system_time(time: Timestamp) -> SystemTime {
     UNIX_EPOCH.checked_add(Duration::new(time.seconds, time.nanos.min(999_999_999))).unwrap_or(UNIX_EPOCH)
 }

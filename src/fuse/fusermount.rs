@@ -1,8 +1,9 @@
-//! `fusermount3`, the setuid helper that mounts and unmounts for ordinary users.
+//! Mounts and unmounts with `fusermount3`, the setuid helper for ordinary users.
 //!
-//! It opens /dev/fuse, mounts, and sends the descriptor back over a socket whose number it finds in
-//! `_FUSE_COMMFD` (libfuse, util/fusermount.c). The socket is handed over as its standard input, which needs
-//! no work between fork and exec.
+//! The helper opens /dev/fuse, mounts, and sends the descriptor back over a socket, whose number is in
+//! `_FUSE_COMMFD` (libfuse, util/fusermount.c). The socket is passed as standard input of the helper, so no
+//! code needs to run between fork and exec. This module owns the calls of the helper and how its messages are
+//! read. It does not know mount options or sessions.
 
 use std::env;
 use std::io::{self, IoSliceMut};
@@ -16,12 +17,12 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 
 use crate::error::MountFault;
 
-/// The helper of libfuse 3, and that of libfuse 2, which speaks the same.
+/// The helpers of libfuse 3 and libfuse 2, which use the same protocol.
 const NAMES: [&str; 2] = ["fusermount3", "fusermount"];
-/// Where it lies when `PATH` does not name it: cron jobs and service managers have a short one.
+/// Directories that are searched after `PATH`, which is short in cron jobs and services.
 const DIRECTORIES: [&str; 4] = ["/usr/bin", "/bin", "/usr/local/bin", "/sbin"];
 
-/// The helper's path, if it is installed.
+/// Returns the path of the helper if it is installed.
 pub(super) fn find() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let directories: Vec<PathBuf> = env::split_paths(&path).chain(DIRECTORIES.map(PathBuf::from)).collect();
@@ -30,10 +31,10 @@ pub(super) fn find() -> Option<PathBuf> {
     candidates.filter(|candidate| candidate.is_absolute()).find(|candidate| candidate.is_file())
 }
 
-/// Mounts and returns the descriptor that requests come from.
+/// Mounts, and returns the descriptor from which requests are read.
 ///
 /// # Errors
-/// When there is no helper, or in its own words when it refuses.
+/// [`MountFault::NoHelper`], or the message of the helper if it refuses.
 pub(super) fn mount(point: &Path, options: &str) -> Result<OwnedFd, MountFault> {
     let helper = find().ok_or(MountFault::NoHelper)?;
     let (ours, theirs) = UnixStream::pair().map_err(|cause| MountFault::Os { call: "socketpair", cause })?;
@@ -41,7 +42,7 @@ pub(super) fn mount(point: &Path, options: &str) -> Result<OwnedFd, MountFault> 
     command.args(["-o", options, "--"]).arg(point);
     command.env("_FUSE_COMMFD", "0").stdin(OwnedFd::from(theirs));
     let child = command.spawn().map_err(|cause| cannot_run(&helper, &cause))?;
-    // The command keeps the other end open, and without it there is no end to wait for.
+    // The command holds the other end of the socket, and `receive` would wait until both are closed.
     drop(command);
     let received = receive(&ours);
     let output = child.wait_with_output().map_err(|cause| cannot_run(&helper, &cause))?;
@@ -52,10 +53,10 @@ pub(super) fn mount(point: &Path, options: &str) -> Result<OwnedFd, MountFault> 
     }
 }
 
-/// Unmounts; `lazily` detaches what is in use.
+/// Unmounts. With `lazily`, a mount in use is detached, too.
 ///
 /// # Errors
-/// `None` in the fault's place when the mount is in use: who uses it is for the caller to find out.
+/// `None` as the error means that the mount is in use; the caller finds out by which processes.
 pub(super) fn unmount(point: &Path, lazily: bool) -> Result<(), Option<MountFault>> {
     let helper = find().ok_or(MountFault::NoHelper)?;
     let mut command = command(&helper);
@@ -70,12 +71,13 @@ pub(super) fn unmount(point: &Path, lazily: bool) -> Result<(), Option<MountFaul
 
 fn command(helper: &Path) -> Command {
     let mut command = Command::new(helper);
-    // Its words are searched for one of the C locale's.
+    // [`unmount`] searches the message for a word, so the message must be in the C locale.
     command.env("LC_ALL", "C").stdout(Stdio::null()).stderr(Stdio::piped());
     command
 }
 
-/// The descriptor that the helper sends along with one byte; `None` when it hangs up instead.
+/// Receives the descriptor that the helper sends with one byte; `None` if the helper closes the socket
+/// without one.
 fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -1,7 +1,8 @@
-//! Who keeps a mount busy, as far as `/proc` tells.
+//! Finds the processes that use a mount, from `/proc`.
 //!
-//! An ordinary user sees the own processes only; root sees all of this pid namespace. Nothing is asked of
-//! the mount itself, which may be dead or slow.
+//! An ordinary user sees only their own processes; root sees all processes of the PID namespace. The mount
+//! itself is not accessed, because it may be dead or slow. This module owns what counts as use, and how many
+//! users are listed. It does not know how to unmount.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,10 +12,10 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::mounts::{self, MountEntry};
 
-/// The most that are named; a message stays readable.
+/// Maximum number of entries in a message, so that it stays readable.
 const NAMED_MAX: usize = 8;
 
-/// Who uses the mount at `point`: processes as `pid 123 (bash)`, and mounts below it.
+/// Lists what uses the mount at `point`: processes as `pid 123 (bash)`, and mounts below it.
 pub(super) fn find(point: &Path) -> Vec<String> {
     let table = mounts::all().unwrap_or_default();
     let Some(mount) = mounts::topmost(&table, point) else { return Vec::new() };
@@ -50,8 +51,9 @@ fn holds(pid: u32, mount: &MountEntry) -> bool {
     fixed.into_iter().chain(open).any(|link| leads_into(&link, mount)) || maps(&process, mount)
 }
 
-/// Whether a link in `/proc` leads into a mount. The name alone would also fit what lies covered below
-/// the mount, so the kernel is asked which mount it is; it answers that without asking the file system.
+/// Returns whether a link in `/proc` leads into a mount. Its name alone could also refer to a file that the
+/// mount hides. So `statx` is asked for the mount number, which the kernel knows without a request to the
+/// file system.
 fn leads_into(link: &Path, mount: &MountEntry) -> bool {
     if !fs::read_link(link).is_ok_and(|target| mounts::is_within(&target, &mount.point)) {
         return false;
@@ -62,7 +64,7 @@ fn leads_into(link: &Path, mount: &MountEntry) -> bool {
     }
 }
 
-/// Whether a process has a file of the mount in its memory. A line ends with the file's path, after
+/// Returns whether a process has mapped a file of the mount. A line ends with the path of the file, after
 /// five fields: proc_pid_maps(5).
 fn maps(process: &Path, mount: &MountEntry) -> bool {
     let maps = fs::read(process.join("maps")).unwrap_or_default();

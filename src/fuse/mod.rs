@@ -1,17 +1,17 @@
-//! The FUSE view: the kernel's questions, answered from a loaded image.
+//! The FUSE view: answers requests of the kernel from a loaded image.
 //!
-//! An adapter and nothing more: decode, ask the tree, reply. The decisions it owns are those of the
-//! conversation with the kernel: capabilities, cache lifetimes, threads and errno. It does not know
-//! where bytes come from or how layers are merged. It is the only user of `fuser`.
+//! This module is an adapter: it decodes a request, asks the tree and replies. It owns capabilities, cache
+//! lifetimes, threads and errno. It does not know where bytes come from or how layers are merged. Only this
+//! module uses `fuser`.
 //!
-//! A tree never changes while it is mounted, so the kernel may keep all it was told: names that are
-//! there and names that are not, attributes, directories, link targets, pages. `open` and `opendir`
-//! answer `ENOSYS`, which tells the kernel never to ask again (`FUSE_NO_OPEN_SUPPORT`,
-//! `FUSE_NO_OPENDIR_SUPPORT`; include/uapi/linux/fuse.h).
+//! A tree never changes while it is mounted, so the kernel may cache everything: names, including missing
+//! ones, attributes, directories, link targets, pages. `open` and `opendir` return `ENOSYS`, so that the
+//! kernel does not send these requests again (`FUSE_NO_OPEN_SUPPORT`, `FUSE_NO_OPENDIR_SUPPORT`;
+//! include/uapi/linux/fuse.h).
 //!
-//! Two mounts need the kernel to keep asking. `allow_root` is enforced in the process, so nothing may
-//! be answered from a cache that another user could reach. And a mount that ends when idle must see
-//! that it is used, so names are trusted for half that time only.
+//! There are two exceptions. With `allow_root`, access is checked in the process, so the kernel must not
+//! answer from a cache that another user could reach. A mount with an idle timeout must see that it is used,
+//! so names are cached for half of the timeout only.
 
 mod attr;
 mod fusermount;
@@ -50,32 +50,34 @@ use crate::forest::{Forest, ForestNode, TreeRef};
 use crate::load::LoadedTree;
 use crate::rootfs::InodeId;
 
-/// How long the kernel may remember what cannot change: a year.
+/// Cache lifetime of names and attributes that cannot change: a year.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// What is asked of the kernel, as far as it knows of it.
+/// Capabilities to request, if the kernel supports them.
 const CAPABILITIES: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_PARALLEL_DIROPS)
     .union(InitFlags::FUSE_DO_READDIRPLUS)
     .union(InitFlags::FUSE_CACHE_SYMLINKS)
     .union(InitFlags::FUSE_NO_OPEN_SUPPORT)
     .union(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
-/// Read-ahead requests that may wait at a time. The kernel's own choice, 12, starves many readers.
+/// Maximum number of pending read-ahead requests. The kernel's default, 12, slows down many concurrent
+/// readers.
 const MAX_BACKGROUND: u16 = 64;
-/// The most that one read may ask for, in bytes; the kernel stays at or below 1 MiB.
+/// Maximum length of one read, in bytes; the kernel requests at most 1 MiB.
 const READ_MAX_BYTES: usize = 16 << 20;
-/// Longest file name in bytes: NAME_MAX in include/uapi/linux/limits.h, and what merging lets through.
+/// Longest file name in bytes: NAME_MAX in include/uapi/linux/limits.h; merging allows no longer names.
 const NAME_MAX_BYTES: u32 = 255;
-/// Block size that `statfs` counts in, in bytes.
+/// Block size of `statfs` in bytes.
 const STATFS_BLOCK_BYTES: u32 = 4096;
-/// Every inode is the first of its number.
+/// Inode numbers are never reused, so the generation is always 0.
 const GENERATION: Generation = Generation(0);
 
 thread_local! {
-    /// What a read is answered from: kept, because a fresh one would be mapped and cleared each time.
+    /// Buffer for the answer of a read. It is kept for the thread, because a new buffer would be mapped and
+    /// cleared each time.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// When the kernel last asked for something.
+/// The time of the kernel's last request.
 #[derive(Debug)]
 struct Activity {
     start: Instant,
@@ -101,38 +103,38 @@ impl Activity {
     }
 }
 
-/// A read that the kernel asks for.
+/// A read request of the kernel.
 #[derive(Debug)]
 struct Read {
     ino: INodeNo,
     offset: u64,
-    /// At most so many bytes.
+    /// Maximum number of bytes to return.
     wanted: usize,
 }
 
-/// How long a thread may be kept from other requests.
+/// How long a request may occupy its thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Patience {
-    /// As long as decoding takes, but not for a source that may wait.
+    /// Long enough for decoding, but not for waiting for a slow source.
     Short,
-    /// As long as it takes.
+    /// Without limit.
     Long,
 }
 
-/// Trees as the kernel sees them.
+/// The mounted trees and the state of the mount.
 #[derive(Debug)]
 struct View {
     forest: Forest,
-    /// How long names and attributes may be remembered.
+    /// Cache lifetime of names and attributes.
     ttl: Duration,
-    /// Whether every open has to be asked for.
+    /// Whether the kernel must send a request for every open.
     ask_to_open: bool,
     activity: Arc<Activity>,
-    /// Size of all files in blocks, once somebody asked.
+    /// Size of all files in blocks, computed on first request.
     total_blocks: OnceLock<u64>,
 }
 
-/// What the kernel talks to: trees, and threads for what may take long.
+/// The file system that `fuser` calls: the trees, and threads for slow requests.
 #[derive(Debug)]
 struct Server {
     view: Arc<View>,
@@ -155,7 +157,7 @@ impl View {
         View { forest, ttl, ask_to_open: options.allow_root, activity, total_blocks: OnceLock::new() }
     }
 
-    /// The node that the kernel means, and the tree that it is in.
+    /// Returns the node with this number, and its tree.
     fn find(&self, ino: INodeNo) -> Result<(ForestNode, TreeRef<'_>), Errno> {
         let node = attr::node(ino)?;
         Ok((node, self.tree(node)?))
@@ -165,7 +167,7 @@ impl View {
         self.forest.tree(node).map_err(|error| attr::errno(&error, "merging", attr::number(node)))
     }
 
-    /// Does the work for one request. A panic costs that request an `EIO` and nobody else anything.
+    /// Runs the work of one request. A panic fails only this request, with `EIO`.
     fn work<T>(&self, doing: &str, work: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
         self.activity.touch();
         let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
@@ -181,9 +183,10 @@ impl View {
         attr::attributes(tree.rootfs(), node).ok_or(Errno::ESTALE)
     }
 
-    /// Calls `add` with tree, node, name and the offset of the next entry for each entry of a directory
-    /// from `offset` on, until it says that there is no more room. `.` is at 0, `..` at 1. Where a part
-    /// begins, the node is that of the place, and the tree is the one that the place is in.
+    /// Calls `add` for each entry of a directory from `offset` on, with the tree, the node, the name and the
+    /// offset of the next entry, until `add` returns true because the reply is full. `.` is at offset 0, `..`
+    /// at 1. At the place of a part, the node is the empty directory at that place and the tree is the one
+    /// that holds it.
     fn list(
         &self,
         ino: INodeNo,
@@ -207,8 +210,9 @@ impl View {
         Ok(())
     }
 
-    /// What a listing tells of a node, and for how long that is good. A part that nobody has looked into is
-    /// not built for it: the kernel gets what is known, and asks again when somebody does.
+    /// Returns the attributes of a directory entry and their cache lifetime. A listing does not build a part:
+    /// the attributes of a part that is not built are those of its place, with lifetime 0, so the kernel asks
+    /// again when the part is accessed.
     fn listed(&self, tree: &LoadedTree, place: ForestNode) -> Result<(fuser::FileAttr, Duration), Errno> {
         let node = self.forest.enter(place);
         if node == place {
@@ -224,13 +228,13 @@ impl View {
     fn xattr(&self, ino: INodeNo, name: &[u8]) -> Result<Vec<u8>, Errno> {
         let (node, tree) = self.find(ino)?;
         let layer = tree.rootfs().inode(node.inode()).ok_or(Errno::ESTALE)?.layer;
-        // What is in no layer has no attributes at all.
+        // Directories and documents of the forest belong to no layer and have no attributes.
         let info = tree.layer(layer).ok_or(Errno::NO_XATTR)?;
         let provenance = Provenance { number: tree.layer_number(layer), layer: Some(info) };
         xattr::value(name, tree.rootfs().xattrs(node.inode()), &provenance).ok_or(Errno::NO_XATTR)
     }
 
-    /// Answers a read, or gives the reply back when that would try the patience of the caller.
+    /// Answers a read. Returns the reply unanswered if the read would take longer than `patience` allows.
     fn answer(&self, read: &Read, patience: Patience, reply: ReplyData) -> Option<ReplyData> {
         BUFFER.with_borrow_mut(|buffer| {
             if buffer.len() < read.wanted {
@@ -248,7 +252,8 @@ impl View {
         })
     }
 
-    /// Fills `buffer` and returns the number of bytes; `None` when that may take long and `patience` is short.
+    /// Fills `buffer` and returns the number of bytes; `None` if the read would wait for a slow source and
+    /// `patience` is short.
     fn read(&self, read: &Read, patience: Patience, buffer: &mut [u8]) -> Result<Option<usize>, Errno> {
         let (node, tree) = self.find(read.ino)?;
         let filled = match patience {
@@ -267,7 +272,7 @@ impl View {
     }
 }
 
-/// A directory's entries from `offset` on, each with the offset of the one after it.
+/// Returns the entries of a directory from `offset` on, each with the offset of the next one.
 fn page<'a, N>(
     dots: [(&'a [u8], N); 2],
     children: impl Iterator<Item = (&'a [u8], N)>,
@@ -279,8 +284,8 @@ fn page<'a, N>(
     dots.chain(children).zip(offset.saturating_add(1)..)
 }
 
-/// Whether a file may be opened the way `access(2)` asks about. Reading is for the owner of the mount
-/// whatever the mode says; running needs an `x` for somebody, as it does for root.
+/// Checks a request of `access(2)`. The owner of the mount may read regardless of the mode; executing needs
+/// an `x` bit for any user, as for root.
 fn may_access(attributes: &fuser::FileAttr, mask: AccessFlags) -> Result<(), Errno> {
     if mask.contains(AccessFlags::W_OK) {
         return Err(Errno::EROFS);
@@ -297,8 +302,8 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("panic")
 }
 
-/// Requests that would change the tree. The kernel refuses them itself as long as the mount is
-/// read-only; these answers are for one that was made writable by `mount -o remount,rw`.
+/// Defines requests that would change the tree; they fail with `EROFS`. The kernel refuses them itself while
+/// the mount is read-only. The answers are needed after `mount -o remount,rw`.
 macro_rules! refuse {
     ($($name:ident($($argument:ty),*) -> $reply:ty;)*) => {
         $(fn $name(&self, _: &Request, $(_: $argument,)* reply: $reply) {
@@ -313,7 +318,7 @@ impl Filesystem for Server {
         if self.view.ask_to_open {
             wanted -= InitFlags::FUSE_NO_OPEN_SUPPORT | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
         }
-        // Neither can fail: all that is wanted is offered, and the number is not 0.
+        // Neither call can fail: only offered capabilities are requested, and the number is not 0.
         let _ = config.add_capabilities(wanted);
         let _ = config.set_max_background(MAX_BACKGROUND);
         Ok(())
@@ -470,8 +475,8 @@ impl Filesystem for Server {
         }
     }
 
-    // Answered without a word in the log, unlike the defaults: `ENOSYS` makes the kernel do it itself or
-    // take it as done, and there is no ioctl here.
+    // These requests are answered here because the default implementations log them. `ENOSYS` makes the
+    // kernel handle the request itself or regard it as done. No ioctl is supported.
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         reply.error(Errno::ENOSYS);

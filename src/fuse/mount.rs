@@ -1,12 +1,12 @@
-//! Mounting, unmounting, and how long a mount lives.
+//! Mounts and unmounts, and decides how long a mount lives.
 //!
-//! `fuser` can mount by itself and is not asked to: it turns commas in the file system's name into mount
-//! options, unmounts whatever lies at the path once its own mount is gone, and forgets why the helper
-//! refused. So the mount is made here, in the two ways there are, and `fuser` gets the descriptor. Who may
-//! mount (root, also that of a user namespace) calls `mount(2)`, where the name is an argument of its own;
-//! everybody else runs the setuid helper `fusermount3`, with the name escaped as it asks for.
+//! `fuser` can mount by itself, but then commas in the name of the file system become mount options, it
+//! unmounts whatever is at the path after its own mount is gone, and it drops the helper's error message. So
+//! this module mounts, and passes the descriptor to `fuser`. A process with `CAP_SYS_ADMIN` (root, also of a
+//! user namespace) calls `mount(2)`, where the name is a separate argument. Other users run the setuid helper
+//! `fusermount3`, with the name escaped as it requires. This module does not know requests or trees.
 //!
-//! A mount ends when it is unmounted, by us or by anybody: the kernel then closes the conversation, the
+//! A mount ends when it is unmounted, by this process or by another: the kernel closes the connection, the
 //! threads end, and [`Mounted::wait`] returns.
 
 use std::ffi::CString;
@@ -30,44 +30,46 @@ use crate::forest::Forest;
 use crate::workers::cores;
 
 const DEVICE: &str = "/dev/fuse";
-/// Our type as the mount table shows it: FUSE and a subtype.
+/// The type of the file system in the mount table: FUSE with a subtype.
 const FILE_SYSTEM: &str = "fuse.imgmount";
 const SUBTYPE: &str = "imgmount";
-/// Longest name in the mount table in bytes. `mount(2)` takes a page for it; tools cut lines earlier.
+/// Longest name in the mount table, in bytes. `mount(2)` accepts a page; tools cut lines earlier.
 const FSNAME_MAX_BYTES: usize = 1024;
-/// Two threads at least, so that a slow read does not hold up a lookup.
+/// Minimum number of threads: two, so that a slow read does not delay a lookup.
 const THREADS_MIN: usize = 2;
-/// More threads than this wait for each other.
+/// Maximum number of threads by default: more would only wait for each other.
 const THREADS_MAX: usize = 16;
-/// How long a clean unmount may take to reach the threads. It takes milliseconds, unless another mount
-/// namespace has a copy of the mount; then they go on for it.
+/// Maximum time that [`Mounted::unmount`] waits for the threads to end. They end within milliseconds, unless
+/// another mount namespace has a copy of the mount; then they continue to serve it.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// How a tree is mounted. By default read-only, without set-user-id and devices, for the mounting user alone.
+/// Options of a mount. By default it is read-only, without set-user-id and device files, and accessible only
+/// to the mounting user.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct MountOptions {
-    /// The source in the mount table: the name of the image. `imgmount` by default.
+    /// The source in the mount table, normally the name of the image. `imgmount` if empty.
     pub fsname: String,
     /// Allow access for all users. The kernel then checks modes and owners.
     pub allow_other: bool,
-    /// Allow access for root beside the mounting user. The kernel then checks modes and owners, and caches
-    /// little.
+    /// Allow access for root in addition to the mounting user. The kernel then checks modes and owners, and
+    /// caches little.
     pub allow_root: bool,
     /// Let the kernel check modes and owners for the mounting user, too.
     pub default_permissions: bool,
     /// Honour set-user-id and set-group-id bits.
     pub suid: bool,
-    /// Make devices usable.
+    /// Allow access to device files.
     pub dev: bool,
-    /// Forbid running programs.
+    /// Forbid executing programs.
     pub noexec: bool,
-    /// The number of requests that are served at a time. By default one for each processor, 2 to 16.
+    /// The number of threads that take requests from the kernel. By default one for each core, at least 2 and
+    /// at most 16.
     pub threads: Option<usize>,
-    /// The value of [`Mounted::idle`] at which the caller means to unmount: any use becomes visible there
-    /// within this time. None by default.
+    /// The idle time after which the caller intends to unmount. Any use of the mount becomes visible in
+    /// [`Mounted::idle`] within this time. None by default.
     pub idle_timeout: Option<Duration>,
-    /// The trees that are shown. [`MountView::Rootfs`] by default.
+    /// The trees to show. [`MountView::Rootfs`] by default.
     pub view: MountView,
 }
 
@@ -79,17 +81,19 @@ pub enum MountView {
     #[default]
     Rootfs,
     /// Below one root: the merged tree in `rootfs/`, each layer in `layers/NN-DIFF_ID/`, the state after each
-    /// layer in `states/NN/`, and the manifest and config in `image/`.
+    /// layer in `states/NN/`, and manifest and config in `image/`.
     All,
 }
 
 impl MountOptions {
-    /// Permission checks come with every wider audience (docs/security.md X14).
+    /// Returns whether the kernel checks permissions: always if users other than the mounting one have access
+    /// (docs/security.md X14).
     fn checks_permissions(&self) -> bool {
         self.default_permissions || self.allow_other || self.allow_root
     }
 
-    /// FUSE knows one wider audience; narrowing it to root is done in the process.
+    /// Returns whether FUSE must allow other users. FUSE has no option for root alone: the process refuses
+    /// the others.
     fn lets_others_in(&self) -> bool {
         self.allow_other || self.allow_root
     }
@@ -102,14 +106,15 @@ impl MountOptions {
         flags
     }
 
-    /// The data of `mount(2)`; Documentation/filesystems/fuse.rst. No text from outside gets in here.
+    /// Returns the data argument of `mount(2)`; Documentation/filesystems/fuse.rst. It contains no text from
+    /// the image or the user.
     fn kernel_options(&self, device: i32) -> String {
         let (user, group) = (getuid().as_raw(), getgid().as_raw());
         let fixed = format!("fd={device},rootmode=40000,user_id={user},group_id={group}");
         [fixed].into_iter().chain(self.audience().map(str::to_owned)).collect::<Vec<_>>().join(",")
     }
 
-    /// The argument of `fusermount3 -o`.
+    /// Returns the argument of `fusermount3 -o`.
     fn helper_options(&self) -> String {
         let suid = if self.suid { "suid" } else { "nosuid" };
         let dev = if self.dev { "dev" } else { "nodev" };
@@ -125,7 +130,7 @@ impl MountOptions {
         permissions.into_iter().chain(self.lets_others_in().then_some("allow_other"))
     }
 
-    /// The name for the mount table: of bounded length, without what a terminal would obey.
+    /// Returns the name for the mount table, cut to the maximum length and without control characters.
     fn source(&self) -> String {
         if self.fsname.is_empty() {
             return SUBTYPE.to_owned();
@@ -142,31 +147,31 @@ impl MountOptions {
     fn session_config(&self) -> Config {
         let mut config = Config::default();
         config.n_threads = Some(self.thread_count());
-        // Each thread then opens the device for itself, which the helper's users may not be allowed to.
+        // Each thread then opens the device for itself, which users of the helper may not be allowed to do.
         config.clone_fd = open_device().is_ok();
-        // The kernel keeps everybody out whom it should; only root is for the process to tell apart.
+        // The kernel refuses other users where necessary. Only for `allow_root` must the process check.
         config.acl =
             if self.allow_root && !self.allow_other { SessionACL::RootAndOwner } else { SessionACL::All };
         config
     }
 }
 
-/// A comma would begin another option, and a backslash an escape: libfuse, util/fusermount.c.
+/// Escapes commas, which would begin another option, and backslashes: libfuse, util/fusermount.c.
 fn escape(name: &str) -> String {
     name.replace('\\', "\\\\").replace(',', "\\,")
 }
 
-/// A mounted tree. Dropping it unmounts, and detaches what is still in use.
+/// A mounted tree. Dropping it unmounts the tree; a mount in use is detached.
 #[derive(Debug)]
 pub struct Mounted {
     point: PathBuf,
-    /// The mount's number, to know it again in the mount table.
+    /// The mount's number, to recognise it in the mount table.
     id: Option<u64>,
     activity: Arc<Activity>,
     end: Arc<End>,
 }
 
-/// Whether the conversation with the kernel is over.
+/// Whether the connection to the kernel has ended.
 #[derive(Debug, Default)]
 struct End {
     reached: Mutex<bool>,
@@ -199,10 +204,12 @@ impl End {
     }
 }
 
-/// Checks, before anything expensive is done, that `dir` can be mounted on; returns it without links.
+/// Checks that `dir` can be a mount point, and returns its path without symbolic links. Call it before
+/// loading an image, which can take long.
 ///
 /// # Errors
-/// [`Error::Mount`] that says what is in the way: the directory, what is mounted there, no FUSE.
+/// [`Error::Mount`] with the reason: the directory is missing or not a directory, an image is mounted there
+/// already, or FUSE is missing.
 pub fn check_mount_point(dir: &Path) -> Result<PathBuf> {
     let fault = |reason| Error::Mount { dir: dir.display().to_string(), reason };
     let point = dir.canonicalize().map_err(|cause| fault(directory_fault(cause)))?;
@@ -211,7 +218,7 @@ pub fn check_mount_point(dir: &Path) -> Result<PathBuf> {
         return Err(fault(MountFault::NotADirectory));
     }
     if has_own_mount(&point)? {
-        // The kernel answers for a dead mount from its caches, but never this.
+        // For a dead mount the kernel may answer other calls from its cache, but never this one.
         let dead = matches!(rustix::fs::statvfs(&point), Err(Errno::NOTCONN));
         return Err(fault(if dead { MountFault::Dead } else { MountFault::AlreadyMounted }));
     }
@@ -224,7 +231,7 @@ pub fn check_mount_point(dir: &Path) -> Result<PathBuf> {
     Ok(point)
 }
 
-/// Whether an image is mounted there already.
+/// Returns whether an image is mounted at `point`.
 fn has_own_mount(point: &Path) -> Result<bool> {
     Ok(mounts::topmost(&mounts::all()?, point).is_some_and(|mount| mount.file_system == FILE_SYSTEM))
 }
@@ -242,14 +249,14 @@ fn may_mount() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
-/// Mounts a tree, or a forest, on a directory, as [`check_mount_point`] returned it. When this returns, kernel and
-/// process have shaken hands, and requests are answered.
+/// Mounts a tree or a forest on a directory whose path [`check_mount_point`] has returned. On return, the
+/// connection to the kernel is initialised and requests are served.
 ///
 /// # Errors
-/// [`Error::Mount`] when the kernel or the helper refuses; nothing is left mounted then.
+/// [`Error::Mount`] when the kernel or the helper refuses. Nothing is left mounted then.
 pub(crate) fn mount(forest: impl Into<Forest>, dir: &Path, options: &MountOptions) -> Result<Mounted> {
     let fault = |reason| Error::Mount { dir: dir.display().to_string(), reason };
-    // Again: since the check the image was indexed, and somebody may have been faster.
+    // Checked again, because another process may have mounted here while the image was indexed.
     if has_own_mount(dir)? {
         return Err(fault(MountFault::AlreadyMounted));
     }
@@ -257,21 +264,22 @@ pub(crate) fn mount(forest: impl Into<Forest>, dir: &Path, options: &MountOption
     let id = mounts::topmost(&mounts::all().unwrap_or_default(), dir).map(|mount| mount.id);
     let activity = Arc::new(Activity::new());
     let mounted = Mounted { point: dir.to_owned(), id, activity: Arc::clone(&activity), end: Arc::default() };
-    // From here on dropping `mounted` cleans up.
+    // From here on, dropping `mounted` cleans up.
     let view = View::new(forest.into(), options, activity);
     serve(Server::new(view), device, options, &mounted.end).map_err(|cause| {
         mounted.end.reach();
         fault(MountFault::Os { call: "FUSE", cause })
     })?;
-    // No look at the mount from here, to see it answer: whoever unmounts it meanwhile would find it in use, and
-    // a process that is killed while it waits for itself to answer stays for ever.
+    // The mount must not be accessed from this process, for example to test it: a process that unmounts it
+    // meanwhile would find it in use, and a process that is killed while it waits for its own answer hangs
+    // forever.
     Ok(mounted)
 }
 
 fn attach(point: &Path, options: &MountOptions) -> Result<OwnedFd, MountFault> {
     let device = match open_device() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(MountFault::NoDevice),
-        // Not being allowed to open it is no obstacle: the helper is.
+        // Without permission to open the device, the helper can still mount.
         Err(_) => return fusermount::mount(point, &options.helper_options()),
         Ok(device) => device,
     };
@@ -290,7 +298,7 @@ fn open_device() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(DEVICE)
 }
 
-/// Shakes hands with the kernel and starts the threads that answer it.
+/// Initialises the connection to the kernel and starts the threads that serve requests.
 fn serve(server: Server, device: OwnedFd, options: &MountOptions, end: &Arc<End>) -> io::Result<()> {
     let config = options.session_config();
     let session = Session::from_fd(server, device, config.acl, config)?;
@@ -305,27 +313,28 @@ fn serve(server: Server, device: OwnedFd, options: &MountOptions, end: &Arc<End>
 }
 
 impl Mounted {
-    /// Where it is mounted.
+    /// Returns the path of the mount point.
     #[must_use]
     pub fn point(&self) -> &Path {
         &self.point
     }
 
-    /// Waits until it is no longer mounted anywhere, by whomever.
+    /// Waits until the tree is no longer mounted anywhere, whichever process unmounts it.
     pub fn wait(&self) {
         self.end.wait();
     }
 
-    /// Time since the kernel last asked for something.
+    /// Returns the time since the last request of the kernel.
     #[must_use]
     pub fn idle(&self) -> Duration {
         self.activity.idle()
     }
 
-    /// Unmounts. Does nothing when somebody did already.
+    /// Unmounts the tree. Does nothing if it is unmounted already.
     ///
     /// # Errors
-    /// [`MountFault::Busy`] with who uses it, or what the system says.
+    /// [`Error::Mount`] with [`MountFault::Busy`], which lists the processes that use the mount, or with the
+    /// error of the system.
     pub fn unmount(&self) -> Result<()> {
         if !self.is_there() {
             return Ok(());
@@ -335,18 +344,18 @@ impl Mounted {
         Ok(())
     }
 
-    /// Takes it out of the directory tree though it is in use. Who has files open keeps them as long as
+    /// Detaches the mount from the directory tree even if it is in use. Open files stay readable as long as
     /// this process lives.
     ///
     /// # Errors
-    /// What the system says.
+    /// [`Error::Mount`] with the error of the system.
     pub fn unmount_lazily(&self) -> Result<()> {
         if self.is_there() { detach(&self.point, UnmountFlags::DETACH) } else { Ok(()) }
     }
 
-    /// Whether what shows at the mount point is still this mount: after somebody unmounted it, the
-    /// path may lead to another. The kernel gives the number of a mount that is gone to the next one, so
-    /// once the conversation has ended nothing there is ours, whatever its number.
+    /// Returns whether the mount point still shows this mount: after it was unmounted, another file system
+    /// may be mounted there. The kernel reuses the numbers of mounts, so the number is compared only while
+    /// the connection lasts.
     fn is_there(&self) -> bool {
         if self.end.wait_until(Instant::now()) {
             return false;
@@ -364,10 +373,11 @@ impl Drop for Mounted {
     }
 }
 
-/// Unmounts what an imgmount process, alive or not, has mounted on a directory.
+/// Unmounts the directory `dir`, mounted by any imgmount process, running or not.
 ///
 /// # Errors
-/// [`Error::Mount`]: not mounted, something else mounted there, or in use, with who uses it.
+/// [`Error::Mount`] when `dir` is not mounted, when it is a mount of another type, and when it is in use; the
+/// processes that use it are listed.
 pub fn unmount(dir: &Path) -> Result<()> {
     let point = canonicalize_mounted(dir)?;
     let fault = |reason| Error::Mount { dir: dir.display().to_string(), reason };
@@ -380,8 +390,8 @@ pub fn unmount(dir: &Path) -> Result<()> {
     }
 }
 
-/// A mount point's path without links. The mount itself may be dead or closed to this user, so its own name
-/// is not followed where that fails.
+/// Returns the path of a mount point without symbolic links. The mount itself may be dead or inaccessible to
+/// this user; then only the path of its parent is resolved.
 fn canonicalize_mounted(dir: &Path) -> Result<PathBuf> {
     let failed = |cause| Error::Mount { dir: dir.display().to_string(), reason: directory_fault(cause) };
     let cause = match dir.canonicalize() {
@@ -405,7 +415,7 @@ fn detach(point: &Path, flags: UnmountFlags) -> Result<()> {
         Err(Errno::BUSY) => Err(busy()),
         Err(Errno::PERM) => fusermount::unmount(point, flags.contains(UnmountFlags::DETACH))
             .map_err(|reason| reason.map_or_else(busy, fault)),
-        // It was a mount point when the caller looked.
+        // The directory was a mount point when the caller checked.
         Err(Errno::INVAL) => Err(fault(MountFault::NotMounted)),
         Err(errno) => Err(fault(MountFault::Os { call: "umount", cause: errno.into() })),
     }

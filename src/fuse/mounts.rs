@@ -1,7 +1,8 @@
-//! `/proc/self/mountinfo`: what is mounted where. The format is in proc_pid_mountinfo(5).
+//! Reads the mount table `/proc/self/mountinfo`. The format is in proc_pid_mountinfo(5).
 //!
-//! Asking this table instead of the mount point itself works for dead mounts and for those of other
-//! users, and never waits for a file system.
+//! Reading this table instead of the mount point works for dead mounts and those of other users, and never
+//! waits for a file system. This module owns the parser and which of several mounts at a path is visible. It
+//! does not know FUSE.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,34 +13,34 @@ use crate::error::{Error, Result, Subject};
 
 const TABLE: &str = "/proc/self/mountinfo";
 
-/// One mount.
+/// A mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MountEntry {
-    /// Its number, as `statx` gives it too.
+    /// The mount's number, as in `statx`.
     pub(super) id: u64,
-    /// Where it is mounted: absolute, without links.
+    /// The mount point: absolute, without symbolic links.
     pub(super) point: PathBuf,
-    /// Type of its file system, as `fuse.imgmount`.
+    /// The type of the file system, for example `fuse.imgmount`.
     pub(super) file_system: String,
 }
 
-/// All mounts that this process sees, in the order in which they were made.
+/// Returns all mounts that this process sees, in the order in which they were made.
 ///
 /// # Errors
-/// When the kernel's table cannot be read.
+/// [`Error::Io`] when the table cannot be read.
 pub(super) fn all() -> Result<Vec<MountEntry>> {
     let table =
         fs::read(TABLE).map_err(|cause| Error::io_on("cannot read", Subject::File(TABLE.into()), cause))?;
     Ok(table.split(|byte| *byte == b'\n').filter_map(parse).collect())
 }
 
-/// The mount that a path leads to, where it is a mount point: the last one made there.
+/// Returns the visible mount at the mount point `point`: the last one made there.
 pub(super) fn topmost<'a>(mounts: &'a [MountEntry], point: &Path) -> Option<&'a MountEntry> {
     mounts.iter().rev().find(|mount| mount.point == point)
 }
 
-/// `36 35 98:0 /root /mnt rw,noatime master:1 - ext3 /dev/root rw`: any number of optional fields stand
-/// before the lone hyphen.
+/// Parses a line such as `36 35 98:0 /root /mnt rw,noatime master:1 - ext3 /dev/root rw`. Any number of
+/// optional fields precede the single hyphen.
 fn parse(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
@@ -52,7 +53,8 @@ fn parse(line: &[u8]) -> Option<MountEntry> {
     })
 }
 
-/// Blanks, tabs, newlines and backslashes stand in the table as a backslash and three octal digits.
+/// Decodes a field: the table writes spaces, tabs, newlines and backslashes as a backslash and three octal
+/// digits.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -76,8 +78,8 @@ fn octal(digits: [u8; 3]) -> Option<u8> {
     u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 8).ok()
 }
 
-/// Whether a path as `/proc` shows it is `point` or lies below it. Bytes are compared, nothing is asked
-/// of a file system.
+/// Returns whether a path, as `/proc` shows it, is `point` or below it. Only bytes are compared; no file
+/// system is accessed.
 pub(super) fn is_within(path: &Path, point: &Path) -> bool {
     path.as_os_str().as_bytes().starts_with(b"/") && path.starts_with(point)
 }

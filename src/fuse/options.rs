@@ -1,4 +1,4 @@
-//! Setters of [`MountOptions`].
+//! The setters of [`MountOptions`]. They make no decisions.
 
 use std::time::Duration;
 
@@ -12,63 +12,64 @@ impl MountOptions {
         self
     }
 
-    /// Allows access for all users.
+    /// Sets whether all users have access.
     #[must_use]
     pub fn allow_other(mut self, allow_other: bool) -> Self {
         self.allow_other = allow_other;
         self
     }
 
-    /// Allows access for root beside the mounting user.
+    /// Sets whether root has access in addition to the mounting user.
     #[must_use]
     pub fn allow_root(mut self, allow_root: bool) -> Self {
         self.allow_root = allow_root;
         self
     }
 
-    /// Lets the kernel check modes and owners for the mounting user, too.
+    /// Sets whether the kernel checks modes and owners for the mounting user, too.
     #[must_use]
     pub fn default_permissions(mut self, default_permissions: bool) -> Self {
         self.default_permissions = default_permissions;
         self
     }
 
-    /// Honours set-user-id and set-group-id bits.
+    /// Sets whether set-user-id and set-group-id bits are honoured.
     #[must_use]
     pub fn suid(mut self, suid: bool) -> Self {
         self.suid = suid;
         self
     }
 
-    /// Makes devices usable.
+    /// Sets whether device files can be accessed.
     #[must_use]
     pub fn dev(mut self, dev: bool) -> Self {
         self.dev = dev;
         self
     }
 
-    /// Forbids running programs.
+    /// Sets whether executing programs is forbidden.
     #[must_use]
     pub fn noexec(mut self, noexec: bool) -> Self {
         self.noexec = noexec;
         self
     }
 
-    /// Sets the number of requests that are served at a time.
+    /// Sets the number of threads that take requests from the kernel.
     #[must_use]
     pub fn threads(mut self, threads: impl Into<Option<usize>>) -> Self {
         self.threads = threads.into();
         self
     }
 
-    /// Sets the value of [`Mounted::idle`](super::Mounted::idle) at which the caller means to unmount.
+    /// Sets the idle time after which the caller intends to unmount, measured by
+    /// [`Mounted::idle`](super::Mounted::idle).
     #[must_use]
     pub fn idle_timeout(mut self, idle_timeout: impl Into<Option<Duration>>) -> Self {
         self.idle_timeout = idle_timeout.into();
         self
     }
 
-    /// Sets the trees that are shown.
+    /// Sets the trees to show.
     #[must_use]
     pub fn view(mut self, view: MountView) -> Self {
         self.view = view;

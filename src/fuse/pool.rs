@@ -1,8 +1,8 @@
-//! Threads for requests that may take long.
+//! Threads for slow requests.
 //!
-//! The threads that take requests from the kernel must not wait for a slow source, or a few reads would
-//! stop every `ls`. Such a read is answered from here. This module owns how many requests may wait at the
-//! same time; it does not know what they are. Threads are started when they are needed, so a mount of a
+//! The threads that take requests from the kernel must not wait for a slow source, or a few reads would delay
+//! every `ls`. Such reads run on the threads of this module. It owns how many requests may wait at the same
+//! time. It does not know what the requests are. Threads are started when they are needed, so a mount of a
 //! local image has none.
 
 use std::collections::VecDeque;
@@ -10,13 +10,13 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// Requests that may wait at the same time. They take up a thread each and no processor; the ones after
-/// that are queued. How many there can be is for the kernel to limit.
+/// Maximum number of threads, one for each waiting request. Waiting threads use no CPU time. Further requests
+/// are queued; the kernel limits their number.
 const MAX_THREADS: usize = 32;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The threads. They end when this is dropped, each after its job; jobs in the queue are dropped.
+/// The threads and their queue. Dropping it drops queued jobs; each thread ends after its current job.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     shared: Arc<Shared>,
@@ -43,7 +43,7 @@ impl fmt::Debug for Queue {
 }
 
 impl Pool {
-    /// Runs `job` on a thread of its own, or queues it when all threads are busy. `job` must not panic.
+    /// Runs `job` on a separate thread, or queues it if all threads are busy. `job` must not panic.
     pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) {
         let mut queue = self.shared.lock();
         queue.jobs.push_back(Box::new(job));
@@ -59,7 +59,7 @@ impl Pool {
                     drop(queue);
                     jobs.into_iter().for_each(|job| job());
                 }
-                // The threads there are will come to it.
+                // An existing thread will take the job.
                 Err(cause) => log::debug!("cannot start a thread: {cause}"),
             }
         }

@@ -1,23 +1,24 @@
-//! `SEEK_DATA` and `SEEK_HOLE`: where a sparse file has bytes and where it has none.
+//! Answers `SEEK_DATA` and `SEEK_HOLE`: where a sparse file has data and where it has holes.
 //!
-//! Pure arithmetic over a file's stored segments; it knows neither a tree nor the kernel's encoding
-//! beyond the two numbers of `lseek(2)`.
+//! Pure arithmetic over the stored segments of a file. This module owns how touching segments and the end of
+//! a file count. It does not know trees, or more of the kernel's encoding than the two constants of
+//! `lseek(2)`.
 
 use fuser::Errno;
 
 use crate::layer::entry::{FileData, Segment, Stored};
 
-/// What a caller of `lseek(2)` looks for.
+/// The kind of position that `lseek(2)` looks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seek {
-    /// The next byte that is stored.
+    /// The next stored byte.
     Data,
-    /// The next byte that is not; the end of a file counts as one.
+    /// The next byte in a hole; the end of a file counts as a hole.
     Hole,
 }
 
 impl Seek {
-    /// From `lseek`'s `whence`. The kernel handles all others itself.
+    /// Converts the `whence` of `lseek`. The kernel handles other values itself.
     pub(super) fn from_whence(whence: i32) -> Option<Seek> {
         match whence {
             libc::SEEK_DATA => Some(Seek::Data),
@@ -27,10 +28,10 @@ impl Seek {
     }
 }
 
-/// The first offset, not before `offset`, that is of the kind asked for.
+/// Returns the first offset of this kind, at or after `offset`.
 ///
 /// # Errors
-/// `ENXIO` past the end, and for data where only a hole follows, as `lseek(2)` says.
+/// `ENXIO` past the end, and for data if only a hole follows, as in `lseek(2)`.
 pub(super) fn seek(file: &FileData<'_>, offset: u64, what: Seek) -> Result<u64, Errno> {
     if offset >= file.size {
         return Err(Errno::ENXIO);

@@ -1,11 +1,11 @@
-//! The adapter's own decisions, without a kernel.
+//! Tests of the adapter's decisions, without a kernel.
 
 use super::*;
 use crate::rootfs::ROOT;
 
 const CHILDREN: [(&[u8], InodeId); 3] = [(b"a", InodeId(5)), (b"b", InodeId(6)), (b"c", InodeId(7))];
 
-/// What a reader gets who has room for `room` entries at a time.
+/// Returns the entries that a reader gets with room for `room` entries at a time.
 fn read_in_pages(room: usize) -> Vec<(Vec<u8>, u32)> {
     let (mut all, mut offset) = (Vec::new(), 0);
     loop {

@@ -1,8 +1,8 @@
-//! Extended attributes as the kernel asks for them: the image's own, and where a file came from.
+//! Extended attributes as the kernel requests them: those of the image, and the provenance of a file.
 //!
-//! Three attributes tell the provenance of every file and directory. They answer by name and are not
-//! listed, so that a copy of the tree does not carry them along. An image that has an attribute by one
-//! of these names cannot forge it.
+//! Three attributes give the provenance of every file and directory. They can be read by name and are not
+//! listed, so copying a tree does not copy them. They hide attributes of the image with the same names, so an
+//! image cannot forge them. This module owns these names and the rules for sizes. It does not know trees.
 
 use fuser::Errno;
 
@@ -13,30 +13,31 @@ use crate::load::LayerInfo;
 const LAYER: &[u8] = b"user.imgmount.layer";
 /// `diff_id` of the layer.
 const DIFF_ID: &[u8] = b"user.imgmount.diff_id";
-/// Command that made the layer; absent where the image does not tell.
+/// Command that made the layer; missing if the image does not name it.
 const CREATED_BY: &[u8] = b"user.imgmount.created_by";
 
-/// The most that Linux lets a value have, in bytes: `XATTR_SIZE_MAX` in include/uapi/linux/limits.h.
+/// Maximum length of a value in Linux, in bytes: `XATTR_SIZE_MAX` in include/uapi/linux/limits.h.
 const VALUE_MAX_BYTES: usize = 65536;
 
-/// What to answer when asked for a value or a list with room for so many bytes.
+/// The answer to a request for a value or a list.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The caller wanted the length only.
+    /// The length only, as requested.
     Length(u32),
     /// The value or list.
     Bytes(Vec<u8>),
 }
 
-/// Where an inode came from.
+/// The provenance of an inode.
 pub(super) struct Provenance<'a> {
-    /// Number of its layer.
+    /// Number of the inode's layer.
     pub(super) number: u16,
-    /// That layer, when it is known.
+    /// The layer's facts, if known.
     pub(super) layer: Option<&'a LayerInfo>,
 }
 
-/// The value of one attribute.
+/// Returns the value of the attribute `name`, cut to the maximum length; `None` if there is no such
+/// attribute.
 pub(super) fn value(name: &[u8], own: Xattrs<'_>, provenance: &Provenance<'_>) -> Option<Vec<u8>> {
     let mut value = match name {
         LAYER => provenance.number.to_string().into_bytes(),
@@ -48,8 +49,8 @@ pub(super) fn value(name: &[u8], own: Xattrs<'_>, provenance: &Provenance<'_>) -
     Some(value)
 }
 
-/// The names of an image's own attributes, each ended by a NUL: listxattr(2). Names that hold a NUL
-/// or nothing could not be told apart in there and are left out.
+/// Returns the names of an image's own attributes, each terminated by a NUL: listxattr(2). Names that are
+/// empty or contain a NUL cannot be represented and are left out.
 pub(super) fn list(own: Xattrs<'_>) -> Vec<u8> {
     let mut names = Vec::new();
     for (name, _) in own.iter().filter(|(name, _)| !name.is_empty() && !name.contains(&0)) {
@@ -59,10 +60,10 @@ pub(super) fn list(own: Xattrs<'_>) -> Vec<u8> {
     names
 }
 
-/// Cuts an answer to the room that the caller has; no room at all asks for the length.
+/// Returns the answer for a caller with a buffer of `room` bytes; 0 requests the length only.
 ///
 /// # Errors
-/// `ERANGE` when it does not fit, `E2BIG` when no caller could have room for it.
+/// `ERANGE` when the answer does not fit, `E2BIG` when its length exceeds 32 bits.
 pub(super) fn answer(bytes: Vec<u8>, room: u32) -> Result<Answer, Errno> {
     let length = u32::try_from(bytes.len()).map_err(|_| Errno::E2BIG)?;
     match room {

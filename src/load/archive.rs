@@ -1,4 +1,6 @@
-//! Archives that are compressed as a whole: indexed like a layer, once, and read through the span cache.
+//! Archives that are compressed as a whole: indexed once, like a layer, and read through the span cache.
+//!
+//! This module owns the order of these steps. It does not know formats of archives or what the members are.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,8 +15,8 @@ use crate::read_at::ReadAt;
 use crate::source::{self, BlobIdentity, ImageSource, Member, OpenOptions, Reference, Unpack};
 
 impl Engine {
-    /// Opens the place that `reference` names. An archive that is compressed as a whole is read once for
-    /// that, unless its index is in the store.
+    /// Opens the source that `reference` names. An archive that is compressed as a whole is decompressed
+    /// once, unless its index is in the store.
     ///
     /// # Errors
     /// As [`source::open`].

@@ -1,7 +1,8 @@
-//! Finding the index of a layer in the store, or making it.
+//! Finds the index of a layer or a compressed archive in the store, or builds it.
 //!
-//! Owns the names under which an index is looked for and stored, and when the compression is detected. An
-//! index is found without reading the layer.
+//! This module owns the names under which an index is looked up and stored, and when the compression is
+//! detected. A stored index is found without reading the layer. This module does not know how an index is
+//! built or laid out.
 
 use std::sync::Arc;
 
@@ -15,15 +16,15 @@ use crate::read_at::ReadAt;
 use crate::source::{BlobIdentity, LayerBlob};
 use crate::store::{Key, Store};
 
-/// The names under which the index of some bytes may be stored, as far as they are known before a byte is
-/// read.
+/// The names under which the index of a blob may be stored, as far as they are known before a byte is read.
 #[derive(Debug)]
 pub(super) struct Keys {
-    /// What the image or the source says of the bytes: their digest, or which part of which file they are.
-    /// `None` when nothing identifies them.
+    /// The name from the digest of the blob or, without a digest, from the file and the range that hold the
+    /// blob. `None` when neither is known.
     pub(super) known: Option<Key>,
-    /// The diff_id alone, in case the bytes are plain: a tar is what its diff_id says, wherever it is kept.
-    /// Only for bytes without a digest, which would tell.
+    /// The name from the diff_id alone, for a layer that turns out to be uncompressed: its bytes are those
+    /// that the diff_id names, wherever they are stored. `None` for a blob with a digest, which identifies it
+    /// already.
     pub(super) plain: Option<Key>,
 }
 
@@ -43,7 +44,7 @@ impl Keys {
     }
 }
 
-/// Returns whether a stored index is of these bytes.
+/// Returns whether a stored index matches a blob of `len` bytes and its expected digests and size.
 fn fits(found: &StoredIndex, len: u64, expected: &Expected) -> bool {
     let facts = found.index.facts();
     let same_blob = match (facts.blob_digest, expected.blob_digest) {
@@ -56,8 +57,8 @@ fn fits(found: &StoredIndex, len: u64, expected: &Expected) -> bool {
         && same_blob
 }
 
-/// Returns how an image stores a layer that it shares with another image. `facts` are of the other image's
-/// layer.
+/// Returns the compression of the blob of a layer that is shared with another image. `facts` describe the
+/// blob of the other image.
 pub(super) fn stored_as(what: &Subject, blob: &LayerBlob, facts: &LayerFacts) -> Result<Compression> {
     match blob.descriptor.digest {
         Some(digest) if facts.blob_digest == Some(digest) => Ok(facts.compression),
@@ -66,8 +67,8 @@ pub(super) fn stored_as(what: &Subject, blob: &LayerBlob, facts: &LayerFacts) ->
 }
 
 impl Engine {
-    /// Returns the index from the store, or makes it in a pass and stores it. Reads nothing of `bytes` when
-    /// the store has it. Detects the `compression` if that is not known.
+    /// Returns the index from the store, or builds it in a pass and stores it. If the store has the index,
+    /// `bytes` are not read, except to detect the `compression` before a lookup by the diff_id alone.
     pub(super) fn index(
         &self,
         what: &Subject,
@@ -102,16 +103,18 @@ impl Engine {
         Ok(found)
     }
 
-    /// The store, if indexes that are made now may be kept: all bytes are checked.
+    /// Returns the store if new indexes may be saved in it: only if all bytes are verified.
     fn writable_store(&self) -> Option<&Store> {
         self.inner.options.store.as_ref().filter(|_| self.verify() == Verify::Full)
     }
 
-    /// Returns the index from the store, if it is of bytes of this length.
+    /// Returns the index from the store, if it matches a blob of `len` bytes and its expected digests and
+    /// size.
     fn stored(&self, key: &Key, len: u64, expected: &Expected) -> Option<StoredIndex> {
         let options = &self.inner.options;
         let found = options.store.as_ref()?.load(key).filter(|found| fits(found, len, expected))?;
-        // A header scan is as fast as a look into the store, and shows what is there now.
+        // With `Verify::Off`, a plain layer is indexed by a scan of its headers. The scan is as fast as
+        // loading the index, and shows the current content.
         if options.verify == Verify::Off && found.index.facts().compression == Compression::Plain {
             return None;
         }
@@ -121,7 +124,7 @@ impl Engine {
         Some(found)
     }
 
-    /// Makes the index in a pass and stores it under `key`; without a key it is not stored.
+    /// Builds the index in a pass and stores it under `key`; without a key it is not stored.
     fn index_anew(
         &self,
         what: &Subject,

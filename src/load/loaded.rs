@@ -1,4 +1,7 @@
-//! A loaded image, as views see it: the merged tree, the bytes of its files, what is known of its layers.
+//! A loaded image, as views use it: the merged tree, the bytes of its files, the facts about its layers.
+//!
+//! This module owns the link from an inode to the bytes of its layer, and the numbers of layers. It does not
+//! know how layers were opened or merged.
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::Arc;
@@ -21,11 +24,11 @@ use crate::warning::Warning;
 pub struct LayerInfo {
     /// The digest of the uncompressed tar.
     pub diff_id: Digest,
-    /// The digest of the stored blob, where the image names it.
+    /// The digest of the stored blob, if the image names it.
     pub digest: Option<Digest>,
     /// The media type in the manifest.
     pub media_type: Option<String>,
-    /// The command that made the layer, where the image's history names it.
+    /// The command that made the layer, if the image's history names it.
     pub created_by: Option<String>,
     /// The compression of the stored blob, detected from its content.
     pub compression: Compression,
@@ -57,7 +60,7 @@ impl LayerInfo {
 /// A loaded image: its merged tree and the bytes of its files.
 #[derive(Debug)]
 pub(crate) struct LoadedTree {
-    /// The number, in the image, of the lowest layer here.
+    /// The position, in the image, of the lowest layer of this tree.
     pub(super) first: u16,
     pub(super) rootfs: Rootfs,
     pub(super) layers: Vec<LayerInfo>,
@@ -66,44 +69,45 @@ pub(crate) struct LoadedTree {
 }
 
 impl LoadedTree {
-    /// The merged tree.
+    /// Returns the merged tree.
     #[must_use]
     pub(crate) fn rootfs(&self) -> &Rootfs {
         &self.rootfs
     }
 
-    /// The layers that the tree is made of, from the lowest.
+    /// Returns the layers of the tree, lowest first.
     #[must_use]
     pub(crate) fn layers(&self) -> &[LayerInfo] {
         &self.layers
     }
 
-    /// The position in the image of a layer that the rootfs names: they differ when only one layer of the
-    /// image was loaded.
+    /// Returns the position, in the image, of a layer that the rootfs names. The two numbers differ when the
+    /// lowest layers of the image were not loaded.
     #[must_use]
     pub(crate) fn layer_number(&self, id: LayerId) -> u16 {
         self.first.saturating_add(id.0)
     }
 
-    /// What was noticed while reading and merging, with the layer's position in the image.
+    /// Returns the warnings from reading and merging, each with its layer's position in the image.
     #[must_use]
     pub(crate) fn warnings(&self) -> &[(LayerId, Warning)] {
         &self.warnings
     }
 
-    /// Fills `buf` from `offset` of a regular file and gives the number of bytes, which is short only at the
-    /// file's end. Holes are zeros. Thread-safe.
+    /// Reads from `offset` (bytes) of a regular file into `buf`. Returns the number of bytes read, which is
+    /// smaller than `buf` only at the end of the file. Holes read as zeros. Can be called from several
+    /// threads at once.
     ///
     /// # Errors
-    /// [`Error::Path`] for what is no regular file, [`Error::Changed`] when the image's bytes are no longer
-    /// those that were verified, [`Error::Io`] when they cannot be had.
+    /// [`Error::Path`] when `file` is not a regular file, [`Error::Changed`] when the image has changed since
+    /// it was verified, [`Error::Io`] when it cannot be read.
     pub(crate) fn read_at(&self, file: InodeId, buf: &mut [u8], offset: u64) -> Result<usize> {
         let (bytes, data) = self.stored(file)?;
         bytes.read_file(&data, buf, offset)
     }
 
-    /// Reads as [`LoadedTree::read_at`] does, but returns `None` instead of waiting for a source that may wait:
-    /// for threads that have others to serve. Never returns `None` for an image in local files.
+    /// Reads as [`LoadedTree::read_at`], but returns `None` instead of waiting for a slow source. It is meant
+    /// for threads that serve other requests, too. Never returns `None` for an image in local files.
     ///
     /// # Errors
     /// As [`LoadedTree::read_at`].
@@ -116,14 +120,15 @@ impl LoadedTree {
     /// Opens a regular file.
     ///
     /// # Errors
-    /// [`Error::Path`] for what is no regular file.
+    /// [`Error::Path`] when `file` is not a regular file.
     pub(crate) fn open(tree: &Arc<Self>, file: InodeId) -> Result<FileReader> {
         tree.stored(file)?;
         Ok(FileReader { tree: Arc::clone(tree), file, offset: 0 })
     }
 
-    /// Prepares for reading these regular files whole and in this order: while one is read, the spans of those
-    /// that follow are decoded by other threads. Each comes with its place, a number that never falls.
+    /// Returns a schedule for reading these regular files whole and in this order: while one file is read,
+    /// other threads decode the spans of the next ones. Each file comes with its place, a number that never
+    /// decreases.
     pub(crate) fn schedule<'a>(
         &'a self,
         files: impl Iterator<Item = (u64, InodeId)> + Send + 'a,
@@ -136,8 +141,9 @@ impl LoadedTree {
         Schedule::new(self.bytes.first().and_then(|layer| layer.read_ahead().cloned()), scheduled)
     }
 
-    /// Passes all stored bytes of the regular file at this place of a schedule to `sink`, in order, piece by
-    /// piece, each with its offset in the file. Holes are left out. The fastest way to read a whole file.
+    /// Passes all stored bytes of a regular file to `sink`, in order and in pieces, each with its offset in
+    /// the file. Holes are left out. `place` is the position of the file in a schedule. This is the fastest
+    /// way to read a whole file.
     ///
     /// # Errors
     /// As [`LoadedTree::read_at`], and the error of `sink`, which ends the reading.
@@ -170,11 +176,12 @@ impl LoadedTree {
     }
 }
 
-/// An open regular file of an image. Every byte is verified before it is returned. A clone has a position of
-/// its own.
+/// An open regular file of an image. Every byte is verified before it is returned. A clone has its own
+/// position.
 ///
-/// An [`Error`] arrives as the inner error of an [`io::Error`]. Each read may decompress a whole span of about
-/// 1 MiB, which the cache then holds: for small reads wrap it in a [`BufReader`](io::BufReader).
+/// An [`Error`] is the inner error of the [`io::Error`] that is returned. Each read can decompress a whole
+/// span of about 1 MiB, which then stays in the cache: wrap the reader in a [`BufReader`](io::BufReader) for
+/// small reads.
 #[derive(Debug, Clone)]
 pub struct FileReader {
     tree: Arc<LoadedTree>,
@@ -183,13 +190,14 @@ pub struct FileReader {
 }
 
 impl FileReader {
-    /// The length of the file in bytes.
+    /// Returns the length of the file in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.tree.rootfs().size(self.file)
     }
 
-    /// As [`Image::read_at`](crate::Image::read_at); the position of the reader does not matter and stays.
+    /// Reads as [`Image::read_at`](crate::Image::read_at). The position of the reader is neither used nor
+    /// changed.
     ///
     /// # Errors
     /// As [`Image::read_at`](crate::Image::read_at).
@@ -219,7 +227,7 @@ impl Seek for FileReader {
 }
 
 impl ReadFile for LoadedTree {
-    /// As [`LoadedTree::read_at`], also for files that are not in the merged tree any more.
+    /// Reads as [`LoadedTree::read_at`], also from files that are not in the merged tree.
     fn read_file(&self, file: EntryAt, buf: &mut [u8], offset: u64) -> Result<usize> {
         let layer = usize::from(file.layer.0);
         let entry = self.rootfs.layers().get(layer).and_then(|index| index.entry(file.entry));

@@ -1,10 +1,15 @@
-//! The members of an archive that is compressed as a whole, indexed while it is unpacked for the first time.
+//! Indexes the members of an archive that is compressed as a whole, while the archive is decompressed for the
+//! first time.
 //!
-//! Which of them are layers, and what they must be, is told by documents that may come last. So every member
-//! that could be one is indexed on a guess, with the digests it turns out to have, and its index goes into
-//! the store under these. If the image asks for that layer, the index is there, and the archive is inflated
-//! once; if it asks for another, nothing was served. What fails here fails again, with an error that says
-//! more, where the layer is asked for.
+//! The documents that name the layers and their digests can be at the end of the archive. So every member
+//! that could be a layer is indexed in advance, and its index is stored under the digests that the pass
+//! computed. If the image asks for that layer later, its index is in the store, and the archive is
+//! decompressed only once. If the image asks for other digests, the index is not used. An error in this
+//! module is only logged: the layer is indexed again when the image asks for it, and the error is reported
+//! then.
+//!
+//! This module owns which members are indexed in advance, and how they are passed to their threads. It does
+//! not know documents.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,13 +27,15 @@ use crate::layer::tar::Limits;
 use crate::read_at::ReadAt;
 use crate::store::{Key, Store};
 
-/// Smaller members are read again faster than a guess is made.
+/// Shortest member that is indexed in advance, in bytes: a shorter one is read again faster than its pass is
+/// set up.
 const MIN_BYTES: u64 = 1 << 20;
-/// Pieces of a member that may wait for the pass over it.
+/// Length of the queue between the archive and the pass over a member, in pieces.
 const QUEUE: usize = 4;
 
 impl Engine {
-    /// Somebody who indexes the members of an archive, if there is a store to put the indexes into.
+    /// Returns an observer that indexes the members of an archive; `None` without a store for the indexes, or
+    /// without verification.
     pub(super) fn members(&self, archive: &Subject) -> Option<Members> {
         let options = &self.inner.options;
         let store = options.store.clone().filter(|_| options.verify == Verify::Full)?;
@@ -37,21 +44,21 @@ impl Engine {
     }
 }
 
-/// Indexes members as they go by. Dropping it waits for what is under way.
+/// Indexes members while the archive is decompressed. Dropping it waits for the passes that are running.
 #[derive(Debug)]
 pub(super) struct Members {
     archive: Subject,
     store: Store,
     limits: Limits,
-    /// Where the members lie that did not end yet.
+    /// Positions of the members that have not ended yet.
     ahead: VecDeque<Extent>,
-    /// The pass over the first of them; nothing for one that is not worth a guess.
+    /// The pass over the first of these members; `None` if it is not indexed.
     current: Option<Flow>,
-    /// The pass over the member before, which may still be at its last bytes.
+    /// The pass over the previous member, which may still be at its last bytes.
     last: Option<JoinHandle<()>>,
 }
 
-/// The sending end of a member's bytes.
+/// Sends the bytes of a member to its pass.
 #[derive(Debug)]
 struct Flow {
     full: SyncSender<Vec<u8>>,
@@ -76,7 +83,7 @@ impl TarObserver for Members {
                 self.current = self.begin(member, part);
             }
             if self.current.as_ref().is_some_and(|flow| !flow.send(part)) {
-                // The pass gave up: no tar, or a damaged one.
+                // The pass ended early: the member is not a tar, or is damaged.
                 self.finish();
             }
             if member_end > end {
@@ -89,7 +96,8 @@ impl TarObserver for Members {
 }
 
 impl Members {
-    /// Starts a pass over the member that begins with `head`.
+    /// Starts a pass over the member that begins with `head`. Returns `None` if the member is too short or no
+    /// thread can be started.
     fn begin(&mut self, member: Extent, head: &[u8]) -> Option<Flow> {
         if member.len_bytes < MIN_BYTES || head.len() < Compression::HEAD_BYTES {
             return None;
@@ -110,12 +118,12 @@ impl Members {
         Some(Flow { full, used, pass: pass.ok()? })
     }
 
-    /// Hangs up on the pass over the current member, and waits for the one before.
+    /// Ends the input of the pass over the current member, and waits for the previous pass.
     fn finish(&mut self) {
         if let Some(Flow { full, pass, .. }) = self.current.take() {
             drop(full);
             if let Some(last) = self.last.replace(pass) {
-                // Its panic is its own: the layer is indexed again.
+                // A panic in the pass is ignored: the layer is indexed again later.
                 let _ = last.join();
             }
         }
@@ -132,7 +140,7 @@ impl Drop for Members {
 }
 
 impl Flow {
-    /// False when nobody listens any more.
+    /// Sends the bytes of `part`. Returns false when the pass has ended.
     fn send(&self, part: &[u8]) -> bool {
         let mut piece = self.used.try_recv().unwrap_or_default();
         piece.clear();
@@ -141,7 +149,7 @@ impl Flow {
     }
 }
 
-/// Indexes the layer that `bytes` may be, and stores the index under the digests that it has.
+/// Indexes `bytes` as a layer, and stores the index under the digests that were computed.
 fn index_member(
     archive: &Subject,
     store: &Store,
@@ -170,7 +178,7 @@ fn index_member(
     store.save(&Key::layer(&diff_id, blob.as_deref()), draft, &indexed)
 }
 
-/// Bytes that can be read once, from front to back.
+/// The bytes of a member, which can be read only once and from front to back.
 struct Passing {
     len_bytes: u64,
     state: Mutex<State>,
@@ -180,9 +188,9 @@ struct State {
     pieces: Receiver<Vec<u8>>,
     empty: SyncSender<Vec<u8>>,
     piece: Vec<u8>,
-    /// How much of the piece was read.
+    /// Number of bytes of the piece that were read.
     used: usize,
-    /// Offset of the next byte.
+    /// Offset of the next byte in the member.
     offset: u64,
 }
 
@@ -204,7 +212,7 @@ impl ReadAt for Passing {
         self.len_bytes
     }
 
-    /// Waits for the bytes. Fails anywhere but where the last read ended.
+    /// Waits for the bytes. Fails if `offset` is not where the last read ended.
     fn read_exact_at(&self, mut buf: &mut [u8], offset: u64) -> io::Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if offset != state.offset {
@@ -215,7 +223,7 @@ impl ReadAt for Passing {
                 let next = state.pieces.recv().map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
                 let spent = std::mem::replace(&mut state.piece, next);
                 state.used = 0;
-                // Only saves an allocation.
+                // The buffer is only returned to save an allocation, so a full queue does not matter.
                 let _ = state.empty.try_send(spent);
             }
             let ready = state.piece.get(state.used..).unwrap_or_default();
@@ -231,6 +239,6 @@ impl ReadAt for Passing {
 }
 
 fn to_index(offset: u64) -> usize {
-    // Within a span.
+    // The offset is within a span, so it fits.
     usize::try_from(offset).unwrap_or(usize::MAX)
 }

@@ -1,4 +1,6 @@
-//! Trees made from the layers of another tree, and trees that no image has: what `forest` shows besides the image.
+//! Trees made from the layers of another tree, and trees that belong to no image. `forest` uses both.
+//!
+//! This module owns how a subset of layers becomes a tree. It does not know which trees are shown.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -10,16 +12,16 @@ use crate::layer::LayerId;
 use crate::rootfs::{MergeOptions, Rootfs, merge};
 
 impl LoadedTree {
-    /// A tree of layers that no image has.
+    /// Returns a tree of layers that belong to no image.
     pub(crate) fn of_parts(rootfs: Rootfs, bytes: Vec<Arc<LayerBytes>>) -> Self {
         LoadedTree { first: 0, rootfs, layers: Vec::new(), bytes, warnings: Vec::new() }
     }
 
-    /// Merges some layers of this tree, counted from its lowest, to a tree of their own. Nothing is read: both
-    /// share the layers' indexes, readers and cached spans.
+    /// Merges a range of the layers of this tree, counted from its lowest, into a new tree. Nothing is read:
+    /// both trees share indexes, readers and cached spans.
     ///
     /// # Errors
-    /// [`Error::Reference`] when there are no such layers; as [`merge()`].
+    /// [`Error::Reference`] when the range is not within the layers of this tree; as [`merge()`].
     pub(crate) fn part(&self, layers: RangeInclusive<u16>, options: &MergeOptions) -> Result<LoadedTree> {
         let (first, last) = (*layers.start(), *layers.end());
         let range = usize::from(first)..usize::from(last) + 1;
@@ -38,7 +40,7 @@ impl LoadedTree {
         })
     }
 
-    /// What is known of a layer that the rootfs names.
+    /// Returns the facts about a layer that the rootfs names.
     #[must_use]
     pub(crate) fn layer(&self, id: LayerId) -> Option<&LayerInfo> {
         self.layers.get(usize::from(id.0))

@@ -1,4 +1,4 @@
-//! Stories about opening layers: how many are read at once.
+//! Tests of opening layers: how many are read at once.
 
 use std::io;
 use std::sync::{Condvar, Mutex};
@@ -8,7 +8,7 @@ use super::*;
 use crate::digest::Algorithm;
 use crate::image::{ImageConfig, ImageInfo, LayerDescriptor};
 
-/// Counts how many layers are being read, and the most there ever were.
+/// Counts how many layers are being read, and the maximum so far.
 #[derive(Debug, Default)]
 struct Turnstile {
     inside: Mutex<(usize, usize)>,
@@ -16,7 +16,7 @@ struct Turnstile {
 }
 
 impl Turnstile {
-    /// Counts a read, which goes on once `expected` are under way, or after a while.
+    /// Counts a read. The read continues when `expected` reads are running, or after a timeout.
     fn pass(&self, expected: usize) {
         let mut inside = self.inside.lock().unwrap();
         inside.0 += 1;
@@ -48,7 +48,7 @@ impl ReadAt for Counted {
     }
 }
 
-/// Loads an image of six layers and returns how many were read at the same time.
+/// Loads an image of six layers, and returns how many were read at the same time.
 fn most_at_once(reads_at_once: usize) -> usize {
     let turnstile = Arc::new(Turnstile::default());
     let layers: Vec<LayerBlob> = (1..=6)
@@ -87,6 +87,6 @@ fn most_at_once(reads_at_once: usize) -> usize {
 
 #[test]
 fn as_many_layers_are_read_at_once_as_the_source_says() {
-    // Whatever the number of cores is, one of these is not it.
+    // At least one of these numbers differs from the number of cores.
     assert_eq!([1, 3, 5].map(most_at_once), [1, 3, 5]);
 }

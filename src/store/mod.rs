@@ -1,12 +1,14 @@
 //! The cache directory: indexes of layers and compressed archives, and merged trees.
 //!
-//! This module owns file names, atomicity and trust. The layout inside an index file is owned by
-//! [`crate::layer::stored`], that of a tree file by [`crate::rootfs`]. A file is written without a name and
-//! then linked, so that a process killed at any moment leaves either no file or a complete one. Damage after
-//! a power cut is detected by the checksums; waiting for the disk would only slow down the first mount, and
-//! ext4 writes a whole seekable copy before it reports an index as written. A file that is cut short,
-//! damaged, foreign or not owned by the user reads as missing and is built again. The caller compares the
-//! facts of an index with what it must match. [`usage`] measures and prunes the directory.
+//! This module owns file names, atomic writes and trust. It does not know the contents of the files:
+//! [`crate::layer::stored`] owns the layout of an index file, [`crate::rootfs`] that of a tree file. The
+//! caller compares the facts of an index with the layer. [`usage`] measures and prunes the directory.
+//!
+//! A file is written without a name and then linked, so a process that is killed at any moment leaves either
+//! no file or a complete one. Files are not synced: a checksum detects damage after a power failure, and ext4
+//! would write the whole seekable copy before it reports the index as written, which slows down the first
+//! mount. A file that is truncated, damaged, of another format or not owned by the user is treated as missing
+//! and built again.
 
 mod usage;
 
@@ -29,8 +31,8 @@ use crate::layer::stored::{MAX_INDEX_BYTES, StoredIndex, read_index, write_index
 use crate::layer::table::FORMAT_VERSION;
 use crate::read_at::{FileBytes, ReadAt};
 
-/// A nameless file cannot be left behind; where the file system has none, leftovers of a kill are
-/// removed when they are this old.
+/// Age at which a leftover draft is removed. Drafts normally have no name, so a killed process leaves none;
+/// file systems without nameless files need this.
 const STALE_DRAFT: Duration = Duration::from_secs(24 * 60 * 60);
 const DRAFT_PREFIX: &str = ".draft-";
 
@@ -40,15 +42,15 @@ pub struct Store {
     directory: PathBuf,
 }
 
-/// Which index: the name of its file, without the ending.
+/// The name of a stored file, without the ending.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key(String);
 
 impl Key {
-    /// The index of a layer. Entries and span hashes belong to the diff_id, checkpoints to the bytes as
-    /// stored, which `stored` names: by their digest or, where the image has none, by whatever else
-    /// identifies them. The index of a plain layer belongs to the diff_id alone: without `stored`, or where
-    /// that is the diff_id. A stale identity is harmless, since spans are checked.
+    /// Returns the key for the index of a layer. Entries and span hashes depend on the diff_id, checkpoints
+    /// on the stored bytes. `stored` identifies these bytes: their digest or, if the image has none, another
+    /// identity. The index of a plain layer depends on the diff_id alone: then `stored` is `None` or the
+    /// diff_id. An outdated identity is harmless, because spans are verified.
     #[must_use]
     pub fn layer(diff_id: &Digest, stored: Option<&str>) -> Self {
         let stored = stored.filter(|stored| *stored != diff_id.to_string());
@@ -56,13 +58,13 @@ impl Key {
         Key(format!("{}-{}{stored}.v{FORMAT_VERSION}", diff_id.algorithm().name(), diff_id.hex()))
     }
 
-    /// The index of a compressed archive, which is known by its file only.
+    /// Returns the key for the index of a compressed archive, which is identified by its file.
     #[must_use]
     pub fn archive(identity: &str) -> Self {
         Key(format!("archive-{}.v{FORMAT_VERSION}", short_name(identity)))
     }
 
-    /// The tree that layers are merged to: `layers` names them, in order, and how they are merged.
+    /// Returns the key for a merged tree. `layers` names the layers, in order, and the options of the merge.
     #[must_use]
     pub fn tree(layers: &str) -> Self {
         Key(format!("tree-{}.v{FORMAT_VERSION}", short_name(layers)))
@@ -73,7 +75,7 @@ fn short_name(text: &str) -> String {
     blake3::hash(text.as_bytes()).to_hex().as_str().chars().take(usage::SHORT_DIGITS).collect()
 }
 
-/// Nameless files for an index in the making.
+/// The files of an index that is being built, without names.
 #[derive(Debug)]
 pub(crate) struct Draft {
     index: DraftFile,
@@ -81,10 +83,10 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// Handles for the pass to write to.
+    /// Returns handles of the files for the pass to write to.
     ///
     /// # Errors
-    /// When there are no more file descriptors.
+    /// [`Error::Io`] when there are no more file descriptors.
     pub(crate) fn scratch(&self) -> Result<Scratch> {
         let clone = |file: &File| file.try_clone().map_err(|cause| Error::io("cannot reopen a draft", cause));
         Ok(Scratch { windows: clone(&self.index.file)?, copy: clone(&self.copy.file)? })
@@ -92,10 +94,12 @@ impl Draft {
 }
 
 impl Store {
-    /// Opens a store in `directory`, which is made (mode 0700) when it is not there.
+    /// Opens the store in `directory`. A missing directory is created with mode 0700; missing parents are
+    /// created, too.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be made or written, belongs to somebody else or lets others write.
+    /// [`Error::Io`] when the directory cannot be created, or when it is not a directory that the user owns
+    /// and only the user can write to.
     pub fn open(directory: &Path) -> Result<Self> {
         let cannot_make =
             |cause| Error::io_on("cannot create cache directory", Subject::File(directory.to_owned()), cause);
@@ -112,13 +116,13 @@ impl Store {
         Ok(store)
     }
 
-    /// Where it is.
+    /// Returns the cache directory.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The index for `key`, or `None` when there is none that can be trusted.
+    /// Returns the index for `key`; `None` if it is missing, damaged or not trusted.
     #[must_use]
     pub(crate) fn load(&self, key: &Key) -> Option<StoredIndex> {
         let path = self.path(key, "idx");
@@ -135,14 +139,15 @@ impl Store {
         let Some(file) = open_own(path)? else { return Ok(None) };
         let what = Subject::File(path.to_owned());
         let failed = |cause| Error::io_on("cannot read", what.clone(), cause);
-        // The time of last use, for pruning; a cache that cannot be written still serves.
+        // Pruning uses this time as the time of last use. Without write permission the store can still be
+        // read.
         let _ = file.set_modified(SystemTime::now());
         let (index, windows) = read_index(FileBytes::new(file).map_err(failed)?, &what)?;
         let copy = self.read_copy(key, index.facts().copy_bytes)?;
         Ok(Some(StoredIndex { index: Arc::new(index), windows: Arc::new(windows), copy }))
     }
 
-    /// The seekable copy, which must have the length that the index remembers.
+    /// Opens the seekable copy, whose length must be `len`, as recorded in the index.
     fn read_copy(&self, key: &Key, len: u64) -> Result<Option<Arc<dyn ReadAt>>> {
         if len == 0 {
             return Ok(None);
@@ -159,18 +164,19 @@ impl Store {
         Ok(Some(Arc::new(copy)))
     }
 
-    /// Files for an index in the making.
+    /// Creates the files for a new index.
     ///
     /// # Errors
-    /// When the directory cannot be written.
+    /// [`Error::Io`] when the directory cannot be written.
     pub(crate) fn draft(&self) -> Result<Draft> {
         Ok(Draft { index: self.draft_file()?, copy: self.draft_file()? })
     }
 
-    /// Puts a name to what a pass wrote into the files of `draft`.
+    /// Saves the files of `draft`, which a pass has written, under `key`.
     ///
     /// # Errors
-    /// When it cannot be written (the disk is full). Nothing is left behind then.
+    /// [`Error::Io`] when the file cannot be written, for example because the disk is full. Nothing is left
+    /// behind then.
     pub(crate) fn save(&self, key: &Key, draft: Draft, indexed: &Indexed) -> Result<()> {
         let path = self.path(key, "idx");
         let failed = |cause| cannot_write(&path, cause);
@@ -181,23 +187,23 @@ impl Store {
         self.publish(&path, draft.index)
     }
 
-    /// Gives the index that is stored for `from` another name: it is found for `to` as well, and takes up
-    /// no more room. Only for an index without a seekable copy.
+    /// Adds a second name, `to`, for the index stored under `from`. Both names share one file. Only for an
+    /// index without a seekable copy.
     ///
     /// # Errors
-    /// When the directory cannot be written, or its file system has no hard links.
+    /// [`Error::Io`] when the directory cannot be written, or its file system has no hard links.
     pub fn add_name(&self, from: &Key, to: &Key) -> Result<()> {
         let [from, to] = [from, to].map(|key| self.path(key, "idx"));
-        // Whoever asks for this found nothing of use under the name.
+        // The caller found no usable file under this name.
         let _ = std::fs::remove_file(&to);
         match linkat(CWD, &from, CWD, &to, AtFlags::empty()) {
-            // Somebody else was faster.
+            // Another process was faster.
             Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
             Err(errno) => Err(Error::io_on("cannot link", Subject::File(to), errno.into())),
         }
     }
 
-    /// The bytes of the merged tree for `key`, if they can be read. They are not checked here.
+    /// Returns the bytes of the merged tree for `key`, if they can be read. The caller checks them.
     #[must_use]
     pub(crate) fn load_tree(&self, key: &Key) -> Option<Bytes> {
         let path = self.path(key, "tree");
@@ -208,10 +214,11 @@ impl Store {
         bytes.map_err(|cause| log::info!("cannot read '{}': {cause}", path.display())).ok()
     }
 
-    /// Keeps the bytes of a merged tree, as `write` writes them.
+    /// Saves a merged tree under `key`, as `write` writes it.
     ///
     /// # Errors
-    /// When they cannot be written (the disk is full). Nothing is left behind then.
+    /// [`Error::Io`] when the file cannot be written, for example because the disk is full. Nothing is left
+    /// behind then.
     pub(crate) fn save_tree(
         &self,
         key: &Key,
@@ -241,7 +248,7 @@ impl Store {
         Ok(DraftFile { file, name: Some(name) })
     }
 
-    /// Gives a draft its name, over whatever had it.
+    /// Gives a draft its name, and replaces an existing file.
     fn publish(&self, path: &Path, draft: DraftFile) -> Result<()> {
         let failed = |cause| cannot_write(path, cause);
         let name = match draft.name {
@@ -251,7 +258,7 @@ impl Store {
         name.persist(path).map_err(|error| failed(error.error))
     }
 
-    /// Gives a nameless file a passing name: `linkat` cannot replace, `rename` can.
+    /// Gives a nameless file a temporary name, because `linkat` cannot replace a file, but `rename` can.
     fn link(&self, file: &File) -> std::io::Result<TempPath> {
         let unlinked = tempfile::Builder::new().prefix(DRAFT_PREFIX).make_in(&self.directory, |path| {
             let descriptor = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
@@ -275,7 +282,7 @@ impl Store {
 #[derive(Debug)]
 struct DraftFile {
     file: File,
-    /// `None` for a file that has no name and vanishes with its descriptor.
+    /// `None` for a file without a name, which vanishes when it is closed.
     name: Option<TempPath>,
 }
 
@@ -283,7 +290,7 @@ fn cannot_write(path: &Path, cause: std::io::Error) -> Error {
     Error::io_on("cannot write", Subject::File(path.to_owned()), cause)
 }
 
-/// Refuses a directory that somebody else could have put something into.
+/// Refuses a directory that other users can write to or own.
 fn check_trust(directory: &Path) -> Result<()> {
     let what = || Subject::File(directory.to_owned());
     let found = std::fs::symlink_metadata(directory)
@@ -296,7 +303,8 @@ fn check_trust(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Opens a regular file of the caller's own, never through a symbolic link. `None` when there is none.
+/// Opens a regular file that the user owns and only the user can write to, never through a symbolic link.
+/// Returns `None` if there is no such file.
 fn open_own(path: &Path) -> Result<Option<File>> {
     let failed = |cause| Error::io_on("cannot open", Subject::File(path.to_owned()), cause);
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;

@@ -81,14 +81,14 @@ fn x16_an_index_that_is_cut_flipped_or_foreign_is_not_loaded() {
     }
     std::fs::write(&path, vec![b'x'; 100_000]).unwrap();
     assert!(store.load(&key).is_none(), "foreign");
-    // A flipped window is found when it is needed; the bytes come from the checkpoint before it.
+    // A damaged window is detected when it is needed; the bytes then come from the checkpoint before it.
     let mut flipped = whole.clone();
     flipped[index_at / 2] ^= 0x10;
     std::fs::write(&path, &flipped).unwrap();
     assert!(read_all(store.load(&key).unwrap(), blob, Verify::Full).unwrap() == tar);
 }
 
-/// An index that is large enough to be mapped: its attributes are.
+/// Returns an index that is large enough to be mapped, because its attributes are large.
 fn mapped_index(store: &Store, key: &Key) -> (StoredIndex, Vec<String>) {
     let draft = store.draft().unwrap();
     let mut builder = IndexBuilder::default();
@@ -129,7 +129,7 @@ fn a_large_index_is_read_from_its_file() {
         let (_, last) = found.index.entries().last().unwrap();
         assert_eq!(last.xattrs.get(b"user.large"), Some(&vec![7; 1 << 20][..]));
         assert_eq!(found.windows.len(), 1000);
-        // Whoever has it open keeps it.
+        // A process that has the file open keeps it.
         let _ = store.clear().unwrap();
         assert_eq!(names(&found), expected);
     }
@@ -145,7 +145,7 @@ fn x16_a_large_index_that_is_cut_flipped_or_foreign_is_not_loaded() {
     for cut in [whole.len() - 1, whole.len() - 24, whole.len() - 25, whole.len() / 2, 17 << 20] {
         std::fs::write(&path, &whole[..cut]).unwrap();
         assert!(store.load(&key).is_none(), "cut to {cut} bytes");
-        // The trailer is there, and what it speaks of is not.
+        // The trailer is intact, and the data that it describes is missing.
         let trailed = [&whole[..cut.min(whole.len() - 25)], &whole[whole.len() - 24..]].concat();
         std::fs::write(&path, trailed).unwrap();
         assert!(store.load(&key).is_none(), "cut to {cut} bytes before the trailer");

@@ -1,10 +1,10 @@
-//! What a store holds, and making it smaller.
+//! Lists and prunes the contents of a store.
 //!
-//! An index and its seekable copy are one [`StoredLayer`]: they are measured together and go together. All
-//! that is ever done to a file is to unlink it, so whoever has it open keeps it; a mount that is running
-//! notices nothing, and the next one builds what is gone. Files whose names this store did not give are
-//! never touched, nor counted. This module owns what counts as one of ours and which go first; how much is
-//! too much is for the caller.
+//! An index and its seekable copy are one [`StoredLayer`]: they are measured and removed together. Files are
+//! only unlinked, so a process that has one open keeps it. A running mount is not affected; the next mount
+//! builds what is missing. Files with names that the store did not create are neither removed nor counted.
+//! This module owns which files belong to the store and the order of removal. It does not know how much to
+//! remove: the caller decides.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
@@ -20,55 +20,55 @@ use crate::layer::stored::read_index;
 use crate::layer::table::LayerFacts;
 use crate::read_at::FileBytes;
 
-/// Hexadecimal digits that [`Key`] takes of whatever else identifies stored bytes.
+/// Number of hexadecimal digits in a [`Key`] of the hash of an identity.
 pub(super) const SHORT_DIGITS: usize = 32;
 
-/// An index in the store, and the copy that belongs to it; or a merged tree.
+/// An index in the store with its seekable copy, or a merged tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoredLayer {
-    /// The name of its files, without their endings.
+    /// The name of the files, without their endings.
     pub name: String,
     /// Other names of the same index, without their endings.
     pub other_names: Vec<String>,
-    /// Length of the index or tree in bytes; 0 when only a copy is left.
+    /// Length of the index or tree in bytes; 0 if only a seekable copy is left.
     pub index_bytes: u64,
-    /// Length of the seekable copy in bytes; 0 when there is none.
+    /// Length of the seekable copy in bytes; 0 if there is none.
     pub copy_bytes: u64,
-    /// When it was last read, or else made.
+    /// Time of the last read, or of creation.
     pub last_used: SystemTime,
-    /// What it is the index of, and how many entries that has; `None` when that cannot be read or was not
-    /// asked for.
+    /// Facts about the indexed layer or archive, and the number of its entries; `None` for a tree, for an
+    /// index that cannot be read, and in the results of [`Store::prune`], which does not read the files.
     pub facts: Option<(LayerFacts, u32)>,
 }
 
 impl StoredLayer {
-    /// Length of both files in bytes.
+    /// Returns the length of index and copy in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.index_bytes.saturating_add(self.copy_bytes)
     }
 }
 
-/// Limits on the contents of a [`Store`]. By default there are none.
+/// Limits on the contents of a [`Store`]. None by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Allowance {
-    /// The longest time since an index was last used.
+    /// The longest time since the last use; entries that were not used for longer are removed.
     pub unused_for: Option<Duration>,
-    /// The largest size of all files in bytes.
+    /// The maximum size of all files in bytes; the least recently used entries are removed first.
     pub total_bytes: Option<u64>,
 }
 
 impl Allowance {
-    /// Sets the longest time since an index was last used.
+    /// Sets the longest time since the last use.
     #[must_use]
     pub fn unused_for(mut self, unused_for: impl Into<Option<Duration>>) -> Self {
         self.unused_for = unused_for.into();
         self
     }
 
-    /// Sets the largest size of all files, in bytes.
+    /// Sets the maximum size of all files, in bytes.
     #[must_use]
     pub fn total_bytes(mut self, total_bytes: impl Into<Option<u64>>) -> Self {
         self.total_bytes = total_bytes.into();
@@ -77,10 +77,12 @@ impl Allowance {
 }
 
 impl Store {
-    /// A store that is there already; `None` when its directory is not. Nothing is made or cleaned up.
+    /// Opens the store in `directory`; `None` if the directory does not exist. Nothing is created or cleaned
+    /// up.
     ///
     /// # Errors
-    /// [`Error::Io`] when the directory cannot be looked at, belongs to somebody else or lets others write.
+    /// [`Error::Io`] when the directory cannot be examined, or when it is not a directory that the user owns
+    /// and only the user can write to.
     pub fn existing(directory: &Path) -> Result<Option<Self>> {
         match check_trust(directory) {
             Ok(()) => Ok(Some(Store { directory: directory.to_owned() })),
@@ -89,7 +91,7 @@ impl Store {
         }
     }
 
-    /// What the store holds, the most recently used first. Reading this is no use.
+    /// Lists the contents of the store, the most recently used first. Listing does not count as use.
     ///
     /// # Errors
     /// [`Error::Io`] when the directory cannot be read.
@@ -102,7 +104,7 @@ impl Store {
         Ok(all)
     }
 
-    /// What there is, without a look inside.
+    /// Lists the contents without reading the files.
     fn measure(&self) -> Result<Vec<StoredLayer>> {
         let failed =
             |cause| Error::io_on("cannot read cache directory", Subject::File(self.directory.clone()), cause);
@@ -112,7 +114,7 @@ impl Store {
             let entry = entry.map_err(failed)?;
             let file_name = entry.file_name();
             let Some((name, ending)) = file_name.to_str().and_then(split_name) else { continue };
-            // Not through links; and what is gone by now was pruned by somebody else.
+            // Links are not followed. A file that is gone by now was removed by another process.
             let Ok(metadata) = entry.metadata() else { continue };
             if !metadata.is_file() {
                 continue;
@@ -135,7 +137,7 @@ impl Store {
             }
         }
         for mut names in names.into_values() {
-            // The shortest name is the one that depends on the diff_id alone.
+            // The shortest name depends on the diff_id alone.
             names.sort_by_key(|name| (name.len(), name.clone()));
             let mut others = names.split_off(1);
             others.iter().for_each(|name| drop(found.remove(name)));
@@ -146,7 +148,7 @@ impl Store {
         Ok(found.into_values().collect())
     }
 
-    /// Removes what `allowance` does not let stay as of `now`, and says what that was.
+    /// Removes the contents that exceed `allowance` at the time `now`. Returns the removed contents.
     ///
     /// # Errors
     /// [`Error::Io`] when the directory cannot be read or a file cannot be removed.
@@ -163,7 +165,7 @@ impl Store {
         failed.map_or(Ok(removed), Err)
     }
 
-    /// Removes everything, and says what that was.
+    /// Removes all contents and returns them.
     ///
     /// # Errors
     /// As [`Store::prune`].
@@ -172,8 +174,8 @@ impl Store {
         self.prune(&nothing, SystemTime::now())
     }
 
-    /// Removes a pair, unless somebody has used it since it was listed. The index goes first: one without its
-    /// copy would be read for nothing.
+    /// Removes an index and its copy, unless it was used since it was listed; returns whether it was removed.
+    /// The index is removed first, because an index without its copy cannot be used.
     fn remove(&self, layer: &StoredLayer) -> Result<bool> {
         let names = layer.other_names.iter().chain([&layer.name]);
         let paths: Vec<_> = names
@@ -203,25 +205,26 @@ impl Store {
     }
 }
 
-/// Reading sets the time of last modification; see [`Store::load`].
+/// Returns the time of last use: reading a file sets its modification time; see [`Store::load`].
 fn used(metadata: &Metadata) -> SystemTime {
     let seconds = u64::try_from(metadata.mtime()).unwrap_or(0);
     let nanos = u32::try_from(metadata.mtime_nsec()).unwrap_or(0);
     SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos)).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// The most recently used first.
+/// Orders the most recently used first.
 fn by_use(a: &StoredLayer, b: &StoredLayer) -> Ordering {
     b.last_used.cmp(&a.last_used).then_with(|| a.name.cmp(&b.name))
 }
 
-/// What has to go: all that lay unused for too long, then the least recently used until the rest fits.
+/// Returns the contents to remove: all that were unused for too long, then the least recently used until the
+/// rest fits.
 fn superfluous(mut layers: Vec<StoredLayer>, allowance: &Allowance, now: SystemTime) -> Vec<StoredLayer> {
     layers.sort_by(by_use);
     let mut left = allowance.total_bytes.unwrap_or(u64::MAX);
     let mut full = false;
     layers.retain(|layer| {
-        // A time in the future was set by another clock: it is not old.
+        // A time in the future was set by another clock and does not count as old.
         let age = now.duration_since(layer.last_used).unwrap_or_default();
         let too_old = allowance.unused_for.is_some_and(|unused_for| age > unused_for);
         full |= !too_old && layer.bytes() > left;
@@ -241,7 +244,7 @@ enum Ending {
     Tree,
 }
 
-/// The name and ending of a file of ours, of whatever format version.
+/// Splits the file name of an index, copy or tree of any format version; `None` for other files.
 fn split_name(file_name: &str) -> Option<(&str, Ending)> {
     let (name, ending) = match file_name.rsplit_once('.')? {
         (name, "idx") => (name, Ending::Index),
@@ -308,7 +311,7 @@ mod tests {
         assert_eq!(gone(total_bytes(60)), [""; 0]);
         assert_eq!(gone(total_bytes(59)), ["old"]);
         assert_eq!(gone(total_bytes(49)), ["old", "mid"]);
-        // The order of use decides, not what would still fit.
+        // The order of use decides, even if a smaller file would still fit.
         assert_eq!(gone(total_bytes(29)), ["old", "mid", "new"]);
         assert_eq!(gone(total_bytes(0)), ["old", "mid", "new"]);
     }
@@ -338,7 +341,7 @@ mod tests {
         let plain = Key(format!("sha256-{HEX}.v3"));
         let blob = Key(format!("sha256-{HEX}-{SHORT}.v3"));
         std::fs::write(store.path(&plain, "idx"), b"index").unwrap();
-        // What stood under the other name was of no use.
+        // The file under the other name is not usable.
         std::fs::write(store.path(&blob, "idx"), b"damaged").unwrap();
         store.add_name(&plain, &blob).unwrap();
         store.add_name(&plain, &blob).unwrap();

@@ -1,4 +1,4 @@
-//! The public face on small archives: which answer each method gives, and how layers are numbered.
+//! Tests of the public API on small archives: the answer of each method, and the numbers of layers.
 
 #[cfg(feature = "fuse")]
 mod panics;
@@ -19,19 +19,20 @@ use crate::{
     SelectedImage, Verdict, VerifyItem, VerifyOptions, diff,
 };
 
-/// A docker-archive in a directory of its own.
+/// A docker-archive in its own temporary directory.
 struct Archive {
     home: tempfile::TempDir,
 }
 
 impl Archive {
-    /// One layer for each list of names and contents. A content that begins with `->` is a link's target.
+    /// Creates one layer for each list of names and contents. A content that begins with `->` is the target
+    /// of a link.
     fn of<C: AsRef<[u8]>>(layers: &[&[(&str, C)]]) -> Self {
         let layers: Vec<Vec<u8>> = layers.iter().map(|files| tar_of(files)).collect();
         Archive::of_tars(&layers, Compression::Plain)
     }
 
-    /// These layers, compressed in this way.
+    /// Creates an archive of these layers with this compression.
     fn of_tars(layers: &[Vec<u8>], compression: Compression) -> Self {
         let ids = layers.iter().map(|layer| format!("\"{}\"", Algorithm::Sha256.digest(layer)));
         let ids = ids.collect::<Vec<_>>().join(",");

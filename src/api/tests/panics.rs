@@ -1,4 +1,4 @@
-//! A fault of the program itself: a panic in one request, mounted over bytes that panic on demand.
+//! Tests of a panic in one request, with a mount over bytes that panic on demand.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -10,7 +10,7 @@ use super::Archive;
 use crate::read_at::ReadAt;
 use crate::{EngineOptions, Error, LoadOptions, MountFault, MountOptions, check_mount_point};
 
-/// Length of the file that is read, and of the step that it is read in.
+/// Length of the file that is read, in bytes. [`STEP`] is the length of each read.
 const LARGE: usize = 8 << 20;
 const STEP: usize = 64 << 10;
 
@@ -33,13 +33,13 @@ impl ReadAt for Trapped {
     }
 }
 
-/// Whether this machine can mount on `dir`. Where `CI` is set, it must.
+/// Returns whether this machine can mount on `dir`. With `CI` set, it must.
 pub(super) fn can_mount(dir: &std::path::Path) -> bool {
     match check_mount_point(dir) {
         Ok(_) => true,
         Err(Error::Mount { reason: MountFault::NoDevice | MountFault::NoHelper, .. }) => {
             assert!(std::env::var_os("CI").is_none(), "SKIPPED: needs FUSE");
-            // Not eprintln!, which the test runner would keep to itself.
+            // `eprintln!` is not used, because the test runner would capture its output.
             writeln!(io::stderr(), "SKIPPED a test of api: needs FUSE").unwrap();
             false
         }
@@ -63,7 +63,7 @@ fn a_panic_in_a_request_is_eio_for_it_and_nothing_else() {
     layer.bytes = Arc::new(Trapped { bytes: layer.bytes.clone(), from, armed: armed.clone() });
     let image = selected.load(&LoadOptions::default()).unwrap();
 
-    // More panics than threads: none of them may be lost.
+    // There are more panics than threads: no thread may be lost.
     let mounted = image.mount(point, &MountOptions::default().threads(2)).unwrap();
     armed.store(true, Ordering::SeqCst);
     let served = File::open(point.join("large")).unwrap();

@@ -1,4 +1,4 @@
-//! Images whose bytes take long to come: how often they are asked for.
+//! Tests of images from slow sources: how many requests are made.
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -17,7 +17,7 @@ use crate::{Engine, EngineOptions, Image, LoadOptions, Reference, SelectedImage}
 /// The requests made to a layer, in order.
 type Requests = Arc<Mutex<Vec<Range<u64>>>>;
 
-/// Bytes that note every request: a stream is one, however many pieces it is read in.
+/// Bytes that record every request: a stream is one request, however many pieces are read from it.
 #[derive(Debug)]
 struct Remote {
     bytes: Arc<dyn ReadAt>,
@@ -47,7 +47,7 @@ struct Place {
 }
 
 impl Place {
-    /// One large layer of several spans, and one small one.
+    /// Creates an image of one large layer of several spans and one small layer.
     fn new() -> Self {
         let small = tar_of(&[("small", "small")]);
         Place { home: tempfile::tempdir().unwrap(), tars: [sample_tar(), small] }
@@ -57,7 +57,7 @@ impl Place {
         Store::open(&self.home.path().join("cache")).unwrap()
     }
 
-    /// Selects the image with an engine of its own, and notes what is requested of its layers.
+    /// Selects the image with a new engine, and records the requests to its layers.
     fn select(&self, path: &Path) -> (SelectedImage, Vec<Requests>) {
         let reference = Reference::parse(path.as_os_str(), None).unwrap();
         let engine = Engine::new(EngineOptions::default().store(self.store()));
@@ -72,7 +72,7 @@ impl Place {
     }
 }
 
-/// Notes what is requested of each layer from now on.
+/// Records the requests to each layer from now on.
 fn far_away(selected: &mut SelectedImage) -> Vec<Requests> {
     let mut all = Vec::new();
     for layer in &mut selected.opened.layers {
@@ -88,7 +88,7 @@ fn load(selected: &SelectedImage, requests: &[Requests]) -> (Image, Vec<Vec<Rang
     (image, requests.iter().map(|requests| std::mem::take(&mut *requests.lock().unwrap())).collect())
 }
 
-/// The digests of the blobs, as an OCI manifest would name them.
+/// Names the digests of the blobs in the layers, as an OCI manifest does.
 fn name_digests(selected: &mut SelectedImage, blobs: &[Vec<u8>]) {
     for (layer, blob) in selected.opened.layers.iter_mut().zip(blobs) {
         let digest = Algorithm::Sha256.digest(blob);
@@ -115,7 +115,7 @@ fn a_first_load_reads_each_layer_in_one_stream_and_a_second_one_reads_nothing() 
     }
 }
 
-/// A docker-archive names no digest of its layers: they are known by their place in the file.
+/// A docker-archive names no digests of its layers: they are identified by their place in the file.
 #[test]
 fn a_second_load_reads_nothing_of_layers_without_a_digest() {
     for compression in [Compression::Plain, Compression::Gzip, Compression::Xz] {
@@ -123,7 +123,7 @@ fn a_second_load_reads_nothing_of_layers_without_a_digest() {
         let archive = Archive::of_tars(&place.tars, compression);
         place.load(&archive.path());
         assert_eq!(place.load(&archive.path()).1, [[], []], "{compression}");
-        // Nor does it matter whether the archive is compressed as a whole.
+        // The result is the same if the archive is compressed as a whole.
         let path = place.home.path().join("image.tar.gz");
         std::fs::write(&path, compressed(Compression::Gzip, &std::fs::read(archive.path()).unwrap()))
             .unwrap();
@@ -132,7 +132,8 @@ fn a_second_load_reads_nothing_of_layers_without_a_digest() {
     }
 }
 
-/// A plain layer is its diff_id, wherever it lies: in another archive it is known by a few bytes.
+/// A plain layer is identified by its diff_id, wherever it is stored: in another archive, a few bytes are
+/// read to detect that it is plain.
 #[test]
 fn the_index_of_a_plain_layer_serves_every_archive_that_has_it() {
     let place = Place::new();
@@ -164,7 +165,7 @@ fn z7_a_media_type_that_is_wrong_is_told_by_a_load_that_reads_nothing() {
     assert_eq!(warnings(), (told, 0));
 }
 
-/// As `cat` reads it: spans ahead of the reader are requested once each, too.
+/// Reads as `cat` does: spans ahead of the reader are requested once each, too.
 #[test]
 fn reading_a_file_from_front_to_back_is_at_most_one_request_a_span() {
     for compression in ALL {
@@ -175,7 +176,7 @@ fn reading_a_file_from_front_to_back_is_at_most_one_request_a_span() {
         let image = selected.load(&LoadOptions::default()).unwrap();
         let mut content = Vec::new();
         image.open_file("/large").unwrap().read_to_end(&mut content).unwrap();
-        // A header before it, the other file and the end after it.
+        // In the tar, headers precede the content; the other file and the end follow.
         assert!(content == place.tars[0][3 * 512..][..content.len()], "{compression}");
 
         let name = selected.opened.layers[0].identity.store_name();

@@ -1,4 +1,4 @@
-//! What goes on while reads of a mounted image wait for a slow source.
+//! Tests of a mounted image while reads wait for a slow source.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -18,10 +18,10 @@ use crate::{Compression, EngineOptions, LoadOptions, MountOptions};
 
 /// The threads that take requests from the kernel.
 const WORKERS: usize = 2;
-/// Files that are read at the same time, each in a span of its own.
+/// Files that are read at the same time, each in its own span.
 const COLD: usize = WORKERS + 3;
 
-/// What takes longer hangs.
+/// A request that takes longer counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bytes of a slow source: reads wait while the gate is closed.
@@ -51,10 +51,10 @@ impl ReadAt for Slow {
     }
 }
 
-/// What all requests for an image have to pass.
+/// The gate that all requests for an image must pass.
 #[derive(Debug, Default)]
 struct Gate {
-    /// Whether it is closed, and how many wait.
+    /// Whether the gate is closed, and the number of waiting requests.
     state: Mutex<(bool, usize)>,
     changed: Condvar,
 }
@@ -85,15 +85,15 @@ impl Gate {
     }
 }
 
-/// A mounted image of a warm layer, of which a span is in the cache, and a cold one, of which none is. Its
-/// source waits until the gate is opened.
+/// A mounted image of two layers: one with a span in the cache, and one without, whose source waits until the
+/// gate is opened.
 struct Awaited {
     gate: Arc<Gate>,
     mounted: Mounted,
     home: tempfile::TempDir,
 }
 
-/// Bytes that compress to about half: a span and a half of them.
+/// Returns 1.5 MiB, one and a half spans, which compress to about half.
 fn cold(at: usize) -> Vec<u8> {
     let mut state = u64::try_from(at).unwrap() + 1;
     let mut bytes = Vec::new();
@@ -105,7 +105,7 @@ fn cold(at: usize) -> Vec<u8> {
 }
 
 impl Awaited {
-    /// `None` where nothing can be mounted.
+    /// Returns `None` if this machine cannot mount.
     fn new() -> Option<Self> {
         let home = tempfile::tempdir().unwrap();
         let point = home.path().join("mnt");
@@ -115,7 +115,7 @@ impl Awaited {
         }
         let warm = tar_of(&[("warm/a", "a"), ("warm/b", "b")]);
         let mut files: Vec<_> = (0..COLD).map(|at| (format!("cold/{at}"), cold(at))).collect();
-        // These two are in one span.
+        // These two files are in one span.
         files.extend([("cold/x".to_owned(), b"x".to_vec()), ("cold/y".to_owned(), b"y".to_vec())]);
         let files: Vec<_> = files.iter().map(|(name, content)| (name.as_str(), content)).collect();
         let archive = Archive::of_tars(&[warm, tar_of(&files)], Compression::Gzip);
@@ -139,7 +139,7 @@ impl Awaited {
         self.home.path().join("mnt")
     }
 
-    /// Does something on a thread of its own, which may hang.
+    /// Runs `work` on a separate thread, because it may hang.
     fn begin<T: Send + 'static>(&self, work: impl FnOnce(&Path) -> T + Send + 'static) -> Receiver<T> {
         let (sender, result) = channel();
         let point = self.point();
@@ -149,7 +149,7 @@ impl Awaited {
 
     fn end<T>(&self, what: &str, result: &Receiver<T>) -> T {
         result.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-            // Or nothing could be cleaned up.
+            // Without this, cleaning up would hang.
             self.gate.open();
             panic!("{what} hangs")
         })
@@ -162,7 +162,7 @@ fn while_reads_wait_for_a_source_everything_else_is_answered() {
     let readers: Vec<_> =
         (0..COLD).map(|at| awaited.begin(move |point| fs::read(point.join(format!("cold/{at}"))))).collect();
     awaited.gate.wait_for(COLD);
-    // These wait for one and the same span: one of them for the source, the other for the first.
+    // These two reads wait for the same span: one for the source, the other for the first read.
     let same = ["x", "y"].map(|name| awaited.begin(move |point| fs::read(point.join("cold").join(name))));
     awaited.gate.wait_for(COLD + 1);
 
@@ -209,7 +209,7 @@ fn an_unmount_does_not_wait_for_a_source() {
     assert!(busy.unwrap_err().contains("in use"));
     assert!(detached && waiting);
     assert_eq!(below.unwrap(), 0, "nothing is mounted there any more");
-    // Who has a file open keeps it.
+    // A process that has a file open keeps it.
     assert!(reader.recv_timeout(PATIENCE).unwrap().unwrap() == cold(0));
     drop(home);
 }
