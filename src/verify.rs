@@ -1,9 +1,9 @@
-//! Every promise of an image, compared with what is there.
+//! Compares every digest and size that an image declares with its bytes.
 //!
-//! All bytes are read, decoded and hashed anew; how, is for [`mod@digests`]. One promise is one [`VerifyItem`], and
-//! nothing ends at the first that is not kept. This module owns which promises there are and what a verdict is.
-//! A layer with the right digests must also hold a tar that can be read; what its entries make of the merged tree
-//! is not checked.
+//! This module owns which checks an image has and what a verdict is. All bytes are read, decoded and
+//! hashed anew; [`mod@digests`] decides how. Each check is one [`VerifyItem`], and a failed check does
+//! not end the verification. A layer with the right digests must also hold a readable tar; the effect
+//! of its entries on the merged tree is not checked. The module must not know how documents are found.
 
 mod digests;
 
@@ -22,8 +22,8 @@ use crate::workers::{Queue, beside, cores};
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct VerifyOptions<'a> {
-    /// A store with indexes of the layers: with them one layer is decompressed by several threads. Only the
-    /// speed depends on it, and nothing is added to it. None by default.
+    /// A store with indexes of the layers; with an index, several threads decompress one layer. The store
+    /// affects only speed, and nothing is written to it. None by default.
     pub indexes: Option<&'a Store>,
     /// The observer of the work. None by default.
     pub progress: Option<&'a dyn Progress>,
@@ -185,11 +185,10 @@ impl VerifyItem {
     }
 }
 
-/// Checks all that `survey` found, layers side by side, and reports each item in the order of the image.
-/// True when all is well.
+/// Checks all documents and layers in `survey`, several layers in parallel, and reports each item in
+/// the order of the image. Returns true if all checks passed.
 ///
-/// # Errors
-/// The error of `report`; the first fault of the survey when there is nothing else to report.
+/// # Errors The errors of `report`; the first fault of the survey if there is nothing else to report.
 pub(crate) fn verify<E: From<Error>>(
     survey: Survey,
     options: &VerifyOptions<'_>,
@@ -225,7 +224,8 @@ fn check_document(document: &SurveyedDocument) -> Vec<VerifyItem> {
     size.into_iter().chain([VerifyItem::compare(subject, Check::Digest, digest, found_digest)]).collect()
 }
 
-/// A fault of the documents. What follows from one that is reported already is not reported again.
+/// Returns the item for a fault of the documents. With `explained`, a failed check was reported
+/// already, and faults that follow from it are not reported again.
 fn check_fault(fault: &Error, explained: bool) -> Option<VerifyItem> {
     let (expected, found) = match fault {
         Error::Mismatch { expected, found, .. } => (expected.clone(), VerifyMismatch::Other(found.clone())),
@@ -240,7 +240,7 @@ fn check_fault(fault: &Error, explained: bool) -> Option<VerifyItem> {
     Some(VerifyItem { subject: VerifySubject::Image, check: Check::Documents, expected, verdict })
 }
 
-/// Checks the largest layer first, and reports the verdicts in the order of the image.
+/// Checks the layers, the largest first, and reports the verdicts in the order of the image.
 fn check_layers<E: From<Error>>(
     layers: &[SurveyedLayer],
     options: &VerifyOptions<'_>,
@@ -250,13 +250,13 @@ fn check_layers<E: From<Error>>(
     let indexes = options.indexes.map(Indexes::new);
     let len = |layer: &SurveyedLayer| layer.bytes.as_ref().map_or(0, |bytes| bytes.len());
     let total_bytes: u64 = layers.iter().map(len).sum();
-    // A layer that is no more than one core's share keeps nobody waiting, and entering it again and again costs
-    // more than going straight through.
+    // A layer that is no larger than one core's share delays no other thread, and decoding it from many
+    // checkpoints costs more than decoding it from the start.
     let share_bytes = total_bytes / cores() as u64;
     let queue = Queue::largest_first(layers, len);
     let (done, results) = channel();
     let check = || {
-        // Dropped with the last thread: that ends the results.
+        // The sender is dropped with the last thread, which ends the results.
         let done = done;
         while let Some((number, layer)) = queue.take() {
             let indexes = indexes.as_ref().filter(|_| len(layer) >= share_bytes);
@@ -264,7 +264,7 @@ fn check_layers<E: From<Error>>(
             if let (Some(progress), Some(bytes)) = (progress, &layer.bytes) {
                 progress.advance(bytes.len());
             }
-            // The receiver is gone: what is left need not be read.
+            // The receiver is gone: the remaining layers need not be read.
             if done.send((number, items)).is_err() {
                 queue.close();
             }

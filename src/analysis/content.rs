@@ -1,9 +1,10 @@
-//! Whether two files hold the same bytes: without reading where that is certain, else by reading.
+//! Decides whether two files hold the same bytes: without reading where that is certain, otherwise by
+//! reading.
 //!
-//! This module owns what is certain. Layers of one diff_id are one layer, so the same place in both is the
-//! same bytes. Spans of one hash hold the same bytes, so what lies at the same place of such spans is equal,
-//! too: this is what layers have in common that were built twice. A size or a time never makes
-//! files equal, and hashes never make them different.
+//! This module owns what is certain. Layers of one diff_id are the same layer, so the same extent of
+//! both holds the same bytes. Spans with the same hash hold the same bytes, so the same extent of such
+//! spans is equal, too; that covers the common data of layers that were built twice. Equal sizes or
+//! times never make files equal, and different hashes never make them different.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,23 +18,23 @@ use crate::layer::table::LayerIndex;
 use crate::rootfs::EntryAt;
 use crate::workers::{Queue, cores, try_map};
 
-/// Read of each file at a time, at most.
+/// Bytes that are read of each file at a time, at most.
 const BLOCK_BYTES: usize = 1 << 20;
-/// Read of each file at first: most of those that differ do so early, and what lies further on may have to be
-/// decoded just for that.
+/// Bytes that are read of each file at first: most files that differ do so early, and later bytes may
+/// have to be decoded for the comparison alone.
 const FIRST_BLOCK_BYTES: usize = 64 << 10;
 
-/// What is known of two files' bytes.
+/// What is known about two files' bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ContentMatch {
     Same,
     Different,
-    /// Only reading both can tell.
+    /// The files must be read to decide.
     Unread(EntryAt, EntryAt),
 }
 
-/// Compares the bytes of two regular files as far as that goes without reading any; `None` unless both are
-/// regular files.
+/// Compares the bytes of two regular files as far as possible without reading them. Returns `None`
+/// unless both are regular files.
 pub(super) fn compare(a: &Inode<'_>, b: &Inode<'_>) -> Option<ContentMatch> {
     let ((a_at, a_data), (b_at, b_data)) = (a.file()?, b.file()?);
     if a_data.size != b_data.size {
@@ -52,12 +53,13 @@ pub(super) fn compare(a: &Inode<'_>, b: &Inode<'_>) -> Option<ContentMatch> {
     Some(if same { ContentMatch::Same } else { ContentMatch::Unread(a_at, b_at) })
 }
 
-/// A diff_id in an index was computed from the bytes; an index without one proves nothing.
+/// Whether two layers have the same tar. A diff_id in an index was computed from the bytes; an index
+/// without a diff_id proves nothing.
 pub(super) fn is_same_layer(a: &Arc<LayerIndex>, b: &Arc<LayerIndex>) -> bool {
     Arc::ptr_eq(a, b) || (a.facts().diff_id.is_some() && a.facts().diff_id == b.facts().diff_id)
 }
 
-/// Whether both extents lie at the same place of spans that have equal hashes, from end to end.
+/// Whether both extents lie, from end to end, at the same place of spans that have equal hashes.
 fn lie_in_equal_spans((a, a_extent): (&LayerIndex, Extent), (b, b_extent): (&LayerIndex, Extent)) -> bool {
     let mut done = 0;
     while done < a_extent.len_bytes {
@@ -81,12 +83,12 @@ fn lie_in_equal_spans((a, a_extent): (&LayerIndex, Extent), (b, b_extent): (&Lay
     true
 }
 
-/// A file and where its bytes are to be had.
+/// A file and the reader of its bytes.
 #[derive(Clone, Copy)]
 pub(crate) struct Readable<'a> {
     /// The file.
     pub inode: Inode<'a>,
-    /// Gives its bytes.
+    /// The reader of the file's bytes.
     pub from: &'a dyn ReadFile,
 }
 
@@ -96,11 +98,11 @@ impl std::fmt::Debug for Readable<'_> {
     }
 }
 
-/// Whether two regular files hold the same bytes, by reading both until they differ. What is a hole in both
-/// is not read, however large: it is zeros on either side. False for what is no regular file.
+/// Compares the bytes of two regular files by reading both until they differ. Ranges that are holes in
+/// both are not read, however large: they are zeros on both sides. Returns false if one is not a
+/// regular file.
 ///
-/// # Errors
-/// What [`ReadFile::read_file`] says.
+/// # Errors The errors of [`ReadFile::read_file`].
 pub(crate) fn same_bytes(a: Readable<'_>, b: Readable<'_>) -> Result<bool> {
     let (Some((a_at, a_data)), Some((b_at, b_data))) = (a.inode.file(), b.inode.file()) else {
         return Ok(false);
@@ -127,11 +129,11 @@ pub(crate) fn same_bytes(a: Readable<'_>, b: Readable<'_>) -> Result<bool> {
     Ok(true)
 }
 
-/// [`same_bytes`] of each pair, in order. Pairs should come in the order in which the first of each lies in its
-/// layer: those that share a span are compared by one thread, one after the other, and others beside it.
+/// Compares each pair as [`same_bytes`] does, in order. Pairs should be sorted by the position of their
+/// first file in its layer: pairs that share a span are compared by one thread, one after the other,
+/// and other pairs in parallel.
 ///
-/// # Errors
-/// As [`same_bytes`] for the first pair that fails.
+/// # Errors As [`same_bytes`], for the first pair that fails.
 pub(super) fn same_bytes_of_all(pairs: &[(Readable<'_>, Readable<'_>)]) -> Result<Vec<bool>> {
     let groups: Vec<_> = pairs.chunk_by(|(one, _), (next, _)| place(one) == place(next)).collect();
     let found = try_map(&Queue::new(&groups), cores(), |group| {
@@ -140,14 +142,14 @@ pub(super) fn same_bytes_of_all(pairs: &[(Readable<'_>, Readable<'_>)]) -> Resul
     Ok(found?.concat())
 }
 
-/// The span that a file begins in.
+/// Returns the layer and the span in which a file begins.
 fn place(file: &Readable<'_>) -> Option<(LayerId, Option<u32>)> {
     let (at, data) = file.inode.file()?;
     let index = file.inode.layers.get(usize::from(at.layer.0))?;
     Some((at.layer, index.span_at(first_byte(&data))))
 }
 
-/// Where the bytes of a file begin in its layer.
+/// Returns the offset of a file's first byte in its layer.
 pub(super) fn first_byte(file: &FileData<'_>) -> u64 {
     match &file.stored {
         Stored::Contiguous(extent) => extent.offset,
@@ -167,7 +169,7 @@ fn read<'b>(
     Ok(block.get(..len).unwrap_or_default())
 }
 
-/// The parts that at least one of two files stores, ascending and apart.
+/// Returns the ranges that at least one of two files stores, ascending and without overlap.
 fn stored_ranges(a: &FileData<'_>, b: &FileData<'_>) -> Vec<Range<u64>> {
     let mut ranges: Vec<Range<u64>> = [a, b].into_iter().flat_map(stored).collect();
     ranges.sort_by_key(|range| range.start);

@@ -1,6 +1,8 @@
-//! Files that an image still holds although no container sees them: deleted and overwritten files.
+//! Finds the files that an image still holds although no container sees them: deleted and overwritten
+//! files.
 //!
-//! This module decides which objects are listed. Directories are not: their files are listed one by one.
+//! This module decides which objects are listed. Directories are not listed; their files are listed one
+//! by one. It must not know output formats.
 
 use std::sync::Arc;
 
@@ -14,11 +16,11 @@ use crate::rootfs::{Cause, MergeOptions, replay};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DeletedFile<'a> {
-    /// The path that it had, in bytes.
+    /// The path of the file before its removal, in bytes.
     pub path: Vec<u8>,
-    /// The object.
+    /// The removed object.
     pub inode: Inode<'a>,
-    /// The layer that had it.
+    /// The layer that had the file at this path.
     pub layer: LayerId,
     /// The layer that removed it.
     pub removed_by: LayerId,
@@ -82,8 +84,7 @@ impl DeletedOptions {
 
 /// Lists the files that later layers removed, sorted by path and then by the layer that removed them.
 ///
-/// # Errors
-/// As [`replay`]; [`crate::Error::Limit`] when there are too many paths to list.
+/// # Errors As [`replay`]; [`crate::Error::Limit`] if the paths exceed 1 GiB.
 pub(crate) fn find<'a>(
     layers: &'a [Arc<LayerIndex>],
     merge: &MergeOptions,

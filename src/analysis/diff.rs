@@ -1,9 +1,10 @@
-//! How two merged trees differ, path by path.
+//! Compares two merged trees, path by path.
 //!
-//! Three steps. The trees are walked side by side, comparing all that needs no bytes. What only bytes can
-//! decide is read in the order in which it lies in the layers of the first tree, each pair of files once,
-//! so that no span is decoded over and over. Then everything is put in order. This module owns what counts
-//! as a difference; what is read at all is for [`super::content`].
+//! This module owns what counts as a difference; [`super::content`] decides which bytes are read. The
+//! comparison has three steps. First the trees are walked side by side, and everything that needs no
+//! file contents is compared. Then the files that only their bytes can decide are read, in the order of
+//! their position in the layers of the first tree and each pair once, so that no span is decoded
+//! repeatedly. Finally the differences are sorted.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -15,12 +16,12 @@ use crate::glob::Glob;
 use crate::layer::LayerId;
 use crate::rootfs::{EntryAt, InodeId, ROOT, Rootfs};
 
-/// One of two trees.
+/// One of the two trees that are compared.
 #[derive(Clone, Copy)]
 pub(crate) struct Side<'a> {
     /// The tree.
     pub rootfs: &'a Rootfs,
-    /// Gives the bytes of its files.
+    /// The reader of its files.
     pub files: &'a dyn ReadFile,
 }
 
@@ -133,8 +134,7 @@ impl DifferenceKind {
 
 /// Compares two trees. The differences are sorted by the bytes of their whole paths.
 ///
-/// # Errors
-/// What reading files says; [`crate::Error::Limit`] when there are too many paths to list.
+/// # Errors The errors of reading files; [`crate::Error::Limit`] if the paths exceed 1 GiB.
 pub(crate) fn diff(a: Side<'_>, b: Side<'_>, options: &DiffOptions) -> Result<Vec<Difference>> {
     let mut comparison = Comparison {
         a,
@@ -161,23 +161,23 @@ struct Comparison<'a> {
     links: Option<(Links, Links)>,
     found: Vec<Difference>,
     undecided: Vec<Undecided>,
-    /// For each layer of the first tree those of the second that are the same.
+    /// For each layer of the first tree, the layers of the second tree with the same contents.
     shared: Vec<Vec<LayerId>>,
     budget: PathBudget,
 }
 
 /// Two files of one path that only their bytes can tell apart.
 struct Undecided {
-    /// The place in what was found.
+    /// The index of the path in the list of differences.
     at: usize,
     a: InodeId,
     b: InodeId,
-    /// The entries with their bytes.
+    /// The entries that hold their bytes.
     a_at: EntryAt,
     b_at: EntryAt,
 }
 
-/// A path that is still to be compared, and what either tree has there.
+/// A path that is still to be compared, with its inodes in both trees.
 struct PathPair {
     path: Vec<u8>,
     a: Option<InodeId>,
@@ -199,7 +199,7 @@ impl Comparison<'_> {
         let (a, b) = (directory(self.a, place.a), directory(self.b, place.b));
         let mut a = a.into_iter().flat_map(|a| self.a.rootfs.children(a)).peekable();
         let mut b = b.into_iter().flat_map(|b| self.b.rootfs.children(b)).peekable();
-        // Both are sorted by name.
+        // Both iterators are sorted by name.
         loop {
             let order = match (a.peek(), b.peek()) {
                 (Some((a, _)), Some((b, _))) => a.cmp(b),
@@ -237,7 +237,8 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// What differs without reading; `None` where nothing differs and nothing is to be read.
+    /// Returns the fields that differ without reading contents. Returns `None` if nothing differs and
+    /// nothing must be read.
     fn fields(&mut self, a: InodeId, b: InodeId) -> Option<Vec<Field>> {
         let compared = if self.are_one(a, b) {
             Compared::default()
@@ -262,14 +263,14 @@ impl Comparison<'_> {
         Some(fields)
     }
 
-    /// Whether the same entries of the same layers tell of both: then there is nothing to compare but names.
+    /// Whether the same entries of the same layers describe both inodes: then only their names can differ.
     fn are_one(&self, a: InodeId, b: InodeId) -> bool {
         let (Some(a), Some(b)) = (self.a.rootfs.origin(a), self.b.rootfs.origin(b)) else { return false };
         let shared = self.shared.get(usize::from(a.layer().0));
         a.moved_to(b.layer()) == b && shared.is_some_and(|shared| shared.contains(&b.layer()))
     }
 
-    /// Reads what has to be read.
+    /// Reads the undecided files and adds the results.
     fn decide(&mut self) -> Result<()> {
         let undecided = std::mem::take(&mut self.undecided);
         let mut job_of: HashMap<(EntryAt, EntryAt), usize> = HashMap::new();
@@ -300,7 +301,7 @@ impl Comparison<'_> {
     }
 }
 
-/// Where a file's bytes begin: its layer, and the offset in that.
+/// Returns where a file's bytes begin: its layer, and the offset in that layer.
 fn place(file: Readable<'_>) -> Option<(LayerId, u64)> {
     let (at, data) = file.inode.file()?;
     Some((at.layer, first_byte(&data)))
@@ -313,7 +314,7 @@ fn shared_layers(a: &Rootfs, b: &Rootfs) -> Vec<Vec<LayerId>> {
     a.layers().iter().map(same).collect()
 }
 
-/// The names of everything that has more than one, directories aside.
+/// The names of all inodes that have more than one name, directories excepted.
 struct Links {
     names: HashMap<InodeId, Vec<Vec<u8>>>,
 }
@@ -334,7 +335,7 @@ impl Links {
         Links { names }
     }
 
-    /// All names of an inode, sorted; none where there is only one.
+    /// Returns all names of an inode, sorted; empty if the inode has only one name.
     fn names(&self, id: InodeId) -> &[Vec<u8>] {
         self.names.get(&id).map_or(&[], Vec::as_slice)
     }

@@ -1,7 +1,8 @@
-//! What the layers of an image are, and what each of them did to one path.
+//! Assigns build steps to layers, and lists what each layer did to one path.
 //!
-//! This module owns when a step of the image's history belongs to a layer (only if all do), and how the
-//! life of a path is told. Paths are taken as they are written: links are not followed.
+//! This module owns when a step of the image's history belongs to a layer (only if all steps can be
+//! assigned), and which actions describe the changes of a path. Paths are used as written: symbolic
+//! links are not followed.
 
 use std::sync::Arc;
 
@@ -23,8 +24,9 @@ pub struct Step<'a> {
     pub entry: Option<&'a HistoryEntry>,
 }
 
-/// The steps that made an image, the oldest first. Where the history does not have exactly one step for
-/// each layer nothing is guessed: the layers come first, without steps, and then the steps, without layers.
+/// Returns the steps that made an image, the oldest first. If the history does not have exactly one
+/// step for each layer, no step is assigned: the list then has all layers without steps, followed by
+/// all steps without layers.
 #[must_use]
 pub(crate) fn steps(config: &ImageConfig) -> Vec<Step<'_>> {
     let layers = || (0..config.diff_ids.len()).map(|at| LayerId(u16::try_from(at).unwrap_or(u16::MAX)));
@@ -107,11 +109,10 @@ impl Action {
     }
 }
 
-/// Lists what each layer did to `path` (absolute, clean; `/` for the root), the lowest layer first. `files` is
-/// asked where only bytes can tell whether the content changed.
+/// Lists what each layer did to `path` (absolute, clean; `/` for the root), the lowest layer first.
+/// `files` reads contents where only bytes can tell whether the content changed.
 ///
-/// # Errors
-/// As [`replay`], and what `files` says.
+/// # Errors As [`replay`], and the errors of `files`.
 pub(crate) fn of_path<'a>(
     layers: &'a [Arc<LayerIndex>],
     options: &MergeOptions,
@@ -139,7 +140,7 @@ pub(crate) fn of_path<'a>(
                 Cause::Whiteout(of) => Action::Deleted(of),
                 Cause::Opaque(directory) => Action::HiddenByOpaque(directory),
                 Cause::Replaced(directory) => Action::HiddenByReplaced(directory),
-                // An entry never leaves nothing behind.
+                // An entry always leaves an inode at its path.
                 Cause::Entry => continue,
             },
         };

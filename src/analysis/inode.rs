@@ -1,4 +1,5 @@
-//! An object of an image with everything that is recorded of it, and two of them compared field by field.
+//! An object of an image with all recorded attributes, and the comparison of two objects field by
+//! field.
 
 use std::sync::Arc;
 
@@ -18,11 +19,11 @@ pub struct Inode<'a> {
     pub(crate) layers: &'a [Arc<LayerIndex>],
     /// The position in the image of the lowest of `layers`.
     first: u16,
-    /// Whether its names were counted.
+    /// Whether the inode is part of a merged tree, so that its names are counted.
     is_in_tree: bool,
 }
 
-/// The type of an object, as `stat` has it in `st_mode`.
+/// The type of an object, as in the `st_mode` of `stat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FileType {
@@ -54,7 +55,7 @@ impl FileType {
         }
     }
 
-    /// The first letter of a line of `ls -l`.
+    /// Returns the first letter of the object's line in `ls -l`.
     #[must_use]
     pub fn letter(self) -> char {
         match self {
@@ -85,19 +86,19 @@ impl FileType {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Field {
-    /// A regular file's bytes.
+    /// The bytes of a regular file.
     Content,
-    /// Which names share the inode.
+    /// The set of names that share the inode.
     Links,
     /// Permission, set-id and sticky bits.
     Mode,
     /// User or group.
     Owner,
-    /// A device's number.
+    /// The number of a device.
     Rdev,
-    /// Where a symbolic link leads.
+    /// The target of a symbolic link.
     Target,
-    /// Whether it is a file, a directory and so on.
+    /// The type: file, directory and so on.
     Type,
     /// Extended attributes.
     Xattr,
@@ -126,74 +127,74 @@ impl Field {
 /// The result of comparing two inodes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Compared {
-    /// What differs, content included where that is known; ascending.
+    /// The fields that differ, ascending; includes the content if that is known.
     pub fields: Vec<Field>,
-    /// Two files whose bytes have to be read to know.
+    /// The entries of two files whose bytes must be read to decide.
     pub undecided: Option<(EntryAt, EntryAt)>,
 }
 
 impl<'a> Inode<'a> {
-    /// An inode of some state of `layers`, which hold its entries.
+    /// Makes an inode of any state of `layers`, which hold its entries.
     pub(crate) fn new(stat: Stat, layers: &'a [Arc<LayerIndex>]) -> Self {
         Inode { stat, layers, first: 0, is_in_tree: false }
     }
 
-    /// An inode of a merged tree.
+    /// Makes an inode of a merged tree.
     pub(crate) fn of(rootfs: &'a Rootfs, id: InodeId) -> Option<Self> {
         let stat = rootfs.inode(id)?;
         Some(Inode { is_in_tree: true, ..Inode::new(stat, rootfs.layers()) })
     }
 
-    /// The same inode, in an image whose layer `first` is the lowest of its layers.
+    /// Returns the same inode, in an image where the lowest of its layers has the number `first`.
     pub(crate) fn above(self, first: u16) -> Self {
         Inode { first, ..self }
     }
 
-    /// The type.
+    /// Returns the type.
     #[must_use]
     pub fn file_type(&self) -> FileType {
         FileType::of(self.stat.kind)
     }
 
-    /// The permission, set-id and sticky bits: at most `0o7777`.
+    /// Returns the permission, set-id and sticky bits: at most `0o7777`.
     #[must_use]
     pub fn mode(&self) -> u16 {
         self.stat.meta.mode
     }
 
-    /// The number of the owner.
+    /// Returns the user ID of the owner.
     #[must_use]
     pub fn uid(&self) -> u32 {
         self.stat.meta.uid
     }
 
-    /// The number of the group.
+    /// Returns the group ID.
     #[must_use]
     pub fn gid(&self) -> u32 {
         self.stat.meta.gid
     }
 
-    /// The time of the last modification.
+    /// Returns the time of the last modification.
     #[must_use]
     pub fn mtime(&self) -> Timestamp {
         self.stat.meta.mtime
     }
 
-    /// The number of names; for a directory 2 and one for each subdirectory. `None` for an object of an
-    /// earlier state, whose names are not counted.
+    /// Returns the number of names; for a directory 2 plus the number of subdirectories. `None` for an
+    /// object of an earlier state, whose names are not counted.
     #[must_use]
     pub fn nlink(&self) -> Option<u32> {
         self.is_in_tree.then_some(self.stat.nlink)
     }
 
-    /// The layer that this inode comes from. A directory that only the names of its contents imply comes
-    /// from the layer of its attributes, or from the layer that implies it.
+    /// Returns the layer that this inode comes from. A directory that only the names of its contents imply
+    /// comes from the layer of its attributes, or from the layer that implies it.
     #[must_use]
     pub fn layer(&self) -> LayerId {
         LayerId(self.first.saturating_add(self.stat.layer.0))
     }
 
-    /// The target of a symbolic link; `None` for everything else.
+    /// Returns the target of a symbolic link; `None` for all other objects.
     #[must_use]
     pub fn target(&self) -> Option<&'a [u8]> {
         let InodeKind::Symlink(at) = self.stat.kind else { return None };
@@ -203,7 +204,7 @@ impl<'a> Inode<'a> {
         }
     }
 
-    /// Where a regular file's bytes are; `None` for everything else.
+    /// Returns where a regular file's bytes are; `None` for all other objects.
     pub(crate) fn file(&self) -> Option<(EntryAt, FileData<'a>)> {
         let InodeKind::File(at) = self.stat.kind else { return None };
         match self.entry(at)?.kind {
@@ -212,13 +213,13 @@ impl<'a> Inode<'a> {
         }
     }
 
-    /// The extended attributes.
+    /// Returns the extended attributes.
     #[must_use]
     pub fn xattrs(&self) -> Xattrs<'a> {
         self.stat.xattrs.and_then(|at| self.entry(at)).map(|entry| entry.xattrs).unwrap_or_default()
     }
 
-    /// The number of a device; `None` for everything else.
+    /// Returns the number of a device; `None` for all other objects.
     #[must_use]
     pub fn device(&self) -> Option<DeviceNumber> {
         match self.stat.kind {
@@ -227,7 +228,8 @@ impl<'a> Inode<'a> {
         }
     }
 
-    /// Size in bytes as `stat` gives it: a file's logical size, a link's target length, else 0.
+    /// Returns the size in bytes as in `stat`: a file's logical size, the length of a link's target,
+    /// otherwise 0.
     #[must_use]
     pub fn size(&self) -> u64 {
         match self.file() {
@@ -236,14 +238,14 @@ impl<'a> Inode<'a> {
         }
     }
 
-    /// Whether it is a directory.
+    /// Whether the object is a directory.
     #[must_use]
     pub fn is_directory(&self) -> bool {
         self.stat.kind == InodeKind::Directory
     }
 
-    /// Compares everything but [`Field::Links`], reading nothing. Where types differ, so does what belongs
-    /// to a type; only the type is reported then.
+    /// Compares all fields except [`Field::Links`], without reading contents. If the types differ, the
+    /// fields that belong to one type (content, device number, target) are not reported.
     pub(crate) fn compare(&self, other: &Inode<'_>) -> Compared {
         let (a, b) = (&self.stat.meta, &other.stat.meta);
         let same_type = std::mem::discriminant(&self.stat.kind) == std::mem::discriminant(&other.stat.kind);
@@ -271,7 +273,7 @@ impl<'a> Inode<'a> {
     }
 }
 
-/// Order does not count.
+/// Compares two sets of extended attributes; their order does not matter.
 fn same_xattrs(a: Xattrs<'_>, b: Xattrs<'_>) -> bool {
     if a == b {
         return true;

@@ -1,9 +1,11 @@
-//! Answers about images: which layer did what to a path, what was deleted, how two trees differ.
+//! Answers questions about images: which layer did what to a path, which files were deleted, how two
+//! trees differ.
 //!
-//! Pure, as [`crate::rootfs`] is: merged trees and layer indexes in, lists out. What a whiteout or an opaque
-//! mark does is asked of the merge (by [`replay`](crate::rootfs::replay)) and never worked out here. Where an
-//! answer needs bytes, they come through [`ReadFile`]; this module owns which bytes those are, and which
-//! need not be read because it is known that they are equal. It knows no formats and no options.
+//! This module owns which file contents an answer needs, and which need not be read because they are
+//! known to be equal. The contents come through [`ReadFile`]. The effects of whiteouts and opaque marks
+//! come from the merge (by [`replay`](crate::rootfs::replay)) and are never worked out here. The module
+//! is pure, as [`crate::rootfs`] is: merged trees and layer indexes in, lists out. It must not know
+//! output formats or options.
 
 pub(crate) mod content;
 pub(crate) mod deleted;
@@ -19,21 +21,20 @@ use crate::rootfs::EntryAt;
 pub(crate) use inode::Compared;
 pub use inode::{Field, FileType, Inode};
 
-/// All paths of one answer, in bytes. A real image has a few megabytes; a tar of a hundred kilobytes
-/// can unfold into names that fill any memory.
+/// Limit of the paths of one answer, in bytes. A real image has a few megabytes; a tar of a hundred
+/// kilobytes can expand into names that fill any memory.
 const MAX_PATH_BYTES_TOTAL: u64 = 1 << 30;
 
-/// Gives the bytes of an image's files, to several threads at once.
+/// Reads the files of an image; several threads may read at once.
 pub(crate) trait ReadFile: Sync {
-    /// Fills `buf` from `offset` of the regular file that `file` describes and gives the number of bytes,
-    /// which is short only at the file's end. Holes are zeros.
+    /// Reads into `buf` from `offset` of the regular file that `file` describes. Returns the number of
+    /// bytes, which is less than the length of `buf` only at the end of the file. Holes are zeros.
     ///
-    /// # Errors
-    /// When the bytes cannot be had.
+    /// # Errors Any failure to get the bytes.
     fn read_file(&self, file: EntryAt, buf: &mut [u8], offset: u64) -> Result<usize>;
 }
 
-/// Counts the paths of an answer.
+/// Counts the bytes of an answer's paths against the limit.
 #[derive(Debug, Default)]
 struct PathBudget {
     used: u64,

@@ -1,4 +1,4 @@
-//! What is read and what is not: file systems of one file, and a reader that counts.
+//! Tests which bytes a comparison reads: file systems of one file, and a reader that records its reads.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,7 +16,7 @@ use crate::layer::table::{IndexBuilder, LayerFacts, LayerIndex};
 use crate::layer::{EntryId, LayerId};
 use crate::rootfs::{EntryAt, Follow, MergeOptions, Rootfs, merge};
 
-/// A layer as a test describes it: files by name and data, spans of 100 bytes with these hashes.
+/// A layer in a test: files by name and data, and spans of 100 bytes with these hashes.
 struct Sketch {
     diff_id: Option<u8>,
     spans: Vec<Option<u8>>,
@@ -71,7 +71,7 @@ fn digest(number: u8) -> Digest {
     format!("sha256:{}", format!("{number:02x}").repeat(32)).parse().unwrap()
 }
 
-/// Every byte of every file is its `fill`; remembers what was read.
+/// A reader whose files consist of the byte `fill`; records what was read.
 #[derive(Default)]
 struct Reader {
     fill: u8,
@@ -129,7 +129,7 @@ fn the_same_place_of_spans_with_equal_hashes_is_not_read() {
         ..sketch(diff_id, &[("f", contiguous(offset, 120))])
     };
     let a = spans(1, 150, &[Some(1), Some(2), Some(3)]);
-    // What is before the file may differ, and the file may lie whole spans further on.
+    // The bytes before the file may differ, and the file may lie whole spans later.
     assert_eq!(verdict(&a, &spans(2, 150, &[Some(9), Some(2), Some(3)])), ContentMatch::Same);
     assert_eq!(verdict(&a, &spans(2, 50, &[Some(2), Some(3)])), ContentMatch::Same);
     for other in [
@@ -193,7 +193,7 @@ fn large_files_that_differ_early_are_not_read_far() {
     assert_eq!(lengths(&one), [64, 128, 256, 512, 1024, 1024, 1024, 64]);
 }
 
-/// Threads finish as they like; the answer does not depend on it.
+/// Threads finish in any order; the result does not depend on it.
 #[test]
 fn of_several_failures_the_first_in_the_layer_is_told() {
     struct Failing;

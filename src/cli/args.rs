@@ -1,6 +1,7 @@
-//! Options that every command that opens an image takes, and how they become an engine.
+//! Options of every command that opens an image, and the engine that they configure.
 //!
-//! This module owns their names and defaults, and is the only reader of the environment.
+//! This module owns the names and defaults of these options. It is the only module that reads the
+//! environment.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -86,7 +87,7 @@ pub(crate) struct LayerArgs {
 }
 
 impl LayerArgs {
-    /// The layers that were asked for.
+    /// Returns the range of layers that the options select.
     pub(crate) fn range(&self) -> LayerRange {
         match (self.layer, self.upto) {
             (Some(layer), _) => LayerRange::Only(layer),
@@ -116,10 +117,9 @@ impl PathArgs {
 }
 
 impl SelectArgs {
-    /// The image that `text` names, and the platform that is asked for.
+    /// Parses the image reference `text` and the `--platform` option.
     ///
-    /// # Errors
-    /// [`Error::Reference`](imgmount::Error::Reference) when one of them is malformed.
+    /// # Errors [`Error::Reference`](imgmount::Error::Reference) if one of them is malformed.
     pub(crate) fn parse(&self, text: &OsStr) -> imgmount::Result<(Reference, Option<Platform>)> {
         let reference = Reference::parse(text, self.image.as_deref())?;
         let platform = self.platform.as_deref().map(str::parse).transpose()?;
@@ -133,7 +133,8 @@ impl ImageArgs {
         self.select_with(&self.engine(), text)
     }
 
-    /// What images are opened and read with. Images of one engine share a cache, and layers.
+    /// Returns an engine that opens and reads images with these options. Images of one engine share a
+    /// cache, and layers.
     pub(crate) fn engine(&self) -> Engine {
         if self.verify == VerifyMode::Off {
             log::warn!("--verify off: the content of the image is not verified");
@@ -151,20 +152,20 @@ impl ImageArgs {
         Engine::new(options)
     }
 
-    /// As [`ImageArgs::select`], with an engine that opens other images, too.
+    /// As [`ImageArgs::select`], with an engine that can open several images.
     pub(crate) fn select_with(&self, engine: &Engine, text: &OsStr) -> Result<SelectedImage> {
         let (reference, platform) = self.select.parse(text)?;
         Ok(engine.select(&reference, platform.as_ref())?)
     }
 
-    /// Finds, indexes and merges the image that `text` names.
+    /// Finds, indexes and merges the layers of the image that `text` names.
     pub(crate) fn load(&self, text: &OsStr, layers: LayerRange) -> Result<Image> {
         let image = self.select(text)?.load(&self.load_options(layers))?;
         report_warnings(&image);
         Ok(image)
     }
 
-    /// How layers are merged.
+    /// Returns the options for loading `layers`.
     pub(crate) fn load_options(&self, layers: LayerRange) -> LoadOptions {
         let semantics = match self.semantics {
             SemanticsMode::Runtime => Semantics::Runtime,
@@ -177,7 +178,8 @@ impl ImageArgs {
             .strict(self.strict)
     }
 
-    /// The index store. A cache that cannot be used costs time, not the answer.
+    /// Opens the index store. Without a usable cache directory the command is slower, but gives the same
+    /// result.
     fn store(&self) -> Option<Store> {
         if self.no_cache {
             return None;
@@ -187,11 +189,11 @@ impl ImageArgs {
     }
 }
 
-/// Stands in front of `-:/path` and `-@INDEX` on their way through clap, which takes what begins with a
-/// hyphen for an option. No argument of a program can hold it.
+/// Prefix that protects `-:/path` and `-@INDEX` from clap, which reads arguments with a leading hyphen
+/// as options. No program argument can contain this byte.
 const NOT_AN_OPTION: &str = "\0";
 
-/// Marks an argument that names standard input, unless it is a bare `-`, which clap knows.
+/// Adds the prefix to an argument that names standard input, except to a bare `-`, which clap accepts.
 pub(crate) fn mark_standard_input(argument: OsString) -> OsString {
     match argument.as_bytes() {
         [b'-', b':' | b'@', ..] => {
@@ -203,7 +205,7 @@ pub(crate) fn mark_standard_input(argument: OsString) -> OsString {
     }
 }
 
-/// Reads an argument that names an image.
+/// Returns the parser of an argument that names an image.
 pub(crate) fn image_value() -> impl TypedValueParser<Value = OsString> {
     OsStringValueParser::new().map(|value| {
         let plain = value.as_bytes().strip_prefix(NOT_AN_OPTION.as_bytes());
@@ -211,7 +213,8 @@ pub(crate) fn image_value() -> impl TypedValueParser<Value = OsString> {
     })
 }
 
-/// Merge warnings are many on some images and change nothing: a count, and the list with `-v`.
+/// Logs the number of merge warnings, and the warnings themselves with `-v`: some images have many, and
+/// they change nothing.
 pub(crate) fn report_warnings(image: &Image) {
     for (layer, warning) in image.warnings() {
         log::info!("layer {}: {}: {}", layer.0, imgmount::escape(&warning.path), warning.kind);
@@ -221,13 +224,14 @@ pub(crate) fn report_warnings(image: &Image) {
     }
 }
 
-/// `IMGMOUNT_CACHE_DIR`, or `imgmount` in the user's cache directory (XDG Base Directory Specification).
+/// Returns `IMGMOUNT_CACHE_DIR`, or `imgmount` in the user's cache directory (XDG Base Directory
+/// Specification).
 pub(crate) fn cache_directory() -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(directory) = set("IMGMOUNT_CACHE_DIR") {
         return std::path::absolute(directory).context("IMGMOUNT_CACHE_DIR");
     }
-    // The specification has relative values ignored.
+    // The specification requires that relative values are ignored.
     if let Some(directory) = set("XDG_CACHE_HOME").filter(|directory| directory.is_absolute()) {
         return Ok(directory.join("imgmount"));
     }

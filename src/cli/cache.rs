@@ -1,4 +1,4 @@
-//! `imgmount cache`: what is kept on disk, and throwing it away.
+//! `imgmount cache`: lists and removes entries of the cache directory.
 
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -97,7 +97,7 @@ fn run(args: &CacheArgs) -> Result<ExitCode> {
     let mut out = stdout();
     match &args.command {
         CacheCommand::Path => {
-            // For scripts: the bytes as they are.
+            // The path is for scripts, so its bytes are printed without escaping.
             out.write_all(directory.as_os_str().as_bytes())?;
             out.write_all(b"\n")?;
         }

@@ -1,4 +1,4 @@
-//! `imgmount cat`: files of an image to standard output.
+//! `imgmount cat`: prints files of an image to standard output.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -13,7 +13,7 @@ use super::commands::{Command, Example};
 use super::output::stdout;
 use imgmount::Image;
 
-/// Read at a time: large enough that a span is copied in few pieces.
+/// Bytes that are read at a time: enough that a span is copied in few pieces.
 const BLOCK_BYTES: usize = 1 << 20;
 
 /// Print files from an image

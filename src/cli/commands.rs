@@ -1,6 +1,6 @@
 //! The table of commands.
 //!
-//! This module owns what a command is made of. Parsing, the help text, the manual pages and the
+//! This module owns what a command consists of. Parsing, the help text, the manual pages and the
 //! completions all read the table, so a new command is one module and one row.
 
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
 
-/// In the order of the help text.
+/// The commands in the order of the help text.
 static COMMANDS: &[Row] = &[
     #[cfg(feature = "fuse")]
     row::<super::mount::MountArgs>(),
@@ -29,22 +29,23 @@ static COMMANDS: &[Row] = &[
     row::<super::man::ManArgs>(),
 ];
 
-/// A command: its arguments, whose doc comment is its help text, and what runs them.
+/// A command: its arguments, whose doc comment is its help text, and the function that runs it.
 pub(super) trait Command: Args + 'static {
-    /// The word that is typed.
+    /// The name of the command on the command line.
     const NAME: &'static str;
-    /// Typical uses, for the manual pages. A nested command's page shows those that have its name.
+    /// Typical uses, for the manual pages. The page of a nested command shows the examples that contain its
+    /// name.
     const EXAMPLES: &'static [Example];
-    /// True when exit status 1 is a negative answer: a difference, a mismatch.
+    /// Whether exit status 1 is a negative answer: a difference or a mismatch.
     const ASKS: bool = false;
-    /// True for commands that the help text leaves out.
+    /// Whether the help text leaves out the command.
     const HIDDEN: bool = false;
 
     /// Runs the command and returns its exit status.
     fn run(self) -> Result<ExitCode>;
 }
 
-/// What is typed, and what that is good for.
+/// A command line, and its purpose.
 pub(super) type Example = (&'static str, &'static str);
 
 /// A command without its type.
@@ -82,7 +83,7 @@ impl Row {
 pub(super) struct Chosen(Runnable);
 
 impl Chosen {
-    /// Runs it and returns its exit status.
+    /// Runs the command and returns its exit status.
     pub(super) fn run(self) -> Result<ExitCode> {
         (self.0)()
     }

@@ -1,4 +1,4 @@
-//! `imgmount completions SHELL`.
+//! `imgmount completions SHELL`: prints completion scripts.
 
 use std::io::Write as _;
 use std::process::ExitCode;

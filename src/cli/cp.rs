@@ -1,16 +1,17 @@
-//! `imgmount cp`: a file or directory of an image to the host, or as a tar to standard output.
+//! `imgmount cp`: copies a file or directory of an image to the host, or as a tar to standard output.
 //!
 //! The rules are those of `docker cp`:
 //!
-//! | source | DEST is not there | DEST is a file | DEST is a directory |
+//! | source | DEST does not exist | DEST is a file | DEST is a directory |
 //! |---|---|---|---|
-//! | file | becomes DEST; an error if DEST ends in `/` | replaces it | goes into it |
-//! | directory | becomes DEST | error | goes into it |
-//! | directory, as `path/.` | becomes DEST | error | what is in it goes into DEST |
+//! | file | becomes DEST; an error if DEST ends in `/` | replaces DEST | is copied into DEST |
+//! | directory | becomes DEST | error | is copied into DEST |
+//! | directory, as `path/.` | becomes DEST | error | its contents are copied into DEST |
 //!
-//! Directories are merged; a directory never replaces what is none, nor the other way round. Symbolic links
-//! are copied as they are, and with -L the one that the path ends in is followed, inside the image. Unlike
-//! docker, links on the host are never written through, and a DEST that was there keeps its own attributes.
+//! Directories are merged; a directory never replaces another type of file, nor the other way round.
+//! Symbolic links are copied as links; with -L, a link at the end of the path is followed, inside the
+//! image. Unlike docker, `cp` never writes through links on the host, and an existing DEST keeps its
+//! own attributes.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -95,7 +96,7 @@ fn run(args: &CpArgs) -> Result<ExitCode> {
             Destination::As(dir, name) => image.extract_as(origin.inode, dir, name, options),
         },
         |mut report| {
-            // That files belong to who copies them is the rule, not a loss.
+            // Without -a, copies belong to the user who copies, so a lost owner is not reported.
             if !args.archive {
                 report.not_kept.owners = 0;
             }
@@ -104,11 +105,11 @@ fn run(args: &CpArgs) -> Result<ExitCode> {
     )
 }
 
-/// What is copied.
+/// The object that is copied.
 struct Origin {
     inode: InodeId,
     is_directory: bool,
-    /// What it is called in a directory that it goes into; empty for what is in a directory.
+    /// The name of the copy in a directory; empty for the contents of a directory.
     name: Vec<u8>,
 }
 
@@ -131,12 +132,12 @@ fn last_name(path: &[u8]) -> Vec<u8> {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec()
 }
 
-/// Where the copy goes.
+/// The destination of the copy.
 #[derive(Debug, PartialEq, Eq)]
 enum Destination {
-    /// What is in it goes into this directory.
+    /// The contents are copied into this directory.
     Into(PathBuf),
-    /// It gets this name in this directory.
+    /// The copy gets this name in this directory.
     As(PathBuf, Vec<u8>),
 }
 
@@ -148,7 +149,7 @@ fn destination(origin: &Origin, dest: &OsStr) -> Result<Destination> {
         Ok(there) if there.is_dir() => Ok(Destination::As(path.to_owned(), origin.name.clone())),
         Ok(_) if origin.is_directory => bail!("'{}': cannot copy a directory to a file", path.display()),
         Ok(_) if wants_directory => bail!("'{}': not a directory", path.display()),
-        // To put a file in the place of a device or pipe is hardly what was meant, least of all by root.
+        // Replacing a device or pipe by a file is unlikely to be intended, least of all by root.
         Ok(there) if !there.is_file() => bail!("'{}': not a regular file or directory", path.display()),
         Err(_) if wants_directory && !origin.is_directory => {
             bail!("'{}': no such directory", path.display())
@@ -157,7 +158,8 @@ fn destination(origin: &Origin, dest: &OsStr) -> Result<Destination> {
     }
 }
 
-/// Where a symbolic link at the end of `path` leads: the user named it, and means what it stands for.
+/// Returns the target of a symbolic link at the end of `path`, since a user who names a link means its
+/// target.
 fn follow(path: &Path) -> Result<PathBuf> {
     let is_link = fs::symlink_metadata(path).is_ok_and(|there| there.is_symlink());
     if !is_link || path.is_dir() {
@@ -166,7 +168,7 @@ fn follow(path: &Path) -> Result<PathBuf> {
     fs::canonicalize(path).with_context(|| format!("'{}': cannot follow the link", path.display()))
 }
 
-/// The directory that `path` is in, and its name there.
+/// Returns the directory that contains `path`, and the name in it.
 fn beside(path: &Path) -> Result<Destination> {
     let Some(name) = path.file_name() else { bail!("'{}': no such directory", path.display()) };
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -1,9 +1,11 @@
-//! Going to the background: the parent stays until the mount is usable, the child goes on.
+//! Moves the process to the background: the parent waits until the mount is usable, the child
+//! continues.
 //!
-//! The fork comes before any thread, and before anything is loaded. Until it is ready, the child stays
-//! in the parent's process group with the parent's terminal: its progress, warnings and errors are seen,
-//! and Ctrl-C ends both. Being ready is one byte in a pipe. A child that fails has said why itself, so the
-//! parent only takes over its exit code. This module knows nothing of images and mounts.
+//! The fork precedes all threads, and all loading. Until the child is ready, it stays in the parent's
+//! process group with the parent's terminal: its progress, warnings and errors are visible, and Ctrl-C
+//! ends both. The child reports that it is ready by one byte in a pipe. A child that fails has printed
+//! the cause, so the parent only returns the child's exit code. This module must not know images and
+//! mounts.
 
 #![expect(unsafe_code, reason = "fork has no safe wrapper")]
 
@@ -15,28 +17,28 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, WaitOptions, setsid, waitpid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-/// Exit code for all that fails.
+/// Exit code for every failure.
 const FAILURE: u8 = 2;
-/// What the child sends when it is ready.
+/// The byte that the child sends when it is ready.
 const READY: [u8; 1] = [1];
 
-/// On which side of the fork this process is.
+/// The side of the fork that this process is on.
 pub(crate) enum Process {
-    /// In the foreground, with all done: how to exit.
+    /// The parent, in the foreground, with its exit code.
     Parent(ExitCode),
-    /// In the background, with all yet to do.
+    /// The child, in the background, which has the work to do.
     Child(Waiting),
 }
 
-/// A parent that waits to hear that the child is ready. Dropped unheard, it says that the child failed.
+/// The connection to a parent that waits for the child. If it is dropped before [`Waiting::ready`], the
+/// parent learns that the child failed.
 pub(crate) struct Waiting {
     pipe: PipeWriter,
 }
 
-/// Forks. The parent returns only when the child is ready or gone.
+/// Forks. The parent returns only when the child is ready or has ended.
 ///
-/// # Errors
-/// When this process has threads already, or the system refuses.
+/// # Errors When this process already has threads, or the system refuses to fork.
 pub(crate) fn fork() -> anyhow::Result<Process> {
     if thread_count()? != 1 {
         bail!("cannot go to the background: threads are running already");
@@ -50,7 +52,7 @@ pub(crate) fn fork() -> anyhow::Result<Process> {
             Ok(Process::Child(Waiting { pipe: writer }))
         }
         pid => {
-            // The child's end must be the only one, or its death would go unnoticed.
+            // The parent closes its copy of the writing end, or it would not notice the end of the child.
             drop(writer);
             let Some(child) = Pid::from_raw(pid).filter(|_| pid > 0) else {
                 return Err(io::Error::last_os_error()).context("cannot go to the background");
@@ -74,7 +76,7 @@ fn wait_for(child: Pid, mut reader: PipeReader) -> anyhow::Result<ExitCode> {
     exit_code(status.exit_status(), status.terminating_signal())
 }
 
-/// The parent's exit code for a child that ended before it was ready.
+/// Returns the parent's exit code for a child that ended before it was ready.
 fn exit_code(status: Option<i32>, signal: Option<i32>) -> anyhow::Result<ExitCode> {
     if let Some(signal) = signal {
         bail!("the background process was killed by signal {signal} before the mount was ready");
@@ -84,12 +86,11 @@ fn exit_code(status: Option<i32>, signal: Option<i32>) -> anyhow::Result<ExitCod
 }
 
 impl Waiting {
-    /// Leaves the terminal and tells the parent, which then exits with success.
+    /// Leaves the terminal and notifies the parent, which then exits with success.
     ///
-    /// # Errors
-    /// When the parent is gone, or the terminal cannot be left.
+    /// # Errors When the parent is gone, or the terminal cannot be left.
     pub(crate) fn ready(mut self, log: Option<File>) -> io::Result<()> {
-        // Fails only in a leader of a process group, which a forked child is not.
+        // setsid fails only in a leader of a process group, and a forked child is none.
         let _ = setsid();
         std::env::set_current_dir("/")?;
         leave_terminal(log)?;
@@ -105,7 +106,7 @@ fn leave_terminal(log: Option<File>) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends standard error to a log file, in the foreground.
+/// Sends standard error to a log file, for a process in the foreground.
 pub(crate) fn log_to(log: &File) -> io::Result<()> {
     Ok(dup2_stderr(log)?)
 }

@@ -1,4 +1,4 @@
-//! `imgmount deleted`: what later layers took out of sight, and is still in the image.
+//! `imgmount deleted`: lists files that later layers removed, and that the image still contains.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -81,10 +81,10 @@ fn json<'a>(image: &'a Image, file: &DeletedFile<'_>) -> JsonFile<'a> {
     }
 }
 
-/// A paragraph for each layer that removed something from another: their commands are long, and the same
-/// for many files.
+/// Prints a paragraph for each pair of removing and containing layer: commands of layers are long, and
+/// the same for many files.
 fn print(image: &Image, mut files: Vec<DeletedFile<'_>>, out: &mut impl Write) -> io::Result<()> {
-    // Stable: within a paragraph paths stay sorted.
+    // The sort is stable: within a paragraph, paths stay sorted.
     files.sort_by_key(|file| (file.removed_by, file.layer));
     let width = files.iter().map(|file| file.inode.size().to_string().len()).max().unwrap_or(0);
     for (number, paragraph) in

@@ -1,4 +1,4 @@
-//! `imgmount diff`: how two images, or two states of one, differ.
+//! `imgmount diff`: compares two images, or two states of one image.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal as _, Write};
@@ -88,7 +88,7 @@ struct SideArgs {
 }
 
 impl DiffArgs {
-    /// The layers of either side.
+    /// Returns the ranges of layers of both sides.
     fn ranges(&self) -> (LayerRange, LayerRange) {
         let SideArgs { a_layer, a_upto, b_layer, b_upto } = self.sides;
         let range = |layer, upto| match (layer, upto) {
@@ -112,7 +112,7 @@ enum Kind {
 
 /// One of the two images, loaded.
 pub(crate) struct Side {
-    /// As the user wrote it.
+    /// The image as the user wrote it.
     pub(crate) text: OsString,
     pub(crate) range: LayerRange,
     pub(crate) image: Image,
@@ -134,7 +134,7 @@ impl<'a> Pair<'a> {
         (inode(self.a, a), inode(self.b, b))
     }
 
-    /// Bytes of a regular file on either side; 0 for everything else.
+    /// Returns the size of the regular file on each side, in bytes; 0 for all other inodes.
     pub(crate) fn sizes(&self, difference: &Difference) -> (u64, u64) {
         let size = |inode: Option<Inode<'_>>| {
             inode.filter(|inode| inode.file_type() == FileType::File).map_or(0, |inode| inode.size())
@@ -143,7 +143,7 @@ impl<'a> Pair<'a> {
         (size(a), size(b))
     }
 
-    /// Both files, where the bytes of two regular files differ.
+    /// Returns both files if they are regular files with different bytes.
     pub(crate) fn changed_files(&self, difference: &Difference) -> Option<(TextFile<'a>, TextFile<'a>)> {
         let DifferenceKind::Modified { a, b, fields } = &difference.kind else { return None };
         fields.contains(&Field::Content).then_some(((&self.a.image, *a), (&self.b.image, *b)))
@@ -171,7 +171,7 @@ fn run(args: &DiffArgs) -> Result<ExitCode> {
     let engine = args.image.engine();
     let selected_a = args.image.select_with(&engine, &args.a)?;
     let b_text = args.b.as_ref().unwrap_or(&args.a);
-    // What is named twice is opened once: standard input can be read only once.
+    // An image that is named twice is opened once: standard input can be read only once.
     let selected_b =
         if *b_text == args.a { selected_a.clone() } else { args.image.select_with(&engine, b_text)? };
     let a = side(args, &args.a, &selected_a, a_range)?;

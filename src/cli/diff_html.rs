@@ -1,8 +1,8 @@
-//! The differences of two images as one page to read in a browser.
+//! Writes the differences of two images as one HTML page.
 //!
-//! The page holds all that it needs and fetches nothing; it has no script, and a policy that allows
-//! none. Whatever comes from an image is escaped twice: as text that shows everything, and for HTML. This module
-//! owns the page; the tree of changes within it is in [`tree`](super::diff_html_tree).
+//! This module owns the page; [`tree`](super::diff_html_tree) owns the tree of changes in it. The page
+//! is self-contained: it loads nothing, has no script, and has a policy that allows none. Text from an
+//! image is escaped twice: first non-printable characters, then HTML.
 
 use std::fmt::Write as _;
 use std::fs::Permissions;
@@ -21,10 +21,10 @@ use imgmount::{Difference, LayerInfo, LayerRange, escape};
 const STYLE: &str = include_str!("diff_html.css");
 /// Mode of the file, before the umask.
 const FILE_MODE: u32 = 0o666;
-/// Digits of a digest that are shown of a layer; all of it is in its tooltip.
+/// Number of digits of a layer's digest that are shown; the tooltip has the whole digest.
 const SHORT_DIGEST: usize = 12;
 
-/// Writes the page to a file, which appears whole or not at all; `-` is standard output.
+/// Writes the page to a file, which appears complete or not at all; `-` is standard output.
 pub(crate) fn write(file: &Path, pair: &Pair<'_>, differences: &[Difference]) -> Result<()> {
     let page = page(pair, differences)?;
     if file.as_os_str() == "-" {
@@ -82,7 +82,7 @@ fn page(pair: &Pair<'_>, differences: &[Difference]) -> Result<String> {
     Ok(page)
 }
 
-/// Text that is safe in an element and in a quoted attribute.
+/// Escapes text for HTML elements and quoted attributes.
 pub(crate) fn html(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
@@ -98,7 +98,7 @@ pub(crate) fn html(text: &str) -> String {
     safe
 }
 
-/// Bytes of an image as text that shows everything, safe for HTML.
+/// Returns bytes of an image as printable text that is safe for HTML.
 pub(crate) fn shown(bytes: &[u8]) -> String {
     html(&escape(bytes))
 }
@@ -112,7 +112,7 @@ fn name(side: &Side) -> String {
     }
 }
 
-/// Who the two are, side by side.
+/// Writes the descriptions of both images, side by side.
 fn images(pair: &Pair<'_>, page: &mut String) -> Result<()> {
     page.push_str(
         "<section>\n<h2>Images</h2>\n<div class=\"wide\"><table class=\"images\">\n<thead><tr><th></th>\
@@ -148,7 +148,7 @@ fn known(text: &str, otherwise: &str) -> String {
     if text.is_empty() { otherwise.to_owned() } else { shown(text.as_bytes()) }
 }
 
-/// The layers of one image; those that the other has, too, say so.
+/// Returns the list of one image's layers, with a mark on each layer that the other image has, too.
 fn layers(side: &Side, other: &Side) -> String {
     let item = |layer: &LayerInfo| {
         let digest = layer.diff_id.to_string();
@@ -214,13 +214,13 @@ fn summary(stat: &Stat, page: &mut String) -> Result<()> {
     Ok(())
 }
 
-/// So many of something.
+/// Returns a number with its noun.
 pub(crate) fn counted(number: u64, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{} {what}{plural}", grouped(number))
 }
 
-/// A number with thin spaces between groups of three digits.
+/// Returns a number with thin spaces between groups of three digits.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 2);

@@ -1,7 +1,8 @@
-//! The changes as a tree that opens and closes, for [`diff_html`](super::diff_html).
+//! Writes the changes as a tree of collapsible directories, for [`diff_html`](super::diff_html).
 //!
-//! Directories are `<details>`: they work with a keyboard and without a script. Chains of directories with
-//! nothing else in them are one line. This module owns how many texts are compared for one page.
+//! Directories are `<details>` elements, which work with a keyboard and without a script. A chain of
+//! directories without other contents is one line. This module owns how many texts are compared for one
+//! page.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,14 +16,15 @@ use super::diff_text::{Line, TextDiff, text_diff, visible};
 use super::output::rfc3339;
 use imgmount::{Difference, DifferenceKind, Field, FileType, Inode, escape};
 
-/// With more changes than this, only the first level is open to begin with.
+/// If there are more changes than this, only the first level is open at first.
 const OPEN_CHANGES: usize = 40;
-/// A difference within a file that is longer than this is closed to begin with, in bytes.
+/// A text difference longer than this, in bytes, is closed at first.
 const OPEN_DIFF_BYTES: usize = 8 << 10;
-/// Text of line by line differences in one page, in bytes: browsers become slow far later, readers sooner.
+/// Limit of the text differences in one page, in bytes. Browsers become slow only far above this,
+/// readers sooner.
 const MAX_DIFF_BYTES: usize = 16 << 20;
 
-/// A name and what changed at and below it.
+/// A name, with the changes at and below it.
 #[derive(Default)]
 struct Node<'a> {
     children: BTreeMap<&'a [u8], Node<'a>>,
@@ -30,7 +32,7 @@ struct Node<'a> {
     counts: Counts,
 }
 
-/// The section with all changes.
+/// Writes the section with all changes.
 pub(crate) fn changes(pair: &Pair<'_>, differences: &[Difference], page: &mut String) -> Result<()> {
     let mut root = Node::default();
     for difference in differences {
@@ -70,7 +72,7 @@ impl<'a> Node<'a> {
         at.counts.add(pair, difference);
     }
 
-    /// Classes by which what holds no change of a kind that is shown is hidden.
+    /// Returns the CSS classes that hide a node if it contains no change of a kind that is shown.
     fn kinds(&self) -> String {
         let Counts { added, deleted, modified } = self.counts;
         let kinds = [('a', added), ('d', deleted), ('m', modified)];
@@ -86,12 +88,12 @@ struct Printer<'p, 'a> {
     pair: &'p Pair<'a>,
     page: &'p mut String,
     all_open: bool,
-    /// So much of [`MAX_DIFF_BYTES`] is used up.
+    /// The used part of [`MAX_DIFF_BYTES`].
     diff_bytes: usize,
 }
 
 impl Printer<'_, '_> {
-    /// A name with everything below it. Depth is bounded by the length of a path.
+    /// Writes a name and everything below it. The recursion depth is limited by the length of a path.
     fn node(&mut self, name: &[u8], node: &Node<'_>, depth: usize) -> Result<()> {
         let mut children = node.children.iter();
         match (node.change, children.next(), children.next()) {
@@ -127,7 +129,7 @@ impl Printer<'_, '_> {
         Ok(())
     }
 
-    /// A name with nothing below it.
+    /// Writes a name that has nothing below it.
     fn leaf(&mut self, name: &[u8], change: &Difference) -> Result<()> {
         let kind = letter(change);
         let line = format!("{} <span class=\"name\">{}</span>", mark(change), shown(name));
@@ -150,7 +152,7 @@ impl Printer<'_, '_> {
         Ok(())
     }
 
-    /// What exactly changed, or what came and went.
+    /// Writes the details of a change.
     fn facts(&mut self, change: &Difference) -> Result<()> {
         let (a, b) = self.pair.inodes(change);
         let facts: Vec<String> = match (&change.kind, &a, &b) {
@@ -168,7 +170,7 @@ impl Printer<'_, '_> {
     }
 }
 
-/// What changed within a file.
+/// Returns the text difference of a file.
 fn diff_block(diff: &TextDiff) -> String {
     let hunks = match diff {
         TextDiff::Binary => return "<p class=\"note\">Binary content differs.</p>".to_owned(),
@@ -215,7 +217,7 @@ fn mark(change: &Difference) -> String {
     format!("<abbr class=\"mark {kind}\" title=\"{word}\">{letter}</abbr>")
 }
 
-/// What something is, in a few words.
+/// Returns a short description of an inode.
 fn describe(inode: &Inode<'_>) -> String {
     match (inode.file_type(), inode.target()) {
         (FileType::File, _) => counted(inode.size(), "byte"),
@@ -225,7 +227,7 @@ fn describe(inode: &Inode<'_>) -> String {
     }
 }
 
-/// One field, before and after.
+/// Returns one field, before and after.
 fn fact(field: Field, a: &Inode<'_>, b: &Inode<'_>) -> String {
     let change = |of: fn(&Inode<'_>) -> String| format!("{} {} → {}", field.name(), of(a), of(b));
     match field {
@@ -244,7 +246,7 @@ fn fact(field: Field, a: &Inode<'_>, b: &Inode<'_>) -> String {
     }
 }
 
-/// The names of attributes that are not the same on both sides.
+/// Returns the names of extended attributes that differ between both sides.
 fn changed_xattrs(a: &Inode<'_>, b: &Inode<'_>) -> Vec<String> {
     let (a, b) = (a.xattrs(), b.xattrs());
     let mut names: Vec<&[u8]> = a.iter().chain(b.iter()).map(|(name, _)| name).collect();

@@ -1,4 +1,4 @@
-//! How much differs: by kind of change and by directory. Pure.
+//! Sums up differences by kind of change and by directory. Pure.
 
 use std::collections::BTreeMap;
 
@@ -8,20 +8,20 @@ use super::diff::Pair;
 use super::output::json_name;
 use imgmount::{Difference, DifferenceKind, escape};
 
-/// Directories are told apart down to this depth: `/usr/lib`.
+/// Directories are listed separately down to this depth: `/usr/lib`.
 const DEPTH: usize = 2;
 
-/// Paths, and the bytes of the regular files among them.
+/// A number of paths, and the bytes of the regular files among them.
 #[derive(Debug, Default, Clone, Copy, Serialize)]
 pub(crate) struct Amount {
     pub(crate) paths: u64,
-    /// In the first image.
+    /// Bytes in the first image.
     pub(crate) a_size: u64,
-    /// In the second image.
+    /// Bytes in the second image.
     pub(crate) b_size: u64,
 }
 
-/// What differs below a directory.
+/// The differences below a directory.
 #[derive(Debug, Default, Clone, Copy, Serialize)]
 pub(crate) struct Counts {
     pub(crate) added: Amount,
@@ -29,7 +29,7 @@ pub(crate) struct Counts {
     pub(crate) modified: Amount,
 }
 
-/// All of it, and directory by directory.
+/// The total of all differences, and the sum for each directory.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Stat {
     #[serde(flatten)]
@@ -68,7 +68,7 @@ impl Counts {
         }
     }
 
-    /// The three kinds together.
+    /// Returns the sum of the three kinds.
     pub(crate) fn total(&self) -> Amount {
         let mut total = Amount::default();
         for kind in [self.added, self.deleted, self.modified] {
@@ -99,7 +99,7 @@ impl Stat {
     }
 }
 
-/// The directory that a path is counted under.
+/// Returns the directory that a path is counted under.
 fn directory(path: &[u8]) -> Vec<u8> {
     let mut components: Vec<&[u8]> = path.split(|byte| *byte == b'/').skip(1).collect();
     components.pop();
@@ -107,7 +107,7 @@ fn directory(path: &[u8]) -> Vec<u8> {
     [b"/", components.join(&b'/').as_slice()].concat()
 }
 
-/// The summary as text: two tables.
+/// Formats the summary as text: two tables.
 pub(crate) fn table(stat: &Stat) -> Vec<String> {
     let Counts { added, deleted, modified } = stat.all;
     let kinds = [("added", added), ("deleted", deleted), ("modified", modified), ("total", stat.all.total())];
@@ -129,7 +129,7 @@ pub(crate) fn table(stat: &Stat) -> Vec<String> {
     lines
 }
 
-/// The first column to the left, all others to the right.
+/// Aligns the first column to the left, all others to the right.
 fn columns(rows: &[Vec<String>]) -> Vec<String> {
     let count = rows.first().map_or(0, Vec::len);
     let width = |column: usize| {

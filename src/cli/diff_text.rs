@@ -1,7 +1,8 @@
-//! What changed within a text file, line by line, as `diff -u` shows it.
+//! Compares text files line by line and prints the changes in the format of `diff -u`.
 //!
-//! This module owns which files count as text, how large they may be, and how long finding a short
-//! difference may take: past that, the difference is still right, only longer than it need be.
+//! This module owns which files count as text, how large they may be, and the time limit of the search
+//! for a short difference. After the limit, the difference is still correct, but may be longer than
+//! necessary.
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -12,34 +13,35 @@ use similar::{Algorithm, DiffOp, capture_diff_slices_deadline, group_diff_ops};
 
 use imgmount::{Image, InodeId, escape};
 
-/// A file past this is not compared line by line: nobody reads such a text.
+/// Size limit of a file that is compared line by line, in bytes.
 pub(crate) const MAX_TEXT_BYTES: u64 = 1 << 20;
-/// Ordinary texts take milliseconds; two texts with nothing in common could take minutes.
+/// Time limit of a comparison. Ordinary texts take milliseconds; two texts with nothing in common could
+/// take minutes.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Lines shown around each change.
+/// Number of lines shown around each change.
 const CONTEXT_LINES: usize = 3;
 
-/// What can be shown of two files.
+/// The result of comparing two files as text.
 pub(crate) enum TextDiff {
     Hunks(Vec<Hunk>),
-    /// One of them is no text.
+    /// One of the files is not text.
     Binary,
-    /// One of them is past [`MAX_TEXT_BYTES`].
+    /// One of the files is larger than [`MAX_TEXT_BYTES`].
     TooLarge,
 }
 
-/// Changes that lie close together.
+/// A group of changes that are close together.
 pub(crate) struct Hunk {
-    /// Where: `@@ -1,2 +1,3 @@`.
+    /// The position: `@@ -1,2 +1,3 @@`.
     pub(crate) header: String,
     pub(crate) lines: Vec<Line>,
 }
 
-/// One line, in both files or in one.
+/// A line of one file or of both.
 pub(crate) struct Line {
     /// A space, `-` or `+`.
     pub(crate) sign: char,
-    /// With its newline, if it has one.
+    /// The line with its newline, if it has one.
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -105,8 +107,8 @@ fn hunk(ops: &[DiffOp], a: &[&[u8]], b: &[&[u8]]) -> Hunk {
     Hunk { header, lines }
 }
 
-/// A range of lines as POSIX diff writes it: counted from 1, or the line before an empty range; a length
-/// of 1 is left out.
+/// Formats a range of lines as POSIX diff does: counted from 1; an empty range is the line before it; a
+/// length of 1 is left out.
 fn place(start: usize, len: usize) -> String {
     match len {
         0 => format!("{start},0"),
@@ -115,7 +117,7 @@ fn place(start: usize, len: usize) -> String {
     }
 }
 
-/// Prints a difference so that patch(1) can use it; on a terminal, so that nothing in it can harm.
+/// Prints a difference in the format of patch(1). On a terminal, control characters are escaped.
 pub(crate) fn print(path: &[u8], diff: &TextDiff, to_terminal: bool, out: &mut impl Write) -> io::Result<()> {
     let path = escape(path);
     let hunks = match diff {
@@ -145,7 +147,7 @@ pub(crate) fn print(path: &[u8], diff: &TextDiff, to_terminal: bool, out: &mut i
     Ok(())
 }
 
-/// Text of a file as it can be shown: as names are, but tabs and backslashes stay what they are.
+/// Escapes text of a file as names are escaped, except that tabs and backslashes stay unchanged.
 pub(crate) fn visible(text: &[u8]) -> String {
     let mut shown = String::with_capacity(text.len());
     for part in text.split_inclusive(|byte| matches!(byte, b'\\' | b'\t')) {

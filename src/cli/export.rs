@@ -1,4 +1,4 @@
-//! `imgmount export`: a flattened tar of an image.
+//! `imgmount export`: writes a flattened tar of an image.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
@@ -16,7 +16,7 @@ use super::commands::{Command, Example};
 use super::interrupt::Interrupt;
 use imgmount::{Error, ExportOptions, Image, InodeId, ROOT};
 
-/// Permissions of a new file, before the user's mask.
+/// Mode of a new file, before the umask.
 const NEW_FILE: u32 = 0o666;
 
 /// Write an image's file system as one tar
@@ -67,7 +67,7 @@ fn run(args: &ExportArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A terminal shows a tar badly, and may do what its bytes say.
+/// Refuses to write to a terminal, which cannot show a tar and may execute control sequences in it.
 pub(super) fn refuse_terminal() -> Result<()> {
     if io::stdout().is_terminal() {
         bail!("cannot write a tar to a terminal; redirect it to a file or a pipe");
@@ -77,7 +77,7 @@ pub(super) fn refuse_terminal() -> Result<()> {
 
 pub(super) fn export_to_stdout(image: &Image, inode: InodeId, options: &ExportOptions<'_>) -> Result<()> {
     image.export_from(inode, &mut io::stdout().lock(), options).map_err(|error| match error {
-        // The caller looks for it to end quietly.
+        // The caller looks for this error in order to exit silently.
         Error::Io { cause, .. } if cause.kind() == io::ErrorKind::BrokenPipe => cause.into(),
         error => error.into(),
     })
@@ -85,7 +85,7 @@ pub(super) fn export_to_stdout(image: &Image, inode: InodeId, options: &ExportOp
 
 fn export_to_file(image: &Image, options: &ExportOptions<'_>, path: &Path) -> Result<()> {
     let cannot = || format!("cannot write '{}'", path.display());
-    // A link is the user's own wish: what it leads to is replaced, not the link.
+    // If the path is a symbolic link, its target is replaced and the link stays.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if let Ok(there) = fs::metadata(path)
         && !there.is_file()
@@ -107,7 +107,7 @@ fn export_to_file(image: &Image, options: &ExportOptions<'_>, path: &Path) -> Re
     let exported = image.export(&mut out, options);
     drop(out);
     if interrupt.flag().load(Ordering::Relaxed) {
-        // Ending by a signal drops nothing.
+        // A process that a signal ends drops nothing, so the temporary file is removed here.
         let _ = temporary.close();
         interrupt.end_if_any();
         bail!("{}: interrupted", cannot());
@@ -117,7 +117,7 @@ fn export_to_file(image: &Image, options: &ExportOptions<'_>, path: &Path) -> Re
     Ok(())
 }
 
-/// Refuses to write once a signal came.
+/// A writer that fails after a signal was received.
 struct Stoppable<'a, W> {
     out: W,
     stop: &'a AtomicBool,
@@ -126,7 +126,7 @@ struct Stoppable<'a, W> {
 impl<W: Write> Write for Stoppable<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.stop.load(Ordering::Relaxed) {
-            // Not `Interrupted`, which asks to try again.
+            // Not the kind `Interrupted`, which asks the caller to retry.
             return Err(io::Error::other("interrupted by a signal"));
         }
         self.out.write(bytes)

@@ -1,4 +1,4 @@
-//! `imgmount extract`: a whole rootfs to a directory.
+//! `imgmount extract`: extracts a whole rootfs to a directory.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,8 +13,8 @@ use super::interrupt::Interrupt;
 use super::progress::Bars;
 use imgmount::{Existing, ExtractOptions, ExtractReport, NotKept, Progress};
 
-/// Files are read in the order they are stored in: what was read comes no second time, and memory beyond
-/// this would only grow.
+/// Size of the span cache, in bytes. Files are read in the order in which they are stored, so no span
+/// is needed again later, and a larger cache would not help.
 const CACHE_BYTES: u64 = 64 << 20;
 
 /// Unpack an image into a directory
@@ -66,7 +66,7 @@ fn run(args: &ExtractArgs) -> Result<ExitCode> {
     )
 }
 
-/// Runs an extraction that signals can end, with a progress bar.
+/// Runs an extraction that signals can stop, with a progress bar.
 pub(super) fn extracting(
     options: ExtractOptions<'static>,
     work: impl FnOnce(&ExtractOptions<'_>) -> imgmount::Result<ExtractReport>,
@@ -78,7 +78,8 @@ pub(super) fn extracting(
     Ok(conclude(report?))
 }
 
-/// Tells what failed and what was not kept; `all_asked` makes the latter a failure too.
+/// Prints the failures and the attributes that were not kept. With `all_asked`, attributes that were
+/// not kept are a failure, too.
 pub(super) fn conclude(report: &ExtractReport, all_asked: bool) -> ExitCode {
     for failure in &report.failures {
         super::complain(&failure.to_string());

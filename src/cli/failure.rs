@@ -1,6 +1,6 @@
-//! A failure as the user sees it: message, hint, exit code.
+//! Reports a failure to the user: message, hint and exit code.
 //!
-//! All three are chosen by the error's type and variant, never by its text.
+//! All three depend on the error's type and variant, never on its text.
 
 use std::io;
 use std::process::ExitCode;
@@ -23,23 +23,24 @@ pub(super) fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// 0 when the reader of the output closed it: it has seen enough. Otherwise [`FAILURE`].
+/// Returns 0 if the reader of the output closed it, since the reader has what it wanted; otherwise
+/// [`FAILURE`].
 fn exit_code(error: &anyhow::Error) -> u8 {
     let io = error.downcast_ref::<io::Error>();
     if io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) { 0 } else { FAILURE }
 }
 
-/// The error and its sources. None repeats another: the text of an [`Error`] contains its cause, which is no
-/// source.
+/// Formats the error and its sources. No text is repeated: the text of an [`Error`] contains its cause,
+/// which is not one of its sources.
 fn message(error: &anyhow::Error) -> String {
     let parts: Vec<String> = error.chain().map(ToString::to_string).collect();
     let text = parts.join(": ");
-    // All other failures name the failed action; only standard output is written to without a context.
+    // All other failures name the failed action; only writes to standard output have no context.
     let unnamed = error.chain().next().is_some_and(|first| first.is::<io::Error>());
     if unnamed { format!("cannot write the output: {text}") } else { text }
 }
 
-/// The next step, where there is one.
+/// Returns the suggested next step, if there is one.
 fn hint(error: &anyhow::Error) -> Option<String> {
     let hint = match error.downcast_ref::<Error>()? {
         #[cfg(feature = "fuse")]

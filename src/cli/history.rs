@@ -1,4 +1,5 @@
-//! `imgmount history`: the layers of an image with their commands, or what each layer did to one path.
+//! `imgmount history`: shows the layers of an image with their commands, or the changes of each layer
+//! to one path.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -16,7 +17,7 @@ use imgmount::{
     normalize_path,
 };
 
-/// What is printed for a command or a time that the image does not tell.
+/// Printed instead of a command or a time that the image does not contain.
 const UNKNOWN: &str = "unknown";
 
 /// Show an image's layers and their commands, or the layers that changed a path
@@ -86,7 +87,7 @@ fn run(args: &HistoryArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where a path leads when the links above its last component are followed, as the image is in the end.
+/// Resolves the symbolic links above the last component of a path, in the final state of the image.
 fn through_links(image: &Image, path: &[u8]) -> Option<Vec<u8>> {
     let slash = path.iter().rposition(|byte| *byte == b'/')?;
     let (parent, name) = path.split_at(slash);

@@ -1,4 +1,4 @@
-//! `imgmount inspect`: what an image is, layer by layer, and what is odd about it.
+//! `imgmount inspect`: shows an image's properties, its layers and its warnings.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -150,7 +150,7 @@ fn print(report: &ImageReport<'_>, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-/// What a runtime would start, a line for each thing that is set.
+/// Prints the settings with which a runtime would start a container, one line for each.
 fn print_config(config: &Value, out: &mut impl Write) -> io::Result<()> {
     let Some(config) = config.as_object() else { return Ok(()) };
     for (name, value) in config {

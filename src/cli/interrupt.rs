@@ -1,8 +1,8 @@
-//! Signals that end work which should be ended in order: SIGINT and SIGTERM. SIGHUP keeps
-//! what it does, which nohup(1) may have changed.
+//! Handles SIGINT and SIGTERM, for work that must clean up before it ends. SIGHUP keeps its current
+//! effect, which nohup(1) may have changed.
 //!
-//! The first sets a flag that the work looks at; a second one ends the program at once. Afterwards the
-//! program ends by that signal, so that a shell loop around it ends too.
+//! The first signal sets a flag that the work checks; a second signal ends the program at once. After
+//! cleaning up, the program ends by the same signal, so that a shell loop around it ends too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,14 +12,14 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::low_level::emulate_default_handler;
 
-/// What came in, if anything.
+/// The signal that was received, if any.
 pub(crate) struct Interrupt {
     stop: Arc<AtomicBool>,
     signal: Arc<AtomicUsize>,
 }
 
 impl Interrupt {
-    /// From now on, signals only set the flag.
+    /// Starts to handle signals: from then on, they only set the flag.
     pub(crate) fn watch() -> Result<Self> {
         let interrupt = Interrupt { stop: Arc::default(), signal: Arc::default() };
         for signal in [SIGINT, SIGTERM] {
@@ -32,15 +32,15 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// True once a signal came.
+    /// Returns the flag, which is true after a signal was received.
     pub(crate) fn flag(&self) -> &AtomicBool {
         &self.stop
     }
 
-    /// Ends the program by the signal that came; does nothing when none did.
+    /// Ends the program by the received signal; does nothing if there was none.
     pub(crate) fn end_if_any(&self) {
         if let Ok(signal @ 1..) = i32::try_from(self.signal.load(Ordering::Relaxed)) {
-            // It does not come back, unless there is no such signal.
+            // This returns only for an unknown signal.
             let _ = emulate_default_handler(signal);
         }
     }

@@ -1,7 +1,7 @@
-//! Log lines on standard error.
+//! Writes log lines to standard error.
 //!
-//! Owns their shape, `imgmount: LEVEL: MESSAGE`, and when the time stands before them: a terminal shows messages
-//! as they come, a log file is read later.
+//! This module owns their format, `imgmount: LEVEL: MESSAGE`, and when a timestamp precedes it: not on
+//! a terminal, which shows messages at once, but in a log file, which is read later.
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,18 +30,18 @@ pub(crate) fn init(verbose: u8, quiet: bool) {
         .init();
 }
 
-/// Begins all further lines with the time, in UTC.
+/// Starts all further lines with the time, in UTC.
 #[cfg(feature = "fuse")]
 pub(crate) fn show_time() {
     WITH_TIME.store(true, Ordering::Relaxed);
 }
 
-/// Returns the beginning of a line: `imgmount: `, after the time where that is shown.
+/// Returns the start of a line: `imgmount: `, preceded by the time if times are shown.
 pub(crate) fn prefix() -> String {
     if !WITH_TIME.load(Ordering::Relaxed) {
         return "imgmount: ".to_owned();
     }
-    // A clock before 1970 is shown as 1970.
+    // A clock before 1970 is treated as 1970.
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = Timestamp { seconds: since_epoch.as_secs(), nanos: since_epoch.subsec_nanos() };
     format!("{} imgmount: ", rfc3339_millis(now))

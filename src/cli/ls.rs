@@ -1,4 +1,4 @@
-//! `imgmount ls`: names in an image, as text like `ls` prints it or as JSON lines.
+//! `imgmount ls`: lists names in an image, as text in the format of `ls` or as JSON lines.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -40,7 +40,7 @@ pub(crate) struct LsArgs {
     image: ImageArgs,
 }
 
-/// One line to come: what is shown of it, where it is, what it is.
+/// A line to print: the shown name, the path and the inode.
 struct Line {
     shown: Vec<u8>,
     path: Vec<u8>,
@@ -67,7 +67,7 @@ fn run(args: &LsArgs) -> Result<ExitCode> {
     let (name, path) = args.path.split(&args.image_path);
     let path = path.unwrap_or_else(|| b"/".to_vec());
     let image = args.image.load(&name, args.layers.range())?;
-    // As ls: a link that is named itself is followed, except for the long format.
+    // As in ls: a link given as argument is followed, except in the long format.
     let found = if args.long { image.resolve_no_follow(&path) } else { image.resolve(&path) };
     let mut out = stdout();
     match found {
@@ -79,7 +79,7 @@ fn run(args: &LsArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Lists a file, or what is in a directory.
+/// Lists a file, or the contents of a directory.
 fn list(args: &LsArgs, image: &Image, path: &[u8], id: InodeId, out: &mut impl Write) -> Result<()> {
     if !image.is_directory(id) {
         return print(args, image, &[Line { shown: path.to_vec(), path: path.to_vec(), id }], out);
@@ -94,7 +94,7 @@ fn list(args: &LsArgs, image: &Image, path: &[u8], id: InodeId, out: &mut impl W
     print(args, image, &lines, out)
 }
 
-/// Lists what a pattern matches, and with `-R` what is below.
+/// Lists the paths that a pattern matches, and with `-R` everything below them.
 fn list_matches(args: &LsArgs, image: &Image, pattern: &[u8], out: &mut impl Write) -> Result<()> {
     let mut found = image.glob(&Glob::new(pattern));
     if pattern.ends_with(b"/") {
@@ -116,8 +116,8 @@ fn list_matches(args: &LsArgs, image: &Image, pattern: &[u8], out: &mut impl Wri
     Ok(())
 }
 
-/// The path that the user wrote, in its shortest spelling: links in it stay, as `find` keeps them. Empty for
-/// the root.
+/// Returns the path that the user wrote, in its shortest spelling. Links in it are not resolved, as in
+/// `find`. Empty for the root.
 fn path_of(path: &[u8]) -> Vec<u8> {
     let path = normalize_path(path);
     if path == b"/" { Vec::new() } else { path }
@@ -130,7 +130,7 @@ fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
     path
 }
 
-/// Everything below, line by line: nothing is held but the way to where the walk is.
+/// Lists everything below a directory, line by line, in memory that grows only with the depth.
 fn list_recursively(
     args: &LsArgs,
     image: &Image,
@@ -161,7 +161,8 @@ fn print(args: &LsArgs, image: &Image, lines: &[Line], out: &mut impl Write) -> 
     Ok(())
 }
 
-/// Columns are as wide as their widest value among `lines`, as in `ls`.
+/// Prints lines in the long format. Columns are as wide as their widest value among `lines`, as in
+/// `ls`.
 fn print_long(image: &Image, lines: &[Line], out: &mut impl Write) -> io::Result<()> {
     let rows: Vec<[String; 7]> = lines.iter().filter_map(|line| long_row(image, line)).collect();
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max();

@@ -1,8 +1,9 @@
-//! `imgmount man DIR`: the manual pages, one a command, for who installs or packages the program.
+//! `imgmount man DIR`: writes the manual pages, one for each command, for those who install or package
+//! the program.
 //!
-//! Names, synopses, descriptions and options are those of the command line's own definition. What that does
-//! not have is added here: exit codes, environment, files, examples. The command is hidden, since a reader of
-//! `--help` has no use for it.
+//! Names, synopses, descriptions and options come from the command line's own definition. This module
+//! adds exit codes, environment, files and examples. The command is hidden, because users of `--help`
+//! do not need it.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -41,7 +42,7 @@ fn run(args: &ManArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the page of a command and those of its subcommands.
+/// Writes the page of a command and the pages of its subcommands.
 fn write_pages(command: &Command, dir: &Path) -> Result<()> {
     for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
         write_pages(subcommand, dir)?;
@@ -52,7 +53,7 @@ fn write_pages(command: &Command, dir: &Path) -> Result<()> {
     render(command, &mut file).and_then(|()| file.flush()).with_context(failed)
 }
 
-/// `imgmount-mount`.
+/// Returns the name of a page, such as `imgmount-mount`.
 fn page_name(command: &Command) -> String {
     command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned()
 }
@@ -60,7 +61,7 @@ fn page_name(command: &Command) -> String {
 fn render(command: &Command, out: &mut impl Write) -> std::io::Result<()> {
     let name = page_name(command);
     let is_main = name == "imgmount";
-    // One line that can be read; the options follow anyway.
+    // The synopsis is one readable line; the options are listed later.
     let usage = command.clone().render_usage().to_string();
     let usage = usage.strip_prefix("Usage: ").unwrap_or(&usage).to_owned();
     let page = Man::new(command.clone().override_usage(usage))

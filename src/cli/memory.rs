@@ -1,9 +1,10 @@
-//! How the program's allocator treats what is large.
+//! Sets how the allocator handles large blocks.
 
-/// From here on, memory is mapped by itself and goes back to the system when it is freed. glibc otherwise raises
-/// its threshold with the first large block that is freed, and then cuts spans, which differ a little in length
-/// and are freed by other threads than allocated them, out of pools that fit ever worse: a server grew by a
-/// quarter over ten minutes of random reads.
+/// Makes the allocator map each block from this size on separately, and return it to the system when it
+/// is freed. By default, glibc raises its threshold with the first large block that is freed. It then
+/// allocates spans from pools, which fit ever worse, because spans differ a little in length and are
+/// freed by other threads than those that allocated them: a server grew by a quarter over ten minutes
+/// of random reads.
 #[cfg(target_env = "gnu")]
 pub(super) fn map_large_blocks() {
     const FROM_BYTES: libc::c_int = 1 << 20;
@@ -13,6 +14,6 @@ pub(super) fn map_large_blocks() {
     debug_assert_eq!(set, 1, "glibc takes thresholds up to 32 MiB");
 }
 
-/// Other allocators keep no such threshold.
+/// Does nothing: other allocators have no such threshold.
 #[cfg(not(target_env = "gnu"))]
 pub(super) fn map_large_blocks() {}

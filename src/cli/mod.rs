@@ -1,7 +1,7 @@
-//! The command line: arguments in, text out, one file a command.
+//! The command line: arguments in, text out, one file for each command.
 //!
-//! This module owns exit codes and the shape of error messages; [`failure`] chooses both, and hints. Nothing but
-//! this folder prints.
+//! This module owns exit codes and the format of error messages; [`failure`] chooses code, message and
+//! hint. Only the files of this folder print.
 
 mod args;
 mod cache;
@@ -45,9 +45,9 @@ use imgmount::Transport;
 
 use self::commands::Chosen;
 
-/// A negative answer: a comparison that found something.
+/// Exit code for a negative answer: a difference or a mismatch was found.
 const NEGATIVE: u8 = 1;
-/// Failure or wrong usage.
+/// Exit code for a failure or wrong usage.
 const FAILURE: u8 = 2;
 
 /// Mount container images as read-only directories, or read them without mounting
@@ -66,7 +66,7 @@ pub(crate) struct Cli {
     command: Chosen,
 }
 
-/// What an IMAGE is, with the transports that can be opened.
+/// Returns the help text about IMAGE, with the transports that can be opened.
 fn image_help() -> String {
     let transports: Vec<_> =
         Transport::supported().map(|one| format!("{} ({})", one.name(), one.about())).collect();
@@ -78,8 +78,8 @@ fn image_help() -> String {
     )
 }
 
-/// Runs the program: parses `arguments` (the first is the program's name), sets up logging, does what is
-/// asked and gives the exit code: 0 done, 1 a negative answer, 2 failure or wrong usage.
+/// Runs the program: parses `arguments` (the first is the program's name), sets up logging and runs the
+/// command. Returns the exit code: 0 success, 1 a negative answer, 2 failure or wrong usage.
 pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match parse(arguments.into_iter().map(args::mark_standard_input).collect()) {
         Ok(cli) => cli,
@@ -90,8 +90,8 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     cli.command.run().unwrap_or_else(|error| failure::fail(&error))
 }
 
-/// `imgmount IMAGE DIR` is short for `imgmount mount IMAGE DIR`, unless the first word is nearly a command and
-/// no image.
+/// Parses the arguments. `imgmount IMAGE DIR` is short for `imgmount mount IMAGE DIR`, unless the first
+/// word is similar to a command and is not an image.
 fn parse(mut arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
     use clap::CommandFactory as _;
     let is_option = |argument: &OsString| argument != "-" && argument.as_encoded_bytes().starts_with(b"-");
@@ -111,17 +111,18 @@ fn parse(mut arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(arguments)
 }
 
-/// Help and version go to standard output and are a success; wrong usage is told as every error is.
+/// Prints help and version to standard output, with success. Wrong usage is reported like every other
+/// error.
 fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
-        // Nobody is left to be told when even this cannot be written.
+        // If this cannot be written, no error message can be written either.
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
     let text = error.render().to_string();
     match text.strip_prefix("error: ") {
         Some(text) => complain(text.trim_end()),
-        // Nothing was asked for: the help itself.
+        // Without arguments, the help text is printed.
         None => print_line(text.trim_end()),
     }
     ExitCode::from(FAILURE)
@@ -131,7 +132,7 @@ fn complain(text: &str) {
     print_line(&format!("{}{text}", logging::prefix()));
 }
 
-/// Standard error may be closed; then there is nobody to tell.
+/// Prints a line to standard error. A failure is ignored: standard error may be closed.
 fn print_line(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -1,13 +1,14 @@
-//! `imgmount IMAGE DIR`: options, going to the background, and ending well.
+//! `imgmount IMAGE DIR`: handles mount options, moves to the background, and unmounts at the end.
 //!
-//! Owned here: what each mount option means, and what makes a mount end. How an image is loaded is the
-//! caller's business, and how the kernel is talked to is [`Image::mount`]'s.
+//! This module owns the meaning of each mount option, and the events that end a mount. It must not know
+//! how an image is loaded, nor the kernel's protocol, which is hidden in [`Image::mount`].
 //!
-//! Options come from three sides: the command line, an fstab line, and `mount -t fuse.imgmount`, which runs
-//! `imgmount IMAGE DIR -o rw,dev,suid` whatever it was asked for, through mount.fuse3 and a shell. mount(8)
-//! puts `rw` or `ro` first, always, and mount.fuse3 adds `dev` and `suid` unless it was given `nodev` and
-//! `nosuid`; what was asked for explicitly looks no different. Hence in a list that begins with `rw` or `ro`,
-//! `suid` and `dev` do not count (docs/security.md X13). `rw` itself is accepted and changes nothing.
+//! Options come from three sources: the command line, an fstab line, and `mount -t fuse.imgmount`,
+//! which always runs `imgmount IMAGE DIR -o rw,dev,suid` through mount.fuse3 and a shell. mount(8)
+//! always puts `rw` or `ro` first, and mount.fuse3 adds `dev` and `suid` unless it gets `nodev` and
+//! `nosuid`; options that the user gave explicitly look the same. Therefore `suid` and `dev` are
+//! ignored in a list that begins with `rw` or `ro` (docs/security.md X13). `rw` itself is accepted and
+//! has no effect.
 
 mod list;
 
@@ -35,8 +36,8 @@ use super::daemon::{self, Process, Waiting};
 use super::logging;
 use super::options::parse_duration;
 
-/// Options of mount(8), fstab(5) and fuse(8) that are for others, or that a tree which never changes fulfils
-/// anyway. Options that begin with `x-` are such, too.
+/// Options of mount(8), fstab(5) and fuse(8) that concern other programs, or that a read-only tree
+/// fulfils anyway. Options that begin with `x-` are ignored, too.
 const IGNORED: [&str; 27] = [
     "ro",
     "rw",
@@ -100,7 +101,7 @@ pub(crate) struct MountArgs {
     pub(crate) options: Vec<String>,
     #[command(flatten)]
     pub(crate) image: ImageArgs,
-    /// What `-o` says to the kernel.
+    /// The mount options for the kernel, from `-o`.
     #[arg(skip)]
     pub(crate) kernel: MountOptions,
 }
@@ -116,10 +117,9 @@ pub(crate) enum ViewMode {
 }
 
 impl MountArgs {
-    /// Works what `-o` says into the other fields. What it says wins.
+    /// Applies the `-o` options to the other fields. They take precedence.
     ///
-    /// # Errors
-    /// For an option that does not exist or a value that does not fit, by its name.
+    /// # Errors For an unknown option or a bad value; the error names the option.
     pub(crate) fn fold_options(&mut self) -> anyhow::Result<()> {
         for list in std::mem::take(&mut self.options) {
             let items = split_list(&list);
@@ -143,7 +143,7 @@ impl MountArgs {
         fold_long(self, command, name, value)
     }
 
-    /// Takes in an option for the kernel. False when `name` is none.
+    /// Applies an option for the kernel. Returns false if `name` is not such an option.
     fn fold_kernel(&mut self, name: &str, from_mount: bool) -> bool {
         match name {
             "suid" => self.kernel.suid |= !from_mount,
@@ -190,15 +190,14 @@ impl Command for MountArgs {
     }
 }
 
-/// Mounts, and returns when the mount is usable (in the background) or has ended (in the foreground, and in
-/// the process that serves it).
+/// Mounts, and returns when the mount is usable (in the background) or has ended (in the foreground,
+/// and in the process that serves it).
 ///
-/// `load` runs in the process that serves, after everything that can be checked cheaply was. It must not keep
-/// relative paths: the process leaves its working directory.
+/// The image is loaded in the process that serves it, after all cheap checks. It must not keep relative
+/// paths: the process leaves its working directory.
 ///
-/// # Errors
-/// Whatever keeps the image from being mounted; where this process is the background one, it has been
-/// printed by the time the parent returns.
+/// # Errors Any error that keeps the image from being mounted. If this process is in the background, it
+/// has printed the error before the parent returns.
 fn run(mut args: MountArgs) -> anyhow::Result<ExitCode> {
     args.fold_options()?;
     let dir = check_mount_point(&args.dir)?;
@@ -211,7 +210,7 @@ fn run(mut args: MountArgs) -> anyhow::Result<ExitCode> {
         },
     };
     let image: Image = args.image.load(&args.reference, LayerRange::All)?;
-    // Before the mount exists, so that no signal can leave a dead one behind.
+    // Signals are caught before the mount exists, so that none can leave a mount without a process.
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
     let mounted = Arc::new(image.mount(&dir, &args.mount_options())?);
     if parent.is_some() || log.is_some() || !std::io::stderr().is_terminal() {
@@ -223,7 +222,7 @@ fn run(mut args: MountArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn open_log(path: &PathBuf) -> anyhow::Result<File> {
-    // It names files of the image, which need not be everybody's to know.
+    // The log contains file names of the image, which other users may not be allowed to know.
     let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
     file.with_context(|| format!("cannot open log file '{}'", path.display()))
 }
@@ -236,18 +235,18 @@ fn announce(parent: Option<Waiting>, log: Option<File>) -> anyhow::Result<()> {
     }
 }
 
-/// What ends a mount.
+/// An event that can end a mount.
 #[derive(Debug, PartialEq, Eq)]
 enum Event {
-    /// It was unmounted.
+    /// The file system was unmounted.
     Ended,
-    /// This process is asked to end.
+    /// This process received a signal to end.
     Signal(i32),
-    /// Nobody used it for long enough.
+    /// The mount was not used for the idle timeout.
     Idle,
 }
 
-/// Waits for the end.
+/// Serves until the mount ends.
 fn serve(mounted: &Arc<Mounted>, mut signals: Signals, idle_timeout: Option<Duration>) -> anyhow::Result<()> {
     let (sender, events) = mpsc::channel();
     let signalled = sender.clone();
@@ -263,14 +262,14 @@ fn serve(mounted: &Arc<Mounted>, mut signals: Signals, idle_timeout: Option<Dura
     })?;
     loop {
         match next_event(&events, idle_timeout, || mounted.idle()) {
-            // Where the conversation broke off without an unmount, a dead mount would stay.
+            // If the connection broke without an unmount, a mount without a process would remain.
             Event::Ended => return Ok(take_away(mounted)?),
             Event::Signal(signal) => {
                 log::info!("signal {signal}: unmounting '{}'", mounted.point().display());
                 return Ok(take_away(mounted)?);
             }
             Event::Idle if mounted.unmount().is_ok() => return Ok(()),
-            // Somebody sits in it without asking for anything.
+            // The mount is still in use, by a process that makes no requests, so serving continues.
             Event::Idle => {}
         }
     }
@@ -281,8 +280,8 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<()>
     Ok(())
 }
 
-/// What happens next. When the mount is idle already, as it is when somebody sits in it quietly, it gets
-/// another whole `idle_timeout`.
+/// Waits for the next event. If the mount is idle already, as with a process that uses it without
+/// requests, it waits for another whole `idle_timeout`.
 fn next_event(
     events: &Receiver<Event>,
     idle_timeout: Option<Duration>,
@@ -303,7 +302,8 @@ fn next_event(
     Event::Idle
 }
 
-/// Ends a mount that this process must not outlive: who still uses it is said, and loses it.
+/// Unmounts before this process ends, even if the mount is in use: the processes that use it are
+/// listed, and lose access.
 fn take_away(mounted: &Mounted) -> imgmount::Result<()> {
     match mounted.unmount() {
         Err(error @ Error::Mount { reason: MountFault::Busy(_), .. }) => {
@@ -314,7 +314,7 @@ fn take_away(mounted: &Mounted) -> imgmount::Result<()> {
     }
 }
 
-/// What to do about a mount that cannot be made or taken away.
+/// Returns a hint for a mount that cannot be made or removed.
 pub(crate) fn hint(dir: &str, reason: &MountFault) -> Option<String> {
     match reason {
         MountFault::Dead | MountFault::AlreadyMounted => {

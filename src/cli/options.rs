@@ -1,10 +1,10 @@
-//! Values that options take, as text: sizes and durations.
+//! Parses values of options: sizes and durations.
 //!
-//! Pure: text in, values or a sentence about the text out.
+//! Pure: returns values, or an error message about the text.
 
 use std::time::Duration;
 
-/// A number of bytes with an optional K, M, G or T (powers of 1024), as `256M`.
+/// Parses a number of bytes with an optional suffix K, M, G or T (powers of 1024), such as `256M`.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let bad = || format!("'{text}' is not a size; use bytes, or a suffix as in 256M");
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
@@ -20,7 +20,7 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| format!("'{text}' is too large"))
 }
 
-/// A duration in seconds, or with s, m, h or d, as `5m`. Never zero.
+/// Parses a duration in seconds, or with the suffix s, m, h or d, such as `5m`. Zero is an error.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("'{text}' is not a duration; use seconds, or a unit as in 30s, 5m, 1h or 7d");
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());

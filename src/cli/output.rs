@@ -1,4 +1,4 @@
-//! What commands print: escaped text, JSON lines, and the entry that docs/json.md describes.
+//! Formats the output of commands: escaped text, JSON lines, and the entry that docs/json.md describes.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, StdoutLock, Write};
@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use imgmount::{FileType, Image, Inode, InodeId, LayerId, Timestamp};
 
-/// Standard output, buffered. Must be flushed.
+/// Returns buffered standard output. The caller must flush it.
 pub(crate) fn stdout() -> BufWriter<StdoutLock<'static>> {
     BufWriter::with_capacity(64 << 10, io::stdout().lock())
 }
 
-/// One JSON value on a line of its own.
+/// Writes a JSON value as one line.
 pub(crate) fn json_line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, value)?;
     out.write_all(b"\n")
@@ -33,7 +33,7 @@ pub(crate) struct JsonEntry {
     gid: u32,
     size: u64,
     mtime: String,
-    /// Left out where names are not counted: for what is no longer in a tree.
+    /// Left out if names are not counted: for an inode that is no longer in a tree.
     #[serde(skip_serializing_if = "Option::is_none")]
     nlink: Option<u32>,
     target: Option<String>,
@@ -46,12 +46,13 @@ pub(crate) struct JsonEntry {
 }
 
 impl JsonEntry {
-    /// The entry for an inode under the path it was found by. `None` for an inode that is not there.
+    /// Makes the entry for an inode, under the path that it was found by. `None` if the inode does not
+    /// exist.
     pub(crate) fn new(image: &Image, path: &[u8], id: InodeId) -> Option<Self> {
         Some(JsonEntry::of_inode(image, path, &image.inode(id)?))
     }
 
-    /// The entry for an inode of some state of an image, under the path that it has there.
+    /// Makes the entry for an inode of any state of an image, under the path that it has there.
     pub(crate) fn of_inode(image: &Image, path: &[u8], inode: &Inode<'_>) -> Self {
         let (path, path_b64) = json_name(path);
         let (target, target_b64) = json_name_of(inode.target());
@@ -99,20 +100,20 @@ impl<'a> JsonLayer<'a> {
     }
 }
 
-/// A name for JSON: as text, and in Base64 where the text is not the name.
+/// Returns a name for JSON: as text, and in Base64 if the text differs from the name.
 pub(crate) fn json_name(bytes: &[u8]) -> (String, Option<String>) {
     let lossy = String::from_utf8_lossy(bytes);
     let base64 = (lossy.as_bytes() != bytes).then(|| BASE64.encode(bytes));
     (lossy.into_owned(), base64)
 }
 
-/// [`json_name`] of a name that need not be there.
+/// As [`json_name`], for an optional name.
 pub(crate) fn json_name_of(bytes: Option<&[u8]>) -> (Option<String>, Option<String>) {
     let (text, base64) = bytes.map(json_name).unzip();
     (text, base64.flatten())
 }
 
-/// The ten characters that `ls -l` begins a line with.
+/// Returns the ten characters that begin a line of `ls -l`.
 pub(crate) fn mode_string(kind: FileType, mode: u16) -> String {
     let mut text = String::from(kind.letter());
     for (shift, special, set, unset) in [(6, 0o4000, 's', 'S'), (3, 0o2000, 's', 'S'), (0, 0o1000, 't', 'T')]
@@ -130,7 +131,7 @@ pub(crate) fn mode_string(kind: FileType, mode: u16) -> String {
     text
 }
 
-/// Year, month, day, hour, minute, second in UTC.
+/// Returns year, month, day, hour, minute and second in UTC.
 fn civil(time: Timestamp) -> (u64, u64, u64, u64, u64, u64) {
     // Days to a date in the proleptic Gregorian calendar, counted in eras of 400 years from 1 March 0000.
     let (days, second) = (time.seconds / 86_400, time.seconds % 86_400);
@@ -145,12 +146,12 @@ fn civil(time: Timestamp) -> (u64, u64, u64, u64, u64, u64) {
     (year, month, day, second / 3600, second / 60 % 60, second % 60)
 }
 
-/// `2026-01-02T03:04:05.000000006Z`.
+/// Formats a time as `2026-01-02T03:04:05.000000006Z`.
 pub(crate) fn rfc3339(time: Timestamp) -> String {
     format!("{}.{:09}Z", rfc3339_seconds(time), time.nanos)
 }
 
-/// `2026-01-02T03:04:05.000Z`.
+/// Formats a time as `2026-01-02T03:04:05.000Z`.
 pub(crate) fn rfc3339_millis(time: Timestamp) -> String {
     format!("{}.{:03}Z", rfc3339_seconds(time), time.nanos / 1_000_000)
 }
@@ -160,7 +161,7 @@ fn rfc3339_seconds(time: Timestamp) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
 }
 
-/// `2026-01-02 03:04`, in UTC so that the same image gives the same text everywhere.
+/// Formats a time as `2026-01-02 03:04`, in UTC so that the same image gives the same text everywhere.
 pub(crate) fn long_iso(time: Timestamp) -> String {
     let (year, month, day, hour, minute, _) = civil(time);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}")

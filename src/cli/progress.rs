@@ -1,4 +1,4 @@
-//! Progress bars: only where standard error is a terminal, and only for work that takes a while.
+//! Shows progress bars: only if standard error is a terminal, and only for work that takes a while.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -9,10 +9,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use imgmount::Progress;
 
-/// Work that is over sooner shows nothing.
+/// Work that ends sooner shows no progress bar.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// One bar at a time on standard error.
+/// A progress bar on standard error, one at a time.
 #[derive(Default)]
 pub(crate) struct Bars {
     current: Mutex<Option<Bar>>,
@@ -32,7 +32,7 @@ impl fmt::Debug for Bars {
 
 impl Progress for Bars {
     fn begin(&self, what: &str, total_bytes: u64) {
-        // `-q` leaves only errors to be said.
+        // With `-q`, only errors are printed.
         if !std::io::stderr().is_terminal() || log::max_level() < log::LevelFilter::Warn {
             return;
         }

@@ -1,4 +1,4 @@
-//! `imgmount umount DIR`.
+//! `imgmount umount DIR`: unmounts an image.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

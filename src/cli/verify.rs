@@ -1,4 +1,4 @@
-//! `imgmount verify`: whether an image is what it says, promise by promise.
+//! `imgmount verify`: compares every size and digest that an image declares with its bytes.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -66,7 +66,7 @@ impl Command for VerifyArgs {
 fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let (reference, platform) = args.select.parse(&args.image_name)?;
     let bars: Arc<dyn Progress> = Arc::new(Bars::default());
-    // Without a store: even an archive that is compressed as a whole is read anew.
+    // Without a store, even an archive that is compressed as a whole is read anew.
     let engine = Engine::new(EngineOptions::default().progress(bars.clone()));
     let source = engine.open(&reference)?;
     let mut out = stdout();
@@ -78,15 +78,15 @@ fn run(args: &VerifyArgs) -> Result<ExitCode> {
         } else {
             print(item, &mut out)?;
         }
-        // Layers take their time; what is known is shown.
+        // A layer takes a while, so results are shown at once.
         Ok(out.flush()?)
     };
     let sound = source.verify(&reference.selection, platform.as_ref(), &options, &mut report)?;
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(NEGATIVE) })
 }
 
-/// Where commands before this one left what they learned. Nothing is kept here, so a cache that is not there is
-/// not made.
+/// Opens the store that other commands filled. Nothing is written to it, so a missing cache directory
+/// is not created.
 fn indexes() -> Option<Store> {
     let directory = cache_directory().ok().filter(|directory| directory.is_dir())?;
     Store::open(&directory).map_err(|error| log::info!("{error}")).ok()

@@ -1,27 +1,29 @@
-//! The header blocks of one tar member: ustar, and PAX records for what ustar cannot say.
+//! Encodes the header blocks of one tar member: ustar, and PAX records for values that ustar cannot
+//! hold.
 //!
-//! Pure. This module owns what goes where; every choice depends on the member alone, so the same tree gives
-//! the same bytes. Sources: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Extended Header"; GNU tar
-//! manual, "PAX Format, Version 1.0" (sparse files).
+//! This module owns which header field or record holds each value. Every choice depends on the member
+//! alone, so the same tree gives the same bytes. The module is pure; it must not know trees or images.
+//! Sources: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Extended Header"; GNU tar manual,
+//! "PAX Format, Version 1.0" (sparse files).
 
 use tar::{EntryType, Header};
 
 use crate::layer::entry::{DeviceNumber, Meta, Segment, Xattrs};
 
-/// Unit of a tar, in bytes.
+/// Block size of a tar, in bytes.
 pub(super) const BLOCK_BYTES: usize = 512;
 /// Length of the name and link name fields of a ustar header, in bytes.
 const NAME_FIELD: usize = 100;
 /// Length of the prefix field, in bytes.
 const PREFIX_FIELD: usize = 155;
-/// The most that seven octal digits hold: owners, device numbers.
+/// The largest number that seven octal digits hold: user and group IDs, device numbers.
 const MAX_SHORT: u64 = 0o7_777_777;
-/// The most that eleven octal digits hold: sizes, times.
+/// The largest number that eleven octal digits hold: sizes, times.
 const MAX_LONG: u64 = 0o77_777_777_777;
-/// What a sparse file costs beside its map: the extension header and a block of records.
+/// Bytes that a sparse file costs in addition to its map: the extension header and a block of records.
 const SPARSE_OVERHEAD_BYTES: u64 = 2 * BLOCK_BYTES as u64;
 
-/// One member.
+/// A member of a tar.
 #[derive(Debug)]
 pub(super) struct Member<'a> {
     /// The name, without a leading or trailing slash; `.` for the root.
@@ -31,39 +33,40 @@ pub(super) struct Member<'a> {
     pub(super) xattrs: Xattrs<'a>,
 }
 
-/// What it is.
+/// The type of a member.
 #[derive(Debug)]
 pub(super) enum Kind<'a> {
-    /// A file of so many bytes, which follow.
+    /// A file of this many bytes, which follow.
     File(u64),
-    /// A file with holes; its map is part of the header, its stored bytes follow.
+    /// A file with holes. Its map is part of the header; its stored bytes follow.
     Sparse(SparseMap),
     Directory,
     Symlink(&'a [u8]),
-    /// A further name of the member with this path.
+    /// A hard link to the member with this path.
     Hardlink(&'a [u8]),
     Char(DeviceNumber),
     Block(DeviceNumber),
     Fifo,
 }
 
-/// The map of a sparse file as GNU's format 1.0 has it.
+/// The map of a sparse file in GNU's format 1.0.
 ///
-/// Runs begin at whole blocks and end there or at the file's end, with zeros around what is stored: some
-/// programs (Go's) read all runs as one stream, others (GNU tar) look for each in a block of its own, and
-/// only so they agree.
+/// Runs begin at block boundaries and end at block boundaries or at the end of the file; zeros fill the
+/// space around the stored bytes. Some programs (Go's) read all runs as one stream, others (GNU tar)
+/// look for each run in its own block; both read the same bytes only if the runs are aligned.
 #[derive(Debug)]
 pub(super) struct SparseMap {
-    /// Offset and length of each run.
+    /// Offset and length of each run, in bytes.
     runs: Vec<(u64, u64)>,
-    /// Decimal lines, padded to a block.
+    /// The map as decimal lines, padded to a block.
     text: Vec<u8>,
     size: u64,
 }
 
 impl SparseMap {
-    /// The map of a file of `size` bytes that stores `segments`. None when holes would save nothing: the file
-    /// is then smaller, and understood by more programs, with its holes as zeros.
+    /// Makes the map of a file of `size` bytes that stores `segments`. Returns `None` if leaving out holes
+    /// would save nothing: then the file is smaller, and readable by more programs, with its holes as
+    /// zeros.
     pub(super) fn new(size: u64, segments: &[Segment]) -> Option<Self> {
         let block = BLOCK_BYTES as u64;
         let mut runs: Vec<(u64, u64)> = Vec::new();
@@ -75,7 +78,7 @@ impl SparseMap {
                 _ => runs.push((start, end - start)),
             }
         }
-        // A hole at the end is told by an empty run after it, as GNU tar does.
+        // An empty run marks a hole at the end, as in GNU tar.
         if runs.last().is_none_or(|(offset, len)| offset + len < size) {
             runs.push((size, 0));
         }
@@ -89,18 +92,18 @@ impl SparseMap {
         (SPARSE_OVERHEAD_BYTES + map.payload_bytes() < size).then_some(map)
     }
 
-    /// Offset and length of each run, in bytes, ascending.
+    /// Returns offset and length of each run, in bytes, ascending.
     pub(super) fn runs(&self) -> &[(u64, u64)] {
         &self.runs
     }
 
-    /// The map and all runs.
+    /// Returns the length of the map and all runs, in bytes.
     fn payload_bytes(&self) -> u64 {
         self.text.len() as u64 + self.runs.iter().map(|(_, len)| len).sum::<u64>()
     }
 }
 
-/// The header blocks of a member, with the map of a sparse file.
+/// Encodes the header blocks of a member, with the map of a sparse file.
 pub(super) fn encode(member: &Member<'_>) -> Vec<u8> {
     let mut header = Header::new_ustar();
     header.set_entry_type(entry_type(&member.kind));
@@ -120,7 +123,7 @@ pub(super) fn encode(member: &Member<'_>) -> Vec<u8> {
     blocks
 }
 
-/// Fills a last block with zeros.
+/// Pads `bytes` with zeros to a whole block.
 pub(super) fn pad(bytes: &mut Vec<u8>) {
     bytes.resize(bytes.len().next_multiple_of(BLOCK_BYTES), 0);
 }
@@ -147,7 +150,7 @@ fn set_names(header: &mut Header, records: &mut Records, member: &Member<'_>) {
         _ => b"",
     };
     if matches!(member.kind, Kind::Sparse(_)) {
-        // Who does not know the format gets a file of another name, not the wrong bytes.
+        // A program that does not know the format writes a file of another name, not wrong contents.
         set_path(header, &stand_in("GNUSparseFile.0", &path));
         records.push_name(b"GNU.sparse.name", &path);
     } else if !set_path(header, &path) {
@@ -160,14 +163,15 @@ fn set_names(header: &mut Header, records: &mut Records, member: &Member<'_>) {
     fill(&mut header.as_old_mut().linkname, link);
 }
 
-/// False when the name field and the prefix field cannot hold the path.
+/// Sets the path of a header. Returns false when the name field and the prefix field cannot hold the
+/// path.
 fn set_path(header: &mut Header, path: &[u8]) -> bool {
     let Some(fields) = header.as_ustar_mut() else { return false };
     if path.len() <= NAME_FIELD {
         fill(&mut fields.name, path);
         return true;
     }
-    // The slash between the two is in neither; the name may not be empty.
+    // The slash between prefix and name is in neither field; the name must not be empty.
     let mut slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
     let fits =
         |at: &usize| *at <= PREFIX_FIELD && *at > 0 && (1..=NAME_FIELD).contains(&(path.len() - at - 1));
@@ -218,14 +222,15 @@ fn set_numbers(header: &mut Header, records: &mut Records, member: &Member<'_>) 
     }
 }
 
-/// As much of `value` as fits.
+/// Copies as much of `value` as fits into `field`.
 fn fill(field: &mut [u8], value: &[u8]) {
     for (place, byte) in field.iter_mut().zip(value) {
         *place = *byte;
     }
 }
 
-/// A name for what is not the file itself, with as much of the file's last name as fits.
+/// Returns the name of a member that is not the file itself, with as much of the file's last name as
+/// fits.
 fn stand_in(directory: &str, path: &[u8]) -> Vec<u8> {
     let path = path.strip_suffix(b"/").unwrap_or(path);
     let last = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
@@ -234,11 +239,11 @@ fn stand_in(directory: &str, path: &[u8]) -> Vec<u8> {
     name
 }
 
-/// PAX records: each `LENGTH KEY=VALUE\n`, its length counting itself.
+/// PAX records: each is `LENGTH KEY=VALUE\n`, and the length includes its own digits.
 #[derive(Debug, Default)]
 struct Records {
     bytes: Vec<u8>,
-    /// A name among them is not UTF-8, which records have to be unless they say so.
+    /// Whether a name in the records is not UTF-8; PAX then requires a record that says so.
     binary: bool,
 }
 
@@ -252,13 +257,13 @@ impl Records {
         self.push(key, name);
     }
 
-    /// The extension header and its records; nothing when there are none.
+    /// Returns the extension header and its records; nothing when there are no records.
     fn into_blocks(self, path: &[u8]) -> Vec<u8> {
         if self.bytes.is_empty() {
             return Vec::new();
         }
         let mut body = Vec::new();
-        // It counts for the records after it.
+        // The record applies to the records after it.
         if self.binary {
             append_record(&mut body, b"hdrcharset", b"BINARY");
         }
@@ -280,7 +285,8 @@ impl Records {
 }
 
 fn append_record(bytes: &mut Vec<u8>, key: &[u8], value: &[u8]) {
-    // Space, equals sign and line end; then the digits of the length, which may add one by counting themselves.
+    // Space, equals sign and line end; then the digits of the length, which may add a digit by including
+    // themselves.
     let rest = key.len() + value.len() + 3;
     let digits = |number: usize| number.to_string().len();
     let mut length = rest + digits(rest);

@@ -1,15 +1,17 @@
-//! A tree, or a part of it, as a tar: the same bytes every time.
+//! Writes a tree, or a part of it, as a tar; the bytes are always the same for the same tree.
 //!
-//! Members come parents first, siblings sorted by bytes, named relative to the root (`etc/passwd`), the root
-//! itself as `./`. A file with several names is a file by the first and a hard link by the others. There are
-//! no user or group names, and every time is the image's.
+//! This module owns names, order and parallelism; [`header`] owns the encoding of one member. It must
+//! not know where the tar is written.
 //!
-//! Holes are zeros unless they are asked for: then a file is written as a sparse one (GNU's PAX format 1.0)
-//! where that makes the tar smaller. podman 4.3 imports such a file, but cannot save the image again: the layer
-//! that it puts together does not have the digest it expects.
+//! Members are ordered parents first, siblings sorted by bytes. Their names are relative to the root
+//! (`etc/passwd`); the root itself is `./`. A file with several names is a file under the first name
+//! and a hard link under the others. There are no user or group names, and all times come from the
+//! image.
 //!
-//! This module owns names, order and what runs beside what; [`header`] owns how one member looks. It does
-//! not know where the tar goes.
+//! Holes are written as zeros by default. With [`ExportOptions::sparse`], a file with holes is written
+//! as a sparse file (GNU's PAX format 1.0) where that makes the tar smaller. podman 4.3 imports such a
+//! file, but cannot save the image again: the layer that it assembles does not have the expected
+//! digest.
 
 mod header;
 #[cfg(test)]
@@ -27,9 +29,9 @@ use crate::layer::entry::{FileData, Stored};
 use crate::load::LoadedTree;
 use crate::rootfs::{InodeId, InodeKind, ROOT};
 
-/// Bytes that are handed on at a time.
+/// Bytes that are passed to the writing thread at a time.
 const PIECE_BYTES: usize = 1 << 20;
-/// Pieces that may wait to be written, while the next are decoded.
+/// Pieces that may wait to be written, while the next pieces are decoded.
 const PIECES: usize = 8;
 
 /// How a tree is exported.
@@ -59,10 +61,10 @@ impl<'a> ExportOptions<'a> {
     }
 }
 
-/// Writes an inode and all below it as a tar.
+/// Writes an inode and everything below it as a tar.
 ///
-/// # Errors
-/// [`Error::Io`] when `out` refuses, else as [`LoadedTree::read_stored`]: the tar is then broken off.
+/// # Errors [`Error::Io`] if writing to `out` fails; otherwise as [`LoadedTree::read_stored`]. The tar
+/// is incomplete then.
 pub(crate) fn export(
     tree: &LoadedTree,
     inode: InodeId,
@@ -88,10 +90,10 @@ pub(crate) fn export(
     })
 }
 
-/// The files in the order of the walk, by their place in it.
+/// Returns the schedule of the files, numbered by their position in the walk.
 fn schedule(tree: &LoadedTree, inode: InodeId) -> Schedule<'_> {
     let mut linked = HashSet::new();
-    // There is nothing to walk in what is no directory.
+    // The walk yields nothing for an inode that is not a directory.
     let is_directory = tree.rootfs().inode(inode).is_some_and(|inode| inode.kind == InodeKind::Directory);
     let alone = (!is_directory).then_some(inode);
     let inodes = tree.rootfs().walk(inode).map(|(_, id)| id).chain(alone);
@@ -103,13 +105,13 @@ fn schedule(tree: &LoadedTree, inode: InodeId) -> Schedule<'_> {
     tree.schedule(files)
 }
 
-/// Ends when there are no more pieces, or at the first that cannot be written.
+/// Writes pieces until there are no more, or until one cannot be written.
 fn write_pieces(pieces: Receiver<Vec<u8>>, empty: &SyncSender<Vec<u8>>, out: &mut dyn Write) -> Result<()> {
     let failed = |cause| Error::io("cannot write the tar", cause);
     for mut piece in pieces {
         out.write_all(&piece).map_err(failed)?;
         piece.clear();
-        // Only saves an allocation.
+        // Reusing the piece only saves an allocation, so a failure does not matter.
         let _ = empty.try_send(piece);
     }
     out.flush().map_err(failed)
@@ -159,7 +161,7 @@ impl Pieces {
     fn hand_on(&mut self) -> Result<()> {
         let next = self.used.try_recv().unwrap_or_else(|_| Vec::with_capacity(PIECE_BYTES));
         let full = std::mem::replace(&mut self.current, next);
-        // The writer left, and tells why.
+        // The writing thread has ended, and reports the cause.
         self.full.send(full).map_err(|_| Error::io("cannot export", std::io::ErrorKind::BrokenPipe.into()))
     }
 }
@@ -168,7 +170,7 @@ struct Exporter<'a> {
     tree: &'a LoadedTree,
     options: &'a ExportOptions<'a>,
     schedule: Schedule<'a>,
-    /// Of inodes with several names: the path of the first.
+    /// The first path of each inode with several names.
     first_names: HashMap<InodeId, Vec<u8>>,
     pieces: Pieces,
 }
@@ -189,7 +191,7 @@ impl Exporter<'_> {
         } else {
             self.member(name, inode, 0)?;
         }
-        // The end: two blocks of zeros.
+        // A tar ends with two blocks of zeros.
         self.pieces.push_zeros(2 * BLOCK_BYTES as u64)?;
         self.pieces.hand_on()
     }
@@ -222,8 +224,8 @@ impl Exporter<'_> {
         self.pieces.pad()
     }
 
-    /// The bytes of a file in these runs (offset and length), which hold all that is stored of it; holes are
-    /// zeros.
+    /// Writes the bytes of a file in these runs (offset and length), which contain all stored bytes; holes
+    /// are written as zeros.
     fn contents(&mut self, (id, place): (InodeId, u64), runs: &[(u64, u64)]) -> Result<()> {
         let pieces = &mut self.pieces;
         let mut runs = runs.iter().map(|(offset, len)| (*offset, offset + len));

@@ -1,4 +1,4 @@
-//! Headers at the edges of what their fields hold.
+//! Tests headers at the limits of their fields.
 
 use super::header::{Kind, Member, SparseMap, encode};
 use crate::layer::entry::{DeviceNumber, Extent, Meta, Segment, Timestamp, Xattrs};
@@ -7,7 +7,7 @@ fn member<'a>(path: &'a [u8], kind: Kind<'a>) -> Member<'a> {
     Member { path, kind, meta: Meta::default(), xattrs: Xattrs::default() }
 }
 
-/// The PAX records of encoded blocks, and the ustar header.
+/// Returns the PAX records of encoded blocks, and the ustar header.
 fn parts(blocks: &[u8]) -> (String, tar::Header) {
     let header = |at: usize| tar::Header::from_byte_slice(&blocks[at..at + 512]).clone();
     if header(0).entry_type() != tar::EntryType::XHeader {
@@ -78,7 +78,7 @@ fn a_path_is_split_at_the_last_slash_that_leaves_both_parts_short_enough() {
     let fields = header.as_ustar().unwrap();
     assert_eq!((records.as_str(), &fields.prefix[..]), ("", &path.as_bytes()[..155]));
     assert_eq!(fields.name[..], *"c".repeat(100).as_bytes());
-    // A directory's slash takes the last place.
+    // A directory's slash takes the last byte.
     let (records, _) = parts(&encode(&member(path.as_bytes(), Kind::Directory)));
     assert_eq!(records, format!("267 path={path}/\\n"));
 }

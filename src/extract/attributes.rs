@@ -1,8 +1,9 @@
-//! Owner, extended attributes, mode and time of one thing that was made.
+//! Sets owner, extended attributes, mode and time of one created object.
 //!
-//! This module owns their order, and which of them may be left out: what only root may set is counted,
-//! not a failure. A change of owner takes away set-id bits and capabilities, and an access list changes
-//! the mode, so the owner comes first, the mode after the attributes, and the time last.
+//! This module owns the order of these steps, and which attributes may be left out: an attribute that
+//! only root may set is counted and is not a failure. A change of owner clears set-id bits and
+//! capabilities, and an access control list changes the mode; so the owner is set first, the mode after
+//! the extended attributes, and the time last.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -16,23 +17,23 @@ use super::report::NotKept;
 use super::target::proc_path;
 use crate::layer::entry::{Meta, Timestamp, Xattrs};
 
-/// Set-user-ID and set-group-ID.
+/// Set-user-ID and set-group-ID bits.
 const SET_IDS: u32 = 0o6000;
 /// All bits of a mode.
 const ALL_BITS: u32 = 0o7777;
 
-/// Something that was made, and how to get at it.
+/// A created object, and how to reach it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Made<'a> {
-    /// A file or directory that is open.
+    /// An open file or directory.
     Open(BorrowedFd<'a>),
-    /// A device or named pipe, which must not be opened.
+    /// A device or named pipe, which must not be opened: the parent directory and the name.
     Node(BorrowedFd<'a>, &'a str),
-    /// A symbolic link, which has no mode.
+    /// A symbolic link, which has no mode: the parent directory and the name.
     Symlink(BorrowedFd<'a>, &'a str),
 }
 
-/// Which attributes are set at all.
+/// The attributes to set.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted<'a> {
     pub(super) meta: Meta,
@@ -41,7 +42,7 @@ pub(super) struct Wanted<'a> {
     pub(super) keep_xattrs: bool,
 }
 
-/// Gives `made` its attributes. Counts in `not_kept` what it could not have.
+/// Sets the attributes of `made`. Counts the attributes that could not be set in `not_kept`.
 pub(super) fn apply(made: Made<'_>, wanted: &Wanted<'_>, not_kept: &mut NotKept) -> Result<()> {
     let Meta { mode, uid, gid, mtime } = wanted.meta;
     let found = made.stat()?;
@@ -69,7 +70,7 @@ pub(super) fn apply(made: Made<'_>, wanted: &Wanted<'_>, not_kept: &mut NotKept)
     }
 }
 
-/// True when some were set.
+/// Sets the extended attributes. Returns true if at least one was set.
 fn apply_xattrs(made: Made<'_>, wanted: &Wanted<'_>, not_kept: &mut NotKept) -> bool {
     let (mut some, mut all) = (false, true);
     for (name, value) in wanted.xattrs.iter() {
@@ -94,7 +95,7 @@ impl Made<'_> {
     }
 
     fn set_owner(self, uid: u32, gid: u32) -> Result<()> {
-        // All ones stand for "leave it as it is", and are nobody's number (docs/semantics.md M8).
+        // An ID with all bits set means "do not change" here, and belongs to no user (docs/semantics.md M8).
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         match self {
             Made::Open(fd) => fchown(fd, uid, gid),
@@ -108,7 +109,7 @@ impl Made<'_> {
         let mode = Mode::from_raw_mode(mode);
         match self {
             Made::Open(fd) => fchmod(fd, mode),
-            // There is no fchmodat that does not follow links before Linux 6.6.
+            // Before Linux 6.6, no fchmodat refuses to follow links.
             Made::Node(parent, name) => {
                 let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 chmod(proc_path(openat(parent, name, flags, Mode::empty())?.as_fd()), mode)
@@ -127,7 +128,8 @@ impl Made<'_> {
         }
     }
 
-    /// The time of access is set to the same: an image has no other (docs/semantics.md M7).
+    /// Sets the times of modification and of access to `mtime`: an image has no other time
+    /// (docs/semantics.md M7).
     fn set_time(self, mtime: Timestamp) -> Result<()> {
         let time = Timespec {
             tv_sec: i64::try_from(mtime.seconds).unwrap_or(i64::MAX),

@@ -1,7 +1,8 @@
-//! Making one thing: under a temporary name, with all its bytes and attributes, then under its own.
+//! Creates one object at a time: under a temporary name, with all its bytes and attributes, then under
+//! its final name.
 //!
-//! This module owns the steps for each kind. It leaves safety to [`super::target`] and what cannot be kept
-//! to [`super::attributes`].
+//! This module owns the steps for each type of object. [`super::target`] owns safety, and
+//! [`super::attributes`] owns which attributes may be left out.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,15 +20,15 @@ use crate::error::{Error, Result};
 use crate::layer::entry::{DeviceNumber, Stored};
 use crate::rootfs::{InodeId, InodeKind, Stat};
 
-/// Permission bits that a file is made with, before its owner is set.
+/// Permission bits that a file is created with, before its owner is set.
 const PERMISSIONS: u16 = 0o777;
-/// Of a file that gets extended attributes, which need permission to write.
+/// Permission bits added to a file that gets extended attributes, which only a writable file accepts.
 const WRITABLE: u16 = 0o600;
 
-/// Makes one thing after the other, and remembers the directory it was in last.
+/// Creates objects one after the other, and keeps the last parent directory open.
 pub(super) struct Maker<'w, 'a> {
     work: &'w Work<'a>,
-    /// Which of the plan's directories is open.
+    /// The open directory and its index in the plan.
     open: Option<(usize, OwnedFd)>,
 }
 
@@ -36,7 +37,7 @@ impl<'w, 'a> Maker<'w, 'a> {
         Maker { work, open: None }
     }
 
-    /// Makes a directory of the plan, for now closed to everybody else.
+    /// Creates a directory of the plan; until it is finished, only its owner can enter it.
     pub(super) fn make_directory(&mut self, at: usize) {
         let Some(directory) = self.work.plan.directories.get(at) else { return };
         let (target, path) = (&self.work.target, || self.work.plan.path(at));
@@ -49,7 +50,8 @@ impl<'w, 'a> Maker<'w, 'a> {
         }
     }
 
-    /// Makes a file, symbolic link, device or named pipe; a file is at `place` of the schedule.
+    /// Creates a file, symbolic link, device or named pipe. `place` is the position of a file in the
+    /// schedule.
     pub(super) fn make(&mut self, node: &PlannedFile<'_>, place: u64) {
         let work = self.work;
         let Some(inode) = work.tree.rootfs().inode(node.inode) else { return };
@@ -60,12 +62,12 @@ impl<'w, 'a> Maker<'w, 'a> {
         }
     }
 
-    /// Gives what was made one more name.
+    /// Creates a further name of an object.
     pub(super) fn link(&mut self, link: &Link<'_>) {
         let work = self.work;
         let path = || work.plan.path_of(&link.name);
         if work.outcome().unmade.contains(&link.first.inode) {
-            // A device that was left out is counted, not a failure.
+            // A device that was left out is counted and is not a failure.
             if work.tree.rootfs().inode(link.first.inode).is_some_and(|inode| !is_device(inode.kind)) {
                 work.fail(path(), Error::io("cannot link", Errno::NOENT.into()));
             }
@@ -81,7 +83,7 @@ impl<'w, 'a> Maker<'w, 'a> {
         });
     }
 
-    /// Gives a directory its attributes.
+    /// Sets the attributes of a directory.
     pub(super) fn finish(&mut self, at: usize) {
         let work = self.work;
         let inode = work.plan.directories.get(at).and_then(|directory| directory.inode);
@@ -99,8 +101,8 @@ impl<'w, 'a> Maker<'w, 'a> {
         }
     }
 
-    /// Does something in a directory of the plan; tells of a failure under `path`. Does nothing in a
-    /// directory that is not there, which was told, nor when all is over.
+    /// Calls `act` with a directory of the plan, and reports a failure under `path`. Does nothing if the
+    /// directory was not created, which was reported then, or if the work is to end.
     fn within<T>(
         &mut self,
         directory: usize,
@@ -127,7 +129,7 @@ impl<'w, 'a> Maker<'w, 'a> {
 }
 
 impl Work<'_> {
-    /// False for a device that is left out.
+    /// Creates an object with all its bytes and attributes. Returns false for a device that is left out.
     fn make_whole(
         &self,
         node: &PlannedFile<'_>,
@@ -179,7 +181,7 @@ impl Work<'_> {
         Ok(true)
     }
 
-    /// Writes what is stored of a file; the rest stays a hole.
+    /// Writes the stored bytes of a file; the rest stays a hole.
     fn fill(&self, id: InodeId, place: u64, file: &File) -> Result<()> {
         let failed = |cause: std::io::Error| Error::io("cannot write", cause);
         if let Some((_, data)) = self.tree.rootfs().file(id)
@@ -209,7 +211,8 @@ impl Work<'_> {
         Ok(true)
     }
 
-    /// False for a device that is not wanted, or that this user or file system may not have.
+    /// Creates a device or named pipe. Returns false for a device that is not wanted, or that this user or
+    /// file system does not allow.
     fn make_node(
         &self,
         id: InodeId,

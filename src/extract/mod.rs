@@ -1,16 +1,18 @@
-//! A tree, or a part of it, as files on the host.
+//! Extracts a tree, or a part of it, as files on the host.
 //!
 //! ```text
 //! plan (pure)  ->  directories  ->  files, links, devices  ->  attributes of directories, deepest first
 //! ```
 //!
-//! This module owns what is made in which phase, on how many threads, and what a failure means: one thing
-//! that cannot be made is reported and the rest goes on, unless nothing more can be written at all.
-//! [`target`] owns safety against what stands in the way, [`attributes`] what cannot be kept. Where
-//! people want files to be, and who is told, is for the caller.
+//! This module owns the phases, the number of threads, and the effect of a failure: an object that
+//! cannot be created is reported and the others are still created, unless nothing more can be written
+//! at all. [`target`] owns safety against existing files; [`attributes`] owns which attributes may be
+//! left out. The caller chooses the destination and shows the reports; this module must not know
+//! terminals.
 //!
-//! Interrupted at any moment, what has its final name is whole (directories excepted, which wait, closed
-//! to others, for their attributes); unfinished files have names that begin with `.imgmount-`.
+//! If the extraction is interrupted at any moment, every object under its final name is complete,
+//! except directories: they wait for their attributes, and only their owner can enter them. Unfinished
+//! files have names that begin with `.imgmount-`.
 
 mod attributes;
 mod make;
@@ -39,9 +41,9 @@ use crate::path::escape;
 use crate::rootfs::InodeId;
 use crate::workers::{Queue, beside, cores};
 
-/// Threads that write. More than this only wait for each other in the file system's journal.
+/// Threads that write. Additional threads would only wait for each other in the file system's journal.
 const MAX_WRITERS: usize = 8;
-/// Fewer would let decompression and writing wait for each other.
+/// With fewer threads, decompression and writing would wait for each other.
 const MIN_WRITERS: usize = 2;
 
 /// How a tree is extracted. By default owners, extended attributes and devices are left out.
@@ -106,12 +108,12 @@ impl<'a> ExtractOptions<'a> {
     }
 }
 
-/// Makes all that is in the directory `root` of the tree in `dir`, which is made if it is not there.
+/// Creates the contents of the directory `root` of the tree in `dir`, which is created if missing.
 ///
-/// # Errors
-/// [`Error::Path`] when `root` is no directory, [`Error::Io`] when `dir` cannot be used,
-/// [`Error::NotEmpty`] under [`Existing::Refuse`], [`Error::Incomplete`] when the file system is full, and
-/// [`Error::Interrupted`]. What cannot be made otherwise is in the [`ExtractReport`].
+/// # Errors [`Error::Path`] if `root` is not a directory, [`Error::Io`] if `dir` cannot be used,
+/// [`Error::NotEmpty`] under [`Existing::Refuse`], [`Error::Incomplete`] if the file system is full,
+/// and [`Error::Interrupted`]. Other objects that cannot be created are listed in the
+/// [`ExtractReport`].
 pub(crate) fn extract(
     tree: &LoadedTree,
     root: InodeId,
@@ -131,10 +133,11 @@ pub(crate) fn extract(
     run(tree, &plan, dir, options)
 }
 
-/// Makes an inode of the tree, with all below it, by the name `name` in the directory `dir`.
+/// Creates an inode of the tree, with everything below it, under the name `name` in the directory
+/// `dir`.
 ///
-/// # Errors
-/// [`Error::Path`] for what cannot be a file's name, else as [`extract`]; `dir` need not be empty.
+/// # Errors [`Error::Path`] if `name` cannot be a file name, otherwise as [`extract`]; `dir` need not
+/// be empty.
 pub(crate) fn extract_as(
     tree: &LoadedTree,
     inode: InodeId,
@@ -182,18 +185,18 @@ fn run(
     outcome.fatal.map_or(Ok(outcome.report), Err)
 }
 
-/// What the threads share.
+/// The state that the threads share.
 struct Work<'a> {
     tree: &'a LoadedTree,
     plan: &'a Plan<'a>,
     target: Target,
     options: &'a ExtractOptions<'a>,
-    /// The directories of the plan that were made.
+    /// The directories of the plan that were created.
     known: Vec<OnceLock<Identity>>,
-    /// The files but for large ones, in the order of the plan.
+    /// The schedule of all files except large ones, in the order of the plan.
     schedule: Schedule<'a>,
     outcome: Mutex<Outcome>,
-    /// There is no point in going on.
+    /// Whether the work is to end.
     over: AtomicBool,
 }
 
@@ -201,7 +204,7 @@ struct Work<'a> {
 struct Outcome {
     report: ExtractReport,
     fatal: Option<Error>,
-    /// What has several names and was not made: what stands under its first name is something else.
+    /// Inodes with several names that were not created: another object may exist under the first name.
     unmade: HashSet<InodeId>,
 }
 
@@ -222,11 +225,12 @@ impl Work<'_> {
         let writers = cores().clamp(MIN_WRITERS, MAX_WRITERS).min(batches.len());
         beside(writers, write_files, || self.plan.others.iter().for_each(|other| maker.make(other, 0)));
         self.plan.links.iter().for_each(|link| maker.link(link));
-        // A directory whose attributes are set may be closed to its owner: what is below it comes first.
+        // Attributes may deny the owner access to a directory, so the directories below it are finished
+        // first.
         (0..self.plan.directories.len()).rev().for_each(|directory| maker.finish(directory));
     }
 
-    /// True when the work is to end.
+    /// Returns true when the work is to end.
     fn is_over(&self) -> bool {
         if self.options.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
             && !self.over.load(Ordering::Relaxed)
@@ -241,7 +245,7 @@ impl Work<'_> {
         self.outcome().fatal.get_or_insert(error);
     }
 
-    /// Keeps a failure, or ends the work when all that follows would fail the same way.
+    /// Records a failure, or ends the work if everything that follows would fail for the same cause.
     fn fail(&self, path: Vec<u8>, error: Error) {
         let full = [Errno::NOSPC, Errno::DQUOT, Errno::ROFS].map(Errno::raw_os_error);
         match error {

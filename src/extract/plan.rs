@@ -1,8 +1,8 @@
-//! What is to be made, in which order: a tree as flat lists.
+//! Plans an extraction: a tree as flat lists of objects to create, in their order.
 //!
-//! Pure. This module owns the order: directories before what is in them, files by their place in the
-//! layers (so that each span is decoded once), names of one inode after its first. It knows nothing of
-//! where it all goes.
+//! This module owns the order: directories before their contents, files by their position in the layers
+//! (so that each span is decoded once), further names of an inode after its first. It is pure, and must
+//! not know the destination.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -10,17 +10,17 @@ use std::ops::Range;
 use crate::layer::entry::Stored;
 use crate::rootfs::{InodeId, InodeKind, Rootfs};
 
-/// A batch ends after so many bytes: about a span, so that threads that take batches in turn read each
-/// other's spans from the cache.
+/// Stored bytes after which a batch ends: about a span, so that threads that take batches in turn read
+/// each other's spans from the cache.
 const BATCH_BYTES: u64 = 1 << 20;
-/// A batch of small files ends after so many.
+/// Files after which a batch of small files ends.
 const BATCH_FILES: usize = 64;
 
-/// A file from here on, in bytes, is written for so long that other threads get far ahead of who writes it:
-/// its spans are decoded ahead for itself.
+/// Size of a large file, in stored bytes. Writing a large file takes so long that other threads get far
+/// ahead of its writer, so its spans are decoded ahead by a schedule of its own.
 const LARGE_BYTES: u64 = 4 << 20;
 
-/// What is to be made.
+/// The objects to create.
 #[derive(Debug, Default)]
 pub(super) struct Plan<'a> {
     /// Parents first. The first is the target itself.
@@ -29,16 +29,16 @@ pub(super) struct Plan<'a> {
     pub(super) files: Vec<PlannedFile<'a>>,
     /// Symbolic links, devices and named pipes.
     pub(super) others: Vec<PlannedFile<'a>>,
-    /// Further names of what is in `files` and `others`.
+    /// Further names of the objects in `files` and `others`.
     pub(super) links: Vec<Link<'a>>,
-    /// Stored bytes of all files.
+    /// The stored bytes of all files.
     pub(super) total_bytes: u64,
 }
 
-/// A directory, and which one of [`Plan::directories`] holds it.
+/// A directory, and the index of its parent in [`Plan::directories`].
 #[derive(Debug)]
 pub(super) struct Directory<'a> {
-    /// None for a target that is not part of the tree, and keeps the attributes it has.
+    /// `None` for a target that is not part of the tree and keeps its attributes.
     pub(super) inode: Option<InodeId>,
     pub(super) parent: usize,
     pub(super) name: &'a [u8],
@@ -52,7 +52,7 @@ pub(super) struct PlannedFile<'a> {
     pub(super) name: &'a [u8],
 }
 
-/// One more name of an inode.
+/// A further name of an inode.
 #[derive(Debug)]
 pub(super) struct Link<'a> {
     pub(super) first: PlannedFile<'a>,
@@ -60,14 +60,14 @@ pub(super) struct Link<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// All that is in the directory `root`, whose attributes the target gets.
+    /// Plans the contents of the directory `root`; the target gets its attributes.
     pub(super) fn of_contents(tree: &'a Rootfs, root: InodeId) -> Self {
         Plan::of(tree, Directory { inode: Some(root), parent: 0, name: b"" }, |plan| {
             plan.add_children(tree, 0)
         })
     }
 
-    /// All that is in the directory `root`; the target keeps its attributes.
+    /// Plans the contents of the directory `root`; the target keeps its attributes.
     pub(super) fn of_contents_only(tree: &'a Rootfs, root: InodeId) -> Self {
         let mut plan = Plan::of_contents(tree, root);
         if let Some(target) = plan.directories.first_mut() {
@@ -76,7 +76,7 @@ impl<'a> Plan<'a> {
         plan
     }
 
-    /// `inode` and all below it, by this name.
+    /// Plans `inode` and everything below it, under this name.
     pub(super) fn of_one(tree: &'a Rootfs, inode: InodeId, name: &'a [u8]) -> Self {
         Plan::of(tree, Directory { inode: None, parent: 0, name: b"" }, |plan| {
             plan.add(tree, PlannedFile { inode, parent: 0, name }, &mut HashMap::new());
@@ -92,7 +92,7 @@ impl<'a> Plan<'a> {
         plan
     }
 
-    /// Adds what is in the directories from `first` on, and in those that are found on the way.
+    /// Adds the contents of the directories from `first` on, and of the directories found in them.
     fn add_children(&mut self, tree: &'a Rootfs, first: usize) {
         let mut first_names = HashMap::new();
         let mut parent = first;
@@ -131,7 +131,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The path of a directory below the target; empty for the target itself.
+    /// Returns the path of a directory below the target; empty for the target itself.
     pub(super) fn path(&self, directory: usize) -> Vec<u8> {
         let mut names = Vec::new();
         let mut at = directory;
@@ -143,7 +143,7 @@ impl<'a> Plan<'a> {
         names.join(&b'/')
     }
 
-    /// The path of a node below the target.
+    /// Returns the path of a node below the target.
     pub(super) fn path_of(&self, node: &PlannedFile<'_>) -> Vec<u8> {
         let mut path = self.path(node.parent);
         if !path.is_empty() {
@@ -153,7 +153,7 @@ impl<'a> Plan<'a> {
         path
     }
 
-    /// Ranges of [`Plan::files`] that one thread writes at a time.
+    /// Returns ranges of [`Plan::files`]; one thread writes one range at a time.
     pub(super) fn batches(&self, tree: &Rootfs) -> Vec<Range<usize>> {
         let mut batches = Vec::new();
         let (mut start, mut bytes) = (0, 0);
@@ -169,12 +169,12 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Whether a file has a schedule of its own, and is left out of the one through all files.
+/// Whether a file has a schedule of its own, and is left out of the schedule of all files.
 pub(super) fn is_large(tree: &Rootfs, file: InodeId) -> bool {
     stored_bytes(tree, file) >= LARGE_BYTES
 }
 
-/// Where a file's bytes begin: layer, offset in its tar.
+/// Returns where a file's bytes begin: the layer, and the offset in its tar.
 fn place(tree: &Rootfs, file: InodeId) -> (u16, u64) {
     let Some((layer, data)) = tree.file(file) else { return (0, 0) };
     let first = match &data.stored {

@@ -1,12 +1,12 @@
-//! What became of an extraction: what could not be kept, and what failed.
+//! The report of an extraction: attributes that were not kept, and objects that could not be created.
 
 use std::fmt;
 
 use crate::error::Error;
 use crate::path::escape;
 
-/// Failures that are kept one by one; more are only counted. An image has millions of names, and a
-/// reader's patience ends long before.
+/// Failures that are listed; further failures are only counted, since an image can have millions of
+/// names.
 const MAX_FAILURES: usize = 100;
 
 /// The outcome of an extraction.
@@ -27,14 +27,15 @@ pub struct ExtractReport {
 pub struct NotKept {
     /// Owner or group.
     pub owners: u64,
-    /// Set-user-ID and set-group-ID bits: those of somebody who is not the owner would be a gift.
+    /// Set-user-ID and set-group-ID bits. They are dropped if the owner could not be set: with another
+    /// owner, they would give that owner's rights away.
     pub set_ids: u64,
     /// One or more extended attributes.
     pub xattrs: u64,
-    /// Devices, which are not there at all.
+    /// Devices, which were not created.
     pub devices: u64,
-    /// Mode or time: of a directory that was there and belongs to somebody else, or in a file system that
-    /// has none.
+    /// Mode or time: of an existing directory that belongs to another user, or in a file system without
+    /// modes or times.
     pub modes_or_times: u64,
 }
 
@@ -58,7 +59,7 @@ impl ExtractReport {
 }
 
 impl NotKept {
-    /// True when all was kept.
+    /// Returns true if everything was kept.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == NotKept::default()
@@ -73,7 +74,7 @@ impl NotKept {
     }
 }
 
-/// As a list: `owners (3), devices (1)`.
+/// Formats a list: `owners (3), devices (1)`.
 impl fmt::Display for NotKept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kinds = [

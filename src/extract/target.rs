@@ -1,8 +1,8 @@
 //! The directory that a tree is extracted to, and every step below it.
 //!
-//! This module owns safety against what stands there: the target is opened once, no step leaves it or
-//! follows a symbolic link, and nothing gets its final name before it is whole. It knows names and
-//! descriptors, and no image.
+//! This module owns safety against existing files: the target is opened once, no step leaves it or
+//! follows a symbolic link, and no object gets its final name before it is complete. It knows names and
+//! descriptors, and must not know images.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -30,7 +30,7 @@ pub enum Existing {
     Merge,
 }
 
-/// Which directory it is, however it is reached.
+/// Identifies a directory, independently of its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity {
     device: u64,
@@ -43,26 +43,26 @@ impl Identity {
     }
 }
 
-/// The target.
+/// The target directory.
 #[derive(Debug)]
 pub(super) struct Target {
     base: OwnedFd,
     existing: Existing,
-    /// Begins the temporary names of this run; random, so that nobody can stand there first.
+    /// Part of the temporary names of this run; random, so that no other user can create such a name first.
     token: u64,
     next_name: AtomicU64,
-    /// Linux 5.6 has it; some sandboxes do not let it through.
+    /// Whether to use openat2, which is new in Linux 5.6; some sandboxes block it.
     pub(super) has_openat2: AtomicBool,
 }
 
-/// Directories are passed through, not read.
+/// Flags to open a directory that is passed through and not read.
 const PASS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const READ: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// Of directories on their way: nobody else looks in, whatever they will be.
+/// Mode of unfinished directories: no other user can enter them, whatever their final mode.
 const PRIVATE: Mode = Mode::RWXU;
 
 impl Target {
-    /// Opens a directory; a symbolic link to one is followed, for it is the user's own.
+    /// Opens the target directory. A symbolic link to a directory is followed, because the user named it.
     pub(super) fn open(dir: &Path, existing: Existing) -> Result<Self> {
         let base = open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Target {
@@ -87,7 +87,7 @@ impl Target {
         Ok(Identity::of(&fstat(&self.base)?))
     }
 
-    /// Opens a directory below the target (the target itself for an empty path) to make things in it.
+    /// Opens a directory below the target (the target itself for an empty path) to create objects in it.
     pub(super) fn pass(&self, path: &[u8], known: Identity) -> Result<OwnedFd> {
         self.directory(path, PASS, known)
     }
@@ -97,7 +97,7 @@ impl Target {
         self.directory(path, READ, known)
     }
 
-    /// `EXDEV` when it is no longer the directory that is `known`.
+    /// Opens a directory below the target. Fails with `EXDEV` if it is no longer the directory `known`.
     fn directory(&self, path: &[u8], flags: OFlags, known: Identity) -> Result<OwnedFd> {
         let opened = self.beneath(path, flags)?;
         if Identity::of(&fstat(&opened)?) == known { Ok(opened) } else { Err(Errno::XDEV) }
@@ -117,7 +117,7 @@ impl Target {
         step_by_step(self.base.as_fd(), path, flags)
     }
 
-    /// Makes a directory, or takes the one that is there.
+    /// Creates a directory, or uses the existing one.
     pub(super) fn make_directory(&self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<Identity> {
         match mkdirat(parent, name, PRIVATE) {
             Err(Errno::EXIST) if self.existing != Existing::Refuse => {
@@ -137,16 +137,16 @@ impl Target {
         if is_directory(&made) { Ok(Identity::of(&made)) } else { Err(Errno::NOTDIR) }
     }
 
-    /// A name that nothing has.
+    /// Returns a temporary name that no file has.
     pub(super) fn temporary_name(&self) -> String {
         format!(".imgmount-{:016x}-{}", self.token, self.next_name.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Gives what is whole its final name, in the same directory.
+    /// Gives a complete object its final name, in the same directory.
     pub(super) fn place(&self, parent: BorrowedFd<'_>, temporary: &str, name: &[u8]) -> Result<()> {
         if self.existing == Existing::Refuse {
             return match renameat_with(parent, temporary, parent, name, RenameFlags::NOREPLACE) {
-                // The file system cannot promise it: look first.
+                // The file system cannot refuse to replace a file, so existence is checked first.
                 Err(Errno::INVAL | Errno::NOSYS) => match lstat(parent, name) {
                     Err(Errno::NOENT) => renameat(parent, temporary, parent, name),
                     Err(other) => Err(other),
@@ -164,7 +164,7 @@ impl Target {
         }
     }
 
-    /// Gives something one more name.
+    /// Gives an object a further name.
     pub(super) fn link(
         &self,
         (from, first): (BorrowedFd<'_>, &[u8]),
@@ -176,19 +176,20 @@ impl Target {
         let temporary = self.temporary_name();
         linkat(from, first, parent, &temporary, AtFlags::empty())?;
         let placed = self.place(parent, &temporary, name);
-        // Renaming a name to another one of the same file does nothing at all.
+        // Renaming does nothing if both names belong to the same file, so the temporary name may remain.
         discard(parent, &temporary);
         placed
     }
 }
 
-/// Removes a temporary name, if it is still there.
+/// Removes a temporary name, if it still exists.
 pub(super) fn discard(parent: BorrowedFd<'_>, temporary: &str) {
-    // What else there is to tell was told by what failed before.
+    // The failure that led here was reported already.
     let _ = unlinkat(parent, temporary, AtFlags::empty());
 }
 
-/// As `openat2` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`, for paths without `..`.
+/// Opens a path without `..`, with the effect of `openat2` with `RESOLVE_BENEATH` and
+/// `RESOLVE_NO_SYMLINKS`.
 fn step_by_step(base: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd> {
     let (parents, last) = match path.iter().rposition(|byte| *byte == b'/').map(|at| path.split_at(at)) {
         Some((parents, last)) => (parents, last.strip_prefix(b"/").unwrap_or(last)),
@@ -202,8 +203,8 @@ fn step_by_step(base: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<Owne
     openat(within.as_ref().map_or(base, |within| within.as_fd()), last, flags, Mode::empty())
 }
 
-/// A directory that was there may be closed to its owner; as root or for other people's, that is not
-/// ours to change.
+/// Gives the owner access to an existing directory that denies it. Does nothing as root or for
+/// directories of other users.
 fn make_usable(parent: BorrowedFd<'_>, name: &[u8], there: &Stat) {
     let user = rustix::process::geteuid();
     let mode = Mode::from_raw_mode(there.st_mode);
@@ -211,18 +212,18 @@ fn make_usable(parent: BorrowedFd<'_>, name: &[u8], there: &Stat) {
         return;
     }
     if let Ok(directory) = openat(parent, name, PASS, Mode::empty()) {
-        // If it does not work, making something in it says so.
+        // If this fails, creating an object in the directory fails and is reported.
         let _ = chmod(proc_path(directory.as_fd()), mode | PRIVATE);
     }
 }
 
-/// A path that leads to an open descriptor, also one that was opened without access.
+/// Returns a path that leads to an open descriptor, also to one that was opened without access.
 pub(super) fn proc_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// Removes a name and, if it is a directory, all below it, on the same file system. As deep as there are
-/// descriptors: what is deeper is an error.
+/// Removes a name and, for a directory, everything below it, on the same file system. The depth is
+/// limited by the number of descriptors; a deeper directory is an error.
 fn remove(parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     if !is_directory(&lstat(parent, name)?) {
         return unlinkat(parent, name, AtFlags::empty());

@@ -1,4 +1,4 @@
-//! The target's promises, each against what somebody may have put there.
+//! Tests what the target guarantees, against files that already exist in the target directory.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -12,7 +12,7 @@ use super::report::{ExtractReport, NotKept};
 use super::target::{Existing, Identity, Target};
 use crate::error::Error;
 
-/// A target as new kernels have it, and one that goes step by step.
+/// Opens the target twice: with openat2, and step by step as on older kernels.
 fn targets(dir: &Path, existing: Existing) -> [Target; 2] {
     let target = || Target::open(dir, existing).unwrap();
     let stepping = target();
@@ -65,7 +65,7 @@ fn x1_a_directory_that_was_exchanged_is_not_entered() {
 #[test]
 fn what_is_whole_takes_a_name_only_as_it_was_agreed() {
     let table: [(Existing, [Option<Errno>; 3]); 3] = [
-        // Nothing there, a file there, a directory there.
+        // Nothing exists, a file exists, a directory exists.
         (Existing::Refuse, [None, Some(Errno::EXIST), Some(Errno::EXIST)]),
         (Existing::Replace, [None, None, None]),
         (Existing::Merge, [None, None, Some(Errno::ISDIR)]),

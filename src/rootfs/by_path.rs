@@ -1,16 +1,18 @@
-//! Every path below a directory, in the order of its bytes.
+//! Lists every path below a directory, sorted by the bytes of the whole path.
 //!
-//! That is not the order of a plain walk: `a.txt` comes before `a/x`, because a dot sorts before a slash. A
-//! directory's contents thus have to wait for some of its siblings. Who waits is kept in a stack: each name in
-//! it begins with the one below it, so there are never more than a name has bytes.
+//! This order differs from that of a plain walk: `a.txt` comes before `a/x`, because a dot sorts before
+//! a slash. The contents of a directory thus have to wait for some of its siblings. The waiting
+//! directories are kept in a stack. Each name in the stack begins with the name below it, so the stack
+//! never holds more names than a name has bytes.
 
 use std::iter::Peekable;
 
 use super::{Children, InodeId, Rootfs};
 
 impl Rootfs {
-    /// Every path below a directory, sorted by bytes, in memory that grows with depth only. The directory
-    /// itself is not among them, and paths begin with `prefix` in its place.
+    /// Lists every path below the directory `from`, sorted by bytes. The memory that this takes grows only
+    /// with the depth of the tree. The directory itself is not listed, and the paths begin with `prefix`
+    /// instead of its path.
     #[must_use]
     pub(crate) fn walk_by_path(&self, from: InodeId, prefix: &[u8]) -> ByPath<'_> {
         let level =
@@ -19,11 +21,11 @@ impl Rootfs {
     }
 }
 
-/// See [`Rootfs::walk_by_path`]. Gives the path and the inode.
+/// The iterator of [`Rootfs::walk_by_path`]. Yields the path and the inode.
 #[derive(Debug)]
 pub(crate) struct ByPath<'a> {
     tree: &'a Rootfs,
-    /// The path of the innermost level's directory, and whatever was last appended to it.
+    /// The path of the innermost level's directory, followed by the name that was appended last.
     path: Vec<u8>,
     levels: Vec<Level<'a>>,
 }
@@ -31,15 +33,15 @@ pub(crate) struct ByPath<'a> {
 /// A directory that is being listed.
 #[derive(Debug)]
 struct Level<'a> {
-    /// Length of its path.
+    /// Length of the directory's path, in bytes.
     path_bytes: usize,
     children: Peekable<Children<'a>>,
-    /// Its directories that were given and whose contents were not, the next to come last.
+    /// Directories of this level that were yielded and whose contents were not; the next to list is last.
     waiting: Vec<(&'a [u8], InodeId)>,
 }
 
 impl<'a> Level<'a> {
-    /// The directory whose contents come before the next child.
+    /// Returns the directory whose contents come before the next child.
     fn due(&mut self) -> Option<(&'a [u8], InodeId)> {
         let (name, _) = self.waiting.last()?;
         match self.children.peek() {
@@ -49,7 +51,7 @@ impl<'a> Level<'a> {
     }
 }
 
-/// Whether `next`, which sorts after `name`, also sorts after everything in it.
+/// Whether `next`, which sorts after `name`, also sorts after all paths below `name`.
 fn follows_contents(next: &[u8], name: &[u8]) -> bool {
     next.strip_prefix(name).is_none_or(|rest| rest.first() > Some(&b'/'))
 }

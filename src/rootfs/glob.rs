@@ -1,4 +1,4 @@
-//! The paths of a tree that a pattern matches.
+//! Finds the paths of a tree that a pattern matches.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,12 @@ use super::{Follow, InodeId, ROOT, Rootfs};
 use crate::glob::{Glob, Part};
 
 impl Rootfs {
-    /// Every path that `pattern` matches, sorted by bytes, with what it leads to. As in a shell, symbolic
-    /// links that the pattern names are followed, but not as its last component, and `**` goes into none.
+    /// Returns every path that `pattern` matches, sorted by bytes, with its inode. As in a shell, symbolic
+    /// links that the pattern names are followed, except as the last component, and `**` enters no symbolic
+    /// link.
     #[must_use]
     pub(crate) fn glob(&self, pattern: &Glob) -> Vec<(Vec<u8>, InodeId)> {
-        // By path, since `**` can come to one by several ways.
+        // // a map, since `**` can reach a path in several ways
         let mut found = BTreeMap::from([(Vec::new(), ROOT)]);
         let mut after_any_depth = false;
         for part in pattern.parts() {

@@ -1,8 +1,8 @@
 //! The merged tree: what a container would see, as inodes and names.
 //!
-//! Pure: no I/O, no clock, no errno, no log. It refers to layer indexes for mode, owner, time, link targets,
-//! extended attributes and extents, and owns names and numbers. This module is the tree as it is read;
-//! [`merge`](mod@merge) makes it.
+//! This module is the tree in its readable form; [`merge`](mod@merge) makes it. It owns names and inode
+//! numbers, and refers to layer indexes for mode, owner, time, link targets, extended attributes and
+//! extents. It is pure: no I/O, no clock, no errno, no log.
 
 mod by_path;
 mod glob;
@@ -27,35 +27,36 @@ pub(crate) use merge::{Before, Cause, Change, MergeOptions, merge, replay};
 
 use tables::{ForeignEntries, InodeRecord, RecordKind, Tables};
 
-/// Mode of the root and of directories that no layer describes (docs/semantics.md M4, M5).
+/// Mode of the root and of directories without an entry (docs/semantics.md M4, M5).
 const DEFAULT_DIRECTORY_MODE: u16 = 0o755;
 /// Mode of every symbolic link (docs/semantics.md M6).
 const SYMLINK_MODE: u16 = 0o777;
 
-/// An object of the rootfs; hard links share one. The root is 0, and numbers are the same every time.
+/// The number of an object of the rootfs; hard links share one. The root is 0. The same image always
+/// gets the same numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InodeId(pub u32);
 
 /// The root directory.
 pub const ROOT: InodeId = InodeId(0);
 
-/// An entry of one of the image's layers.
+/// The position of an entry among all entries of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct EntryAt {
-    /// Which layer.
+    /// The layer.
     pub layer: LayerId,
-    /// Which of its entries.
+    /// The entry within the layer.
     pub entry: EntryId,
 }
 
-/// What an inode is, and where the rest of it lies.
+/// The type of an inode, and where its data is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InodeKind {
-    /// A regular file, whose bytes this entry holds.
+    /// A regular file; the entry holds its bytes.
     File(EntryAt),
     /// A directory.
     Directory,
-    /// A symbolic link, whose target this entry holds.
+    /// A symbolic link; the entry holds its target.
     Symlink(EntryAt),
     /// A character device.
     Char(DeviceNumber),
@@ -65,23 +66,24 @@ pub(crate) enum InodeKind {
     Fifo,
 }
 
-/// One inode.
+/// The attributes of one inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stat {
-    /// What it is.
+    /// The type, and where the data is.
     pub kind: InodeKind,
-    /// Mode, owner, time.
+    /// Mode, owner and time.
     pub meta: Meta,
-    /// Number of names; for a directory 2 and one for each subdirectory.
+    /// The number of names; for a directory 2 plus the number of subdirectories.
     pub nlink: u32,
-    /// The layer that this inode's own entry is in: where it came from. An implied directory (one that
-    /// only its children's names tell of) has that of its attributes, or of what implied it.
+    /// The layer of this inode's own entry. For an implied directory (without an entry of its own) it is
+    /// the layer of its attributes, or the layer that implies it.
     pub layer: LayerId,
-    /// The entry whose extended attributes it has, if it has any.
+    /// The entry that holds the extended attributes, if there are any.
     pub xattrs: Option<EntryAt>,
 }
 
-/// All that an inode is made from, its names apart: inodes of one origin in the same layer are alike.
+/// The entries that an inode is made from, without its names. Inodes of one origin in the same layer
+/// have equal attributes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Origin {
     kind: RecordKind,
@@ -92,23 +94,23 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// The layer that the entries are in.
+    /// Returns the layer of the entries.
     pub(crate) fn layer(self) -> LayerId {
         self.layer
     }
 
-    /// The same entries of another layer.
+    /// Returns the same entries of another layer.
     pub(crate) fn moved_to(self, layer: LayerId) -> Self {
         Origin { layer, ..self }
     }
 }
 
-/// Whether a path's last component is followed when it is a symbolic link.
+/// Whether the last component of a path is followed if it is a symbolic link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Follow {
-    /// As `stat` does.
+    /// Follow it, as `stat` does.
     Last,
-    /// As `lstat` does.
+    /// Do not follow it, as `lstat` does.
     NotLast,
 }
 
@@ -121,14 +123,14 @@ pub(crate) struct Rootfs {
 }
 
 impl Rootfs {
-    /// How many inodes there are; they are numbered from 0.
+    /// Returns the number of inodes, which are numbered from 0.
     #[must_use]
     #[cfg(any(test, feature = "fuse"))]
     pub(crate) fn inode_count(&self) -> u32 {
         u32::try_from(self.tables.inode_count()).unwrap_or(u32::MAX)
     }
 
-    /// One inode.
+    /// Returns the attributes of an inode; `None` if the number is not in use.
     #[must_use]
     pub(crate) fn inode(&self, id: InodeId) -> Option<Stat> {
         let record = self.tables.inode(id)?;
@@ -136,13 +138,13 @@ impl Rootfs {
         Some(described(record, foreign, &self.layers))
     }
 
-    /// Number of names of an inode, as [`Stat::nlink`]; 0 for what is not there.
+    /// Returns the number of names of an inode, as in [`Stat::nlink`]; 0 if the number is not in use.
     #[must_use]
     pub(crate) fn nlink(&self, id: InodeId) -> u32 {
         self.tables.inode(id).map_or(0, |record| record.nlink)
     }
 
-    /// Which entries tell of an inode.
+    /// Returns the entries that describe an inode.
     pub(crate) fn origin(&self, id: InodeId) -> Option<Origin> {
         let InodeRecord { kind, layer, entry, has_xattrs, has_foreign, .. } = self.tables.inode(id)?;
         let foreign = if has_foreign { self.tables.foreign(id) } else { None };
@@ -150,13 +152,13 @@ impl Rootfs {
         Some(Origin { kind, layer, entry, meta, xattrs: has_xattrs.then_some(xattrs) })
     }
 
-    /// Whether there is a directory of this number.
+    /// Whether `id` is the number of a directory.
     #[must_use]
     pub(crate) fn is_directory(&self, id: InodeId) -> bool {
         self.tables.directory(id).is_some()
     }
 
-    /// The child of a directory by its name.
+    /// Returns the child of a directory with this name.
     #[must_use]
     pub(crate) fn lookup(&self, directory: InodeId, name: &[u8]) -> Option<InodeId> {
         let range = self.tables.range(directory);
@@ -172,27 +174,27 @@ impl Rootfs {
         None
     }
 
-    /// The children of a directory, sorted by bytes. Empty for everything else.
+    /// Yields the children of a directory, sorted by bytes. Empty for all other inodes.
     #[must_use]
     pub(crate) fn children(&self, directory: InodeId) -> Children<'_> {
         self.children_from(directory, 0)
     }
 
-    /// As [`Rootfs::children`], from the child at `position` (from 0) on: in constant time.
+    /// As [`Rootfs::children`], starting at the child at `position` (from 0), in constant time.
     #[must_use]
     pub(crate) fn children_from(&self, directory: InodeId, position: usize) -> Children<'_> {
         let Range { start, end } = self.tables.range(directory);
         Children { tables: &self.tables, range: start.saturating_add(position).min(end)..end }
     }
 
-    /// The directory that holds a directory; the root's is the root.
+    /// Returns the directory that holds a directory; the root's parent is the root.
     #[must_use]
     pub(crate) fn parent(&self, directory: InodeId) -> InodeId {
         self.tables.directory(directory).map_or(ROOT, |record| record.parent)
     }
 
-    /// The path of a directory: `/` for the root (and for what is no directory), else without a
-    /// trailing slash.
+    /// Returns the path of a directory: `/` for the root (and for inodes that are not directories),
+    /// otherwise without a trailing slash.
     #[must_use]
     pub(crate) fn path(&self, directory: InodeId) -> Vec<u8> {
         let mut names = Vec::new();
@@ -209,7 +211,7 @@ impl Rootfs {
         names.join(&b'/')
     }
 
-    /// Where a symbolic link leads; `None` for everything else.
+    /// Returns the target of a symbolic link; `None` for all other inodes.
     #[must_use]
     pub(crate) fn target(&self, id: InodeId) -> Option<&[u8]> {
         match self.own_entry(id, RecordKind::Symlink)?.1.kind {
@@ -218,7 +220,7 @@ impl Rootfs {
         }
     }
 
-    /// Where a regular file's bytes are; `None` for everything else.
+    /// Returns where a regular file's bytes are; `None` for all other inodes.
     #[must_use]
     pub(crate) fn file(&self, id: InodeId) -> Option<(LayerId, FileData<'_>)> {
         match self.own_entry(id, RecordKind::File)? {
@@ -227,7 +229,7 @@ impl Rootfs {
         }
     }
 
-    /// The extended attributes.
+    /// Returns the extended attributes.
     #[must_use]
     pub(crate) fn xattrs(&self, id: InodeId) -> Xattrs<'_> {
         let Some(record) = self.tables.inode(id).filter(|record| record.has_xattrs) else {
@@ -238,7 +240,8 @@ impl Rootfs {
         self.entry(EntryAt { layer: record.layer, entry }).map(|entry| entry.xattrs).unwrap_or_default()
     }
 
-    /// Size in bytes as `stat` gives it: a file's logical size, a link's target length, else 0.
+    /// Returns the size in bytes as in `stat`: a file's logical size, the length of a link's target,
+    /// otherwise 0.
     #[must_use]
     pub(crate) fn size(&self, id: InodeId) -> u64 {
         match self.file(id) {
@@ -247,26 +250,26 @@ impl Rootfs {
         }
     }
 
-    /// The layers that it was merged from.
+    /// Returns the layers that the tree was merged from, the lowest first.
     #[must_use]
     pub(crate) fn layers(&self) -> &[Arc<LayerIndex>] {
         &self.layers
     }
 
-    /// What merging (and reading the layers) noticed, layer by layer.
+    /// Returns the warnings of merging and of reading the layers, layer by layer.
     #[must_use]
     pub(crate) fn warnings(&self) -> &[(LayerId, Warning)] {
         &self.warnings
     }
 
-    /// Memory that the tree itself takes up, in bytes; the layer indexes are not in it.
+    /// Returns the memory that the tree occupies, in bytes, without the layer indexes.
     #[must_use]
     #[cfg(any(test, feature = "fuse"))]
     pub(crate) fn memory_bytes(&self) -> usize {
         self.tables.0.lengths().iter().sum()
     }
 
-    /// The entry that tells of an inode, if the inode is of this kind, and its layer.
+    /// Returns the entry of an inode and its layer, if the inode is of this kind.
     fn own_entry(&self, id: InodeId, kind: RecordKind) -> Option<(LayerId, Entry<'_>)> {
         let record = self.tables.inode(id).filter(|record| record.kind == kind)?;
         Some((record.layer, self.entry(EntryAt { layer: record.layer, entry: record.entry })?))
@@ -277,7 +280,8 @@ impl Rootfs {
     }
 }
 
-/// What a record and the entries that it refers to say. Entries that are not there say nothing.
+/// Combines a record with the values of the entries that it refers to. Missing entries contribute
+/// nothing.
 fn described(record: InodeRecord, foreign: Option<ForeignEntries>, layers: &[Arc<LayerIndex>]) -> Stat {
     let InodeRecord { layer, entry, nlink, .. } = record;
     let index = layers.get(usize::from(layer.0));
@@ -305,7 +309,7 @@ fn described(record: InodeRecord, foreign: Option<ForeignEntries>, layers: &[Arc
     Stat { kind, meta, nlink, layer, xattrs: record.has_xattrs.then_some(xattrs) }
 }
 
-/// The children of a directory: see [`Rootfs::children`].
+/// The iterator of [`Rootfs::children`].
 #[derive(Debug, Clone)]
 pub(crate) struct Children<'a> {
     tables: &'a Tables,
@@ -320,7 +324,7 @@ impl<'a> Iterator for Children<'a> {
         Some((self.tables.name(at), self.tables.dentry(at)?.inode))
     }
 
-    /// In constant time, so that a directory can be listed in pieces without counting through it each time.
+    /// Skips in constant time, so that a directory can be listed in pieces without counting from its start.
     fn nth(&mut self, n: usize) -> Option<Self::Item> {
         self.range.start = self.range.start.saturating_add(n).min(self.range.end);
         self.next()

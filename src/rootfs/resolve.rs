@@ -1,19 +1,18 @@
-//! Paths, followed as a kernel does for a process whose root is the tree.
+//! Resolves paths as a kernel does for a process whose root directory is the tree.
 
 use super::{Follow, InodeId, ROOT, Rootfs};
 use crate::error::{Error, PathFault, Result};
 use crate::path::escape;
 
-/// The most symbolic links on one way: `MAXSYMLINKS` of Linux (namei.h).
+/// The maximum number of symbolic links in one lookup: `MAXSYMLINKS` of Linux (namei.h).
 const MAX_SYMLINKS: u32 = 40;
 
 impl Rootfs {
-    /// Follows a path from the root, clamped to the root as in a container. An empty path is the root; a
-    /// trailing slash asks for a directory, and follows a link to one.
+    /// Resolves a path from the root; `..` stays inside the root, as in a container. An empty path is the
+    /// root. A trailing slash requires a directory, and follows a symbolic link to one.
     ///
-    /// # Errors
-    /// [`Error::Path`] when it leads nowhere, through something that is no directory, or through more
-    /// than 40 symbolic links.
+    /// # Errors [`Error::Path`] if the path does not exist, if a component is not a directory, or after
+    /// more than 40 symbolic links.
     pub(crate) fn resolve(&self, path: &[u8], follow: Follow) -> Result<InodeId> {
         self.follow_path(path, follow).map_err(|reason| Error::Path { path: escape(path), reason })
     }
@@ -21,7 +20,7 @@ impl Rootfs {
     fn follow_path(&self, path: &[u8], follow: Follow) -> Result<InodeId, PathFault> {
         let mut at = ROOT;
         let mut links = 0;
-        // What is left of the path, and of every link on the way, the innermost last.
+        // The unresolved rest of the path and of every link on the way, the innermost last.
         let mut ahead = vec![path];
         while let Some(rest) = ahead.pop() {
             let Some((name, rest)) = next_component(rest) else { continue };
@@ -61,8 +60,8 @@ impl Rootfs {
     }
 }
 
-/// The first component of a path and what follows it. A trailing slash counts as one more component,
-/// `.`: only a directory has that.
+/// Splits a path into its first component and the rest. A trailing slash counts as one more component,
+/// `.`, which only a directory has.
 fn next_component(path: &[u8]) -> Option<(&[u8], &[u8])> {
     let start = path.iter().position(|byte| *byte != b'/')?;
     let path = path.get(start..)?;

@@ -1,8 +1,9 @@
-//! The merged tree as bytes, so that it need not be merged again.
+//! The merged tree as bytes, so that a remount need not merge again.
 //!
-//! docs/index-format.md draws the layout. The bytes are the tables of [`Rootfs`] behind a checksum; they belong
-//! to a list of layers in an order, which the caller must know them by. Reading them checks everything that
-//! walking the tree relies on: no file, however forged, makes a walk endless or reads outside a table.
+//! The bytes are the tables of [`Rootfs`] after a checksum; docs/index-format.md describes the layout.
+//! They belong to one ordered list of layers, and the caller must know which: the bytes do not contain
+//! it. Reading checks everything that walking the tree relies on: no file, however forged, makes a walk
+//! endless or reads outside a table.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::warning::{Warning, WarningKind};
 
 /// First bytes of every stored tree.
 const MAGIC: &[u8; 8] = b"IMGTREE\0";
-/// Raised whenever the layout changes, or what merging makes of the same layers.
+/// Raised whenever the layout changes, or the result of merging the same layers.
 pub(crate) const TREE_VERSION: u32 = 4;
 /// Magic, version, 4 bytes of zero, the lengths, checksum.
 const HEADER_BYTES: usize = 8 + 4 + 4 + SECTIONS * 8 + CHECKSUM_BYTES;
@@ -26,8 +27,7 @@ const HEADER_BYTES: usize = 8 + 4 + 4 + SECTIONS * 8 + CHECKSUM_BYTES;
 impl Rootfs {
     /// Writes the tree, without its layers.
     ///
-    /// # Errors
-    /// What `out` says.
+    /// # Errors The errors of `out`.
     pub(crate) fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut head = Vec::with_capacity(HEADER_BYTES);
         head.extend_from_slice(MAGIC);
@@ -39,10 +39,10 @@ impl Rootfs {
         self.tables.0.write_to(&head, out)
     }
 
-    /// The tree that [`Rootfs::write_to`] wrote for the same layers.
+    /// Reads the tree that [`Rootfs::write_to`] wrote for the same layers.
     ///
-    /// # Errors
-    /// [`Error::Malformed`] when the bytes are cut short, damaged, of another version, or no tree.
+    /// # Errors [`Error::Malformed`] if the bytes are truncated, damaged, of another version, or not a
+    /// tree.
     pub(crate) fn from_bytes(bytes: impl Into<Bytes>, layers: Vec<Arc<LayerIndex>>) -> Result<Self> {
         let bytes = bytes.into();
         let bad = |reason: &str| Error::malformed(Subject::MergedTree, reason);
@@ -62,7 +62,7 @@ impl Rootfs {
     }
 }
 
-/// One after the other: layer u16, kind u16, length u32, path.
+/// Encodes warnings one after the other: layer u16, kind u16, length u32, path.
 pub(super) fn pack_warnings(warnings: &[(LayerId, Warning)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (layer, warning) in warnings {

@@ -1,8 +1,10 @@
-//! The merged tree as tables of bytes, read where they lie: in memory as they were built, or in a stored file.
+//! The merged tree as tables of bytes, read in place: in the memory where they were built, or in a
+//! stored file.
 //!
-//! docs/index-format.md draws them. A table holds what the layer indexes do not: which names there are, and which
-//! entry each leads to. Mode, owner, time, contents and attributes are read of that entry when they are asked
-//! for. Reading never fails and never panics: what leads nowhere reads as empty.
+//! docs/index-format.md describes the tables. They hold what the layer indexes do not: the names, and
+//! the entry that each name leads to. Mode, owner, time, contents and extended attributes are read from
+//! that entry when they are needed. Reading never fails and never panics: an invalid reference reads as
+//! empty.
 
 use std::ops::Range;
 
@@ -30,26 +32,26 @@ enum Section {
     Warnings,
 }
 
-/// The tree as flat tables: about 20 bytes and the name for each name of an ordinary image.
+/// The tree as flat tables: for each name of an ordinary image about 20 bytes, plus the name.
 #[derive(Debug)]
 pub(super) struct Tables(pub(super) Sections<SECTIONS>);
 
-/// An inode: directories come first, in the order of their own table.
+/// The record of an inode. Directories come first, in the order of their own table.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct InodeRecord {
     pub(super) kind: RecordKind,
-    /// The layer that `entry` and all other entries of this inode are in.
+    /// The layer of `entry` and of all other entries of this inode.
     pub(super) layer: LayerId,
-    /// The entry that tells of it; none for [`RecordKind::ImpliedDirectory`].
+    /// The entry that describes the inode; none for [`RecordKind::ImpliedDirectory`].
     pub(super) entry: EntryId,
     pub(super) nlink: u32,
-    /// It has extended attributes.
+    /// Whether the inode has extended attributes.
     pub(super) has_xattrs: bool,
-    /// Not all of it is from `entry`: there is a [`ForeignEntries`] for it.
+    /// Whether other entries than `entry` describe the inode, too: a [`ForeignEntries`] exists for it.
     pub(super) has_foreign: bool,
 }
 
-/// What an inode is.
+/// The type of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RecordKind {
     File,
@@ -58,9 +60,9 @@ pub(super) enum RecordKind {
     Char,
     Block,
     Fifo,
-    /// A directory that no entry tells of.
+    /// A directory without an entry.
     ImpliedDirectory,
-    /// The root, of whose entry only the time counts.
+    /// The root; only the time of its entry is used.
     Root,
 }
 
@@ -81,52 +83,53 @@ impl RecordKind {
     }
 }
 
-/// The entries other than its own that describe an inode: those of its hard links, of which the last counts.
+/// The entries other than its own that describe an inode: headers of its hard links, of which the last
+/// counts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ForeignEntries {
     pub(super) inode: InodeId,
     /// The entry with mode, owner and time.
     pub(super) meta: EntryId,
-    /// The entry with the extended attributes, if there are any.
+    /// The entry with the extended attributes, if any.
     pub(super) xattrs: EntryId,
 }
 
-/// A directory's place in the tree.
+/// The place of a directory in the tree.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Directory {
-    /// The first of its dentries; the last is the one before the next directory's first.
+    /// The index of its first dentry; its last dentry precedes the next directory's first.
     pub(super) children: u32,
-    /// The directory that holds it; the root's is the root.
+    /// The directory that holds this directory; the root's parent is the root.
     pub(super) parent: InodeId,
-    /// The dentry that names it; the root has none.
+    /// The dentry that names the directory; the root has none.
     pub(super) dentry: u32,
 }
 
 /// A name in a directory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Dentry {
-    /// Where the name begins; it ends where the next one begins.
+    /// The offset of the name; the name ends where the next one begins.
     pub(super) name: u32,
     pub(super) inode: InodeId,
 }
 
-/// Everything that tables are made of, in order.
+/// The contents of all tables, in order.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
     pub(super) inodes: Vec<InodeRecord>,
-    /// By inode.
+    /// Sorted by inode.
     pub(super) foreign_entries: Vec<ForeignEntries>,
     pub(super) directories: Vec<Directory>,
     /// The names of the first directory, sorted by bytes, then those of the second, and so on.
     pub(super) dentries: Vec<Dentry>,
-    /// The names of `dentries`, end to end.
+    /// The names of `dentries`, without separators.
     pub(super) names: Vec<u8>,
-    /// As [`super::stored`] has them.
+    /// As [`super::stored`] encodes them.
     pub(super) warnings: Vec<u8>,
 }
 
 impl Tables {
-    /// The tables as they are stored.
+    /// Builds the tables in their stored form.
     pub(super) fn build(parts: Parts) -> Self {
         let Parts { inodes, foreign_entries, directories, dentries, names, warnings } = parts;
         let inodes = packed(inodes, InodeRecord::pack);
@@ -148,7 +151,7 @@ impl Tables {
         InodeRecord::read(self.record::<INODE_BYTES>(Section::Inodes, id.0 as usize)?)
     }
 
-    /// Where an inode's record says that there is one.
+    /// Returns the foreign entries of an inode whose record says that they exist.
     pub(super) fn foreign(&self, id: InodeId) -> Option<ForeignEntries> {
         let (mut low, mut high) = (0, self.section(Section::ForeignEntries).len() / FOREIGN_BYTES);
         while low < high {
@@ -179,7 +182,7 @@ impl Tables {
         Some(Directory { children: fields.u32(), parent: InodeId(fields.u32()), dentry: fields.u32() })
     }
 
-    /// The dentries of a directory; none for everything else.
+    /// Returns the range of a directory's dentries; empty for all other inodes.
     pub(super) fn range(&self, directory: InodeId) -> Range<usize> {
         let Some(record) = self.directory(directory) else { return 0..0 };
         let next = directory.0.checked_add(1).and_then(|next| self.directory(InodeId(next)));
@@ -202,13 +205,14 @@ impl Tables {
         names.get(name as usize..end).unwrap_or_default()
     }
 
-    /// As they are stored.
+    /// Returns the warnings in their stored form.
     pub(super) fn warnings(&self) -> &[u8] {
         self.section(Section::Warnings)
     }
 
-    /// Whether this is a tree: every reference leads into its table, names and children ascend, and every
-    /// directory is where its parent has it, once and behind its parent, so that no walk comes back.
+    /// Checks that the tables form a tree: every reference leads into its table, names and children ascend,
+    /// and every directory is listed by its parent, once and after its parent, so that no walk returns to a
+    /// directory.
     pub(super) fn are_sound(&self) -> bool {
         let (inodes, directories) = (self.inode_count(), self.directory_count());
         let dentries = self.section(Section::Dentries);
@@ -273,7 +277,7 @@ impl InodeRecord {
         bytes
     }
 
-    /// `None` for a kind that there is not.
+    /// Returns `None` for an unknown kind.
     fn read(record: &[u8]) -> Option<Self> {
         let mut fields = Fields(record);
         let (entry, nlink, layer) = (EntryId(fields.u32()), fields.u32(), LayerId(fields.u16()));
@@ -289,7 +293,7 @@ impl InodeRecord {
     }
 }
 
-/// Whether the numbers never fall and end at `end` at most.
+/// Whether the numbers never decrease and do not exceed `end`.
 fn ascend(mut numbers: impl Iterator<Item = u32>, end: usize) -> bool {
     let last = numbers.try_fold(0, |last, number| (last <= number).then_some(number));
     last.is_some_and(|last| last as usize <= end)

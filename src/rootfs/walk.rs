@@ -1,10 +1,11 @@
-//! Every name below a directory, in order.
+//! Walks all names below a directory, in order.
 
 use super::{InodeId, Rootfs};
 
 impl Rootfs {
-    /// Every name below (and with) a directory, parents first, siblings sorted by bytes, in constant
-    /// memory. Nothing at all for what is no directory: it may have many names.
+    /// Lists every name below a directory, and the directory itself: parents first, siblings sorted by
+    /// bytes, in constant memory. Yields nothing for an inode that is not a directory, since such an inode
+    /// can have several names.
     #[must_use]
     pub(crate) fn walk(&self, from: InodeId) -> Walk<'_> {
         let start = self.tables.directory(from).map(|_| from);
@@ -12,14 +13,15 @@ impl Rootfs {
     }
 }
 
-/// See [`Rootfs::walk`]. Gives the path (bytes, `/` for the root, no trailing slash) and the inode.
+/// The iterator of [`Rootfs::walk`]. Yields the path (bytes, `/` for the root, no trailing slash) and
+/// the inode.
 #[derive(Debug)]
 pub(crate) struct Walk<'a> {
     tree: &'a Rootfs,
-    /// The directory that the walk begins with, until it was given.
+    /// The first directory of the walk, until it is yielded.
     start: Option<InodeId>,
     from: InodeId,
-    /// The directory that the walk is in, and the next of its dentries.
+    /// The current directory of the walk, and the index of its next dentry.
     within: InodeId,
     next: usize,
     /// The path of `within`; empty for the root.
@@ -27,7 +29,7 @@ pub(crate) struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Goes up from directories that are done with; `None` at the end of all.
+    /// Leaves directories that are complete. Returns `None` at the end of the walk.
     fn leave_finished(&mut self) -> Option<()> {
         let tables = &self.tree.tables;
         while self.next >= tables.range(self.within).end {

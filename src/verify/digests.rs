@@ -1,5 +1,5 @@
-//! The digests of a layer: of its blob, and of the tar that it holds. The same pass reads the tar's headers, since a
-//! tar with the right digests may still be one that cannot be mounted.
+//! Computes the digests of a layer: of its blob, and of the tar that it holds. The same pass parses the
+//! tar's headers, since a tar with the right digests may still be impossible to mount.
 //!
 //! ```text
 //! an index is stored:  read + hash the blob   |  decode spans side by side  ->  hash them in order
@@ -7,10 +7,10 @@
 //! else, or in doubt:   read + hash  ->  decode  ->  hash, one after the other
 //! ```
 //!
-//! This module owns which way is taken. The last one decides: a faster way counts only when it finds what was
-//! promised, so every report of damage comes from the last one. Neither way believes an index more than
-//! that its checkpoints lead into the blob: the span hashes in it are not asked, nor is a seekable copy, and
-//! the hashes are over all bytes of the blob and of the tar.
+//! This module owns which of these ways is used. The last one is decisive: the result of a faster way
+//! is used only if both digests are as expected, so every report of damage comes from the last way. An
+//! index is trusted only for the position of its checkpoints in the blob: its span hashes are not used,
+//! nor is a seekable copy, and all bytes of the blob and of the tar are hashed.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -34,10 +34,10 @@ use crate::warning::WarningKind;
 
 /// Uncompressed bytes that are decoded at a time.
 const DECODE_BYTES: usize = 1 << 20;
-/// Stored bytes that are read at a time where nothing decodes them.
+/// Stored bytes that are read at a time if no decoder reads them.
 const READ_BYTES: usize = 256 << 10;
 
-/// Stored indexes, and what it takes to decode by them.
+/// Stored indexes, and the cache and threads for decoding with them.
 #[derive(Debug)]
 pub(super) struct Indexes<'a> {
     store: &'a Store,
@@ -50,8 +50,8 @@ impl<'a> Indexes<'a> {
         Indexes { store, cache: Arc::new(SpanCache::new(DEFAULT_CACHE_BYTES)), read_ahead: Arc::default() }
     }
 
-    /// Reads blob and tar, and returns what the tar's headers say if both have these digests. `None` when that
-    /// cannot be told this way.
+    /// Reads blob and tar, and returns the tar's headers if both have these digests. Returns `None` if
+    /// there is no usable index, or if a digest differs.
     fn confirm(&self, bytes: &Arc<dyn ReadAt>, digest: Digest, diff_id: Digest) -> Option<Headers> {
         let index = self.find(&**bytes, digest, diff_id)?;
         let whole = Extent { offset: 0, len_bytes: index.index.facts().tar_bytes };
@@ -78,7 +78,7 @@ impl<'a> Indexes<'a> {
         confirmed.then_some(headers)
     }
 
-    /// An index by which decoding gains something.
+    /// Returns the layer's index, if it has checkpoints that make decoding faster.
     fn find(&self, bytes: &dyn ReadAt, digest: Digest, diff_id: Digest) -> Option<StoredIndex> {
         let found = self.store.load(&Key::layer(&diff_id, Some(&digest.to_string())))?;
         let facts = found.index.facts();
@@ -86,23 +86,24 @@ impl<'a> Indexes<'a> {
             && facts.diff_id == Some(diff_id)
             && facts.blob_bytes == bytes.len()
             && facts.compression != Compression::Plain;
-        // A copy is made where checkpoints are too far apart to decode from; it is not the image's.
+        // A seekable copy exists if checkpoints are too far apart to decode from; the copy is not part of
+        // the image.
         (fits && facts.copy_bytes == 0 && found.index.checkpoint_count() > 1).then_some(found)
     }
 }
 
-/// What reading a layer to its end found.
+/// The results of reading a layer to its end.
 #[derive(Debug)]
 pub(super) struct Digests {
-    /// Of the blob as stored, if one was asked for.
+    /// The digest of the blob as stored, if requested.
     pub(super) blob: Option<Result<Digest>>,
-    /// Of the tar that it holds, if one was asked for.
+    /// The digest of the tar that the blob holds, if requested.
     pub(super) tar: Option<Result<Digest>>,
-    /// Why the tar cannot be mounted. Says something only where the tar has the promised digest.
+    /// Why the tar cannot be mounted. Meaningful only if the tar has the expected digest.
     pub(super) fault: Option<StreamFault>,
 }
 
-/// Reads a tar for its faults alone.
+/// Parses a tar to find its faults; keeps nothing else.
 #[derive(Debug)]
 struct Headers {
     parser: TarParser,
@@ -125,7 +126,7 @@ impl Headers {
     }
 }
 
-/// Takes entries and warnings, and keeps none.
+/// Discards entries and warnings.
 struct Nothing;
 
 impl Sink for Nothing {
@@ -136,7 +137,8 @@ impl Sink for Nothing {
     fn warning(&mut self, _: WarningKind, _: &[u8]) {}
 }
 
-/// The digests of a blob and of what it holds. Damage within does not keep the blob's own from being found.
+/// Returns the digests of a blob and of the tar in it. Damage inside the blob does not prevent the
+/// blob's own digest.
 pub(super) fn digests(
     bytes: &Arc<dyn ReadAt>,
     digest: Option<Digest>,
@@ -148,7 +150,7 @@ pub(super) fn digests(
             return Digests { blob: Some(Ok(digest)), tar: Some(Ok(diff_id)), fault: headers.finish() };
         }
         let mut headers = Headers::new();
-        // The blob of a plain layer is its tar.
+        // The blob of an uncompressed layer is its tar.
         if digest.algorithm() == diff_id.algorithm()
             && matches!(Compression::detect(&**bytes), Ok(Compression::Plain))
             && let Ok(found) = hash_all(bytes.clone(), digest.algorithm(), |piece| headers.feed(piece))
@@ -188,7 +190,7 @@ fn hash_all(bytes: Arc<dyn ReadAt>, algorithm: Algorithm, mut seen: impl FnMut(&
     }
 }
 
-/// Stored bytes, read front to back and hashed on the way. Clones share the position.
+/// Stored bytes that are hashed while they are read from start to end. Clones share the position.
 #[derive(Debug, Clone)]
 struct HashingBytes(Arc<Mutex<HashingState>>);
 
@@ -232,7 +234,7 @@ impl HashingBytes {
         }
     }
 
-    /// Reads what nobody read, and gives the digest if one was asked for.
+    /// Reads the remaining bytes, and returns the digest if one was requested.
     fn finish(mut self) -> Result<Option<Digest>> {
         let mut rest = vec![0; READ_BYTES];
         if self.state().hasher.is_some() {

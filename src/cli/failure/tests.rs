@@ -1,4 +1,5 @@
-//! What the user sees of a failure. The texts of the library's errors are tested where they are made.
+//! Tests how failures are shown to the user. The texts of the library's errors are tested with the
+//! library.
 
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use imgmount::{
 
 use super::*;
 
-/// Each row: an error that anybody can make, and its hint.
+/// Rows of an error that a test can construct, and its hint.
 fn table() -> Vec<(Error, Option<&'static str>)> {
     let one = || vec!["b:1".to_owned()];
     vec![
@@ -47,7 +48,8 @@ fn refused() -> io::Error {
     io::Error::other("refused")
 }
 
-/// A docker-archive of one layer whose config names `diff_id`. Without `layer` its file is missing.
+/// Writes a docker-archive of one layer whose config names `diff_id`. Without `layer`, the layer's file
+/// is missing.
 fn write_archive(path: &Path, diff_id: &Digest, layer: Option<&[u8]>) {
     let config = format!(r#"{{"rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#);
     let manifest = br#"[{"Config":"config.json","RepoTags":null,"Layers":["layer.tar"]}]"#;
@@ -71,7 +73,7 @@ fn hint_of(error: Error) -> Option<String> {
     hint(&anyhow::Error::from(error))
 }
 
-/// An empty layer: a tar of nothing but its end.
+/// An empty layer: a tar that consists only of its end.
 const LAYER: [u8; 1024] = [0; 1024];
 
 #[test]

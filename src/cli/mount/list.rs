@@ -1,6 +1,7 @@
-//! The lists of `-o`: items apart, and an item as the long option that it names.
+//! Parses the lists of `-o`: splits them into items, and applies an item as the long option that it
+//! names.
 //!
-//! Pure: text in, values or a sentence about the text out.
+//! Pure: returns values, or an error message about the text.
 
 use std::error::Error as _;
 
@@ -8,8 +9,8 @@ use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
 use clap::{Arg, Command, FromArgMatches};
 
-/// Splits a list of `-o` at its commas and each item at its first `=`. A backslash takes away a comma's
-/// meaning and its own, as in fuse(8).
+/// Splits a list of `-o` at its commas and each item at its first `=`. A backslash escapes a comma or a
+/// backslash, as in fuse(8).
 pub(super) fn split_list(list: &str) -> Vec<(String, Option<String>)> {
     let mut items = vec![String::new()];
     let mut characters = list.chars();
@@ -32,11 +33,11 @@ fn split_item(item: &str) -> (String, Option<String>) {
     }
 }
 
-/// Takes an item of a `-o` list into `args`, as the long option `--name` or `--name=value` of `command`, which is
-/// the command of `args` as it is for an update. Every long option that is not hidden can be given this way.
+/// Applies an item of a `-o` list to `args`, as the long option `--name` or `--name=value` of
+/// `command`, which is the command of `args`, prepared for updates. Every long option that is not
+/// hidden can be given this way.
 ///
-/// # Errors
-/// For an option that does not exist, a value that is missing or not accepted: a sentence about `name`.
+/// # Errors For an unknown option, or a value that is missing or not accepted: a message about `name`.
 pub(super) fn fold_long(
     args: &mut impl FromArgMatches,
     command: Command,
@@ -54,7 +55,7 @@ pub(super) fn fold_long(
     let ids: Vec<_> = command.get_arguments().map(Arg::get_id).cloned().collect();
     let refused = |error: &clap::Error| format!("'{name}': {}", reason(error));
     let mut matches = command.try_get_matches_from([argument]).map_err(|error| refused(&error))?;
-    // Defaults are matches, too, and would replace what the command line said.
+    // Defaults are matches, too, and would replace values from the command line.
     for id in ids.iter().map(clap::Id::as_str) {
         if matches.value_source(id) != Some(ValueSource::CommandLine) {
             let _ = matches.try_clear_id(id);
@@ -63,7 +64,7 @@ pub(super) fn fold_long(
     args.update_from_arg_matches_mut(&mut matches).map_err(|error| refused(&error))
 }
 
-/// What clap has against a value, without the words around it.
+/// Returns clap's objection to a value, without the surrounding words.
 fn reason(error: &clap::Error) -> String {
     match (error.get(ContextKind::InvalidValue), error.get(ContextKind::ValidValue), error.source()) {
         (_, _, Some(cause)) => cause.to_string(),

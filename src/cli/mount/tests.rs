@@ -1,4 +1,4 @@
-//! Every mount option, and what it does.
+//! Tests every mount option and its effect.
 
 use clap::{Args, Command, FromArgMatches};
 
@@ -10,13 +10,13 @@ fn parse(arguments: &[&str]) -> MountArgs {
     MountArgs::from_arg_matches(&command.get_matches_from(arguments)).unwrap()
 }
 
-/// Arguments after `-o LIST` was worked in.
+/// Returns the arguments after `-o LIST` was applied.
 fn with_options(list: &str) -> anyhow::Result<MountArgs> {
     let mut args = parse(&["a.tar", "/mnt", "-o", list]);
     args.fold_options().map(|()| args)
 }
 
-/// What is set of suid, dev and noexec.
+/// Returns whether suid, dev and noexec are set.
 fn flags(list: &str) -> (bool, bool, bool) {
     let kernel = with_options(list).unwrap().kernel;
     (kernel.suid, kernel.dev, kernel.noexec)

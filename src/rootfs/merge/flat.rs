@@ -1,7 +1,8 @@
-//! The finished tree, laid flat: [`Tables`] in which every directory's children lie side by side.
+//! Lays out the finished tree as [`Tables`], in which the children of each directory are adjacent.
 //!
-//! Numbers follow from the tree alone: directories first, level by level and by name within a level, then
-//! everything else in the order in which its first name comes up.
+//! This module owns inode numbers. They follow from the tree alone: directories come first, level by
+//! level and by name within a level; all other inodes follow in the order in which their first names
+//! occur.
 
 use super::over::Merged;
 use super::tree::{DirId, NONE, NameTree, Object, ObjectId, ObjectKind, Objects, Occupant, SlotId, number};
@@ -11,7 +12,7 @@ use crate::layer::{EntryId, LayerId};
 use crate::rootfs::tables::{Dentry, Directory, ForeignEntries, InodeRecord, Parts, RecordKind, Tables};
 use crate::rootfs::{EntryAt, InodeId, Stat, described};
 
-/// Lays out the merged tree. `warnings` are as they are stored.
+/// Lays out the merged tree. `warnings` are in the stored form (`stored::pack_warnings`).
 pub(super) fn flatten(merged: Merged<'_>, warnings: Vec<u8>) -> Result<Tables> {
     let Merged { mut tree, objects, root, seen, .. } = merged;
     drop(seen);
@@ -23,18 +24,18 @@ pub(super) fn flatten(merged: Merged<'_>, warnings: Vec<u8>) -> Result<Tables> {
     Ok(Tables::build(plan.parts))
 }
 
-/// The tables in the making.
+/// The tables while they are built.
 #[derive(Default)]
 struct Plan {
     parts: Parts,
-    /// Where each directory has its attributes from.
+    /// The object that each directory takes its attributes from.
     attributes: Vec<Option<ObjectId>>,
-    /// The object that each dentry leads to; none where that is a directory.
+    /// The object that each dentry leads to; [`NONE`] where the dentry leads to a directory.
     objects: Vec<u32>,
 }
 
 impl Plan {
-    /// All that does not depend on what the objects are.
+    /// Lays out directories and names: everything that does not depend on the kinds of objects.
     fn of(tree: NameTree<'_>) -> Result<Self> {
         let members = Members::of(&tree);
         let mut plan = Plan::default();
@@ -42,7 +43,7 @@ impl Plan {
         parts.dentries.reserve_exact(members.slots.len());
         plan.objects.reserve_exact(members.slots.len());
         parts.names.reserve_exact(members.slots.iter().map(|slot| tree[*slot].name.len()).sum());
-        // The queue is the list of all directories: each has its number by its place in it.
+        // The queue is also the list of all directories: a directory's number is its position in the queue.
         let mut queue = vec![tree.root];
         parts.directories.push(Directory { children: 0, parent: InodeId(0), dentry: 0 });
         let mut next = 0;
@@ -79,7 +80,7 @@ impl Plan {
 
     fn number_directories(&mut self, root: Option<EntryAt>, objects: &Objects<'_>) {
         let Parts { inodes, foreign_entries, directories, dentries, .. } = &mut self.parts;
-        // Nearly every name has an inode of its own.
+        // Nearly every name has its own inode.
         inodes.reserve_exact(dentries.len() + 1);
         inodes.push(root_record(root));
         for attributes in self.attributes.iter().skip(1) {
@@ -98,7 +99,7 @@ impl Plan {
         }
     }
 
-    /// Numbers what is no directory, and counts its names.
+    /// Numbers all inodes except directories, and counts their names.
     fn number_objects(&mut self, objects: &Objects<'_>) -> Result<()> {
         let Parts { inodes, foreign_entries, dentries, .. } = &mut self.parts;
         let mut numbers = vec![NONE; objects.len()];
@@ -125,21 +126,21 @@ fn push_inode(
     inodes: &mut Vec<InodeRecord>,
     foreign_entries: &mut Vec<ForeignEntries>,
 ) {
-    // Lists stay below 2^32: whoever asks for the number has checked it.
+    // Lists stay below 2^32: every caller of this function has checked the number.
     let inode = InodeId(u32::try_from(inodes.len()).unwrap_or(NONE));
     foreign_entries.extend(foreign.map(|(meta, xattrs)| ForeignEntries { inode, meta, xattrs }));
     inodes.push(record);
 }
 
-/// The names in use, by directory.
+/// The names in use, grouped by directory.
 struct Members {
     slots: Vec<SlotId>,
-    /// For each directory where its slots begin, and one more for the end.
+    /// For each directory the index of its first slot, followed by the end of the last directory's slots.
     starts: Vec<usize>,
 }
 
 impl Members {
-    /// A counting sort: all slots of all directories in two passes.
+    /// Groups the slots of all directories by a counting sort, in two passes.
     fn of(tree: &NameTree<'_>) -> Self {
         let in_use = || {
             tree.slot_ids()
@@ -175,7 +176,8 @@ fn names_offset(offset: usize, len: usize) -> Result<u32> {
     fits.map_err(|_| Error::limit(Subject::MergedTree, "bytes of names", end, u64::from(u32::MAX)))
 }
 
-/// The root looks the same in every image, except for its time (docs/semantics.md M5).
+/// Returns the record of the root, which is the same in every image, except for its time
+/// (docs/semantics.md M5).
 fn root_record(at: Option<EntryAt>) -> InodeRecord {
     match at {
         Some(EntryAt { layer, entry }) => {
@@ -190,8 +192,8 @@ fn implied_directory(layer: LayerId) -> InodeRecord {
     InodeRecord { kind, layer, entry, nlink: 2, has_xattrs: false, has_foreign: false }
 }
 
-/// The record of an object that has no names yet, and the entries beside its own that tell of it: for mode, owner
-/// and time, and for attributes.
+/// Returns the record of an object without names, and the entries other than its own that describe it:
+/// the entry of mode, owner and time, and the entry of extended attributes.
 fn record(object: &Object, objects: &Objects<'_>) -> (InodeRecord, Option<(EntryId, EntryId)>) {
     let Object { layer, entry, meta, .. } = *object;
     let xattrs = object.xattrs();
@@ -212,12 +214,13 @@ fn record(object: &Object, objects: &Objects<'_>) -> (InodeRecord, Option<(Entry
     (record, has_foreign.then(|| (meta, xattrs.unwrap_or(entry))))
 }
 
-/// The root, as [`flatten`] has it.
+/// Returns the root's inode, with the same values that [`flatten`] stores.
 pub(super) fn root_inode(at: Option<EntryAt>, objects: &Objects<'_>) -> Stat {
     described(root_record(at), None, objects.layers)
 }
 
-/// An object, as [`flatten`] has it; its names are not counted.
+/// Returns the inode of an object, with the values that [`flatten`] stores, except that names are not
+/// counted.
 pub(super) fn inode(object: &Object, objects: &Objects<'_>) -> Stat {
     let (record, foreign) = record(object, objects);
     let foreign = foreign.map(|(meta, xattrs)| ForeignEntries { inode: InodeId(NONE), meta, xattrs });

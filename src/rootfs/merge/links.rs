@@ -1,27 +1,28 @@
-//! Hard links whose target was not there when they were met: bound once the whole layer is read.
+//! Binds hard links whose target did not exist when they were read, after the whole layer is read.
 //!
-//! A target is looked for in the layer itself first, then in the lower layers as they were before this
-//! layer's whiteouts (docs/semantics.md H2, H3, H5). No target depends on the order in which links are bound.
+//! A target is looked up in the layer itself first, then in the lower layers as they were before this
+//! layer's whiteouts (docs/semantics.md H2, H3, H5). No target depends on the order in which links are
+//! bound.
 
 use super::own::LayerMerge;
 use super::tree::{FoundAt, LinkId, Occupant, SlotId};
 use crate::path::clean;
 use crate::warning::WarningKind;
 
-/// A hard link that waits.
+/// A hard link that waits for its target.
 #[derive(Debug)]
 pub(super) struct Link<'a> {
-    /// The slot that it will fill, unless a later entry does.
+    /// The slot that the link will fill, unless a later entry fills it.
     pub(super) slot: SlotId,
-    /// The entry's name.
+    /// The name of the link's entry.
     pub(super) name: &'a [u8],
     pub(super) target: &'a [u8],
-    /// What the slot holds if the link is left out: what it held before.
+    /// The occupant of the slot if the link is left out: the slot's earlier occupant.
     pub(super) fallback: Occupant,
 }
 
 impl<'a> LayerMerge<'a, '_> {
-    /// Binds every link that waits, or leaves it out.
+    /// Binds every waiting link, or leaves it out.
     pub(super) fn bind_links(&mut self) {
         let links = std::mem::take(&mut self.own.links);
         let aims: Vec<Option<FoundAt>> =
@@ -32,7 +33,7 @@ impl<'a> LayerMerge<'a, '_> {
         }
     }
 
-    /// Binds a link after the links that it leads through.
+    /// Binds a link, after binding the links that its target leads through.
     fn bind_chain(
         &mut self,
         start: usize,
@@ -72,7 +73,7 @@ impl<'a> LayerMerge<'a, '_> {
         matches!(self.own.tree[link.slot].occupant(), Occupant::Link(LinkId(own)) if own as usize == at)
     }
 
-    /// The link that this one's target is at the moment.
+    /// Returns the waiting link that currently is the target of `link`.
     fn waiting(&self, link: &Link<'a>, at: usize, aim: Option<FoundAt>) -> Option<usize> {
         if !self.is_waiting(link, at) {
             return None;
@@ -103,7 +104,7 @@ impl<'a> LayerMerge<'a, '_> {
         }
     }
 
-    /// What lower layers have at a link's target, and how that is to be told.
+    /// Finds the target of a link in the lower layers. Also returns the kind of warning to report.
     fn find_lower(&mut self, link: &Link<'a>) -> (Occupant, WarningKind) {
         let components = clean(link.target).components;
         let found = self.lower.find(&components, self.objects, &mut self.steps, |_, _| None);
@@ -116,7 +117,7 @@ impl<'a> LayerMerge<'a, '_> {
         (found, if whited_out { WarningKind::LinkToWhitedOut } else { WarningKind::LinkToLower })
     }
 
-    /// Whether this layer deletes what lower layers have at a path.
+    /// Whether this layer deletes the path in lower layers.
     fn whites_out(&self, components: &[&[u8]]) -> bool {
         let mut at = self.own.tree.root;
         for name in components {

@@ -1,12 +1,13 @@
-//! Makes the merged tree: what a container would see of a stack of layers.
+//! Merges layers into the tree that a container would see.
 //!
-//! Every layer's own tree is built first, from all of its entries, and then laid over what the
-//! layers below it make up. Applying entries one by one to the merged tree would be wrong: a whiteout or
-//! opaque mark is about lower layers only, wherever in its tar it stands. Where runtimes agree, they are
-//! copied; where they refuse what the specification allows, it is accepted with a warning.
+//! The tree of each layer is built first, from all of its entries, and is then laid over the merged
+//! tree of the layers below. Applying entries one by one to the merged tree would be wrong: a whiteout
+//! or opaque mark affects lower layers only, whatever its position in its tar. Where container runtimes
+//! agree, their behaviour is copied. Where they refuse what the specification allows, the entry is
+//! accepted with a warning.
 //!
 //! This module owns whiteouts, opaque marks, replacement, implied parents, hard links and inode
-//! numbers. It does not know where bytes are, or who will ask for them.
+//! numbers. It must not know where bytes are stored, or which view reads them.
 
 mod flat;
 mod links;
@@ -26,35 +27,35 @@ use crate::warning::{Warning, WarningKind};
 
 pub(crate) use replay::{Before, Cause, Change, replay};
 
-/// How marks are read, above all where runtimes and the specification do not agree.
+/// How whiteouts and opaque marks are read, above all where runtimes and the specification disagree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Semantics {
-    /// What container runtimes show.
+    /// As container runtimes do. This is the default.
     #[default]
     Runtime,
-    /// What the OCI image specification says.
+    /// As the OCI image specification says.
     Oci,
-    /// None are marks: whiteouts, opaque marks and aufs' own files show as they lie in the tar. For looking
-    /// at a layer by itself.
+    /// As ordinary files: whiteouts, opaque marks and aufs' own files appear as they are in the tar. Meant
+    /// for inspecting a single layer.
     Literal,
 }
 
 /// How layers are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct MergeOptions {
-    /// Which reading counts.
+    /// How whiteouts and opaque marks are read.
     pub semantics: Semantics,
-    /// An entry below a name that is a symbolic link in lower layers goes where that leads, instead of
-    /// replacing the link by a directory.
+    /// Place an entry below a name that is a symbolic link in lower layers in the directory that the link
+    /// leads to, instead of replacing the link by a directory.
     pub follow_dirlinks: bool,
 }
 
-/// Merges layers, the lowest first. The same layers and options give the same tree with the same
-/// numbers every time.
+/// Merges layers, the lowest first. The same layers and options always give the same tree with the same
+/// inode numbers.
 ///
-/// # Errors
-/// [`Error::Limit`] past [`MAX_LAYERS`](crate::layer::MAX_LAYERS), 2^32 names or 4 GiB of names.
+/// # Errors [`Error::Limit`] past [`MAX_LAYERS`](crate::layer::MAX_LAYERS), 2^32 names or 4 GiB of
+/// names.
 pub(crate) fn merge(layers: Vec<Arc<LayerIndex>>, options: &MergeOptions) -> Result<Rootfs> {
     let mut merged = over::Merged::new(&layers);
     let mut warnings = Vec::new();
@@ -67,7 +68,7 @@ pub(crate) fn merge(layers: Vec<Arc<LayerIndex>>, options: &MergeOptions) -> Res
 }
 
 impl<'a> over::Merged<'a> {
-    /// Reads a layer and makes it the topmost; gives what merging it noticed.
+    /// Reads a layer and makes it the topmost layer. Returns the warnings of merging it.
     fn add_layer(
         &mut self,
         layer: LayerId,
@@ -82,7 +83,7 @@ impl<'a> over::Merged<'a> {
     }
 }
 
-/// Each layer with its number.
+/// Returns each layer with its number. Fails if there are too many layers.
 fn numbered(layers: &[Arc<LayerIndex>]) -> Result<impl Iterator<Item = (LayerId, &Arc<LayerIndex>)>> {
     check_layers(Subject::Image, layers.len())?;
     Ok((0..).map(LayerId).zip(layers))
@@ -90,9 +91,9 @@ fn numbered(layers: &[Arc<LayerIndex>]) -> Result<impl Iterator<Item = (LayerId,
 
 /// Why an entry has no place in the tree.
 enum Fault {
-    /// It is left out, and this is why.
+    /// The entry is left out, with this warning.
     LeftOut(WarningKind),
-    /// Nothing can be merged any more.
+    /// Merging cannot continue.
     Fatal(Error),
 }
 

@@ -1,30 +1,32 @@
-//! Slots found by directory and name, for some eleven bytes each.
+//! Finds slots by directory and name, with about eleven bytes for each slot.
 //!
-//! A table with open addressing that holds numbers only: what they stand for is looked up where the slots are. Most
-//! of a merge's memory would otherwise be copies of what every slot has already. Half of each hash is kept, so that
-//! nearly every look leads to the right slot at once, and growing hashes nothing again. The hash is keyed: no image
-//! can be made whose names all collide.
+//! This is a hash table with open addressing that holds only numbers; the names are read from the
+//! slots. Copies of the names would otherwise take most of a merge's memory. Half of each hash is kept,
+//! so that nearly every lookup finds the right slot at once, and growing the table hashes nothing
+//! again. The hash is keyed: no image can be made whose names all collide.
 //!
-//! hashbrown's `HashTable` of the same pairs is slower and larger: `ls` of an image of a million files without a
-//! cache took 1.58 s with it and 1.43 s with this table (medians of five runs in turns), and 5 MB more.
+//! hashbrown's `HashTable` of the same pairs is slower and larger: `ls` of an image of a million files
+//! without a cache took 1.58 s with it and 1.43 s with this table (medians of five runs in turns), and
+//! 5 MB more.
 
 use std::hash::{BuildHasher, RandomState};
 
 use super::tree::{DirId, SlotId};
 
-/// No slot.
+/// A free place in the table.
 const FREE: u64 = 0;
 
-/// The numbers of slots.
+/// A hash table of slot numbers.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    /// Hash in the high half, the slot's number and one in the low half; in order of hashes, up to collisions.
+    /// The hash in the high half, the slot's number plus one in the low half; ordered by hash, except for
+    /// collisions.
     places: Vec<u64>,
     used: usize,
     keys: RandomState,
 }
 
-/// What is looked for: the half of a hash that is kept.
+/// The half of a hash that is kept, as the key of a lookup.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Hashed(u64);
 
@@ -33,16 +35,16 @@ impl Names {
         Hashed(self.keys.hash_one((directory, name)) >> 32)
     }
 
-    /// The slot of this hash that is the right one.
+    /// Returns the slot with this hash for which `is_right` returns true.
     pub(super) fn find(&self, hash: Hashed, mut is_right: impl FnMut(SlotId) -> bool) -> Option<SlotId> {
         self.from(hash.0)
             .map_while(slot_at)
             .find_map(|(found, slot)| (found == hash.0 && is_right(slot)).then_some(slot))
     }
 
-    /// Adds a slot that is not there.
+    /// Adds a slot that the table does not have.
     pub(super) fn insert(&mut self, hash: Hashed, slot: SlotId) {
-        // Beyond three quarters, runs of taken places grow long.
+        // Above three quarters, runs of taken places become long.
         if self.used >= self.places.len() / 4 * 3 {
             self.grow(self.used + 1);
         }
@@ -50,7 +52,7 @@ impl Names {
         self.used += 1;
     }
 
-    /// Makes room for `more` slots than there are.
+    /// Reserves memory for `more` additional slots.
     pub(super) fn reserve(&mut self, more: usize) {
         let wanted = self.used + more;
         if wanted > self.places.len() / 4 * 3 {
@@ -79,7 +81,7 @@ impl Names {
         self.order(hash).filter_map(|at| self.places.get(at).copied())
     }
 
-    /// Where something of this hash is, or else something that took its place, and so on.
+    /// Yields the place for this hash, then the places that are tried after a collision, in order.
     fn order(&self, hash: u64) -> impl Iterator<Item = usize> + use<> {
         let len = self.places.len();
         // The hash has 32 bits, and the product is below `len` times that.
@@ -97,7 +99,7 @@ fn slot_at(place: u64) -> Option<(u64, SlotId)> {
 mod tests {
     use super::*;
 
-    /// As a tree uses it: slots are numbered as they come.
+    /// Adds a name as a tree does: slots are numbered in the order of their addition.
     fn add(names: &mut Names, slots: &mut Vec<(DirId, Vec<u8>)>, directory: DirId, name: &[u8]) -> SlotId {
         let hash = names.hash(directory, name);
         let right = |slot: SlotId| slots[slot.0 as usize] == (directory, name.to_vec());

@@ -1,8 +1,9 @@
-//! A layer's own tree laid over all layers below it.
+//! Lays the tree of one layer over the merged tree of all layers below it.
 //!
-//! Two passes over the layer's slots. The first only looks at the layers below: which directory each
-//! implied one takes its attributes from. The second changes the merged tree. Were they one, what the
-//! first finds would depend on what the second had done by then.
+//! This module makes two passes over the layer's slots. The first only reads the layers below: it finds
+//! the directory that each implied directory takes its attributes from. The second changes the merged
+//! tree. In a single pass, the results of the first part would depend on which changes the second had
+//! made already.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,25 +19,26 @@ use crate::layer::LayerId;
 use crate::layer::table::LayerIndex;
 use crate::warning::{Warning, WarningKind};
 
-/// All layers so far, as one tree.
+/// The layers merged so far, as one tree.
 #[derive(Debug)]
 pub(super) struct Merged<'a> {
     pub(super) tree: NameTree<'a>,
     pub(super) objects: Objects<'a>,
     /// The topmost directory entry for the root.
     pub(super) root: Option<EntryAt>,
-    /// What a directory looked like in one layer's own tree, for each layer that has it.
+    /// The object of a directory in one layer's own tree, for each layer that has the directory.
     pub(super) seen: HashMap<(DirId, LayerId), ObjectId>,
-    /// The names that the topmost layer changes; `None` where they are not recorded.
+    /// The names that the topmost layer changes; `None` if changes are not recorded.
     pub(super) touched: Option<Vec<Touched<'a>>>,
 }
 
-/// Where implied directories at and below a directory have their attributes from.
+/// Where implied directories at and below a directory take their attributes from.
 #[derive(Debug, Clone, Copy, Default)]
 struct AttributeSource {
-    /// The directory of the layers below.
+    /// The directory in the layers below.
     directory: Option<DirId>,
-    /// It was found through a symbolic link of this layer, and counts as far as that layer has it.
+    /// Set if the directory was found through a symbolic link of this layer: then only attributes from that
+    /// layer are used.
     only: Option<LayerId>,
 }
 
@@ -46,7 +48,8 @@ impl<'a> Merged<'a> {
         Merged { tree, objects, root: None, seen: HashMap::new(), touched: None }
     }
 
-    /// Makes `own` the topmost layer, and returns warnings about what runtimes would have refused or hidden.
+    /// Makes `own` the topmost layer. Returns warnings about entries that runtimes would have refused or
+    /// hidden.
     pub(super) fn lay_over(
         &mut self,
         mut own: Own<'a>,
@@ -61,8 +64,8 @@ impl<'a> Merged<'a> {
         self.apply(&own.tree, layer, options)
     }
 
-    /// Gives implied directories what lower layers know of them (docs/semantics.md M1, M2, M4), as containerd
-    /// does: from the layers below, whatever this layer's opaque marks hide.
+    /// Gives implied directories their attributes from lower layers (docs/semantics.md M1, M2, M4). As in
+    /// containerd, the layers below count even where this layer's opaque marks hide them.
     fn dress(&mut self, own: &mut NameTree<'a>, layer: LayerId, options: &MergeOptions) -> Result<()> {
         let mut sources = vec![AttributeSource::default(); own.dirs.len()];
         sources[own.root.at()] = AttributeSource { directory: Some(self.tree.root), only: None };
@@ -88,7 +91,7 @@ impl<'a> Merged<'a> {
         Ok(())
     }
 
-    /// Where a child has its attributes from, given where its parent has them from.
+    /// Returns the source of a child's attributes, given the source of its parent's attributes.
     fn source(&self, above: DirId, only: Option<LayerId>, name: &[u8], steps: &mut Steps) -> AttributeSource {
         match self.tree.occupant(above, name) {
             Occupant::Directory(directory) => AttributeSource { directory: Some(directory), only },
@@ -97,7 +100,8 @@ impl<'a> Merged<'a> {
         }
     }
 
-    /// containerd looks into each lower layer alone: a link counts if what it leads to is in its layer.
+    /// Follows a symbolic link as containerd does, which looks into each lower layer alone: a link counts
+    /// only if its target is in the same layer.
     fn source_through(
         &self,
         link: ObjectId,
@@ -163,7 +167,8 @@ impl<'a> Merged<'a> {
         Ok(noticed.warnings)
     }
 
-    /// Lays a directory over what is there, or puts it in its place.
+    /// Merges a directory with the lower directory of that path, or makes a new one there: if there is no
+    /// lower directory, or if an opaque mark or a whiteout hides its contents.
     fn apply_directory(
         &mut self,
         dir: &Dir,
@@ -200,14 +205,14 @@ impl<'a> Merged<'a> {
     }
 }
 
-/// Whether a slot's whiteout hides what lower layers have below a directory of this layer. A directory
-/// made by its own entry after the whiteout is in a runtime as if the whiteout had never been (W3).
+/// Whether the whiteout of a slot hides the contents that lower layers have below a directory of this
+/// layer. Runtimes ignore a whiteout if the directory's own entry comes after it (W3).
 fn hides(slot: &Slot<'_>, options: &MergeOptions) -> bool {
     let undone = slot.remade && !slot.late && options.semantics == Semantics::Runtime;
     slot.whiteout().is_some() && !undone
 }
 
-/// The warnings of laying a layer over the others.
+/// Collects the warnings of laying a layer over the others.
 struct LayerWarnings<'a> {
     index: Option<&'a LayerIndex>,
     layer: LayerId,
@@ -215,7 +220,7 @@ struct LayerWarnings<'a> {
 }
 
 impl LayerWarnings<'_> {
-    /// `there` is still what the layers below have.
+    /// Warns about a directory. `there` is the state in the layers below, before the change.
     fn of_directory(
         &mut self,
         merged: &Merged<'_>,
@@ -261,7 +266,7 @@ impl LayerWarnings<'_> {
         }
     }
 
-    /// Names the whiteout as it stands in the tar.
+    /// Warns about a whiteout, by its name in the tar.
     fn of_whiteout(&mut self, slot: &Slot<'_>, kind: WarningKind) {
         let entry = slot.whiteout().and_then(|entry| self.index?.entry(entry));
         self.warnings.push(Warning { kind, path: entry.map_or_else(Vec::new, |entry| entry.name.to_vec()) });

@@ -1,8 +1,8 @@
-//! One layer's own tree: what its entries say, read in tar order, before any lower layer is looked at.
+//! Builds the tree of one layer from its entries, read in tar order, before the layer is merged.
 //!
-//! Whiteouts and opaque marks are noted and delete nothing here: they are about lower layers, wherever
-//! in the tar they stand. Lower layers are seen for two things only: a hard link may lead there, and
-//! with `follow_dirlinks` a parent may be one of their symbolic links.
+//! Whiteouts and opaque marks are recorded here and delete nothing: they affect lower layers only,
+//! whatever their position in the tar. Lower layers are read for two purposes only: a hard link may
+//! have its target there, and with `follow_dirlinks` a parent may be one of their symbolic links.
 
 use super::links::Link;
 use super::tree::{
@@ -17,11 +17,11 @@ use crate::layer::{EntryId, LayerId};
 use crate::path::{Cleaned, MAX_COMPONENT_BYTES, MAX_LINK_TARGET_BYTES, MAX_PATH_BYTES, clean};
 use crate::warning::{Warning, WarningKind};
 
-/// In front of the name of what is deleted (OCI image-spec, layer.md).
+/// Prefix of the name of a whiteout; the rest is the deleted name (OCI image-spec, layer.md).
 const WHITEOUT: &[u8] = b".wh.";
-/// Makes its directory opaque (OCI image-spec, layer.md).
+/// Name of the file that makes its directory opaque (OCI image-spec, layer.md).
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// In front of aufs' own files at the root of a layer.
+/// Prefix of the names of aufs' own files at the root of a layer.
 const AUFS: &[u8] = b".wh..wh.";
 
 /// A layer's own tree.
@@ -34,30 +34,30 @@ pub(super) struct Own<'a> {
     pub(super) warnings: Vec<Warning>,
 }
 
-/// Whether a name at the root of a layer is aufs' own, which nobody sees (docs/semantics.md W15).
+/// Whether a name at the root of a layer belongs to aufs and is hidden (docs/semantics.md W15).
 pub(super) fn is_aufs(name: &[u8]) -> bool {
     name.starts_with(AUFS) && name != OPAQUE
 }
 
-/// What an entry's last component makes of it.
+/// What the last component of an entry's name makes of the entry.
 enum Role<'a> {
     Entry(&'a [u8]),
     Whiteout(&'a [u8]),
     Opaque,
 }
 
-/// The directory of the entry before, which is most often that of the next one, too.
+/// The directory of the previous entry, which most often also holds the next entry.
 struct Recent<'a> {
     name: &'a [u8],
     directory: DirId,
     aufs: bool,
 }
 
-/// Where an entry belongs.
+/// The place of an entry in the tree.
 struct Position<'a> {
     parents: Parents<'a>,
     base: &'a [u8],
-    /// It is, or lies in, one of aufs' own.
+    /// The entry is one of aufs' own files, or is below one.
     aufs: bool,
 }
 
@@ -66,25 +66,26 @@ enum Parents<'a> {
     Named { components: Vec<&'a [u8]>, escaped: bool },
 }
 
-/// Directories that a layer may have beside those in proportion to its entries: enough for a few deep names
-/// in a small one.
+/// Directories that any layer may have, in addition to those in proportion to its entries: enough for a
+/// few deep names in a small layer.
 const FREE_DIRECTORIES: u64 = 65_536;
-/// Directories that a layer may have for each entry. Real layers have entries for nearly all of theirs.
+/// Directories that a layer may have for each entry. Real layers have entries for nearly all of their
+/// directories.
 const DIRECTORIES_AN_ENTRY: u64 = 16;
 
 /// Reads one layer.
 pub(super) struct LayerMerge<'a, 'm> {
     pub(super) layer: LayerId,
     pub(super) options: &'m MergeOptions,
-    /// All layers below.
+    /// The merged tree of all layers below.
     pub(super) lower: &'m NameTree<'a>,
     pub(super) objects: &'m mut Objects<'a>,
     pub(super) own: Own<'a>,
     pub(super) steps: Steps,
-    /// How many directories the layer may have, implied ones included.
+    /// The maximum number of directories of the layer, implied directories included.
     max_directories: u64,
     recent: Option<Recent<'a>>,
-    /// The name of the entry that is read.
+    /// The name of the entry that is being read.
     current: &'a [u8],
 }
 
@@ -142,7 +143,7 @@ impl<'a, 'm> LayerMerge<'a, 'm> {
             Parents::Known(directory) => directory,
             Parents::Named { components, escaped } => {
                 let directory = self.enter(&components)?;
-                // Each escaping name is to be warned of, and lower links are not looked up again.
+                // Each escaping name gets its own warning, and lower links are not looked up again.
                 if !escaped && !components.is_empty() && !self.options.follow_dirlinks {
                     self.recent =
                         split(entry.name).map(|(name, _)| Recent { name, directory, aufs: position.aufs });
@@ -158,7 +159,7 @@ impl<'a, 'm> LayerMerge<'a, 'm> {
         Ok(())
     }
 
-    /// Where an entry belongs; `None` for the root.
+    /// Returns the place of an entry; `None` for the root.
     fn position(&mut self, name: &'a [u8]) -> Option<Position<'a>> {
         if let (Some(recent), Some((parent, base))) = (&self.recent, split(name))
             && recent.name == parent
@@ -174,9 +175,9 @@ impl<'a, 'm> LayerMerge<'a, 'm> {
         Some(Position { parents: Parents::Named { components, escaped }, base, aufs })
     }
 
-    /// Walks to a directory. What is missing on the way is implied, unless a later `..` of a link's target leads
-    /// out of it again; symbolic links of this layer are followed and held inside the root (docs/semantics.md N2,
-    /// N3).
+    /// Walks to a directory. Missing directories on the way are implied, unless a later `..` of a link's
+    /// target leads out of them again. Symbolic links of this layer are followed and held inside the root
+    /// (docs/semantics.md N2, N3).
     fn enter(&mut self, parents: &[&'a [u8]]) -> Result<DirId, Fault> {
         let root = self.own.tree.root;
         let mut way = Way::new(root, parents);
@@ -208,7 +209,7 @@ impl<'a, 'm> LayerMerge<'a, 'm> {
         Ok(way.at)
     }
 
-    /// Bounds what short names can make of a layer: each may imply 2,000 directories.
+    /// Checks the limit on directories: each short name may imply 2,000 directories.
     fn may_imply(&self) -> Result<(), Fault> {
         let (value, max) = (self.own.tree.dirs.len() as u64 + 1, self.max_directories);
         if value <= max {
@@ -218,8 +219,8 @@ impl<'a, 'm> LayerMerge<'a, 'm> {
         Err(Fault::Fatal(Error::limit(what, "implied directories", value, max)))
     }
 
-    /// With `follow_dirlinks`: where the lower layers' symbolic link of this name leads, unless this
-    /// layer has deleted it (docs/semantics.md N1).
+    /// With `follow_dirlinks`: returns the target of the lower layers' symbolic link of this name, unless
+    /// this layer has deleted the link (docs/semantics.md N1).
     pub(super) fn lower_link(&self, directory: DirId, name: &[u8]) -> Option<&'a [u8]> {
         let dir = &self.own.tree[directory];
         let known = self.own.tree.known(directory, name);
@@ -245,8 +246,9 @@ impl<'a, 'm> LayerMerge<'a, 'm> {
         Ok(self.own.tree.slot(directory, name)?)
     }
 
-    /// Puts a new directory into a slot. Whether lower layers show in it after a whiteout is for its own
-    /// entry to say, if that comes first: engines refuse everything else (docs/semantics.md W3).
+    /// Puts a new directory into a slot. After a whiteout, the contents of lower layers show in the
+    /// directory only if its own entry comes first: container engines refuse all other entries
+    /// (docs/semantics.md W3).
     fn make_directory(&mut self, slot: SlotId) -> Result<DirId, Fault> {
         self.forget_recent(slot);
         let made = self.own.tree.make_directory(slot)?;
@@ -262,7 +264,8 @@ impl<'a, 'm> LayerMerge<'a, 'm> {
         Ok(made)
     }
 
-    /// The walk to the recent directory may have led through a slot that is about to change.
+    /// Forgets the recent directory if the walk to it may have led through this slot, which is about to
+    /// change.
     fn forget_recent(&mut self, slot: SlotId) {
         if self.own.tree[slot].occupant() != Occupant::Nothing {
             self.recent = None;
@@ -306,8 +309,8 @@ impl<'a, 'm> LayerMerge<'a, 'm> {
         }
     }
 
-    /// A character device 0/0 is how overlayfs stores a whiteout, so that is what becomes of one in a
-    /// layer (docs/semantics.md W17). As any entry, it takes the place of an earlier one of its name.
+    /// Records a character device 0/0 as a whiteout, because overlayfs stores whiteouts so
+    /// (docs/semantics.md W17). Like any entry, it replaces an earlier entry of the same name.
     fn device_whiteout(&mut self, slot: SlotId, id: EntryId) {
         self.forget_recent(slot);
         let slot = &mut self.own.tree[slot];
@@ -332,7 +335,7 @@ impl<'a, 'm> LayerMerge<'a, 'm> {
         Ok(())
     }
 
-    /// Binds a hard link to what its target is at this moment (docs/semantics.md H6), or lets it wait.
+    /// Binds a hard link to the current state of its target (docs/semantics.md H6), or lets the link wait.
     fn put_link(
         &mut self,
         slot: SlotId,
@@ -375,8 +378,9 @@ impl<'a, 'm> LayerMerge<'a, 'm> {
         }
     }
 
-    /// Gives an object what the header of a hard link to it says (docs/semantics.md H1). That header counts as one of a
-    /// file: its extended attributes are left out where the object is another thing that cannot hold them (M9).
+    /// Gives an object the attributes in the header of a hard link to it (docs/semantics.md H1). The header
+    /// counts as that of a regular file: its extended attributes are left out if the object is of another
+    /// type that cannot hold them (M9).
     fn take_attributes(&mut self, object: ObjectId, id: EntryId, entry: &Entry<'_>) {
         let shared = &mut self.objects[object];
         shared.meta = id;
@@ -396,7 +400,7 @@ impl<'a, 'm> LayerMerge<'a, 'm> {
         }
     }
 
-    /// The slot that a hard link's target names in this layer.
+    /// Returns the slot of this layer that a hard link's target names.
     pub(super) fn find_own(&mut self, components: &[&'a [u8]]) -> Option<FoundAt> {
         let mut steps = self.steps;
         let follow = |directory, name: &[u8]| self.lower_link(directory, name);
@@ -405,7 +409,7 @@ impl<'a, 'm> LayerMerge<'a, 'm> {
         found
     }
 
-    /// The last entry of a name wins (docs/semantics.md N6, N8).
+    /// Replaces the occupant of a slot: the last entry of a name wins (docs/semantics.md N6, N8).
     fn replace(&mut self, slot: SlotId, occupant: Occupant) {
         let kind = match occupant {
             Occupant::Object(object) => Some(self.objects[object].kind),
@@ -416,7 +420,8 @@ impl<'a, 'm> LayerMerge<'a, 'm> {
         self.own.tree[slot].put(occupant);
     }
 
-    /// `kind` is `None` for a hard link that waits: it will be anything but a directory.
+    /// Warns if an entry replaces an occupant of another kind. `kind` is `None` for a waiting hard link,
+    /// which never becomes a directory.
     fn warn_if_changed(&mut self, slot: SlotId, kind: Option<ObjectKind>) {
         let changed = match self.own.tree[slot].occupant() {
             Occupant::Directory(_) => kind != Some(ObjectKind::Directory),
@@ -438,7 +443,7 @@ impl<'a, 'm> LayerMerge<'a, 'm> {
     }
 }
 
-/// What the last component says. `aufs` entries are never more than what they are.
+/// Returns the role of an entry from its last component. With `aufs`, the name is not read as a mark.
 fn role(base: &[u8], aufs: bool) -> Result<Role<'_>, Fault> {
     match base.strip_prefix(WHITEOUT) {
         _ if aufs => Ok(Role::Entry(base)),
@@ -449,7 +454,8 @@ fn role(base: &[u8], aufs: bool) -> Result<Role<'_>, Fault> {
     }
 }
 
-/// What no file system takes is left out before anything is made for it (docs/semantics.md N15).
+/// Checks name lengths: an entry that no file system can hold is left out before anything is made for
+/// it (docs/semantics.md N15).
 fn check_lengths(position: &Position<'_>, role: &Role<'_>, kind: &EntryKind<'_>) -> Result<(), Fault> {
     let (name, target): (&[u8], &[u8]) = match (role, kind) {
         (Role::Entry(name), EntryKind::Symlink(target)) => (name, target),
@@ -470,8 +476,8 @@ fn check_lengths(position: &Position<'_>, role: &Role<'_>, kind: &EntryKind<'_>)
     Ok(())
 }
 
-/// The parent and the last component as they are written, where they can be told apart without
-/// cleaning: `a/b` and `c`, but nothing for `a`, `a/..` or `a/.`.
+/// Splits a name into parent and last component as they are written, where that is possible without
+/// cleaning: for `a/b` the parts are `a` and `b`; there are none for `a`, `a/..` or `a/.`.
 fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = name.iter().rposition(|byte| *byte != b'/')? + 1;
     let name = name.get(..end)?;

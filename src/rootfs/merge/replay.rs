@@ -1,11 +1,12 @@
-//! What every layer did to every name, recorded while the layers are merged.
+//! Records what every layer did to every name, while the layers are merged.
 //!
-//! The merge records each name before it changes it. Once a layer lies over the others, the state of those
-//! names is compared with what was recorded, and so is everything below a directory that was deleted or
-//! replaced. Whiteouts, opaque marks and replacement are not interpreted a second time here.
+//! The merge records each name before it changes it. After a layer is laid over the others, the new
+//! state of these names is compared with the recorded state, and so is everything below a directory
+//! that was deleted or replaced. This module does not interpret whiteouts, opaque marks and replacement
+//! a second time.
 //!
-//! Replaying takes about as long as merging. A directory that is deleted or replaced never comes back (its
-//! name gets another [`DirId`]), so it is looked through once, however many layers follow.
+//! Replaying takes about as long as merging. A directory that is deleted or replaced never returns (its
+//! name gets another [`DirId`]), so it is read only once, however many layers follow.
 
 use std::sync::Arc;
 
@@ -18,41 +19,42 @@ use crate::layer::LayerId;
 use crate::layer::table::LayerIndex;
 use crate::rootfs::Stat;
 
-/// One name, before and after one layer.
+/// The change of one name by one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Change {
-    /// The layer.
+    /// The layer that makes the change.
     pub layer: LayerId,
     /// The whole path; `/` for the root.
     pub path: Vec<u8>,
-    /// The state before.
+    /// The state before the layer; `None` if the path did not exist.
     pub before: Option<Before>,
-    /// What stands there after. Names are not counted here: its `nlink` says nothing.
+    /// The inode after the layer; `None` if the path no longer exists. Names are not counted: ignore
+    /// `nlink`.
     pub after: Option<Stat>,
-    /// What in the layer made it so.
+    /// The part of the layer that causes the change.
     pub cause: Cause,
 }
 
 /// The state of a path before a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Before {
-    /// What it was. Names are not counted here: its `nlink` says nothing.
+    /// The inode. Names are not counted: ignore `nlink`.
     pub inode: Stat,
-    /// The layer that put it there. It differs from the inode's when it is a hard link to something that a
-    /// lower layer brought, and for a directory that takes its attributes from a lower layer.
+    /// The layer that put the inode at this path. It differs from the inode's layer for a hard link to an
+    /// object of a lower layer, and for a directory that takes its attributes from a lower layer.
     pub since: LayerId,
 }
 
-/// What in a layer changes a name. Paths begin with a slash.
+/// The part of a layer that changes a name. Paths begin with a slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// An entry for it, or for something below it.
+    /// An entry for the name, or for a name below it.
     Entry,
-    /// A whiteout of this path: the name itself, or a directory that it was in.
+    /// A whiteout of this path: the name itself, or a directory above it.
     Whiteout(Arc<[u8]>),
     /// An opaque mark in this directory.
     Opaque(Arc<[u8]>),
-    /// Something else was put in the place of this directory.
+    /// The replacement of this directory by an object of another type.
     Replaced(Arc<[u8]>),
 }
 
@@ -66,7 +68,7 @@ pub(super) struct Touched<'a> {
     opaque: bool,
 }
 
-/// What a name stands for. A directory's attributes may change while it stays the same directory.
+/// The state of a name. A directory's attributes may change while it stays the same directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct NameState {
     occupant: Occupant,
@@ -74,7 +76,7 @@ struct NameState {
 }
 
 impl<'a> Touched<'a> {
-    /// Records a name of the merged tree before `slot` of a layer's own tree is laid over it; `dir` is the
+    /// Records a name of the merged tree before `slot` of a layer's own tree is laid over it. `dir` is the
     /// layer's own directory of that name.
     pub(super) fn new(tree: &NameTree<'a>, directory: DirId, slot: &Slot<'a>, dir: Option<&Dir>) -> Self {
         Touched {
@@ -109,12 +111,12 @@ impl NameState {
     }
 }
 
-/// Merges layers, the lowest first, and calls `visit` for each name that a layer changed: added, replaced,
-/// given other attributes, or taken away. What a layer names without effect is not reported, and neither
-/// are directories that it only goes through. The order is that of layers; within a layer it is not specified.
+/// Merges layers, the lowest first, and calls `visit` for each name that a layer added, replaced, gave
+/// other attributes, or removed. Names that a layer mentions without effect are not reported, nor are
+/// directories that a path only passes through. Changes are reported layer by layer; their order within
+/// a layer is not specified.
 ///
-/// # Errors
-/// As [`merge`](super::merge), and what `visit` returns.
+/// # Errors As [`merge`](super::merge), and the errors of `visit`.
 pub(crate) fn replay(
     layers: &[Arc<LayerIndex>],
     options: &MergeOptions,
@@ -134,12 +136,12 @@ pub(crate) fn replay(
     Ok(())
 }
 
-/// What the merged tree does not remember of itself.
+/// Facts about the merged tree that the tree itself does not record.
 #[derive(Debug, Default)]
 struct Book {
     /// The names of each directory, in use or not.
     children: Vec<Vec<SlotId>>,
-    /// For each slot the layer that put there what it holds now.
+    /// For each slot, the layer that put the slot's occupant there.
     since: Vec<LayerId>,
 }
 
@@ -169,21 +171,21 @@ impl Book {
     }
 }
 
-/// A name with its state before and after the layer, still to be reported.
+/// A name with its state before and after the layer, not reported yet.
 struct Pair {
     path: Vec<u8>,
-    /// Where it is, or was, in the tree as it was before.
+    /// The slot of the name in the tree before the layer.
     slot_before: Option<SlotId>,
     before: NameState,
     slot_after: Option<SlotId>,
     after: NameState,
-    /// Why it is gone, if it is.
+    /// The cause, if the name is gone.
     gone: Cause,
-    /// Why what was below it is gone.
+    /// The cause for names below it that are gone.
     below: Cause,
 }
 
-/// Reports what one layer changed.
+/// Reports the changes of one layer.
 struct Reporter<'t, 'a> {
     merged: &'t Merged<'a>,
     book: &'t mut Book,
@@ -192,7 +194,8 @@ struct Reporter<'t, 'a> {
 }
 
 impl<'a> Reporter<'_, 'a> {
-    /// `before` is the root, the root's entry and the number of directories before the layer.
+    /// Reports all changes of a layer. `before` is the root, the root's entry and the number of directories
+    /// before the layer.
     fn report(&mut self, before: (DirId, Option<EntryAt>, usize), touched: Vec<Touched<'a>>) -> Result<()> {
         let (root, root_entry, directories) = before;
         self.report_root(root_entry)?;
@@ -205,7 +208,7 @@ impl<'a> Reporter<'_, 'a> {
             )?;
         }
         for name in touched {
-            // What is in a directory that this layer made is reported with that directory.
+            // The contents of a directory that this layer made are reported with the directory.
             if name.directory.at() < directories {
                 let pair = self.pair_of(&name);
                 self.report_pair(pair)?;
@@ -241,7 +244,7 @@ impl<'a> Reporter<'_, 'a> {
         Pair { path, slot_before: slot, before: name.before, slot_after: slot, after, gone, below }
     }
 
-    /// Reports a name, and everything below it where what is below cannot be the same.
+    /// Reports a name, and the names below it if their states may differ.
     fn report_pair(&mut self, pair: Pair) -> Result<()> {
         let mut ahead = vec![pair];
         while let Some(pair) = ahead.pop() {
@@ -266,7 +269,7 @@ impl<'a> Reporter<'_, 'a> {
         ahead.into_iter().try_for_each(|pair| self.report_pair(pair))
     }
 
-    /// The names of a directory that was there before, and of the one that is there now.
+    /// Returns the names of the directory before the layer, paired with those of the directory after it.
     fn pairs_below(
         &self,
         path: &[u8],
@@ -300,7 +303,8 @@ impl<'a> Reporter<'_, 'a> {
         let Pair { path, slot_before, before, slot_after, after, gone, .. } = pair;
         let since = self.book.since(slot_before);
         if before.is_nothing() == after.is_nothing() && before.attributes == after.attributes {
-            // A directory may have become another one that looks the same: it has been there all along.
+            // A directory may be replaced by another one with the same state: then it counts as the old
+            // directory.
             self.book.set_since(slot_after, since);
             return Ok(());
         }

@@ -1,10 +1,10 @@
-//! Names while layers are merged: one [`NameTree`] for what a single layer says, one for all layers so far.
+//! The tree of names that is used while layers are merged: one [`NameTree`] for a single layer, one for
+//! all layers so far.
 //!
-//! A [`Slot`] is a name in a directory, whether or not something is there at the moment; nothing is
-//! ever removed. A directory that is replaced or emptied gives its slot another [`DirId`], so that
-//! what was below is out of reach at once, however much it was. The slots of a directory always
-//! follow the slot of the directory itself: one pass over all slots in order goes parents first,
-//! without recursion.
+//! A [`Slot`] is a name in a directory, with or without an occupant; slots are never removed. A
+//! directory that is replaced or emptied gives its slot another [`DirId`], so that its former contents
+//! are out of reach at once, however many they are. The slots of a directory always follow the slot of
+//! the directory itself: one pass over all slots in order visits parents first, without recursion.
 
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use crate::layer::entry::{Entry, EntryKind};
 use crate::layer::table::LayerIndex;
 use crate::layer::{EntryId, LayerId};
 
-/// The most symbolic links on the way to an entry's parent: as containerd's continuity and umoci do
-/// (docs/semantics.md N2).
+/// The maximum number of symbolic links on the way to an entry's parent: the limit of containerd's
+/// continuity and of umoci (docs/semantics.md N2).
 const MAX_HOPS: u32 = 255;
 
-/// In the place of a number: there is none. Lists stay below it, see [`number`]; layers have fewer entries.
+/// Stands for "no number". Lists stay shorter than this, see [`number`]; layers have fewer entries.
 pub(super) const NONE: u32 = u32::MAX;
 
 /// A directory of a tree.
@@ -30,7 +30,7 @@ pub(super) struct DirId(pub(super) u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SlotId(pub(super) u32);
 
-/// Anything that can have a name, of all layers.
+/// Any object that can have a name, numbered across all layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ObjectId(pub(super) u32);
 
@@ -44,7 +44,7 @@ pub(super) enum Occupant {
     Nothing,
     Directory(DirId),
     Object(ObjectId),
-    /// Only while a layer is read.
+    /// A waiting hard link; occurs only while a layer is read.
     Link(LinkId),
 }
 
@@ -53,15 +53,15 @@ pub(super) enum Occupant {
 pub(super) struct Slot<'a> {
     pub(super) name: &'a [u8],
     pub(super) directory: DirId,
-    /// The number of the occupant, whatever it is. There are as many slots as names, and apart from each other,
-    /// number and kind leave them small.
+    /// The number of the occupant, of any kind. There are as many slots as names, and storing number and
+    /// kind apart keeps slots small.
     occupant: u32,
     /// See [`Slot::whiteout`]; [`NONE`] for none.
     whiteout: u32,
     kind: OccupantKind,
-    /// The whiteout came when this layer had something here already (docs/semantics.md W5).
+    /// The layer already had an occupant here when the whiteout was read (docs/semantics.md W5).
     pub(super) late: bool,
-    /// The directory here was made by its own entry after the whiteout (docs/semantics.md W3).
+    /// The directory here was made by its own entry, after the whiteout (docs/semantics.md W3).
     pub(super) remade: bool,
 }
 
@@ -92,12 +92,12 @@ impl Slot<'_> {
         };
     }
 
-    /// The entry that deletes what lower layers have here.
+    /// Returns the entry that deletes this name in lower layers.
     pub(super) fn whiteout(&self) -> Option<EntryId> {
         (self.whiteout != NONE).then_some(EntryId(self.whiteout))
     }
 
-    /// Deletes what lower layers have here. True if that was so before.
+    /// Deletes this name in lower layers. Returns true if it was deleted already.
     pub(super) fn white_out(&mut self, entry: EntryId) -> bool {
         std::mem::replace(&mut self.whiteout, entry.0) != NONE
     }
@@ -110,15 +110,16 @@ impl Slot<'_> {
 /// A directory, without its name.
 #[derive(Debug)]
 pub(super) struct Dir {
-    /// Its name; the root has none.
+    /// The slot that names the directory; the root has none.
     pub(super) slot: Option<SlotId>,
-    /// The length of its path in bytes; the root's is 0.
+    /// The length of the directory's path in bytes; the root's is 0.
     pub(super) path_len: usize,
-    /// Where mode, owner, time and attributes are from; `None` until an entry says it.
+    /// The object that mode, owner, time and extended attributes come from; `None` until an entry gives
+    /// them.
     pub(super) attributes: Option<ObjectId>,
-    /// Hides everything below it in lower layers.
+    /// The directory hides everything below it in lower layers.
     pub(super) opaque: bool,
-    /// It, or something below it, is more than a whiteout.
+    /// The directory, or an object below it, is more than a whiteout.
     pub(super) real: bool,
     /// The directory of the same path in the layers below; kept only to follow links to directories.
     pub(super) lower: Option<DirId>,
@@ -134,7 +135,7 @@ pub(super) struct NameTree<'a> {
 }
 
 impl DirId {
-    /// Its place in a list with one item for each directory.
+    /// Returns the directory's index in lists that have one item for each directory.
     pub(super) fn at(self) -> usize {
         self.0 as usize
     }
@@ -148,19 +149,19 @@ impl<'a> NameTree<'a> {
         NameTree { slots: Vec::new(), dirs: vec![dir], root, names: Names::default() }
     }
 
-    /// Makes room for `names` in all: growing bit by bit hashes every name several times.
+    /// Makes room for `names` names in total, since growing in steps hashes every name several times.
     pub(super) fn expect(&mut self, names: usize) {
         let more = names.saturating_sub(self.slots.len());
         self.slots.reserve(more);
         self.names.reserve(more);
     }
 
-    /// Frees what finding slots by name takes.
+    /// Frees the table that finds slots by name.
     pub(super) fn forget_names(&mut self) {
         self.names = Names::default();
     }
 
-    /// The slot of a name, made if it is not there.
+    /// Returns the slot of a name, and makes it if necessary.
     pub(super) fn slot(&mut self, directory: DirId, name: &'a [u8]) -> Result<SlotId> {
         let hash = self.names.hash(directory, name);
         if let Some(known) = self.names.find(hash, |slot| self[slot].is(directory, name)) {
@@ -174,12 +175,12 @@ impl<'a> NameTree<'a> {
         Ok(slot)
     }
 
-    /// The slot of a name, if it was ever used.
+    /// Returns the slot of a name, if the name was ever used.
     pub(super) fn known(&self, directory: DirId, name: &[u8]) -> Option<SlotId> {
         self.names.find(self.names.hash(directory, name), |slot| self[slot].is(directory, name))
     }
 
-    /// What a name stands for.
+    /// Returns what a name stands for.
     pub(super) fn occupant(&self, directory: DirId, name: &[u8]) -> Occupant {
         self.known(directory, name).map_or(Occupant::Nothing, |slot| self[slot].occupant())
     }
@@ -193,7 +194,7 @@ impl<'a> NameTree<'a> {
         Ok(made)
     }
 
-    /// Puts a new, empty directory in the place of the root.
+    /// Replaces the root by a new, empty directory.
     pub(super) fn replace_root(&mut self) -> Result<()> {
         let root = DirId(number(self.dirs.len())?);
         self.dirs.push(Dir::empty(None, 0));
@@ -201,8 +202,8 @@ impl<'a> NameTree<'a> {
         Ok(())
     }
 
-    /// The slot that a cleaned path leads to, the last component not followed. `follow` says which
-    /// link to follow where this tree has nothing.
+    /// Returns the slot that a cleaned path leads to. A link in the last component is not followed.
+    /// `follow` returns the link to follow where this tree has no occupant.
     pub(super) fn find(
         &self,
         components: &[&'a [u8]],
@@ -218,7 +219,7 @@ impl<'a> NameTree<'a> {
         self.known(way.at, base).map(FoundAt::Slot)
     }
 
-    /// Goes a way to its end; `None` where it does not lead to a directory.
+    /// Follows `way` to its end. Returns `None` if it does not lead to a directory.
     pub(super) fn walk(
         &self,
         way: &mut Way<'a>,
@@ -245,17 +246,17 @@ impl<'a> NameTree<'a> {
         Some(())
     }
 
-    /// All slots, those of a directory after that of the directory itself.
+    /// Yields all slots; the slots of a directory follow the slot of the directory itself.
     pub(super) fn slot_ids(&self) -> impl Iterator<Item = SlotId> + use<> {
         (0..u32::MAX).map(SlotId).take(self.slots.len())
     }
 
-    /// The directory that holds a directory; the root's is the root.
+    /// Returns the directory that holds a directory; the root's parent is the root.
     pub(super) fn parent(&self, directory: DirId) -> DirId {
         self[directory].slot.map_or(self.root, |slot| self[slot].directory)
     }
 
-    /// The path of a slot, without a leading slash.
+    /// Returns the path of a slot, without a leading slash.
     pub(super) fn path(&self, slot: SlotId) -> Vec<u8> {
         let mut names = vec![self[slot].name];
         let mut at = self[slot].directory;
@@ -268,7 +269,7 @@ impl<'a> NameTree<'a> {
     }
 }
 
-/// Where [`NameTree::find`] arrived.
+/// The result of [`NameTree::find`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FoundAt {
     Root,
@@ -293,11 +294,11 @@ impl Dir {
 /// A walk along names and the symbolic links among them, held inside the root.
 #[derive(Debug)]
 pub(super) struct Way<'a> {
-    /// The directory that the walk is in.
+    /// The current directory of the walk.
     pub(super) at: DirId,
-    /// The names still to go, the next one last.
+    /// The names that remain, the next name last.
     ahead: Vec<&'a [u8]>,
-    /// How many of them are `..`.
+    /// The number of `..` among them.
     ups: usize,
     hops: u32,
 }
@@ -307,7 +308,8 @@ impl<'a> Way<'a> {
         Way { at: from, ahead: components.iter().rev().copied().collect(), ups: 0, hops: 0 }
     }
 
-    /// The next name to look up; `.` and `..` (of link targets) are gone already.
+    /// Returns the next name to look up. `.` and `..` (from link targets) are handled here and not
+    /// returned.
     pub(super) fn next_name(&mut self, tree: &NameTree<'_>) -> Option<&'a [u8]> {
         loop {
             match self.ahead.pop()? {
@@ -321,7 +323,7 @@ impl<'a> Way<'a> {
         }
     }
 
-    /// Goes where a symbolic link leads; `None` when that is too far.
+    /// Continues the walk at the target of a symbolic link. Returns `None` if a limit is exceeded.
     pub(super) fn follow(&mut self, root: DirId, target: &'a [u8], steps: &mut Steps) -> Option<()> {
         self.hops += 1;
         if self.hops > MAX_HOPS {
@@ -339,9 +341,10 @@ impl<'a> Way<'a> {
     }
 
     /// Cancels the last name against a later `..`, together with all names between them. Returns false when
-    /// no `..` ahead belongs to that name, and `None` when too many names are ahead.
+    /// no remaining `..` belongs to that name, and `None` when too many names remain.
     ///
-    /// For a name that is neither a directory nor a link: `missing/../d` is `d`, and `missing` is not made.
+    /// Used for a name that is neither a directory nor a link: `missing/../d` is `d`, and `missing` is not
+    /// made.
     pub(super) fn cancel(&mut self, steps: &mut Steps) -> Option<bool> {
         let (mut depth, mut ups) = (1_usize, 0);
         for (at, part) in self.ahead.iter().enumerate().rev() {
@@ -364,60 +367,62 @@ impl<'a> Way<'a> {
     }
 }
 
-/// How far the links of one layer may still lead, in path components.
+/// The number of path components that the links of one layer may still pass through.
 ///
-/// 255 links of 4095 bytes are half a million components, and every entry of a layer could run
-/// through all of them; this keeps merging linear in the number of entries.
+/// 255 links of 4095 bytes are half a million components, and every entry of a layer could pass through
+/// all of them. This limit keeps merging linear in the number of entries.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Steps {
     left: u64,
 }
 
 impl Steps {
-    /// Far more than any real layer takes for each entry, and enough for a few long ways in a small one.
+    /// Returns the limit for a layer of `count` entries: far more than any real layer uses, and enough for
+    /// a few long paths in a small one.
     pub(super) fn for_entries(count: u32) -> Self {
         Steps { left: 65_536 + 64 * u64::from(count) }
     }
 }
 
-/// What an object is, as far as merging cares.
+/// The kind of an object, as far as merging needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ObjectKind {
     File,
     Directory,
-    /// A directory that no entry tells of; its layer is the one that implied it.
+    /// A directory without an entry; its layer is the layer that implied it.
     ImpliedDirectory,
     Symlink,
     Device,
     Fifo,
 }
 
-/// Anything that can have a name: which entries say what it is.
+/// Any object that can have a name: the entries that describe it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Object {
     pub(super) layer: LayerId,
     pub(super) kind: ObjectKind,
     /// The entry that holds its content, target or device number.
     pub(super) entry: EntryId,
-    /// The entry that holds its mode, owner and time: for hard links, the last header (docs/semantics.md H1).
+    /// The entry that holds its mode, owner and time: for hard links, the last header (docs/semantics.md
+    /// H1).
     pub(super) meta: EntryId,
     /// See [`Object::xattrs`]; [`NONE`] for none.
     xattrs: EntryId,
 }
 
 impl Object {
-    /// The entry that holds its extended attributes.
+    /// Returns the entry that holds the object's extended attributes.
     pub(super) fn xattrs(&self) -> Option<EntryId> {
         (self.xattrs.0 != NONE).then_some(self.xattrs)
     }
 
-    /// Gives it the attributes of an entry.
+    /// Takes the object's extended attributes from `entry`.
     pub(super) fn set_xattrs(&mut self, entry: EntryId) {
         self.xattrs = entry;
     }
 }
 
-/// The objects of all layers; hard links share them, across layers too.
+/// The objects of all layers. Hard links share objects, across layers too.
 #[derive(Debug)]
 pub(super) struct Objects<'a> {
     pub(super) layers: &'a [Arc<LayerIndex>],
@@ -428,17 +433,18 @@ impl<'a> Objects<'a> {
     pub(super) fn new(layers: &'a [Arc<LayerIndex>]) -> Self {
         let entries: usize = layers.iter().map(|index| index.entry_count() as usize).sum();
         let mut list = Vec::new();
-        // Growing bit by bit leaves gaps behind. Too much does no harm: nobody touches it.
+        // Growing in steps leaves gaps in memory. A reservation that is too large does no harm: its pages
+        // are never touched.
         let _ = list.try_reserve_exact(entries);
         Objects { layers, list }
     }
 
-    /// How many objects there are; they are numbered from 0.
+    /// Returns the number of objects, which are numbered from 0.
     pub(super) fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// Adds what an entry describes.
+    /// Adds the object that an entry describes.
     pub(super) fn add(&mut self, layer: LayerId, id: EntryId, entry: &Entry<'_>) -> Result<ObjectId> {
         let kind = match entry.kind {
             EntryKind::File(_) | EntryKind::Hardlink(_) => ObjectKind::File,
@@ -451,7 +457,7 @@ impl<'a> Objects<'a> {
         self.push(Object { layer, kind, entry: id, meta: id, xattrs })
     }
 
-    /// Adds a directory that no entry tells of.
+    /// Adds a directory that has no entry.
     pub(super) fn add_implied(&mut self, layer: LayerId) -> Result<ObjectId> {
         let none = EntryId(NONE);
         let kind = ObjectKind::ImpliedDirectory;
@@ -464,7 +470,7 @@ impl<'a> Objects<'a> {
         Ok(id)
     }
 
-    /// Where a symbolic link leads; `None` for everything else.
+    /// Returns the target of a symbolic link; `None` for all other objects.
     pub(super) fn target(&self, id: ObjectId) -> Option<&'a [u8]> {
         let object = self[id];
         if object.kind != ObjectKind::Symlink {
@@ -476,19 +482,19 @@ impl<'a> Objects<'a> {
         }
     }
 
-    /// The entry that holds an object's content, target or device number.
+    /// Returns the entry that holds an object's content, target or device number.
     pub(super) fn entry(&self, object: &Object) -> Option<Entry<'a>> {
         self.layers.get(usize::from(object.layer.0))?.entry(object.entry)
     }
 }
 
-/// The number of the next of a list, which stays below [`NONE`].
+/// Returns the number of the next item of a list of `len` items, which stays below [`NONE`].
 pub(super) fn number(len: usize) -> Result<u32> {
     let too_many = || Error::limit(Subject::MergedTree, "names and objects", len as u64, u64::from(NONE - 1));
     u32::try_from(len).ok().filter(|number| *number != NONE).ok_or_else(too_many)
 }
 
-// There is one for nearly every file of an image.
+// There is a slot and an object for nearly every file of an image, so their sizes matter.
 const _: () = assert!(size_of::<Slot<'_>>() == 32 && size_of::<Object>() == 16);
 
 macro_rules! indexed {
@@ -506,7 +512,8 @@ macro_rules! indexed {
         }
     };
 }
-// Ids are made here only, one for each item, and nothing is ever removed.
+// Ids are made only in this file, one for each item, and no item is ever removed, so indexing cannot
+// fail.
 indexed!(SlotId, slots, Slot<'a>, NameTree<'a>);
 indexed!(DirId, dirs, Dir, NameTree<'a>);
 indexed!(ObjectId, list, Object, Objects<'a>);
