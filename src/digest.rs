@@ -1,7 +1,8 @@
-//! Digests as images write them: grammar, hashing, comparison.
+//! Digests as images write them: grammar, hashing and comparison.
 //!
-//! Source: OCI image-spec, descriptor.md, "Digests". A digest string is checked against its grammar
-//! before anything else is done with it, so it can be joined to a path (CVE-2024-3727).
+//! This module owns which digest strings are legal. A digest string is checked against its grammar before any
+//! other use, so a digest can be joined to a path safely (CVE-2024-3727). Source: OCI image-spec,
+//! descriptor.md, "Digests".
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,20 +11,20 @@ use sha2::Digest as _;
 
 use crate::error::{Error, Result, Subject};
 
-/// The algorithms that images use.
+/// The hash algorithms of digests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Algorithm {
-    /// 32 bytes; the one that every image uses.
+    /// SHA-256: 32 bytes; the algorithm that images normally use.
     Sha256,
-    /// 64 bytes.
+    /// SHA-512: 64 bytes.
     Sha512,
-    /// 32 bytes.
+    /// BLAKE3: 32 bytes.
     Blake3,
 }
 
 impl Algorithm {
-    /// As it stands before the colon.
+    /// Returns the algorithm's name as digest strings write it before the colon: `sha256`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -33,7 +34,7 @@ impl Algorithm {
         }
     }
 
-    /// Length of the hash in bytes.
+    /// Returns the length of a hash in bytes.
     #[must_use]
     pub(crate) fn len_bytes(self) -> usize {
         match self {
@@ -42,7 +43,7 @@ impl Algorithm {
         }
     }
 
-    /// A hasher for this algorithm.
+    /// Creates a hasher for this algorithm.
     #[must_use]
     pub(crate) fn hasher(self) -> Hasher {
         match self {
@@ -52,7 +53,7 @@ impl Algorithm {
         }
     }
 
-    /// The digest of bytes that are at hand.
+    /// Returns the digest of `bytes`.
     #[must_use]
     pub fn digest(self, bytes: &[u8]) -> Digest {
         let mut hasher = self.hasher();
@@ -61,16 +62,16 @@ impl Algorithm {
     }
 }
 
-/// An algorithm and a hash.
+/// A digest: an algorithm and a hash.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest {
     algorithm: Algorithm,
-    /// Zeros past the algorithm's length.
+    /// The hash, followed by zeros past the algorithm's length.
     hash: [u8; 64],
 }
 
 impl Digest {
-    /// A digest of `hash`, which must have the algorithm's length.
+    /// Creates a digest from `hash`; `None` if the length of `hash` is not the algorithm's.
     #[must_use]
     pub(crate) fn new(algorithm: Algorithm, hash: &[u8]) -> Option<Self> {
         if hash.len() != algorithm.len_bytes() {
@@ -81,25 +82,26 @@ impl Digest {
         Some(Digest { algorithm, hash: full })
     }
 
-    /// A SHA-256 digest from its 64 lower-case hexadecimal digits, as docker-archives name files.
+    /// Creates a SHA-256 digest from its 64 lower-case hexadecimal digits, which docker-archives use in file
+    /// names.
     #[must_use]
     pub(crate) fn from_sha256_hex(hex: &str) -> Option<Self> {
         Digest::new(Algorithm::Sha256, &parse_hex(hex)?)
     }
 
-    /// The algorithm before the colon.
+    /// Returns the algorithm.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// The hash as bytes.
+    /// Returns the hash as bytes.
     #[must_use]
     pub fn hash(&self) -> &[u8] {
         &self.hash[..self.algorithm.len_bytes()]
     }
 
-    /// The hash as lower-case hexadecimal digits.
+    /// Returns the hash as lower-case hexadecimal digits.
     #[must_use]
     pub fn hex(&self) -> String {
         self.hash().iter().map(|byte| format!("{byte:02x}")).collect()
@@ -141,7 +143,7 @@ fn parse_hex(hex: &str) -> Option<Vec<u8>> {
         b'a'..=b'f' => Some(c - b'a' + 10),
         _ => None,
     };
-    // 128 digits is the longest hash there is.
+    // The longest hash has 128 digits.
     if hex.len() > 128 || !hex.len().is_multiple_of(2) {
         return None;
     }
@@ -151,7 +153,7 @@ fn parse_hex(hex: &str) -> Option<Vec<u8>> {
         .collect()
 }
 
-/// A running hash.
+/// A hash computation in progress.
 #[derive(Clone)]
 pub(crate) enum Hasher {
     /// SHA-256.
@@ -173,7 +175,7 @@ impl fmt::Debug for Hasher {
 }
 
 impl Hasher {
-    /// Takes in more bytes.
+    /// Adds `bytes` to the hashed bytes.
     pub(crate) fn update(&mut self, bytes: &[u8]) {
         match self {
             Hasher::Sha256(hasher) => hasher.update(bytes),
@@ -184,7 +186,7 @@ impl Hasher {
         }
     }
 
-    /// The digest of all that was taken in.
+    /// Returns the digest of all bytes that were added.
     #[must_use]
     pub(crate) fn finish(self) -> Digest {
         let mut hash = [0; 64];

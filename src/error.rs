@@ -1,11 +1,11 @@
 //! Errors: one enum, [`Error`], whose variants carry data.
 //!
-//! A [`Subject`] says what an error is about: a layer, a document, an archive. Code that decodes or parses
-//! bytes without knowing whose they are fails with a [`StreamFault`], which becomes an [`Error`] once it
-//! is given a subject. A cause is in the text and in a field of its variant, and is no
-//! [`source`](std::error::Error::source): whoever prints the text and the sources prints the cause once.
-//! There is no errno in here; the FUSE view chooses one, and the command line chooses hints and exit
-//! codes, both by variant.
+//! A [`Subject`] names the object of an error: a layer, a document, an archive. Code that decodes or parses a
+//! byte stream without knowing its name fails with a [`StreamFault`], which becomes an [`Error`] when it is
+//! given a subject. The text of an error contains its cause, and a field of the variant holds the cause. The
+//! cause is not a [`source`](std::error::Error::source), so a caller that prints the text and all sources
+//! prints the cause once. This module knows no errno, hints or exit codes: the FUSE view chooses the errno,
+//! and the command line chooses hints and exit codes, both by variant.
 
 use std::io;
 use std::path::PathBuf;
@@ -20,122 +20,122 @@ mod tests;
 pub(crate) use stream::{StreamFault, StreamResult};
 pub use subject::{DocumentRole, EntryName, Property, Subject};
 
-/// The result of everything in this library that can fail.
+/// The result of every fallible operation of this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why an image could not be opened, read or mounted.
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The operating system refused.
+    /// An operation of the operating system failed.
     #[error("{action}{}{}: {cause}", named(.subject), at(*.offset))]
     #[non_exhaustive]
     Io {
         /// The failed action: `cannot open`.
         action: &'static str,
-        /// The object of the action, where the caller does not name it.
+        /// The object of the action, if `action` does not name the object.
         subject: Option<Box<Subject>>,
         /// Offset of the action in the subject, in bytes.
         offset: Option<u64>,
-        /// The operating system's answer.
+        /// The error that the operating system returned.
         cause: io::Error,
     },
-    /// A reference, selector or path that cannot be understood.
+    /// A reference, selector or path that cannot be parsed.
     #[error("'{text}': {reason}")]
     Reference {
-        /// The text as it was given.
+        /// The text as the user gave it.
         text: String,
-        /// What is wrong with it.
+        /// Why the text cannot be parsed.
         reason: String,
     },
-    /// The bytes are no kind of image that is known here.
+    /// The bytes are not an image in a supported format.
     #[error("'{path}': not a container image: {reason}")]
     NotAnImage {
-        /// Where it was looked for.
+        /// The path that was searched for an image.
         path: String,
-        /// What was found instead.
+        /// What was found at the path instead.
         reason: String,
     },
-    /// Several images are inside and none was selected, or the selector fits several.
+    /// The place holds several images and none was selected, or the selector matches several.
     #[error("'{path}' holds several images{}", list(.candidates))]
     Ambiguous {
         /// The archive or layout.
         path: String,
-        /// The images to choose from, as a selector would name them.
+        /// The images to choose from, as a selector names them.
         candidates: Vec<String>,
     },
-    /// No image goes by the name that was asked for.
+    /// No image has the selected name.
     #[error("'{path}' holds no image '{selector}'{}", list(.candidates))]
     NoSuchImage {
         /// The archive or layout.
         path: String,
-        /// What was asked for.
+        /// The selector.
         selector: String,
-        /// What is there.
+        /// The images that the archive or layout holds.
         candidates: Vec<String>,
     },
-    /// The image is not made for the platform that was asked for.
+    /// The image was not built for the requested platform.
     #[error("no image for platform {wanted}{}", list(.available))]
     NoPlatform {
-        /// The platform asked for, or the host's.
+        /// The requested platform, or the host's.
         wanted: String,
-        /// What is there.
+        /// The platforms that the image is available for.
         available: Vec<String>,
     },
-    /// Something that is recognised and not served.
+    /// A recognised feature that is not supported.
     #[error("{subject}: not supported: {reason}")]
     #[non_exhaustive]
     Unsupported {
-        /// The thing: a media type, a layer, a transport.
+        /// The unsupported object: a media type, a layer, a transport.
         subject: Box<Subject>,
-        /// Why, and what it is.
+        /// What the object is, and why it is not supported.
         reason: String,
     },
-    /// A document, archive or stream that breaks its own format.
+    /// A document, archive or stream that violates its format.
     #[error("{subject}: {reason}")]
     #[non_exhaustive]
     Malformed {
         /// The document or stream.
         subject: Box<Subject>,
-        /// What is wrong, with the offset where there is one.
+        /// How the format is violated, with the offset if one is known.
         reason: String,
     },
-    /// A digest or size that is not what the image promised.
+    /// A digest or size that differs from the one that the image states.
     #[error("{subject}: {property} does not match: expected {expected}, found {found}")]
     #[non_exhaustive]
     Mismatch {
         /// The layer or document.
         subject: Box<Subject>,
-        /// Which of its properties was compared.
+        /// The property that was compared.
         property: Property,
-        /// What the manifest or config says.
+        /// The value in the manifest or config.
         expected: String,
-        /// What the bytes say.
+        /// The value computed from the bytes.
         found: String,
     },
-    /// A blob that the image names is not there.
+    /// A blob that the image names is missing.
     #[error("{}{}", missing(.subject, .digest), foreign(.urls))]
     #[non_exhaustive]
     MissingBlob {
-        /// The layer or document that the blob holds.
+        /// The layer or document that is stored in the blob.
         subject: Box<Subject>,
-        /// Its digest.
+        /// Digest of the blob.
         digest: Digest,
-        /// Where the manifest says it could be had, for foreign layers.
+        /// Download addresses in the manifest, for foreign layers.
         urls: Vec<String>,
     },
-    /// A tar stream that breaks its format.
+    /// A tar stream that violates its format.
     #[error("{subject}: {entry}: {reason}")]
     #[non_exhaustive]
     Tar {
         /// The layer or archive.
         subject: Box<Subject>,
-        /// The entry.
+        /// The tar entry.
         entry: EntryName,
-        /// What is wrong.
+        /// How the format is violated.
         reason: String,
     },
-    /// A compressed stream that breaks its format.
+    /// A compressed stream that violates its format.
     #[error("{subject}: damaged {format} data at compressed offset {offset}: {reason}")]
     #[non_exhaustive]
     Decompress {
@@ -145,166 +145,166 @@ pub enum Error {
         format: &'static str,
         /// Offset in the compressed bytes.
         offset: u64,
-        /// What the decoder reports.
+        /// The message of the decoder.
         reason: String,
     },
-    /// Something from an image that exceeds a limit.
+    /// An image exceeds a limit.
     #[error("{subject}: {value} exceeds the limit {limit} ({max})")]
     #[non_exhaustive]
     Limit {
-        /// The thing that exceeds it.
+        /// The object that exceeds the limit.
         subject: Box<Subject>,
-        /// The limit's name.
+        /// Name of the limit.
         limit: &'static str,
         /// The value found.
         value: u64,
         /// The largest value allowed.
         max: u64,
     },
-    /// Bytes that changed after they were verified, when the layer was indexed.
+    /// Bytes of a layer changed after the layer was indexed and verified.
     #[error("{subject}: bytes at offset {offset} changed since they were verified")]
     #[non_exhaustive]
     Changed {
         /// The layer.
         subject: Box<Subject>,
-        /// Offset of the span in the uncompressed tar, in bytes.
+        /// Offset of the changed span in the uncompressed tar, in bytes.
         offset: u64,
     },
-    /// A path inside the image that does not lead anywhere, or not to what was asked for.
+    /// A path inside the image that does not exist or has the wrong type.
     #[error("'{path}': {reason}")]
     Path {
         /// The path inside the image, escaped.
         path: String,
-        /// Which way it fails.
+        /// Why the path cannot be used.
         reason: PathFault,
     },
-    /// `--strict`: the image merges only with warnings.
+    /// `--strict`: merging the layers gives warnings.
     #[error("merging the layers gives {count} warning(s), first: {first}")]
     Strict {
-        /// How many there are.
+        /// Number of warnings.
         count: usize,
-        /// The first of them.
+        /// Text of the first warning.
         first: String,
     },
-    /// The directory to extract into is not empty.
+    /// The target directory of an extraction is not empty.
     #[error("cannot extract into '{}': not empty", .dir.display())]
     #[non_exhaustive]
     NotEmpty {
-        /// The directory.
+        /// The target directory.
         dir: PathBuf,
     },
-    /// The work ended before all files were extracted, since no more can be written.
+    /// The extraction ended before all files were extracted, because nothing more can be written.
     #[error("extraction stopped at '{path}' and is incomplete: {cause}")]
     #[non_exhaustive]
     Incomplete {
-        /// The path that could not be written, below the target directory, escaped.
+        /// The path that could not be written, relative to the target directory, escaped.
         path: String,
-        /// Why it could not be written.
+        /// Why the path could not be written.
         cause: Box<Error>,
     },
-    /// The caller stopped the work.
+    /// The caller interrupted the operation.
     #[error("interrupted")]
     Interrupted,
-    /// The tree could not be mounted or unmounted.
+    /// The image could not be mounted or unmounted.
     #[error("'{dir}': {reason}")]
     Mount {
         /// The mount point.
         dir: String,
-        /// What went wrong.
+        /// Why mounting or unmounting failed.
         reason: MountFault,
     },
 }
 
-/// How mounting or unmounting can fail.
+/// Why mounting or unmounting failed.
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum MountFault {
-    /// The mount point is not there.
+    /// The mount point does not exist.
     #[error("no such directory")]
     NotFound,
-    /// The mount point is no directory.
+    /// The mount point is not a directory.
     #[error("not a directory")]
     NotADirectory,
-    /// What is mounted there has lost its process.
+    /// The mount point holds a dead mount: the process that served the mount has ended.
     #[error("dead mount: the process that served it is gone")]
     Dead,
-    /// An image is mounted there already.
+    /// An image is already mounted at the mount point.
     #[error("an image is already mounted here")]
     AlreadyMounted,
-    /// No FUSE in the kernel or in the container.
+    /// FUSE is not available in the kernel or in the container.
     #[error("/dev/fuse is missing: FUSE is not available on this system or in this container")]
     NoDevice,
-    /// Ordinary users need a helper, and it is not installed.
+    /// Unprivileged users need the program fusermount3, which is not installed.
     #[error("mounting needs the program fusermount3, which is not installed")]
     NoHelper,
-    /// The helper refused; its own words.
+    /// fusermount3 failed; the text is its own message.
     #[error("{0}")]
     Helper(String),
-    /// Somebody uses the mount; who, as far as could be found out.
+    /// Processes use the mount; the list names those that could be identified.
     #[error("in use{}", holders(.0))]
     Busy(Vec<String>),
-    /// Nothing is mounted there.
+    /// Nothing is mounted at the directory.
     #[error("not mounted")]
     NotMounted,
-    /// Something else is mounted there: the name of its file system type.
+    /// Another file system is mounted at the directory; the text is its type.
     #[error("not an imgmount mount: the type is {0}")]
     OtherMount(String),
-    /// The operating system refused.
+    /// A system call failed.
     #[error("{call}: {cause}")]
     Os {
-        /// What was called.
+        /// The name of the call.
         call: &'static str,
-        /// Its answer.
+        /// The error that the call returned.
         cause: io::Error,
     },
 }
 
-/// How a path inside an image can fail.
+/// Why a path inside an image cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PathFault {
-    /// Nothing there.
+    /// The path does not exist in the image.
     #[error("no such file or directory in the image")]
     NotFound,
-    /// A component on the way is no directory.
+    /// A parent component of the path is not a directory.
     #[error("not a directory")]
     NotADirectory,
-    /// A directory where a file was asked for.
+    /// The path is a directory, and a file is required.
     #[error("is a directory")]
     IsADirectory,
-    /// Neither a regular file nor a link to one.
+    /// The path is neither a regular file nor a link to a regular file.
     #[error("not a regular file")]
     NotAFile,
-    /// More symlinks on the way than a kernel follows.
+    /// The path has more symbolic links than Linux follows.
     #[error("too many levels of symbolic links")]
     SymlinkLoop,
 }
 
-// An error is returned by value through many calls.
+// Limits the size, because errors are returned by value through many calls.
 const _: () = assert!(size_of::<Error>() <= 112);
 
 impl Error {
-    /// A refusal of the operating system. `action` says what failed, and on what.
+    /// Creates [`Error::Io`]. `action` says which action failed, and on what.
     pub(crate) fn io(action: &'static str, cause: io::Error) -> Self {
         Error::Io { action, subject: None, offset: None, cause }
     }
 
-    /// A refusal of the operating system. The name of `subject` follows `action` in the message.
+    /// Creates [`Error::Io`]. In the message, the name of `subject` follows `action`.
     pub(crate) fn io_on(action: &'static str, subject: impl Into<Box<Subject>>, cause: io::Error) -> Self {
         Error::Io { action, subject: Some(subject.into()), offset: None, cause }
     }
 
-    /// Something that is recognised and not served.
+    /// Creates [`Error::Unsupported`].
     pub(crate) fn unsupported(subject: impl Into<Box<Subject>>, reason: impl Into<String>) -> Self {
         Error::Unsupported { subject: subject.into(), reason: reason.into() }
     }
 
-    /// A document, archive or stream that breaks its format.
+    /// Creates [`Error::Malformed`].
     pub(crate) fn malformed(subject: impl Into<Box<Subject>>, reason: impl Into<String>) -> Self {
         Error::Malformed { subject: subject.into(), reason: reason.into() }
     }
 
-    /// A digest or size that differs from the image's.
+    /// Creates [`Error::Mismatch`].
     pub(crate) fn mismatch(
         subject: impl Into<Box<Subject>>,
         property: Property,
@@ -315,27 +315,27 @@ impl Error {
         Error::Mismatch { subject: subject.into(), property, expected, found }
     }
 
-    /// A blob that is not there. `urls` say where the manifest offers it.
+    /// Creates [`Error::MissingBlob`]. `urls` are the download addresses in the manifest.
     pub(crate) fn missing_blob(subject: impl Into<Box<Subject>>, digest: Digest, urls: Vec<String>) -> Self {
         Error::MissingBlob { subject: subject.into(), digest, urls }
     }
 
-    /// Something that exceeds a limit.
+    /// Creates [`Error::Limit`].
     pub(crate) fn limit(subject: impl Into<Box<Subject>>, limit: &'static str, value: u64, max: u64) -> Self {
         Error::Limit { subject: subject.into(), limit, value, max }
     }
 
-    /// Bytes at `offset` that changed after they were verified.
+    /// Creates [`Error::Changed`] for the span at `offset` bytes.
     pub(crate) fn changed(subject: impl Into<Box<Subject>>, offset: u64) -> Self {
         Error::Changed { subject: subject.into(), offset }
     }
 
-    /// A directory to extract into that is not empty.
+    /// Creates [`Error::NotEmpty`].
     pub(crate) fn not_empty(dir: impl Into<PathBuf>) -> Self {
         Error::NotEmpty { dir: dir.into() }
     }
 
-    /// An extraction that `cause` ended at `path`, which is escaped.
+    /// Creates [`Error::Incomplete`] for an extraction that `cause` stopped at `path`, which is escaped.
     pub(crate) fn incomplete(path: String, cause: Error) -> Self {
         Error::Incomplete { path, cause: Box::new(cause) }
     }
@@ -349,7 +349,8 @@ fn at(offset: Option<u64>) -> String {
     offset.map(|offset| format!(" at offset {offset}")).unwrap_or_default()
 }
 
-/// A document's name has its digest already, and a layer that is known by its file has no blob digest.
+/// Returns the text of [`Error::MissingBlob`]. The digest is omitted if `subject` already contains it (a
+/// document) or if the blob has none (a layer that is known by its file name).
 fn missing(subject: &Subject, digest: &Digest) -> String {
     match subject {
         Subject::Document { .. } | Subject::LayerFile { .. } => format!("{subject} is missing"),
@@ -377,7 +378,7 @@ fn foreign(urls: &[String]) -> String {
     if urls.is_empty() {
         return String::new();
     }
-    // They are the image's words, on their way to a terminal.
+    // The URLs come from the image and may be printed on a terminal.
     let urls: Vec<String> = urls.iter().map(|url| crate::path::escape(url.as_bytes())).collect();
     format!(" (a foreign layer, available at {})", urls.join(", "))
 }

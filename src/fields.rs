@@ -1,11 +1,11 @@
-//! Numbers in stored files: little-endian, read front to back.
+//! Reads little-endian numbers from stored files, front to back.
 
-/// What is left of a record. Past its end everything is zero, so that reading cannot fail; whoever owns the
+/// The unread rest of a record. Bytes past the end read as zero, so reading cannot fail; the owner of the
 /// record has checked its length.
 pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl Fields<'_> {
-    /// The next `N` bytes.
+    /// Reads the next `N` bytes.
     pub(crate) fn array<const N: usize>(&mut self) -> [u8; N] {
         match self.0.split_first_chunk::<N>() {
             Some((field, rest)) => {
@@ -16,17 +16,17 @@ impl Fields<'_> {
         }
     }
 
-    /// The next number of 16 bits.
+    /// Reads the next 16-bit number.
     pub(crate) fn u16(&mut self) -> u16 {
         u16::from_le_bytes(self.array())
     }
 
-    /// The next number of 32 bits.
+    /// Reads the next 32-bit number.
     pub(crate) fn u32(&mut self) -> u32 {
         u32::from_le_bytes(self.array())
     }
 
-    /// The next number of 64 bits.
+    /// Reads the next 64-bit number.
     pub(crate) fn u64(&mut self) -> u64 {
         u64::from_le_bytes(self.array())
     }

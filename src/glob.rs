@@ -1,34 +1,35 @@
-//! Shell patterns over paths, as bytes.
+//! Shell patterns for paths, as bytes.
 //!
 //! | | matches |
 //! |---|---|
-//! | `*` | any run of characters within a component, also none |
-//! | `?` | one character: a UTF-8 sequence, or one byte that belongs to none |
+//! | `*` | any run of characters within a component, including none |
+//! | `?` | one character: a UTF-8 sequence, or one byte that is not part of a UTF-8 sequence |
 //! | `[abc]`, `[a-z]`, `[!a]`, `[^a]` | one character of (or not of) a set; without its `]`, a plain `[` |
 //! | `\x` | x itself |
-//! | `**` as a whole component | any number of components, also none |
+//! | `**` as a whole component | any number of components, including none |
 //!
-//! This module owns that grammar. A leading dot is like any other character, and nothing but a slash ends a
-//! component. Matching takes time in proportion to pattern times path, whatever the pattern: it goes back to
-//! the last star only. What is done with a path that matches is for the caller.
+//! This module owns this grammar. A leading dot is an ordinary character, and only a slash ends a component.
+//! The time to match is at most proportional to the length of the pattern times the length of the path,
+//! because matching goes back to the last star only. This module does not know what callers do with matching
+//! paths.
 
 /// A pattern for whole paths.
 ///
-/// One without a slash is about last components, wherever they are: `*.pyc` is `**/*.pyc`. Slashes at either
-/// end, and several in a row, count as in a path.
+/// A pattern without a slash matches the last component at any depth: `*.pyc` means `**/*.pyc`. Leading,
+/// trailing and repeated slashes are ignored, as in a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob {
     parts: Vec<Part>,
 }
 
-/// What one component of a path must be.
+/// The requirement for one component of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Part {
     /// `**`: any number of components.
     AnyDepth,
-    /// This name.
+    /// Exactly this name.
     Name(Vec<u8>),
-    /// A name that matches.
+    /// A name that matches the pattern.
     Pattern(Pattern),
 }
 
@@ -44,17 +45,18 @@ enum Token {
     Set { negated: bool, ranges: Vec<(Letter, Letter)> },
 }
 
-/// A character, or a byte that is part of none: those sort behind all characters.
+/// A character, or a byte that is not part of a UTF-8 sequence. The numbers of such bytes are above those of
+/// all characters.
 type Letter = u32;
 
-/// Whether `text` has a character that means something in a pattern.
+/// Returns whether `text` contains a character that is special in a pattern: `*`, `?`, `[` or `\`.
 #[must_use]
 pub fn is_pattern(text: &[u8]) -> bool {
     text.iter().any(|byte| matches!(byte, b'*' | b'?' | b'[' | b'\\'))
 }
 
 impl Glob {
-    /// Reads a pattern. Every text is one.
+    /// Parses a pattern. Every text is a valid pattern.
     #[must_use]
     pub fn new(pattern: &[u8]) -> Self {
         let names = pattern.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
@@ -62,18 +64,18 @@ impl Glob {
         if !pattern.contains(&b'/') {
             parts.insert(0, Part::AnyDepth);
         }
-        // `**/**` says no more than `**`, and costs more.
+        // `**/**` matches the same paths as `**` and is slower.
         parts.dedup_by(|a, b| matches!((a, b), (Part::AnyDepth, Part::AnyDepth)));
         Glob { parts }
     }
 
-    /// What the components must be, from the root.
+    /// Returns the requirements for the components, from the root.
     #[must_use]
     pub(crate) fn parts(&self) -> &[Part] {
         &self.parts
     }
 
-    /// Whether all of `path` matches.
+    /// Returns whether the pattern matches the whole of `path`.
     #[must_use]
     pub fn matches(&self, path: &[u8]) -> bool {
         let names: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
@@ -90,7 +92,7 @@ impl Part {
         }
     }
 
-    /// Whether one component is what this asks for.
+    /// Returns whether one component satisfies this requirement.
     #[must_use]
     pub(crate) fn matches(&self, name: &[u8]) -> bool {
         match self {
@@ -102,7 +104,7 @@ impl Part {
 }
 
 impl Pattern {
-    /// Reads the pattern of one component.
+    /// Parses the pattern of one component.
     #[must_use]
     pub(crate) fn new(pattern: &[u8]) -> Self {
         let letters = letters(pattern);
@@ -125,7 +127,7 @@ impl Pattern {
         Pattern(tokens)
     }
 
-    /// Whether all of `name` matches.
+    /// Returns whether the pattern matches the whole of `name`.
     #[must_use]
     pub(crate) fn matches(&self, name: &[u8]) -> bool {
         match_run(
@@ -143,7 +145,7 @@ impl Pattern {
     }
 }
 
-/// The set after a `[`, and what follows its `]`; `None` when there is no such.
+/// Reads the set after a `[`, and returns the set and the text after its `]`; `None` if the set has no `]`.
 fn read_set(after: &[Letter]) -> Option<(Token, &[Letter])> {
     const CLOSE: Letter = ']' as Letter;
     const DASH: Letter = '-' as Letter;
@@ -154,7 +156,7 @@ fn read_set(after: &[Letter]) -> Option<(Token, &[Letter])> {
     let mut ranges = Vec::new();
     loop {
         rest = match rest {
-            // As the first of a set, it is one of its letters.
+            // A `]` that comes first in a set is a member of the set.
             [CLOSE, left @ ..] if !ranges.is_empty() => return Some((Token::Set { negated, ranges }, left)),
             [low, DASH, high, left @ ..] if *high != CLOSE => {
                 ranges.push((*low, *high));
@@ -178,9 +180,9 @@ fn letters(text: &[u8]) -> Vec<Letter> {
     letters
 }
 
-/// Matches `items` with `wanted`, of which some stand for any number of items. After a mismatch the last such
-/// one takes one item more; going back to an earlier one could not help, since what it would gain the last one
-/// can have too.
+/// Returns whether `wanted` matches all of `items`; an element for which `is_star` is true matches any number
+/// of items. After a mismatch, the last star takes one more item. Going back to an earlier star cannot help,
+/// because the last star can take every item that the earlier one could take in addition.
 fn match_run<W, I>(
     wanted: &[W],
     items: &[I],
@@ -285,7 +287,7 @@ mod tests {
         assert!(!Glob::new(pattern.as_bytes()).matches("a".repeat(4000).as_bytes()));
     }
 
-    /// The definition, in exponential time.
+    /// Matches by definition, in exponential time.
     fn plainly(pattern: &[u8], name: &[u8]) -> bool {
         match (pattern.split_first(), name.split_first()) {
             (None, rest) => rest.is_none(),

@@ -1,31 +1,31 @@
-//! Names as tar archives write them, cleaned into components: bytes, never `String`.
+//! Names as tar archives write them, cleaned into components. Names are bytes, never `String`.
 //!
-//! This module owns what `..`, `.`, doubled and leading slashes mean (docs/semantics.md N9 to N11), how long
-//! a name may be, and how a name looks on a terminal. It knows no tree: whether `a` in `a/../b`
-//! exists, or is a symbolic link, does not matter to a lexical rule.
+//! This module owns the meaning of `..`, `.`, repeated and leading slashes (docs/semantics.md N9 to N11), the
+//! maximum length of a name, and how a name is printed on a terminal. It must not know any tree: cleaning is
+//! lexical, so it makes no difference whether `a` in `a/../b` exists or is a symbolic link.
 
 use std::fmt::Write;
 
-/// The longest component a file system takes, in bytes (`NAME_MAX` in Linux's `limits.h`).
+/// The maximum length of a component in a file system, in bytes (`NAME_MAX` in Linux's `limits.h`).
 pub(crate) const MAX_COMPONENT_BYTES: usize = 255;
 
-/// The longest path that is served, in bytes: `PATH_MAX` in Linux's `limits.h`. It also bounds how
-/// deep a tree can be.
+/// The maximum length of a path in a view, in bytes: `PATH_MAX` in Linux's `limits.h`. It also limits the
+/// depth of a tree.
 pub(crate) const MAX_PATH_BYTES: usize = 4096;
 
-/// The longest symbolic link target, in bytes: `PATH_MAX` without its terminating NUL.
+/// The maximum length of a symbolic link target, in bytes: `PATH_MAX` without its terminating NUL.
 pub(crate) const MAX_LINK_TARGET_BYTES: usize = 4095;
 
-/// A name, cut into what leads from the root to the thing it names.
+/// A name split into the components from the root to the named file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cleaned<'a> {
-    /// The way from the root, without `.`, `..` and empty parts. None at all means the root itself.
+    /// The components from the root, without `.`, `..` and empty parts. An empty list is the root itself.
     pub components: Vec<&'a [u8]>,
-    /// The name climbed above the root with `..`, and was held there (docs/semantics.md N10).
+    /// True if the name leads out of the root with `..`, and was kept inside (docs/semantics.md N10).
     pub escaped: bool,
 }
 
-/// Cleans `name` lexically: `/a`, `./a`, `b/../a` and `a//` are all `a`; `..` stops at the root.
+/// Cleans `name` lexically: `/a`, `./a`, `b/../a` and `a//` all become `a`; `..` stops at the root.
 #[must_use]
 pub(crate) fn clean(name: &[u8]) -> Cleaned<'_> {
     let mut components = Vec::new();
@@ -40,18 +40,18 @@ pub(crate) fn clean(name: &[u8]) -> Cleaned<'_> {
     Cleaned { components, escaped }
 }
 
-/// Returns `path` in its shortest absolute spelling: `b//./c/` and `/a/../b/c` are `/b/c`. Symbolic
-/// links are not looked at.
+/// Returns the shortest absolute spelling of `path`: `b//./c/` and `/a/../b/c` become `/b/c`. Symbolic links
+/// are not resolved.
 #[must_use]
 pub fn normalize_path(path: &[u8]) -> Vec<u8> {
     [b"/", clean(path).components.join(&b'/').as_slice()].concat()
 }
 
-/// `name` as text that is safe to print: one line, no terminal control, nothing invisible.
+/// Returns `name` as text that is safe to print: one line, without terminal controls or invisible characters.
 ///
-/// Printable UTF-8 stays. Control characters, bytes that are no UTF-8 and characters that a terminal
-/// does not show or that reorder their neighbours become `\xNN` for each byte; a backslash becomes
-/// `\\`, so different names never look the same.
+/// Printable UTF-8 is kept. Control characters, bytes that are not UTF-8, and characters that a terminal does
+/// not show or that reorder their neighbours become `\xNN` for each byte. A backslash becomes `\\`, so
+/// different names always have different texts.
 #[must_use]
 pub fn escape(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
@@ -70,7 +70,7 @@ pub fn escape(name: &[u8]) -> String {
     text
 }
 
-/// Characters without a glyph of their own: Unicode's format characters (category Cf: zero width,
+/// Returns whether `c` has no glyph of its own: Unicode's format characters (category Cf: zero width,
 /// direction overrides, tags), its line separators, and the blank letters used to fake names.
 fn is_invisible(c: char) -> bool {
     matches!(c,

@@ -1,40 +1,42 @@
-//! What an image says that runtimes and the specification do not agree on, or that cannot be shown.
+//! Warnings: parts of an image that runtimes and the specification treat differently, or that cannot be
+//! shown.
 //!
-//! A warning never changes an answer; it is counted and listed by `inspect` and `-v`. `--strict`
-//! refuses those that are about the merged tree. This module owns the words; who notices something decides whether it is one.
+//! A warning never changes a result; `inspect` and `-v` count and list warnings. `--strict` refuses an image
+//! with warnings about the merged tree. This module owns the kinds of warning and their texts. It does not
+//! decide when a warning is given; the code that finds the problem does.
 
 use std::fmt;
 
-/// One thing worth telling, and where.
+/// A warning: its kind, and the entry or path that it is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Warning {
-    /// What it is.
+    /// The kind of warning.
     pub kind: WarningKind,
-    /// The entry's name as it stands in the tar, or the path in the rootfs; bytes.
+    /// The entry's name as the tar writes it, or the path in the rootfs; bytes.
     pub path: Vec<u8>,
 }
 
 macro_rules! warning_kinds {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
-        /// The kinds of warning, each with a stable number (it is stored in a layer index).
+        /// The kinds of warning. Each has a stable number, which layer indexes store.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         #[non_exhaustive]
         pub enum WarningKind { $($(#[$doc])* $name = $code,)* }
 
         impl WarningKind {
-            /// Every kind, by its number.
+            /// Returns all kinds, in the order of their numbers.
             pub fn all() -> impl Iterator<Item = Self> {
                 (0..=u8::MAX).filter_map(WarningKind::from_code)
             }
 
-            /// The kind with this number, if there is one.
+            /// Returns the kind with the number `code`, if one exists.
             #[must_use]
             pub(crate) fn from_code(code: u8) -> Option<Self> {
                 match code { $($code => Some(WarningKind::$name),)* _ => None }
             }
 
-            /// The kind's name as JSON has it: `directory-remade`.
+            /// Returns the name of the kind as JSON output writes it: `directory-remade`.
             #[must_use]
             pub fn name(self) -> String {
                 let name = match self { $(WarningKind::$name => stringify!($name),)* };
@@ -48,15 +50,15 @@ macro_rules! warning_kinds {
                 kebab
             }
 
-            /// False for what has no effect on the merged tree: a media type that names another
-            /// compression than the bytes show. `--strict` accepts these; images that
-            /// `podman save --uncompressed` or skopeo wrote have them.
+            /// Returns false for a kind that has no effect on the merged tree: a media type that names
+            /// another compression than the bytes have. `--strict` accepts such images, which `podman save
+            /// --uncompressed` and skopeo write.
             #[must_use]
             pub fn is_about_the_tree(self) -> bool {
                 self != WarningKind::CompressionMismatch
             }
 
-            /// The number that stands for it in a layer index.
+            /// Returns the number of this kind in a layer index.
             #[must_use]
             pub(crate) fn code(self) -> u8 {
                 self as u8
@@ -72,63 +74,63 @@ macro_rules! warning_kinds {
 }
 
 warning_kinds! {
-    /// W3: a directory is whited out and made anew in one layer; runtimes show the lower children.
+    /// W3: a directory is whited out and created again in one layer; runtimes show the lower children.
     DirectoryRemade = 1, "whited out and created again in one layer: the lower children stay visible, as in runtimes";
-    /// W5: the whiteout follows what it would delete.
+    /// W5: the whiteout comes after the entry that it would delete.
     LateWhiteout = 2, "a whiteout after the entry that it would delete: it hides only lower layers";
-    /// W11: an opaque mark at the root, which runtimes ignore.
+    /// W11: an opaque marker at the root, which runtimes ignore.
     OpaqueRoot = 3, "an opaque marker at the layer's root has no effect in runtimes";
     /// W12: `.wh.`, `.wh..` or `.wh...`.
     BadWhiteoutName = 4, "a whiteout of an empty name, '.' or '..' is ignored";
-    /// N1: a directory hides a lower symlink because something below it was added.
+    /// N1: a directory replaces a lower symlink because an entry below it was added.
     DirectoryReplacesLink = 5, "an implied directory replaces a lower symbolic link, as in runtimes";
-    /// N2: parents run through more symlinks than are followed.
+    /// N2: the parent directories have more symlinks than are followed.
     TooManyLinks = 6, "left out: the parent directories have too many levels of symbolic links";
-    /// N7: a file that is later used as a directory.
+    /// N7: a file is later used as a directory.
     DirectoryReplacesFile = 7, "a directory replaces a file of the same layer";
-    /// N10: a name that climbs out of the root.
+    /// N10: a name leads out of the root.
     EscapingName = 8, "a name that leads out of the root is placed inside the root";
-    /// N15: a component or a link target that no file system takes.
+    /// N15: a component or a link target is too long for every file system.
     NameTooLong = 9, "left out: a path component exceeds 255 bytes, or a link target exceeds 4095 bytes";
-    /// M8: an owner that does not fit 32 bits.
+    /// M8: an owner does not fit in 32 bits.
     OwnerOverflow = 10, "an owner above 32 bits is truncated to the low 32 bits";
-    /// M17: an entry of a type that has no place in a rootfs.
+    /// M17: the type of an entry does not exist in a rootfs.
     UnknownType = 11, "left out: the entry type is not a file system object";
-    /// H2: a hard link into a lower layer.
+    /// H2: a hard link to a file of a lower layer.
     LinkToLower = 12, "a hard link to a file of a lower layer: runtimes refuse it";
     /// H3: a hard link to an entry that comes later.
     LinkToLater = 13, "a hard link to a later entry: runtimes refuse it";
     /// H3: a hard link that leads back to itself.
     LinkCycle = 14, "left out: a cycle of hard links";
-    /// H3: a hard link to nothing.
+    /// H3: a hard link to a target that does not exist.
     LinkToNothing = 15, "left out: a hard link to a target that does not exist";
-    /// H5: a hard link to a file that this layer whites out.
+    /// H5: a hard link to a file that the same layer whites out.
     LinkToWhitedOut = 16, "a hard link to a file that the same layer deletes";
     /// H9: a hard link to a directory.
     LinkToDirectory = 17, "left out: a hard link to a directory";
     /// Z4: bytes after the compressed stream.
     TrailingBytes = 18, "bytes after the end of the compressed stream are ignored";
-    /// Z7: the media type names another compression than the bytes show.
+    /// Z7: the media type names another compression than the bytes have.
     CompressionMismatch = 19, "the compression differs from the one in the media type";
-    /// Windows layer, shown as data.
+    /// A Windows layer; its files are shown as the tar stores them.
     WindowsLayer = 20, "a Windows layer: files are shown as stored in the tar";
-    /// A damaged layer under `--verify off`: what lies before the damage is shown.
+    /// A damaged layer under `--verify off`; only entries before the damage are shown.
     Damaged = 21, "the layer is damaged: entries after the damage are missing";
-    /// W6: the same whiteout more than once.
+    /// W6: the same whiteout occurs more than once.
     RepeatedWhiteout = 22, "a repeated whiteout: runtimes refuse it";
     /// N6: an entry of another type replaces an earlier one of the same layer.
     TypeChanged = 23, "replaced by an entry of another type in the same layer: runtimes refuse it";
-    /// H8: a hard link target that climbs out of the root.
+    /// H8: a hard link target leads out of the root.
     EscapingTarget = 24, "a hard link target that leads out of the root is resolved inside the root";
     /// W7: whiteouts at and below one path.
     WhiteoutBelowWhiteout = 25, "a whiteout below a whiteout has no effect";
-    /// An entry whose path is longer than any file system takes.
+    /// An entry whose path is too long for every file system.
     PathTooLong = 26, "left out: the path is longer than 4096 bytes";
-    /// W3, W5: something goes below a directory that is whited out and not made anew.
+    /// W3, W5: an entry below a directory that is whited out and not created again.
     ImpliedAfterWhiteout = 27, "an entry below a directory that the same layer deletes: runtimes refuse it; the lower children are hidden";
-    /// M9, W18: extended attributes of an entry that no container has.
+    /// M9, W18: extended attributes that an entry cannot have in a container.
     XattrLeftOut = 28, "left out: extended attributes that belong to a host or that Linux cannot store";
-    /// M21: the tar ends with a PAX or GNU header that is about no entry.
+    /// M21: the tar ends with a PAX or GNU header that no entry follows.
     ExtensionWithoutEntry = 29, "an extension header at the end of the tar belongs to no entry and is ignored";
 }
 

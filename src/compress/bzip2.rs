@@ -1,7 +1,8 @@
-//! Bzip2: streams one after another.
+//! Bzip2: concatenated streams.
 //!
-//! A stream is a checkpoint only at its start; its blocks begin in the middle of bytes and are not
-//! looked for. Memory is bounded by the format: 900 KB blocks, under 4 MiB in all.
+//! This module owns the magic numbers and the decoder of bzip2. A checkpoint is always the start of a stream,
+//! because blocks begin in the middle of bytes and are not searched for. The format limits the memory: blocks
+//! of 900 KB, less than 4 MiB in all.
 
 use std::fmt;
 
@@ -21,8 +22,8 @@ pub(super) const FORMAT: Format = Format {
 
 const ANY_LEVEL: (u8, u8) = (b'1', b'9');
 
-/// A stream with a block (its magic is pi, 0x314159265359) and one without (the root of pi,
-/// 0x177245385090).
+/// The beginning of a stream with a block (its magic is pi, 0x314159265359) and of a stream without blocks
+/// (the root of pi, 0x177245385090).
 const MAGIC: Magic = &[
     &[
         (b'B', b'B'),
@@ -87,7 +88,7 @@ impl Codec for Bzip2 {
     }
 }
 
-/// How far a counter went in one call, which is never past the buffers of that call.
+/// Returns how far a counter of the library advanced in one call; at most the length of that call's buffer.
 fn since(before: u64, after: u64) -> usize {
     usize::try_from(after.saturating_sub(before)).unwrap_or(usize::MAX)
 }

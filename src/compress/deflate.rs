@@ -1,8 +1,8 @@
-//! Raw deflate (RFC 1951) that can stop at block ends and start again there.
+//! Raw deflate (RFC 1951) that can stop at block ends and resume there.
 //!
-//! The only place that calls `libz-rs-sys`: `flate2` offers neither `Z_BLOCK` nor `inflatePrime`.
-//! It knows nothing of gzip, of checksums or of files. The conditions that zlib's interface puts
-//! on its caller are all met here, so nothing unsafe shows outside.
+//! This module is the only caller of `libz-rs-sys`, because `flate2` offers neither `Z_BLOCK` nor
+//! `inflatePrime`. It owns the conditions that zlib's interface requires of its caller and meets all of them,
+//! so its own interface is safe. It must not know gzip, checksums or files.
 //!
 //! Source of the interface: zlib's manual, `inflate`, `inflatePrime`, `inflateSetDictionary`.
 #![expect(unsafe_code, reason = "zlib's interface is made of pointers")]
@@ -15,14 +15,14 @@ use libz_rs_sys::{
     inflateInit2_, inflatePrime, inflateReset, inflateSetDictionary, z_stream, zlibVersion,
 };
 
-/// How far back deflate can refer (RFC 1951, 3.2.5), in bytes.
+/// The maximum distance of a deflate back-reference (RFC 1951, 3.2.5), in bytes.
 pub(super) const WINDOW_BYTES: usize = 32 << 10;
 
-/// Negative: no header and no trailer; 15: the full window.
+/// A negative value means no header and no trailer; 15 is the full window.
 const RAW_WINDOW_BITS: i32 = -15;
 
-/// Room made for output at a time, in bytes. Each call copies a window's worth at its end, so it
-/// is a multiple of that.
+/// Output space reserved at a time, in bytes. Each call copies a full window at its end, so the space is a
+/// multiple of the window.
 const ROOM_BYTES: usize = 256 << 10;
 
 // Bits of `data_type` after a call (zlib's manual, `inflate`).
@@ -30,31 +30,31 @@ const UNUSED_BITS: i32 = 7;
 const IN_LAST_BLOCK: i32 = 64;
 const AT_BLOCK_END: i32 = 128;
 
-/// Whether to stop at the end of a block.
+/// Whether decoding stops at the end of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BlockEnds {
-    /// Run through them.
+    /// Continue past block ends.
     Pass,
-    /// Stop at the next one.
+    /// Stop at the next block end.
     Stop,
 }
 
-/// What one call did.
+/// The result of one call.
 #[derive(Debug)]
 pub(super) struct Ran {
-    /// Input bytes used. The last of them may hold bits that are not.
+    /// Input bytes used. The last of these bytes may contain unused bits.
     pub(super) consumed: usize,
-    /// It stopped at the end of a block that another follows.
+    /// True if decoding stopped at the end of a block that is not the last.
     pub(super) at_block_end: bool,
-    /// The last block ended.
+    /// True if the last block ended.
     pub(super) done: bool,
-    /// Nothing was read, written or passed.
+    /// True if the call made no progress: it read and wrote nothing and passed no block end.
     pub(super) stuck: bool,
 }
 
 /// A raw inflate stream.
 pub(super) struct Inflate {
-    /// Boxed, so that it stays where `inflateInit2_` found it.
+    /// Boxed so that its address does not change after `inflateInit2_`.
     stream: Box<z_stream>,
 }
 
@@ -70,13 +70,13 @@ impl fmt::Debug for Inflate {
 
 impl Drop for Inflate {
     fn drop(&mut self) {
-        // SAFETY: `new` initialised the stream, and nobody uses it after this.
+        // SAFETY: `new` initialised the stream, and the stream is not used after this call.
         unsafe { inflateEnd(&raw mut *self.stream) };
     }
 }
 
 impl Inflate {
-    /// A decoder at the start of a deflate stream.
+    /// Creates a decoder at the start of a deflate stream.
     pub(super) fn new() -> Result<Self, String> {
         let mut stream = Box::new(z_stream::default());
         let size = i32::try_from(size_of::<z_stream>()).unwrap_or(0);
@@ -86,15 +86,15 @@ impl Inflate {
         if code == Z_OK { Ok(Inflate { stream }) } else { Err(format!("inflateInit2 says {code}")) }
     }
 
-    /// Back to the start of a deflate stream.
+    /// Resets the decoder to the start of a deflate stream.
     pub(super) fn reset(&mut self) -> Result<(), String> {
         // SAFETY: `new` initialised the stream.
         let code = unsafe { inflateReset(&raw mut *self.stream) };
         checked("inflateReset", code)
     }
 
-    /// Makes a fresh stream go on after a block end: the first `bits` (0 to 7) bits are those of
-    /// `value`, lowest first, and `window` came before.
+    /// Makes a new stream resume after a block end. The first `bits` (0 to 7) bits are those of `value`,
+    /// lowest first, and `window` is the output before them.
     pub(super) fn prime(&mut self, bits: u8, value: u8, window: &[u8]) -> Result<(), String> {
         // SAFETY: `new` initialised the stream.
         let code = unsafe { inflatePrime(&raw mut *self.stream, i32::from(bits), i32::from(value)) };
@@ -123,9 +123,9 @@ impl Inflate {
         self.stream.next_out = spare.as_mut_ptr().cast();
         self.stream.avail_out = room;
         let flush = if block_ends == BlockEnds::Stop { Z_BLOCK } else { Z_NO_FLUSH };
-        // SAFETY: `new` initialised the stream. `given` bytes can be read at `next_in` and `room`
-        // bytes written at `next_out`, both for the whole call; zlib-rs takes output as
-        // uninitialised memory. Both are set anew before every call.
+        // SAFETY: `new` initialised the stream. `given` bytes can be read at `next_in` and `room` bytes
+        // written at `next_out`, both for the whole call; zlib-rs accepts uninitialised memory as output.
+        // Both pointers are set again before every call.
         let code = unsafe { inflate(&raw mut *self.stream, flush) };
         let written = room.saturating_sub(self.stream.avail_out) as usize;
         // SAFETY: `written` bytes after `len` were just initialised, within the capacity.
@@ -144,16 +144,16 @@ impl Inflate {
         })
     }
 
-    /// At a block end: how many high bits of the last byte consumed are not used yet (0 to 7).
+    /// Returns how many high bits of the last consumed byte are unused (0 to 7), at a block end.
     pub(super) fn unused_bits(&self) -> u8 {
         u8::try_from(self.stream.data_type & UNUSED_BITS).unwrap_or(0)
     }
 
-    /// The output that the stream can still refer to: up to [`WINDOW_BYTES`].
+    /// Returns the output that the stream can still refer to: up to [`WINDOW_BYTES`].
     pub(super) fn window(&self) -> Vec<u8> {
         let mut window = vec![0; WINDOW_BYTES];
         let mut len_bytes = 0;
-        // SAFETY: `new` initialised the stream; the manual says that 32 KiB is always enough.
+        // SAFETY: `new` initialised the stream; 32 KiB is always enough, as the manual says.
         let code =
             unsafe { inflateGetDictionary(&raw const *self.stream, window.as_mut_ptr(), &raw mut len_bytes) };
         window.truncate(if code == Z_OK { len_bytes as usize } else { 0 });
@@ -170,7 +170,7 @@ impl Inflate {
     }
 }
 
-/// zlib counts in 32 bits; what is cut off is left for the next call.
+/// Limits a length to the 32 bits that zlib counts in; the next call continues with the rest.
 fn clamp(len_bytes: usize) -> u32 {
     u32::try_from(len_bytes).unwrap_or(u32::MAX)
 }

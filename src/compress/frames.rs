@@ -1,7 +1,7 @@
-//! Formats that are whole frames one after another, with a library that decodes a frame.
+//! Formats that consist of concatenated frames, each decoded by a library.
 //!
-//! Owns the walk from frame to frame, which zstd and bzip2 share, and the buffer that libraries
-//! write to. Does not know what is in a frame.
+//! This module owns the sequence of frames, which zstd and bzip2 share, and the buffer that the libraries
+//! write to. It must not know the contents of a frame.
 
 use std::fmt;
 
@@ -10,47 +10,47 @@ use super::input::{Input, Magic, Next};
 use super::{Quota, Resume, Step};
 use crate::error::StreamResult as Result;
 
-/// Output of one call to a library, in bytes: the largest zstd block, and enough for any.
+/// Maximum output of one call to a library, in bytes: the largest zstd block.
 pub(super) const STAGE_BYTES: usize = 128 << 10;
 
-/// What one call to a library did.
+/// The result of one call to a library.
 #[derive(Debug)]
 pub(super) struct Ran {
     /// Input bytes used.
     pub(super) consumed: usize,
     /// Output bytes written.
     pub(super) written: usize,
-    /// The frame ended, and all of its output is written.
+    /// True if the frame ended and all its output is written.
     pub(super) done: bool,
 }
 
 /// A library that decodes one frame after another.
 pub(super) trait Codec: Sized + Send + fmt::Debug {
-    /// How frames begin.
+    /// The first bytes of a frame.
     const MAGIC: Magic;
 
-    /// Ready to decode a frame.
+    /// Creates a decoder that is ready for a frame.
     fn new() -> Result<Self, String>;
 
-    /// Ready to decode another frame, after one that ended.
+    /// Prepares for another frame after one that ended.
     fn next_frame(&mut self) -> Result<(), String>;
 
-    /// Decodes on, from `input` to `output`.
+    /// Decodes from `input` to `output`.
     fn run(&mut self, input: &[u8], output: &mut [u8]) -> Result<Ran, String>;
 }
 
-/// Where the input is.
+/// The position of the input relative to frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Before the first frame.
     Beginning,
-    /// After a frame: another one, something else or the end follows.
+    /// After a frame: another frame, other bytes or the end follows.
     Between,
     /// In a frame.
     Inside,
 }
 
-/// A decoder for frames that `C` decodes; they are entered at their starts only.
+/// Creates a decoder for frames that `C` decodes. Decoding can resume only at the start of a frame.
 pub(super) fn decoder<C: Codec + 'static>(
     input: &mut Input,
     state: &Resume,
@@ -94,8 +94,8 @@ impl<C: Codec> Frames<C> {
     }
 }
 
-/// A buffer between a library that wants initialised memory and an output that grows: cheaper to
-/// copy from than to clear the output's new room before every call.
+/// A buffer between a library that needs initialised memory and an output that grows. Copying from the buffer
+/// costs less than clearing new output space before every call.
 pub(super) struct Stage {
     buffer: Box<[u8]>,
 }
@@ -111,8 +111,8 @@ impl Stage {
         Stage { buffer: vec![0; STAGE_BYTES].into_boxed_slice() }
     }
 
-    /// Calls `decode` once with what input is at hand and room for at most `limit` bytes, which go
-    /// to `out`.
+    /// Calls `decode` once with the buffered input and space for at most `limit` bytes, and appends the
+    /// output to `out`.
     pub(super) fn run(
         &mut self,
         input: &mut Input,

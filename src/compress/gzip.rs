@@ -1,8 +1,8 @@
-//! Gzip (RFC 1952): members one after another, each a header, a deflate stream and a checksum.
+//! Gzip (RFC 1952): concatenated members, each with a header, a deflate stream and a trailer.
 //!
-//! Owns member headers and trailers. A checkpoint is the start of a member or, inside one, the end
-//! of a deflate block. Checksums are compared for members that were decoded from their start;
-//! after a checkpoint inside a member there is nothing to compare with.
+//! This module owns member headers and trailers. A checkpoint is the start of a member, or the end of a
+//! deflate block within a member. Checksums are compared only for members decoded from their start, because
+//! the checksum covers a whole member.
 
 use crc32fast::Hasher;
 
@@ -25,28 +25,28 @@ pub(super) const FORMAT: Format = Format {
     },
 };
 
-/// Identification and the only compression method there is (RFC 1952, 2.3.1).
+/// The magic number and the only defined compression method (RFC 1952, 2.3.1).
 const MAGIC: Magic = &[&[(0x1f, 0x1f), (0x8b, 0x8b), (8, 8)]];
 
-// Flags of a member header (RFC 1952, 2.3.1). The first one, FTEXT, says nothing about decoding.
+// Flags of a member header (RFC 1952, 2.3.1). The first flag, FTEXT, does not affect decoding.
 const HEADER_CRC: u8 = 0x02;
 const EXTRA: u8 = 0x04;
 const NAME: u8 = 0x08;
 const COMMENT: u8 = 0x10;
 const RESERVED: u8 = 0xe0;
 
-/// Where in a member the input is.
+/// The position of the input relative to members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Before the first member.
     Beginning,
-    /// After a member: another one, something else or the end follows.
+    /// After a member: another member, other bytes or the end follows.
     Between,
     /// At a member's header.
     Header,
-    /// In its deflate stream.
+    /// In the deflate stream of a member.
     Body,
-    /// At its trailer.
+    /// At a member's trailer.
     Trailer,
 }
 
@@ -55,11 +55,11 @@ enum Phase {
 struct Gzip {
     phase: Phase,
     inflate: Inflate,
-    /// The running checksum and length; none after a checkpoint inside the member.
+    /// The running checksum and length; `None` after a checkpoint within the member.
     sum: Option<Sum>,
 }
 
-/// What a member's trailer promises of its output.
+/// The checksum and length of a member's output, which the trailer states.
 #[derive(Debug, Default)]
 struct Sum {
     crc: Hasher,
@@ -122,7 +122,7 @@ impl Gzip {
         Ok(Gzip { phase: Phase::Beginning, inflate, sum: None })
     }
 
-    /// Goes on inside a deflate stream, `skip_bits` bits into its first byte, after `window`.
+    /// Resumes in a deflate stream, `skip_bits` bits into its first byte; `window` is the output before.
     fn resume(input: &mut Input, skip_bits: u8, window: &[u8]) -> Result<Self> {
         let mut gzip = Gzip::new(input)?;
         let (bits, value) = match skip_bits {
@@ -167,7 +167,7 @@ impl Gzip {
             let reason = format!("wrong CRC-32: expected {expected_crc:08x}, found {found:08x}");
             return Err(input.damaged(reason));
         }
-        // The trailer has the length modulo 2^32.
+        // The trailer contains the length modulo 2^32.
         let found = len_bytes & u64::from(u32::MAX);
         if found != expected_len {
             let reason = format!("wrong length: expected {expected_len}, found {found} (mod 2^32)");
@@ -177,7 +177,7 @@ impl Gzip {
     }
 }
 
-/// Reads a member's header, of which nothing is needed.
+/// Reads a member's header. Its fields are not needed.
 fn read_header(input: &mut Input) -> Result<()> {
     let mut header = Summed::new(input);
     let [_, _, _, flags, ..] = header.array::<10>()?;

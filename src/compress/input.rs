@@ -1,7 +1,7 @@
-//! Compressed bytes on their way into a decoder.
+//! The input of a decoder: compressed bytes, read in chunks.
 //!
-//! Owns the one read buffer of a decoder and the compressed offset that checkpoints and errors
-//! name. Knows magic numbers as patterns, and nothing else of any format.
+//! This module owns the only read buffer of a decoder and the compressed offset in checkpoints and errors. It
+//! compares magic numbers as patterns, and must not know anything else about a format.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -11,22 +11,22 @@ use crc32fast::Hasher;
 use super::Resume;
 use crate::error::{StreamFault, StreamResult as Result};
 
-/// Bytes asked of a reader at once: large enough that reading costs nothing next to decoding, and
-/// small enough that re-entering a stream for one span does not read much past it.
+/// Bytes requested from a reader at once. The size is large enough that reading costs little compared with
+/// decoding, and small enough that resuming a stream for one span does not read much past the span.
 pub(super) const BUFFER_BYTES: usize = 128 << 10;
 
-/// Where a decoder gets its input from, piece by piece and without a copy. Everything that reads is one.
+/// A source of a decoder's input, in chunks that are not copied. Every reader implements this trait.
 pub(crate) trait Chunks: Send {
-    /// Replaces `chunk` by the bytes that follow; leaves it empty at the end. What it held before may be
+    /// Replaces `chunk` by the bytes that follow; an empty chunk means the end. The buffer of `chunk` may be
     /// reused.
     ///
     /// # Errors
-    /// When the bytes cannot be had; the call may then be repeated.
+    /// When the bytes cannot be read; the call may then be repeated.
     fn next_chunk(&mut self, chunk: &mut Vec<u8>) -> io::Result<()>;
 
-    /// Announces that the decoder will need the input up to `end`, an offset in the compressed stream,
-    /// and probably nothing after that. Input that is requested range by range then asks for all of it
-    /// in one request. The default ignores it.
+    /// Announces that the decoder will need the input up to `end`, an offset in the compressed stream, and
+    /// probably nothing after `end`. Input that is requested in ranges then covers all of it with one
+    /// request. The default ignores the announcement.
     fn expect_until(&mut self, end: u64) {
         let _ = end;
     }
@@ -38,7 +38,7 @@ impl<R: Read + Send> Chunks for R {
     }
 }
 
-/// Replaces `chunk` by what one read of at most `max_bytes` bytes gives.
+/// Replaces `chunk` by the result of one read of at most `max_bytes` bytes.
 pub(super) fn read_chunk(from: &mut dyn Read, chunk: &mut Vec<u8>, max_bytes: usize) -> io::Result<()> {
     chunk.resize(max_bytes, 0);
     let read = loop {
@@ -51,21 +51,22 @@ pub(super) fn read_chunk(from: &mut dyn Read, chunk: &mut Vec<u8>, max_bytes: us
     read.map(|_| ())
 }
 
-/// How a stream or frame may begin: alternatives, each the lowest and highest value of every byte.
+/// Patterns for the first bytes of a stream or frame: alternatives, each with the lowest and highest value of
+/// every byte.
 pub(super) type Magic = &'static [&'static [(u8, u8)]];
 
-/// What a few bytes have in common with a [`Magic`].
+/// The result of comparing bytes with a [`Magic`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
-    /// They begin with it.
+    /// The bytes begin with the magic.
     Begins,
-    /// They end before it is told: all of them fit.
+    /// The bytes match, but end before the magic does.
     Cut,
-    /// They are something else.
+    /// The bytes do not match.
     Other,
 }
 
-/// Compares the first bytes of something with `magic`.
+/// Compares `head`, the first bytes of a stream or frame, with `magic`.
 pub(super) fn look(head: &[u8], magic: Magic) -> Look {
     let fits = |pattern: &[(u8, u8)]| {
         pattern.iter().zip(head).all(|(&(lowest, highest), &byte)| (lowest..=highest).contains(&byte))
@@ -82,22 +83,22 @@ pub(super) fn look(head: &[u8], magic: Magic) -> Look {
     answer
 }
 
-/// What follows where a frame may begin.
+/// What follows at a position where a frame may begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Another frame; none of it is consumed yet.
+    /// Another frame; none of its bytes are consumed yet.
     Frame,
-    /// Nothing more to decode. The input was read to its end, whatever it holds.
+    /// The end: the input was read to its end, including any bytes that are not a frame.
     End,
 }
 
-/// The bytes at hand, and where they lie in the stream.
+/// The buffered bytes and their position in the stream.
 pub(super) struct Input {
     chunks: Box<dyn Chunks>,
     chunk: Vec<u8>,
-    /// Where the unread part of `chunk` starts.
+    /// Position in `chunk` of the first unread byte.
     start: usize,
-    /// Offset of `start` in the compressed bytes.
+    /// Offset in the compressed bytes of the byte at `start`.
     offset: u64,
     format: &'static str,
     trailing_bytes: u64,
@@ -110,7 +111,7 @@ impl fmt::Debug for Input {
 }
 
 impl Input {
-    /// Checks that a checkpoint needs nothing, for formats that are entered nowhere else.
+    /// Checks that a checkpoint has no state, for formats that can resume only at [`Resume::Start`].
     pub(super) fn check_start(&self, state: &Resume) -> Result<()> {
         match state {
             Resume::Start => Ok(()),
@@ -118,7 +119,7 @@ impl Input {
         }
     }
 
-    /// Goes on at `offset`, where `chunks` is positioned. `format` is for errors.
+    /// Creates an input that begins at `offset`, where `chunks` is positioned. `format` is named in errors.
     pub(super) fn new(chunks: Box<dyn Chunks>, offset: u64, format: &'static str) -> Self {
         Input { chunks, chunk: Vec::new(), start: 0, offset, format, trailing_bytes: 0 }
     }
@@ -128,17 +129,17 @@ impl Input {
         self.chunks.expect_until(end);
     }
 
-    /// Offset of the next byte.
+    /// Returns the offset of the next byte.
     pub(super) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// How many bytes were passed over because they follow the last frame.
+    /// Returns how many bytes after the last frame were skipped.
     pub(super) fn trailing_bytes(&self) -> u64 {
         self.trailing_bytes
     }
 
-    /// The bytes at hand, at least one unless the input is at its end.
+    /// Returns the buffered bytes; empty only at the end of the input.
     pub(super) fn fill(&mut self) -> Result<&[u8]> {
         if self.start == self.chunk.len() {
             self.next_chunk()?;
@@ -146,7 +147,7 @@ impl Input {
         Ok(self.at_hand())
     }
 
-    /// The next bytes, at least `len_bytes` of them unless the input ends before.
+    /// Returns the next bytes, at least `len_bytes` unless the input ends before.
     fn peek(&mut self, len_bytes: usize) -> Result<&[u8]> {
         if self.at_hand().len() < len_bytes {
             let mut joined = self.at_hand().to_vec();
@@ -162,14 +163,14 @@ impl Input {
         Ok(self.at_hand())
     }
 
-    /// Passes over bytes that were seen.
+    /// Consumes buffered bytes.
     pub(super) fn consume(&mut self, len_bytes: usize) {
         let len_bytes = len_bytes.min(self.at_hand().len());
         self.start = self.start.saturating_add(len_bytes);
         self.offset = self.offset.saturating_add(len_bytes as u64);
     }
 
-    /// The next byte, consumed.
+    /// Consumes and returns the next byte.
     pub(super) fn byte(&mut self) -> Result<u8> {
         let Some(&byte) = self.fill()?.first() else {
             return Err(self.truncated());
@@ -178,7 +179,7 @@ impl Input {
         Ok(byte)
     }
 
-    /// The next `N` bytes, consumed.
+    /// Consumes and returns the next `N` bytes.
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let mut bytes = [0; N];
         for byte in &mut bytes {
@@ -187,9 +188,9 @@ impl Input {
         Ok(bytes)
     }
 
-    /// Decides what follows where a frame may begin. Before the `first` frame there must be one;
-    /// after others anything else is passed over to the end and counted, except the cut off
-    /// beginning of a frame, which is an error.
+    /// Decides what follows at a position where a frame may begin. If `first`, a frame must follow. After
+    /// other frames, bytes that are not a frame are counted and skipped to the end; the truncated beginning
+    /// of a frame is an error.
     pub(super) fn next_frame(&mut self, magic: Magic, first: bool) -> Result<Next> {
         let longest = magic.iter().map(|pattern| pattern.len()).max().unwrap_or(0);
         let head = self.peek(longest)?;
@@ -209,7 +210,7 @@ impl Input {
         }
     }
 
-    /// Passes over zeros; how many there were.
+    /// Skips zeros and returns their number.
     pub(super) fn skip_zeros(&mut self) -> Result<u64> {
         let from = self.offset;
         loop {
@@ -223,22 +224,22 @@ impl Input {
         }
     }
 
-    /// Counts bytes that were consumed, and were none of the format's.
+    /// Counts consumed bytes that are not part of the format.
     pub(super) fn count_trailing(&mut self, len_bytes: u64) {
         self.trailing_bytes = self.trailing_bytes.saturating_add(len_bytes);
     }
 
-    /// An error about the bytes here.
+    /// Creates the error for damaged bytes at the current offset.
     pub(super) fn damaged(&self, reason: impl Into<String>) -> StreamFault {
         StreamFault::Decompress { format: self.format, offset: self.offset, reason: reason.into() }
     }
 
-    /// The error for input that ends inside a frame.
+    /// Creates the error for input that ends inside a frame.
     pub(super) fn truncated(&self) -> StreamFault {
         self.damaged("truncated: the data ends here")
     }
 
-    /// The error for a decoder that got `at_end` and did nothing.
+    /// Creates the error for a decoder that made no progress; `at_end` says whether the input had ended.
     pub(super) fn stuck(&self, at_end: bool) -> StreamFault {
         if at_end { self.truncated() } else { self.damaged("the decoder makes no progress") }
     }
@@ -258,7 +259,7 @@ impl Input {
         self.chunk.get(self.start..).unwrap_or_default()
     }
 
-    /// Goes on to the next chunk; the one at hand is gone.
+    /// Reads the next chunk in place of the current one.
     fn next_chunk(&mut self) -> Result<()> {
         self.start = 0;
         self.chunks.next_chunk(&mut self.chunk).map_err(|cause| {
@@ -268,7 +269,7 @@ impl Input {
     }
 }
 
-/// Bytes of a header or index, with their running CRC-32.
+/// Reads the bytes of a header or index and computes their CRC-32.
 #[derive(Debug)]
 pub(super) struct Summed<'a> {
     pub(super) input: &'a mut Input,
@@ -280,20 +281,20 @@ impl<'a> Summed<'a> {
         Summed { input, crc: Hasher::new() }
     }
 
-    /// The next byte, consumed.
+    /// Consumes and returns the next byte.
     pub(super) fn byte(&mut self) -> Result<u8> {
         let [byte] = self.array()?;
         Ok(byte)
     }
 
-    /// The next `N` bytes, consumed.
+    /// Consumes and returns the next `N` bytes.
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let bytes = self.input.array()?;
         self.crc.update(&bytes);
         Ok(bytes)
     }
 
-    /// The CRC-32 of all that was consumed this way.
+    /// Returns the CRC-32 of all bytes consumed through this value.
     pub(super) fn crc(&self) -> u32 {
         self.crc.clone().finalize()
     }

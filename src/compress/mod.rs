@@ -1,10 +1,9 @@
-//! Compressed streams that can be entered again in the middle.
+//! Compressed streams in which decoding can resume in the middle.
 //!
-//! A [`Decoder`] runs forward and stops where the stream can be entered again; a [`Checkpoint`] is
-//! what to remember there. [`Seekable`] turns checkpoints back into random access. This module owns
-//! the choice of decoder, what a decoder must remember to go on somewhere, and the memory that a
-//! stream may claim. It knows nothing of tar, of digests, of how far apart checkpoints should be,
-//! or of where its bytes come from.
+//! A [`Decoder`] decodes forward and stops where decoding can resume; a [`Checkpoint`] is the state to resume
+//! there. [`Seekable`] uses checkpoints for random access. This module owns the choice of decoder, the state
+//! that a decoder needs to resume, and the memory that a stream may use. It must not know tar, digests, the
+//! distance between checkpoints, or where its bytes come from.
 //!
 //! | format | boundaries, where a checkpoint can be |
 //! |---|---|
@@ -38,81 +37,81 @@ use self::input::Input;
 pub(crate) use self::seekable::{CheckpointTable, Seekable};
 use crate::error::{StreamFault, StreamResult as Result};
 
-/// The most output that a checkpoint of any format keeps to go on from, in bytes: deflate's window.
+/// The largest window in a checkpoint of any format, in bytes: the window of deflate.
 pub(crate) const MAX_WINDOW_BYTES: usize = deflate::WINDOW_BYTES;
 
 /// Why [`Decoder::decode`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// There is enough output, and a checkpoint can be taken right here.
+    /// There is enough output, and a checkpoint can be taken at the current position.
     Boundary,
-    /// All the output that was allowed, and no boundary there.
+    /// The maximum output was reached, and the current position is not a boundary.
     Full,
-    /// The whole input ended as it should.
+    /// The input was decoded to its end without error.
     End,
 }
 
-/// A place where a stream can be entered, and what that takes.
+/// A position in a stream at which decoding can resume, with the required state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Checkpoint {
     /// Offset of the next byte in the uncompressed stream.
     pub output_offset: u64,
-    /// Offset in the compressed stream from which the decoder must be fed.
+    /// Offset in the compressed stream at which the decoder's input must begin.
     pub compressed_offset: u64,
-    /// What the decoder must know.
+    /// The state that the decoder needs.
     pub state: Resume,
 }
 
 impl Checkpoint {
-    /// The beginning, where every stream can be entered.
+    /// Returns the checkpoint at the beginning, which exists in every stream.
     #[must_use]
     pub(crate) fn beginning() -> Self {
         Checkpoint { output_offset: 0, compressed_offset: 0, state: Resume::Start }
     }
 }
 
-/// What a decoder must know to go on at a [`Checkpoint`].
+/// The state that a decoder needs to resume at a [`Checkpoint`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Resume {
-    /// Nothing: a gzip member, zstd frame, xz stream or bzip2 stream starts there. Every offset of
-    /// a plain stream.
+    /// No state: a gzip member, zstd frame, xz stream or bzip2 stream starts at the checkpoint, or the stream
+    /// is plain.
     Start,
-    /// A place inside a member, frame or stream.
+    /// The state at a position inside a member, frame or stream.
     Inside {
-        /// What the format notes of the place. For gzip: how many low bits of the first byte belong
-        /// to what came before (0 to 7). For xz: the integrity check of the stream, as its header
-        /// numbers it (0 to 15).
+        /// A number with a meaning for each format. For gzip: how many low bits of the first byte belong to
+        /// the data before the checkpoint (0 to 7). For xz: the integrity check of the stream, as the stream
+        /// header numbers it (0 to 15).
         note: u8,
-        /// The output that came before, as much as the format refers back to: at most
-        /// [`MAX_WINDOW_BYTES`]. Only gzip needs any.
+        /// The output before the checkpoint that the format can refer to: at most [`MAX_WINDOW_BYTES`]. Only
+        /// gzip needs a window.
         window: Vec<u8>,
     },
 }
 
-/// What one step of a format did.
+/// The result of one step of a format's decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// Something, and there is more.
+    /// The step made progress, and more data follows.
     Ran,
-    /// The stream can be entered here, and there is more.
+    /// The stream can be resumed at the current position, and more data follows.
     Boundary,
-    /// The input was read to its end.
+    /// The input was decoded to its end.
     End,
 }
 
-/// What one step may do.
+/// The limits of one step.
 #[derive(Debug, Clone, Copy)]
 struct Quota {
-    /// The most bytes to append; at least 1.
+    /// Maximum number of bytes to append; at least 1.
     limit: usize,
-    /// There is enough output: stop at the next boundary.
+    /// True if there is enough output, so that the step must stop at the next boundary.
     wants_boundary: bool,
 }
 
-/// A decoder that runs forward, in constant memory, and knows where it could be entered again.
+/// Decodes forward in constant memory and reports the positions at which decoding can resume.
 ///
-/// It reads its input to the very end, also past the last frame, so that who hashes the compressed
-/// bytes on their way in sees all of them.
+/// The input is read to its very end, also past the last frame, so that a reader that hashes the compressed
+/// bytes receives all of them.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     format: Box<dyn FormatDecoder>,
@@ -123,7 +122,7 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// Decodes `input` from its very start.
+    /// Creates a decoder for `input` from its start.
     ///
     /// # Errors
     /// [`StreamFault::Decompress`] when the decoder cannot be set up.
@@ -131,11 +130,11 @@ impl Decoder {
         Decoder::resume(compression, input, &Checkpoint::beginning())
     }
 
-    /// Decodes on from `checkpoint`; `input` is positioned at its `compressed_offset`.
+    /// Creates a decoder that resumes at `checkpoint`; `input` is positioned at its `compressed_offset`.
     ///
     /// # Errors
-    /// [`StreamFault::Decompress`] when the checkpoint does not fit the format,
-    /// [`StreamFault::Io`] when `input` cannot be read.
+    /// [`StreamFault::Decompress`] when the checkpoint does not fit the format, [`StreamFault::Io`] when
+    /// `input` cannot be read.
     pub(crate) fn resume(
         compression: Compression,
         input: Box<dyn Chunks>,
@@ -152,16 +151,16 @@ impl Decoder {
         })
     }
 
-    /// Appends to `out` until at least `soft` bytes were appended and a boundary is reached, or
-    /// exactly `hard` bytes were appended, or the input ends. With a `soft` of 0 a boundary right
-    /// here counts, too; where `soft` is not less than `hard`, boundaries are not looked for and
-    /// decoding is fastest.
+    /// Appends to `out` until at least `soft` bytes were appended and a boundary is reached, or exactly
+    /// `hard` bytes were appended, or the input ends. With a `soft` of 0, a boundary at the current position
+    /// counts too. If `soft` is not less than `hard`, boundaries are not searched for, and decoding is
+    /// fastest.
     ///
     /// After an error every further call fails.
     ///
     /// # Errors
-    /// [`StreamFault::Decompress`] for damaged or truncated data, [`StreamFault::Limit`] for a
-    /// stream that claims too much memory, [`StreamFault::Io`] when the input cannot be read.
+    /// [`StreamFault::Decompress`] for damaged or truncated data, [`StreamFault::Limit`] for a stream that
+    /// needs too much memory, [`StreamFault::Io`] when the input cannot be read.
     pub(crate) fn decode(&mut self, out: &mut Vec<u8>, soft: usize, hard: usize) -> Result<Stop> {
         if self.failed {
             return Err(self.input.damaged("decoding failed before"));
@@ -191,7 +190,8 @@ impl Decoder {
         Ok(Stop::Full)
     }
 
-    /// How to come back here: at the beginning, and directly after [`Stop::Boundary`].
+    /// Returns the checkpoint of the current position; available at the beginning and directly after
+    /// [`Stop::Boundary`].
     #[must_use]
     pub(crate) fn checkpoint(&self) -> Option<Checkpoint> {
         if !self.at_boundary {
@@ -201,32 +201,32 @@ impl Decoder {
         Some(Checkpoint { output_offset: self.output_offset, compressed_offset, state })
     }
 
-    /// Offset of the next output byte in the uncompressed stream.
+    /// Returns the offset of the next output byte in the uncompressed stream.
     #[must_use]
     pub(crate) fn output_offset(&self) -> u64 {
         self.output_offset
     }
 
-    /// Offset of the next input byte in the compressed stream.
+    /// Returns the offset of the next input byte in the compressed stream.
     #[must_use]
     #[cfg(test)]
     pub(crate) fn compressed_offset(&self) -> u64 {
         self.input.offset()
     }
 
-    /// After [`Stop::End`]: how many bytes followed the last frame and were passed over.
+    /// Returns how many bytes after the last frame were skipped; valid after [`Stop::End`].
     #[must_use]
     pub(crate) fn trailing_bytes(&self) -> u64 {
         self.input.trailing_bytes()
     }
 
-    /// Announces that output up to `compressed_end`, an offset in the compressed stream, will be asked
-    /// for, see [`Chunks::expect_until`].
+    /// Announces that output up to `compressed_end`, an offset in the compressed stream, will be requested;
+    /// see [`Chunks::expect_until`].
     pub(crate) fn expect_until(&mut self, compressed_end: u64) {
         self.input.expect_until(compressed_end);
     }
 
-    /// The error for a stream that ends before all that was expected of it.
+    /// Creates the error for a stream that ends before its expected length.
     fn ended_early(&self) -> StreamFault {
         self.input.damaged(format!("the data ends after {} uncompressed bytes", self.output_offset))
     }

@@ -1,4 +1,4 @@
-//! No compression: every offset is a boundary.
+//! The format of uncompressed streams: every offset is a boundary.
 
 use super::formats::{Boundaries, Format, FormatDecoder};
 use super::input::Input;
@@ -20,14 +20,14 @@ pub(super) const FORMAT: Format = Format {
 struct Plain;
 
 impl FormatDecoder for Plain {
-    /// Copies bytes at hand, at most `quota.limit` of them.
+    /// Copies buffered bytes, at most `quota.limit`.
     fn step(&mut self, input: &mut Input, out: &mut Vec<u8>, quota: Quota) -> Result<Step> {
         let chunk = input.fill()?;
         let chunk = chunk.get(..quota.limit).unwrap_or(chunk);
         out.extend_from_slice(chunk);
         let len_bytes = chunk.len();
         input.consume(len_bytes);
-        // Looking ahead: a boundary is only one when something follows.
+        // A boundary must have more data after it, so the next chunk is read here.
         if input.fill()?.is_empty() { Ok(Step::End) } else { Ok(Step::Boundary) }
     }
 }

@@ -1,6 +1,6 @@
-//! Stored bytes on their way to a decoder, requested range by range.
+//! Stored bytes as the input of a decoder, requested in ranges.
 //!
-//! Owns how much is requested at once: a reader that announces what it needs gets it from one stream,
+//! This module owns the size of a request: a reader that announces how much it needs gets it from one stream,
 //! which a remote source serves with one request.
 
 use std::fmt;
@@ -10,14 +10,14 @@ use std::sync::Arc;
 use super::input::{BUFFER_BYTES, Chunks, read_chunk};
 use crate::read_at::ReadAt;
 
-/// The bytes of `bytes` from an offset on.
+/// Reads stored bytes from an offset onwards.
 pub(super) struct Ranges {
     bytes: Arc<dyn ReadAt>,
-    /// The range that is being read; `None` before the first and between ranges.
+    /// The range that is being read; `None` before the first range and between ranges.
     stream: Option<Box<dyn Read + Send>>,
     /// Offset of the next byte.
     offset: u64,
-    /// Where the range that is being read ends.
+    /// End of the range that is being read.
     stream_end: u64,
     expected_end: u64,
 }
@@ -29,13 +29,13 @@ impl fmt::Debug for Ranges {
 }
 
 impl Ranges {
-    /// Begins at `offset`; input up to `expected_end` will be needed.
+    /// Creates an input that begins at `offset`; bytes up to `expected_end` will be needed.
     pub(super) fn new(bytes: Arc<dyn ReadAt>, offset: u64, expected_end: u64) -> Self {
         Ranges { bytes, stream: None, offset, stream_end: offset, expected_end }
     }
 
-    /// Opens the next range; false at the end of the bytes. A decoder that needs more than it
-    /// announced gets a buffer's worth.
+    /// Opens the next range and returns true; returns false at the end of the bytes. If the decoder needs
+    /// more than it announced, the range has the size of a buffer.
     fn open(&mut self) -> bool {
         let unexpected_end = self.offset.saturating_add(BUFFER_BYTES as u64);
         let end = if self.expected_end > self.offset { self.expected_end } else { unexpected_end };
@@ -59,7 +59,7 @@ impl Chunks for Ranges {
         let len = usize::try_from(left).map_or(BUFFER_BYTES, |left| left.min(BUFFER_BYTES));
         let read = read_chunk(stream, chunk, len);
         if read.is_err() || chunk.is_empty() {
-            // The call may be repeated: with a stream of its own.
+            // The caller may repeat a failed call, which then needs a new stream.
             self.stream = None;
             return read.and(Err(io::ErrorKind::UnexpectedEof.into()));
         }

@@ -1,7 +1,7 @@
-//! Random access to a compressed stream, by way of its checkpoints.
+//! Random access to a compressed stream with checkpoints.
 //!
-//! Owns the choice between going on with a decoder that is already under way and entering the
-//! stream at a checkpoint. Keeps no output: caching is for who knows what is read again.
+//! This module owns the choice between an existing decoder and a new one that starts at a checkpoint. It
+//! keeps no output, because its callers know what to cache.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,29 +13,28 @@ use super::{Checkpoint, Compression, Decoder, Stop};
 use crate::error::StreamResult as Result;
 use crate::read_at::ReadAt;
 
-/// Decoders kept where their last read ended, so that this many readers can each go forward
-/// without entering the stream anew. Bounded because one holds a window: 32 KiB for gzip, but up
-/// to 128 MiB for zstd.
+/// Maximum number of decoders kept at the position where their last read ended. That many readers can each
+/// read forward without starting a new decoder. The number is limited because each decoder holds a window: 32
+/// KiB for gzip, but up to 128 MiB for zstd.
 const PARKED_MAX: usize = 4;
 
-/// Output is taken in pieces of this size, also where it is only passed over, in bytes.
+/// Size of the pieces in which output is decoded, also where it is skipped, in bytes.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// Where checkpoints come from. An index on disk may load their windows only when asked.
+/// A table of checkpoints. A table on disk may load windows only when they are needed.
 pub(crate) trait CheckpointTable: Send + Sync + fmt::Debug {
-    /// The last checkpoint that is not after `output_offset`. [`Checkpoint::beginning`] always is
-    /// one.
+    /// Returns the last checkpoint at or before `output_offset`; [`Checkpoint::beginning`] if there is none.
     ///
     /// # Errors
     /// When the checkpoint cannot be loaded.
     fn at_or_before(&self, output_offset: u64) -> Result<Checkpoint>;
 
-    /// The compressed offset of the first checkpoint that is not before `output_offset`; `None` when
-    /// there is none.
+    /// Returns the compressed offset of the first checkpoint at or after `output_offset`; `None` when there
+    /// is none.
     fn compressed_offset_after(&self, output_offset: u64) -> Option<u64>;
 }
 
-/// Checkpoints in memory, in rising order of output offset.
+/// Checkpoints in memory, in ascending order of output offset.
 impl CheckpointTable for Vec<Checkpoint> {
     fn at_or_before(&self, output_offset: u64) -> Result<Checkpoint> {
         let after = self.partition_point(|checkpoint| checkpoint.output_offset <= output_offset);
@@ -49,24 +48,25 @@ impl CheckpointTable for Vec<Checkpoint> {
     }
 }
 
-/// A compressed stream as the bytes it decodes to, readable at any offset by several threads.
+/// The uncompressed bytes of a compressed stream, readable at any offset by several threads.
 ///
-/// A read that goes on where an earlier one ended costs only its own bytes, so a stream without
-/// checkpoints can still be read from front to back. Any other read decodes from the checkpoint
-/// before it. Nothing is verified here beyond what the format's own checksums reach.
+/// A read that continues where an earlier one ended decodes only its own bytes, so a stream without
+/// checkpoints can still be read efficiently from front to back. Any other read decodes from the checkpoint
+/// before its offset. Only the checksums of the format are verified here.
 #[derive(Debug)]
 pub(crate) struct Seekable {
     input: Arc<dyn ReadAt>,
     compression: Compression,
     len_bytes: u64,
     table: Arc<dyn CheckpointTable>,
-    /// Least recently used first. Held only to take one out or put one in, never while decoding.
+    /// Idle decoders, least recently used first. The lock is held to take out or put in a decoder, never
+    /// while decoding.
     parked: Mutex<VecDeque<Decoder>>,
 }
 
 impl Seekable {
-    /// `len_bytes` is the length of the uncompressed stream, as the pass that made `table` found
-    /// it.
+    /// Creates a seekable stream. `len_bytes` is the length of the uncompressed stream, which the pass that
+    /// built `table` determined.
     pub(crate) fn new(
         input: Arc<dyn ReadAt>,
         compression: Compression,
@@ -76,8 +76,8 @@ impl Seekable {
         Seekable { input, compression, len_bytes, table, parked: Mutex::default() }
     }
 
-    /// Appends exactly `len_bytes` bytes from `offset` to `out`: as [`ReadAt::read_exact_at`], but straight
-    /// from the decoder.
+    /// Appends exactly `len_bytes` bytes from `offset` to `out`. Unlike [`ReadAt::read_exact_at`], the
+    /// decoder writes directly to `out`.
     ///
     /// # Errors
     /// As [`ReadAt::read_exact_at`].
@@ -114,12 +114,12 @@ impl Seekable {
         }
     }
 
-    /// Returns a decoder at `offset` or before it, and not before the last checkpoint there. Its input
-    /// is requested up to where `len_bytes` bytes from `offset` are decoded.
+    /// Returns a decoder at or before `offset`, and not before the last checkpoint at or before `offset`. The
+    /// input is requested up to the end of the `len_bytes` bytes at `offset`.
     fn decoder_for(&self, offset: u64, len_bytes: usize) -> Result<Decoder> {
         let input_end = self.input_end(offset.saturating_add(len_bytes as u64));
         if let Some(mut decoder) = self.take_parked(offset) {
-            // A decoder that is exactly there saves loading a checkpoint.
+            // A decoder at exactly this offset makes loading a checkpoint unnecessary.
             if decoder.output_offset() == offset {
                 decoder.expect_until(input_end);
                 return Ok(decoder);
@@ -135,8 +135,8 @@ impl Seekable {
         self.enter(&self.table.at_or_before(offset)?, input_end)
     }
 
-    /// The compressed offset before which everything lies that decodes to the output before
-    /// `output_end`. A checkpoint may lie inside a byte, which then belongs to both sides.
+    /// Returns the compressed offset up to which input is needed to decode the output before `output_end`. A
+    /// checkpoint may lie inside a byte, which is then needed on both sides.
     fn input_end(&self, output_end: u64) -> u64 {
         let next = self.table.compressed_offset_after(output_end);
         next.map_or(self.input.len(), |next| next.saturating_add(1).min(self.input.len()))
@@ -147,7 +147,7 @@ impl Seekable {
         Decoder::resume(self.compression, Box::new(input), checkpoint)
     }
 
-    /// Takes out the parked decoder that has the shortest way to `offset`.
+    /// Takes out the idle decoder that is closest before `offset`.
     fn take_parked(&self, offset: u64) -> Option<Decoder> {
         let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         let (index, _) = parked
@@ -165,7 +165,7 @@ impl Seekable {
         let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         parked.push_back(decoder);
         let surplus = if parked.len() > PARKED_MAX { parked.pop_front() } else { None };
-        // Freeing a large window takes a while; let others in meanwhile.
+        // Freeing a large window takes time, so the lock is released first.
         drop(parked);
         drop(surplus);
     }
@@ -189,7 +189,7 @@ impl ReadAt for Seekable {
     }
 }
 
-/// Decodes up to `offset` and forgets it.
+/// Decodes up to `offset` and discards the output.
 fn pass_over(decoder: &mut Decoder, offset: u64) -> Result<()> {
     let mut piece = Vec::new();
     loop {

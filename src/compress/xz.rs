@@ -1,9 +1,9 @@
 //! The .xz container (the .xz file format 1.2): streams of blocks, each stream with its index.
 //!
-//! `liblzma` decodes whole streams and hides where a block ends, so the container is read here and
-//! only the contents of blocks go to the library, see [`super::xz_block`]. Owns headers, footers,
-//! padding and indexes; an index is compared with the blocks that were decoded, and not used to
-//! find them, since the input is read forward.
+//! This module owns stream headers, footers, padding and indexes. `liblzma` decodes whole streams and does
+//! not report where a block ends, so the container is parsed here, and only the contents of blocks are passed
+//! to the library, see [`super::xz_block`]. An index is compared with the blocks that were decoded. It is not
+//! used to find blocks, because the input is read forward.
 //!
 //! Section numbers below are those of the format's specification.
 
@@ -36,12 +36,12 @@ const MAGIC: Magic = &[&[(0xfd, 0xfd), (b'7', b'7'), (b'z', b'z'), (b'X', b'X'),
 /// Footer magic (2.1.2.4).
 const FOOTER_MAGIC: [u8; 2] = *b"YZ";
 
-/// Where in a stream the input is.
+/// The position of the input in a stream.
 #[derive(Debug)]
 enum Phase {
     /// Before the first stream.
     Beginning,
-    /// After a stream: padding, another one, something else or the end follows.
+    /// After a stream: padding, another stream, other bytes or the end follows.
     Between,
     /// At a stream header.
     StreamHeader,
@@ -53,7 +53,7 @@ enum Phase {
     Block(Box<Block>),
 }
 
-/// What the index must say; sums, so that memory stays constant.
+/// The totals that the index must state. Only sums are kept, so memory stays constant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Totals {
     blocks: u64,
@@ -63,7 +63,7 @@ struct Totals {
 
 impl Totals {
     fn add(&mut self, sizes: Sizes) {
-        // An index may list any sizes; both sides wrap alike, so true ones always compare equal.
+        // An index may state any sizes. Both sums wrap in the same way, so equal lists always compare equal.
         self.blocks = self.blocks.wrapping_add(1);
         self.unpadded_bytes = self.unpadded_bytes.wrapping_add(sizes.unpadded_bytes);
         self.output_bytes = self.output_bytes.wrapping_add(sizes.output_bytes);
@@ -77,7 +77,7 @@ struct Xz {
     stage: Stage,
     /// The integrity check of the current stream.
     check: CheckKind,
-    /// The blocks of the current stream; none after a checkpoint inside it.
+    /// The totals of the blocks in the current stream; `None` after a checkpoint within the stream.
     totals: Option<Totals>,
 }
 
@@ -131,13 +131,13 @@ impl Xz {
         Xz { phase: Phase::Beginning, stage: Stage::new(), check: CheckKind::None, totals: None }
     }
 
-    /// Goes on at a block, in a stream with this integrity check.
+    /// Resumes at a block, in a stream with this integrity check.
     fn resume(input: &Input, check: u8) -> Result<Self> {
         let check = CheckKind::from_id(check).map_err(|reason| input.damaged(reason))?;
         Ok(Xz { phase: Phase::AfterBlock, check, ..Xz::new() })
     }
 
-    /// Streams may be followed by zeros, four at a time (2.2).
+    /// Skips stream padding: zeros in multiples of four bytes (2.2).
     fn step_between(&mut self, input: &mut Input) -> Result<Step> {
         let zeros = input.skip_zeros()?;
         let padding = zeros.is_multiple_of(4);
@@ -175,7 +175,7 @@ impl Xz {
     }
 }
 
-/// Stream header (2.1.1): magic, flags, checksum.
+/// Reads a stream header (2.1.1): magic, flags, checksum.
 fn read_stream_header(input: &mut Input) -> Result<CheckKind> {
     let [_, _, _, _, _, _, reserved, check, crc @ ..] = input.array::<12>()?;
     if crc32(&[reserved, check]) != u32::from_le_bytes(crc) {
@@ -187,7 +187,7 @@ fn read_stream_header(input: &mut Input) -> Result<CheckKind> {
     CheckKind::from_id(check).map_err(|reason| input.damaged(reason))
 }
 
-/// Stream footer (2.1.2): checksum, size of the index, flags as in the header, magic.
+/// Reads a stream footer (2.1.2): checksum, size of the index, flags as in the header, magic.
 fn read_footer(input: &mut Input, check: CheckKind, index_bytes: u64) -> Result<()> {
     let crc = u32::from_le_bytes(input.array()?);
     let [s0, s1, s2, s3, reserved, id] = input.array::<6>()?;
@@ -205,12 +205,12 @@ fn read_footer(input: &mut Input, check: CheckKind, index_bytes: u64) -> Result<
     Ok(())
 }
 
-/// Index (4): an indicator, the sizes of every block, padding, checksum. What it lists, and its
-/// size in bytes.
+/// Reads an index (4): an indicator, the sizes of every block, padding, checksum. Returns the totals of the
+/// index and its size in bytes.
 fn read_index(input: &mut Input) -> Result<(Totals, u64)> {
     let start = input.offset();
     let mut index = Summed::new(input);
-    // The indicator, which was seen to be there.
+    // Skips the indicator, which the caller has seen.
     index.byte()?;
     let mut totals = Totals::default();
     for _ in 0..index_number(&mut index)? {

@@ -1,7 +1,7 @@
 //! One block of an xz stream: header, filtered and compressed contents, padding, integrity check.
 //!
-//! Owns the limit on the dictionary that a block may ask for, and the comparison of the check. The
-//! contents go through `liblzma`'s raw decoder. Does not know what surrounds a block.
+//! This module owns the limit on the dictionary of a block and the comparison of the integrity check.
+//! `liblzma`'s raw decoder decodes the contents. This module must not know what surrounds a block.
 //!
 //! Section numbers below are those of the .xz file format's specification, 1.2.
 
@@ -17,7 +17,7 @@ use super::frames::Ran;
 use super::input::Input;
 use crate::error::{StreamFault, StreamResult as Result};
 
-/// The largest dictionary that a block may ask for: four times that of `xz -9`, the largest preset.
+/// The largest dictionary of a block, in bytes: four times that of `xz -9`, the largest preset.
 const DICTIONARY_BYTES_MAX: u64 = 256 << 20;
 
 // Block flags (3.1.2).
@@ -26,7 +26,7 @@ const RESERVED: u8 = 0x3c;
 const HAS_COMPRESSED_SIZE: u8 = 0x40;
 const HAS_OUTPUT_SIZE: u8 = 0x80;
 
-/// LZMA2, the filter that every chain ends with (5.3.1).
+/// LZMA2, the last filter of every chain (5.3.1).
 const LZMA2: u64 = 0x21;
 
 /// The integrity check of a stream's blocks (2.1.1.2).
@@ -39,7 +39,7 @@ pub(super) enum CheckKind {
 }
 
 impl CheckKind {
-    /// The check with this number. Those that the format reserves are refused.
+    /// Returns the check with this number. Reserved numbers are an error.
     pub(super) fn from_id(id: u8) -> Result<Self, String> {
         match id {
             0x00 => Ok(CheckKind::None),
@@ -50,7 +50,7 @@ impl CheckKind {
         }
     }
 
-    /// Its number in stream flags.
+    /// Returns the number of the check in stream flags.
     pub(super) fn id(self) -> u8 {
         match self {
             CheckKind::None => 0x00,
@@ -61,12 +61,12 @@ impl CheckKind {
     }
 }
 
-/// A block's sizes, as the index lists them (4.3).
+/// The sizes of a block, as the index lists them (4.3).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sizes {
-    /// Header, contents and check.
+    /// Size of header, contents and check, in bytes.
     pub(super) unpadded_bytes: u64,
-    /// What it decodes to.
+    /// Size of the decoded output, in bytes.
     pub(super) output_bytes: u64,
 }
 
@@ -91,7 +91,7 @@ impl Block {
     /// Reads a block header (3.1).
     pub(super) fn read(input: &mut Input, check: CheckKind) -> Result<Self> {
         let size = input.byte()?;
-        // Counted in units of four bytes, less one; the last four are a checksum.
+        // The size is stored in units of four bytes, minus one; the last four bytes are a checksum.
         let header_bytes = u64::from(size).saturating_add(1).saturating_mul(4);
         let mut header = vec![size];
         for _ in 5..header_bytes {
@@ -123,7 +123,7 @@ impl Block {
         })
     }
 
-    /// Decodes contents on.
+    /// Decodes more of the contents.
     pub(super) fn run(&mut self, input: &[u8], output: &mut [u8]) -> Result<Ran, String> {
         let (total_in, total_out) = (self.decoder.total_in(), self.decoder.total_out());
         let status = self.decoder.process(input, output, Action::Run).map_err(|error| error.to_string())?;
@@ -140,7 +140,7 @@ impl Block {
         Ok(ran)
     }
 
-    /// After the contents: compares sizes, padding and check (3.3, 3.4).
+    /// Compares sizes, padding and check after the contents (3.3, 3.4).
     pub(super) fn finish(&mut self, input: &mut Input) -> Result<Sizes> {
         let fits = |declared: Option<u64>, found| declared.is_none_or(|declared| declared == found);
         if !fits(self.declared_compressed_bytes, self.compressed_bytes)
@@ -148,7 +148,7 @@ impl Block {
         {
             return Err(input.damaged("the sizes of a block do not match its header"));
         }
-        // The header is a multiple of four bytes, and so the contents must be.
+        // The header has a multiple of four bytes, and the contents are padded to a multiple of four.
         for _ in 0..self.compressed_bytes.wrapping_neg() % 4 {
             if input.byte()? != 0 {
                 return Err(input.damaged("a block has padding that is not zero"));
@@ -197,7 +197,7 @@ fn parse_header(fields: &mut Fields<'_>) -> Result<Header, String> {
     Ok(Header { filters, dictionary_bytes, compressed_bytes, output_bytes })
 }
 
-/// Filter numbers are those of section 5.3.
+/// Adds the filter `id`. The numbers of filters are those of section 5.3.
 fn add_filter(filters: &mut Filters, id: u64, properties: &[u8]) -> Result<(), String> {
     let added = match id {
         0x03 => filters.delta_properties(properties),
@@ -215,7 +215,7 @@ fn add_filter(filters: &mut Filters, id: u64, properties: &[u8]) -> Result<(), S
     added.map(|_| ()).map_err(|error| format!("filter {id:#x}: {error}"))
 }
 
-/// Dictionary size by its code (5.3.1): two or three, times a power of two.
+/// Returns the dictionary size for its code (5.3.1): two or three, times a power of two.
 fn dictionary_size(properties: &[u8]) -> Result<u64, String> {
     match properties {
         [40] => Ok(u64::from(u32::MAX)),
@@ -224,7 +224,7 @@ fn dictionary_size(properties: &[u8]) -> Result<u64, String> {
     }
 }
 
-/// The fields of a block header that are still to be read.
+/// The unread fields of a block header.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -244,8 +244,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Reads a number of up to 63 bits, seven bits a byte, lowest first (1.2); none when it is longer or
-/// not written in the shortest way.
+/// Reads a number of up to 63 bits, seven bits a byte, lowest first (1.2); `None` when the number is longer
+/// or not written in the shortest form.
 pub(super) fn vli<E>(mut next: impl FnMut() -> Result<u8, E>) -> Result<Option<u64>, E> {
     let mut number = 0;
     for shift in (0..63_u32).step_by(7) {
@@ -258,7 +258,7 @@ pub(super) fn vli<E>(mut next: impl FnMut() -> Result<u8, E>) -> Result<Option<u
     Ok(None)
 }
 
-/// A running integrity check.
+/// A computation of an integrity check.
 enum Check {
     None,
     Crc32(Hasher),
@@ -285,7 +285,7 @@ impl Check {
         }
     }
 
-    /// Compares with the check that lies in `input`; its length in bytes.
+    /// Compares the result with the check in `input`, and returns the check's length in bytes.
     fn finish(&mut self, input: &mut Input) -> Result<u64> {
         let (matches, len_bytes) = match self {
             Check::None => (true, 0),
@@ -301,8 +301,8 @@ impl Check {
     }
 }
 
-/// CRC-64 of ECMA-182, bits reversed, as section 6 describes it. Table `n` holds the effect of a
-/// byte that `n` zero bytes follow, so that eight bytes are done at once.
+/// Tables for the CRC-64 of ECMA-182, bits reversed (section 6). Table `n` holds the effect of a byte that is
+/// followed by `n` zero bytes, so that eight bytes are processed at once.
 static CRC64_TABLES: LazyLock<[[u64; 256]; 8]> = LazyLock::new(|| {
     const POLYNOMIAL: u64 = 0xc96c_5795_d787_0f42;
     let shift = |crc: u64| {
@@ -312,7 +312,7 @@ static CRC64_TABLES: LazyLock<[[u64; 256]; 8]> = LazyLock::new(|| {
     array::from_fn(|zeros| array::from_fn(|byte| (0..=zeros).fold(byte as u64, |crc, _| zero_byte(crc))))
 });
 
-/// Goes on with `crc`, which is 0 before the first byte.
+/// Returns the checksum after `bytes`, continuing from `crc`, which is 0 before the first byte.
 fn crc64(crc: u64, bytes: &[u8]) -> u64 {
     let tables = &*CRC64_TABLES;
     let entry = |table: &[u64; 256], byte: u8| table.get(usize::from(byte)).copied().unwrap_or(0);

@@ -1,6 +1,6 @@
 //! Zstandard (RFC 8878): frames and skippable frames, in any order.
 //!
-//! Owns the limit on what a frame may ask to remember. Frame checksums are compared by the library.
+//! This module owns the limit on the window of a frame. The library compares frame checksums.
 
 use std::fmt;
 
@@ -18,15 +18,15 @@ pub(super) const FORMAT: Format = Format {
     decoder: frames::decoder::<Zstd>,
 };
 
-/// A frame, and the sixteen kinds of skippable frame (RFC 8878, 3.1.1 and 3.1.2), as they lie in
-/// memory.
+/// The magic numbers of a frame and of the sixteen kinds of skippable frame (RFC 8878, 3.1.1 and 3.1.2), as
+/// bytes in memory order.
 const MAGIC: Magic = &[
     &[(0x28, 0x28), (0xb5, 0xb5), (0x2f, 0x2f), (0xfd, 0xfd)],
     &[(0x50, 0x5f), (0x2a, 0x2a), (0x4d, 0x4d), (0x18, 0x18)],
 ];
 
-/// The largest window that a frame may ask for, as a power of two: 128 MiB, what `zstd -d` allows
-/// too unless told otherwise. A frame header of 14 bytes could claim terabytes.
+/// The largest window of a frame, as a power of two: 128 MiB, the default limit of `zstd -d`. A frame header
+/// of 14 bytes could request terabytes.
 const WINDOW_LOG_MAX: u32 = 27;
 
 /// A zstd context.

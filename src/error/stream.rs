@@ -1,4 +1,4 @@
-//! Faults of a byte stream, found by code that does not know whose stream it is.
+//! Faults of a byte stream, reported by code that does not know the stream's name.
 
 use std::io;
 
@@ -7,45 +7,45 @@ use super::{EntryName, Error, Subject};
 /// The result of decoding, parsing or indexing a byte stream.
 pub(crate) type StreamResult<T, E = StreamFault> = std::result::Result<T, E>;
 
-/// Why a byte stream cannot be decoded, parsed or indexed. [`StreamFault::of`] names the stream and makes
-/// an [`Error`] of the fault.
+/// Why a byte stream cannot be decoded, parsed or indexed. [`StreamFault::of`] adds the stream's name and
+/// returns an [`Error`].
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StreamFault {
-    /// The operating system refused.
+    /// An operation of the operating system failed.
     #[error("{action} the stream{}: {cause}", super::at(*.offset))]
     Io {
-        /// The failed action, ready for the stream's name to follow: `cannot read`.
+        /// The failed action, for example `cannot read`; the stream's name follows it in the message.
         action: &'static str,
         /// Offset of the failed action in the stream, in bytes.
         offset: Option<u64>,
-        /// The operating system's answer.
+        /// The error that the operating system returned.
         cause: io::Error,
     },
-    /// A tar that breaks its format.
+    /// A tar that violates its format.
     #[error("{entry}: {reason}")]
     Tar {
-        /// The entry.
+        /// The tar entry.
         entry: EntryName,
-        /// What is wrong.
+        /// How the format is violated.
         reason: String,
     },
-    /// Compressed data that breaks its format.
+    /// Compressed data that violates its format.
     #[error("damaged {format} data at compressed offset {offset}: {reason}")]
     Decompress {
         /// `gzip`, `zstd`, `xz` or `bzip2`.
         format: &'static str,
         /// Offset in the compressed bytes.
         offset: u64,
-        /// What the decoder reports.
+        /// The message of the decoder.
         reason: String,
     },
     /// The stream exceeds a limit.
     #[error("{}{value} exceeds the limit {limit} ({max})", prefix(.entry))]
     Limit {
-        /// The tar entry that exceeds it; `None` where the limit is on the whole stream.
+        /// The tar entry that exceeds the limit; `None` if the limit applies to the whole stream.
         entry: Option<EntryName>,
-        /// The limit's name.
+        /// Name of the limit.
         limit: &'static str,
         /// The value found.
         value: u64,
@@ -55,17 +55,17 @@ pub(crate) enum StreamFault {
 }
 
 impl StreamFault {
-    /// A refusal of the operating system. The stream's name follows `action` in the message.
+    /// Creates [`StreamFault::Io`]. In the message, the stream's name follows `action`.
     pub(crate) fn io(action: &'static str, cause: io::Error) -> Self {
         StreamFault::Io { action, offset: None, cause }
     }
 
-    /// As [`StreamFault::io`], at an offset in bytes.
+    /// Creates [`StreamFault::Io`] as [`StreamFault::io`] does, with an offset in bytes.
     pub(crate) fn io_at(action: &'static str, offset: u64, cause: io::Error) -> Self {
         StreamFault::Io { action, offset: Some(offset), cause }
     }
 
-    /// The error that this fault is when the stream is `subject`'s.
+    /// Converts this fault into the [`Error`] of the stream named `subject`.
     #[must_use]
     pub(crate) fn of(self, subject: &Subject) -> Error {
         let subject = Box::new(subject.clone());

@@ -1,33 +1,33 @@
-//! The things that errors are about.
+//! The objects that errors are about.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use crate::digest::Digest;
 
-/// The thing that an error is about. Its text names the thing in a message.
+/// The object of an error. Its text names the object in a message.
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     /// A layer.
     Layer {
-        /// Its position in the image, from 0.
+        /// The layer's position in the image, from 0.
         number: usize,
-        /// Its diff_id, where the image's config is known.
+        /// The layer's diff_id, if the image's config is known.
         diff_id: Option<Digest>,
     },
     /// A layer of an archive that names its layers by file.
     LayerFile {
-        /// Its position in the image, from 0.
+        /// The layer's position in the image, from 0.
         number: usize,
         /// The archive or directory.
         archive: PathBuf,
-        /// Its name in there, as the image writes it.
+        /// The layer's file name in the archive, as the image writes it.
         name: String,
     },
     /// A document that a descriptor names.
     Document {
-        /// Its kind.
+        /// The kind of document.
         role: DocumentRole,
         /// The digest in the descriptor.
         digest: Digest,
@@ -43,39 +43,39 @@ pub enum Subject {
     Member {
         /// The archive or directory.
         archive: PathBuf,
-        /// The file's name in there, as the image writes it.
+        /// The file's name in the archive, as the image writes it.
         name: String,
     },
-    /// Any other file or directory of this system: of the cache, of the kernel, a target.
+    /// Another file or directory of the host: in the cache, of the kernel, or a target.
     File(PathBuf),
-    /// The bytes that standard input gives.
+    /// The bytes read from standard input.
     StandardInput,
     /// A transport in an image reference.
     Transport(String),
     /// A media type in a document.
     MediaType(String),
-    /// A digest in a document or reference, as written there.
+    /// A digest string as a document or reference writes it.
     DigestText(String),
-    /// An entry of a layer's or archive's tar.
+    /// An entry in the tar of a layer or archive.
     Entry {
         /// The layer or archive.
         tar: Box<Subject>,
-        /// The entry.
+        /// The tar entry.
         entry: EntryName,
     },
     /// The image as a whole.
     Image,
-    /// The tree that layers are merged into.
+    /// The merged tree of the layers.
     MergedTree,
-    /// The answer to a question about an image: a list of paths.
+    /// The result of a query about an image: a list of paths.
     Answer,
 }
 
-/// The kinds of document that an image is made of.
+/// The kinds of document in an image.
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DocumentRole {
-    /// A list of manifests.
+    /// An image index: a list of manifests.
     ImageIndex,
     /// An image's manifest.
     Manifest,
@@ -83,7 +83,7 @@ pub enum DocumentRole {
     Config,
 }
 
-/// Which of a blob's or document's properties does not match.
+/// The property of a blob or document that does not match.
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Property {
@@ -99,17 +99,17 @@ pub enum Property {
     Config,
 }
 
-/// An entry of a tar, by its name and offset.
+/// The name and offset of a tar entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryName {
-    /// The entry's name, escaped; `None` before its header is read.
+    /// The entry's name, escaped; `None` before the header is read.
     pub name: Option<String>,
     /// Offset of the entry's header in the uncompressed tar, in bytes.
     pub offset: u64,
 }
 
 impl DocumentRole {
-    /// `image index`, `manifest` or `config`.
+    /// Returns `image index`, `manifest` or `config`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -125,7 +125,7 @@ impl fmt::Display for Subject {
         match self {
             Subject::Layer { number, diff_id: None } => write!(f, "layer {number}"),
             Subject::Layer { number, diff_id: Some(diff_id) } => {
-                // Twelve digits, as engines shorten an ID.
+                // Engines shorten an ID to twelve digits.
                 let (name, hex) = (diff_id.algorithm().name(), diff_id.hex());
                 write!(f, "layer {number} ({name}:{hex:.12})")
             }

@@ -1,4 +1,4 @@
-//! Every error, and its text.
+//! The text of every error.
 
 use std::collections::BTreeSet;
 
@@ -113,7 +113,7 @@ fn every_error_has_its_text() {
     }
 }
 
-/// A new variant gets a row: the enum's text is asked for its variants.
+/// Every variant must have a row; the variants are read from the source text of the enum.
 #[test]
 fn no_variant_is_left_out_of_the_table() {
     let (_, rest) = include_str!("../error.rs").split_once("pub enum Error {\n").unwrap();

@@ -1,7 +1,7 @@
-//! The image config: what the layers must hash to, who made them, and for which machine.
+//! The image config: the digests of the uncompressed layers, their history, and the platform.
 //!
-//! This module owns which history entry belongs to which layer. What a container would run is kept
-//! as it stands, for showing. Source: OCI image-spec config.md.
+//! This module owns which history entry belongs to which layer. The run settings of a container are kept
+//! unchanged, for display only. Source: OCI image-spec config.md.
 
 use serde_json::Value;
 
@@ -21,41 +21,41 @@ const RUNTIME_FIELDS: [&str; 9] =
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ImageConfig {
-    /// When the image was made, as it is written there (RFC 3339).
+    /// Time of creation as the config writes it (RFC 3339).
     pub created: Option<String>,
-    /// Who made it.
+    /// Author of the image.
     pub author: Option<String>,
-    /// What it is made for, where system and machine are said.
+    /// Platform of the image, if the config states operating system and architecture.
     pub platform: Option<Platform>,
     /// Digests of the uncompressed layers, lowest first.
     pub diff_ids: Vec<Digest>,
-    /// What was done, in order; steps that made no layer included.
+    /// Build steps in order, including steps that created no layer.
     pub history: Vec<HistoryEntry>,
-    /// What a container would run with (`Env`, `Cmd` and so on), as it stands; null when absent.
+    /// Run settings of a container (`Env`, `Cmd` and so on), unchanged; null when absent.
     pub runtime: Value,
 }
 
-/// One step of the making.
+/// One build step of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct HistoryEntry {
-    /// When, as it is written there (RFC 3339).
+    /// Time of the step as the config writes it (RFC 3339).
     pub created: Option<String>,
-    /// By whom.
+    /// Author of the step.
     pub author: Option<String>,
-    /// By which command.
+    /// Command of the step.
     pub created_by: Option<String>,
-    /// A remark.
+    /// Comment on the step.
     pub comment: Option<String>,
-    /// True when the step made no layer.
+    /// True if the step created no layer.
     pub empty_layer: bool,
 }
 
 impl ImageConfig {
-    /// Reads a config; `what` names it in errors.
+    /// Parses a config. `what` names the config in errors.
     ///
     /// # Errors
-    /// [`crate::Error::Malformed`] when it breaks its format, or names no layer digests.
+    /// [`crate::Error::Malformed`] when the config violates its format, or has no layer digests.
     pub(crate) fn parse(what: &Subject, bytes: &[u8]) -> Result<Self> {
         let value = strict_json::parse(what, bytes)?;
         let object = Object::new(what, &value, &CONFIG_FIELDS)?;
@@ -77,8 +77,8 @@ impl ImageConfig {
         })
     }
 
-    /// The command that made each layer. All are unknown when the history does not have exactly one
-    /// step a layer: nothing is guessed.
+    /// Returns the command that created each layer, lowest first. All are `None` unless the history has
+    /// exactly one step for each layer, because commands are never guessed.
     #[must_use]
     pub(crate) fn layer_commands(&self) -> Vec<Option<String>> {
         let steps: Vec<_> = self.history.iter().filter(|step| !step.empty_layer).collect();

@@ -1,10 +1,9 @@
-//! Descriptors, image indexes and manifests: OCI and Docker schema 2, read from bytes.
+//! Descriptors, image indexes and manifests of OCI and Docker schema 2, parsed from bytes.
 //!
-//! This module owns which documents are refused before anyone follows them: Docker schema 1, and
-//! documents that can be read as two kinds at once (X3, CVE-2021-41190). It must not know where
-//! bytes come from; digests and sizes are checked through [`Descriptor::check`].
-//! Sources: OCI image-spec descriptor.md, image-index.md, manifest.md; distribution
-//! manifest-v2-2.md.
+//! This module owns which documents are refused before they are followed: Docker schema 1, and documents that
+//! can be read as two kinds at once (X3, CVE-2021-41190). It must not know where bytes come from;
+//! [`Descriptor::check`] compares digests and sizes. Sources: OCI image-spec descriptor.md, image-index.md,
+//! manifest.md; distribution manifest-v2-2.md.
 
 use std::collections::BTreeMap;
 
@@ -19,17 +18,17 @@ use crate::digest::Digest;
 use crate::error::{Error, Property, Result, Subject};
 use crate::layer::check_layers;
 
-/// Largest manifest, image index (inside the tree) or config: 4 MiB, what registries take and
-/// engines read (X6).
+/// The largest manifest, image index (inside the tree) or config: 4 MiB, which registries accept and engines
+/// read (X6).
 pub(crate) const MAX_DOCUMENT_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Attestations are marked by this annotation of their descriptor (F15).
+/// The annotation that marks the descriptor of an attestation (F15).
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
-/// Type of the only layers of a cosign signature, whose config is that of an image. Source: cosign,
+/// Media type of all layers of a cosign signature, whose config is that of an image. Source: cosign,
 /// specs/SIGNATURE_SPEC.md.
 const COSIGN_SIGNATURE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
-/// The same of a cosign attestation. Source: cosign, specs/ATTESTATION_SPEC.md.
+/// Media type of all layers of a cosign attestation. Source: cosign, specs/ATTESTATION_SPEC.md.
 const COSIGN_ATTESTATION: &str = "application/vnd.dsse.envelope.v1+json";
 
 const DESCRIPTOR_FIELDS: [&str; 8] =
@@ -47,29 +46,29 @@ const DOCUMENT_FIELDS: [&str; 9] = [
     "annotations",
 ];
 
-/// A reference to a blob: what it is, its digest and its size.
+/// A descriptor: media type, digest and size of a blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Descriptor {
-    /// What the blob is said to be; the oldest manifests do not say.
+    /// Media type of the blob; absent in the oldest manifests.
     pub media_type: Option<String>,
     /// Digest of the blob.
     pub digest: Digest,
     /// Length of the blob in bytes.
     pub size: u64,
-    /// Where foreign blobs can be had (F18).
+    /// Download addresses of a foreign blob (F18).
     pub urls: Vec<String>,
-    /// Notes, names among them.
+    /// Annotations, which may contain names of the image.
     pub annotations: BTreeMap<String, String>,
-    /// The blob itself, where it is embedded (F19). Not checked yet.
+    /// The blob itself if it is embedded (F19); not checked yet.
     pub data: Option<Vec<u8>>,
-    /// What the image is made for, in an image index.
+    /// Platform of the image, in an image index.
     pub platform: Option<Platform>,
-    /// What kind of artifact a manifest holds; images have none.
+    /// Type of the artifact that a manifest describes; images have none.
     pub artifact_type: Option<String>,
 }
 
 impl Descriptor {
-    /// Checks that `bytes` are the blob; `what` names it in the error.
+    /// Checks that `bytes` have the size and digest of the blob. `what` names the blob in errors.
     ///
     /// # Errors
     /// [`Error::Mismatch`] for another size or digest.
@@ -82,7 +81,7 @@ impl Descriptor {
         Ok(())
     }
 
-    /// Checks the length of the blob, before its bytes are read.
+    /// Checks the length of the blob before its bytes are read.
     ///
     /// # Errors
     /// [`Error::Mismatch`] for another size.
@@ -94,7 +93,7 @@ impl Descriptor {
         Err(Error::mismatch(what.clone(), Property::Size, expected, found))
     }
 
-    /// True for provenance and SBOM manifests that BuildKit puts beside an image (F15).
+    /// Returns true for provenance and SBOM manifests that BuildKit adds to an image (F15).
     #[must_use]
     pub(crate) fn is_attestation(&self) -> bool {
         self.annotations.contains_key(REFERENCE_TYPE)
@@ -127,8 +126,8 @@ fn parse_platform(what: &Subject, value: &Value) -> Result<Option<Platform>> {
     platform_of(&Object::new(what, value, &PLATFORM_FIELDS)?)
 }
 
-/// The platform in a descriptor's `platform` or in a config; nothing when system or machine are not
-/// said.
+/// Returns the platform in a descriptor's `platform` or in a config; `None` when operating system or
+/// architecture is missing.
 pub(super) fn platform_of(object: &Object<'_>) -> Result<Option<Platform>> {
     let os = object.string("os")?.unwrap_or_default();
     let architecture = object.string("architecture")?.unwrap_or_default();
@@ -139,30 +138,31 @@ pub(super) fn platform_of(object: &Object<'_>) -> Result<Option<Platform>> {
     Ok(Some(Platform::new(os, architecture, variant)))
 }
 
-/// A list of manifests or of further image indexes.
+/// An image index: a list of manifests or of further image indexes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageIndex {
-    /// In the order of the document.
+    /// Descriptors in the order of the document.
     pub manifests: Vec<Descriptor>,
-    /// Notes on the whole.
+    /// Annotations of the image index.
     pub annotations: BTreeMap<String, String>,
 }
 
-/// What one image is made of.
+/// A manifest: the config and layers of one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Manifest {
-    /// What it says it is, where it does.
+    /// Media type that the manifest states, if it does.
     pub media_type: Option<String>,
-    /// The image config.
+    /// Descriptor of the image config.
     pub config: Descriptor,
-    /// Lowest first.
+    /// Descriptors of the layers, lowest first.
     pub layers: Vec<Descriptor>,
-    /// Notes on the image.
+    /// Annotations of the image.
     pub annotations: BTreeMap<String, String>,
 }
 
 impl Manifest {
-    /// Returns what this is if it is not an image, with its article: `an artifact of type 'x'`.
+    /// Returns a name for a manifest that is not an image, with its article: `an artifact of type 'x'`;
+    /// `None` for an image.
     #[must_use]
     pub(crate) fn artifact(&self) -> Option<String> {
         let type_of = |descriptor: &Descriptor| descriptor.media_type.clone().unwrap_or_default();
@@ -183,11 +183,11 @@ impl Manifest {
         Some(format!("an artifact of type '{}'", kind.escape_debug()))
     }
 
-    /// Checks that this is an image whose layers are tar streams.
+    /// Checks that the manifest is an image whose layers are tar streams.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for artifacts, build caches, encrypted layers and layers of other
-    /// formats; [`Error::Limit`] past [`MAX_LAYERS`](crate::layer::MAX_LAYERS).
+    /// [`Error::Unsupported`] for artifacts, build caches, encrypted layers and layers of other formats;
+    /// [`Error::Limit`] past [`MAX_LAYERS`](crate::layer::MAX_LAYERS).
     pub(crate) fn check_image(&self) -> Result<()> {
         media_type::check_config(self.config.media_type.as_deref())?;
         if let Some(what) = self.artifact() {
@@ -200,23 +200,22 @@ impl Manifest {
     }
 }
 
-/// Either of the two documents that a reference can lead to.
+/// The two kinds of document that a reference can lead to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Document {
-    /// A list of manifests.
+    /// An image index.
     Index(ImageIndex),
     /// A manifest.
     Manifest(Box<Manifest>),
 }
 
-/// Reads an image index or a manifest. `expected` is the media type of the descriptor that led here,
-/// if one did.
+/// Parses an image index or a manifest. `expected` is the media type in the descriptor of the document, if a
+/// descriptor led to it.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for Docker schema 1, build caches and unknown types;
-/// [`Error::Malformed`] for documents that break their format, that could be read as two kinds, or
-/// that say another media type than their descriptor. A manifest may be OCI's where Docker's is
-/// expected, and the reverse.
+/// [`Error::Unsupported`] for Docker schema 1, build caches and unknown types; [`Error::Malformed`] for
+/// documents that violate their format, that could be read as two kinds, or that state another media type
+/// than their descriptor. An OCI manifest is accepted where a Docker manifest is expected, and the reverse.
 pub(crate) fn parse(what: &Subject, bytes: &[u8], expected: Option<&str>) -> Result<Document> {
     let value = strict_json::parse(what, bytes)?;
     let object = Object::new(what, &value, &DOCUMENT_FIELDS)?;
@@ -238,14 +237,14 @@ pub(crate) fn parse(what: &Subject, bytes: &[u8], expected: Option<&str>) -> Res
     }
 }
 
-/// True for OCI's and Docker's type of manifest. They have the same fields, and engines read either
-/// where the descriptor says the other (X3).
+/// Returns true for the manifest types of OCI and Docker. They have the same fields, and engines read either
+/// type where the descriptor states the other (X3).
 fn is_manifest(media_type: &str) -> bool {
     media_type::document_kind(media_type) == Some(DocumentKind::Manifest)
 }
 
-/// Reads the `index.json` of an OCI layout. Without `manifests`, or with `null`, it lists nothing: so
-/// Docker 25 and later write it where no image has a name (F3).
+/// Parses the `index.json` of an OCI layout. Without `manifests`, or with `null`, the list is empty: Docker
+/// 25 and later write such a file if no image has a name (F3).
 ///
 /// # Errors
 /// As [`parse`]; [`Error::Malformed`] for a manifest.
@@ -271,7 +270,7 @@ fn check_schema(what: &Subject, object: &Object<'_>, media_type: Option<&str>) -
              pull and save the image again with a current engine",
         ));
     }
-    // The field is required, but index.json files without it are about; 2 is all it can say.
+    // The field is required, but some tools omit it in index.json; 2 is its only valid value.
     if version.is_some_and(|version| version != 2) {
         return Err(malformed(what, "'schemaVersion' is not 2"));
     }
@@ -281,7 +280,7 @@ fn check_schema(what: &Subject, object: &Object<'_>, media_type: Option<&str>) -
     Ok(())
 }
 
-/// The kind that media type and fields agree on.
+/// Returns the kind of document, on which media type and fields must agree.
 fn document_kind(what: &Subject, object: &Object<'_>, media_type: Option<&str>) -> Result<DocumentKind> {
     let has_manifests = object.get("manifests").is_some();
     let manifest_field = ["config", "layers"].into_iter().find(|field| object.get(field).is_some());

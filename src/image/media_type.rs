@@ -1,7 +1,8 @@
-//! Media types: which name manifests, image indexes, configs and layers, and which are refused.
+//! Media types: the lists of those that name manifests, image indexes, configs and layers, and of those that
+//! are refused.
 //!
-//! This module owns the lists. Sources: OCI image-spec media-types.md; distribution
-//! manifest-v2-2.md; BuildKit's cache exporter. What the bytes are is decided by looking at them.
+//! This module owns these lists. The format of stored bytes is detected from the bytes, not from the media
+//! type. Sources: OCI image-spec media-types.md; distribution manifest-v2-2.md; BuildKit's cache exporter.
 
 use crate::compress::Compression;
 use crate::error::{Error, Result, Subject};
@@ -18,23 +19,23 @@ pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.ma
 pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// A Docker image config.
 pub(crate) const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-/// BuildKit's record of a build cache, as config of a manifest or as member of an image index.
+/// BuildKit's description of a build cache, as config of a manifest or as entry of an image index.
 pub(crate) const BUILDKIT_CACHE: &str = "application/vnd.buildkit.cacheconfig.v0";
 
-/// Types that registries gave to image configs by mistake, and that engines take for images
-/// (distribution issue 1621). Nothing is said at all in the oldest manifests.
+/// Media types that registries assigned to image configs by mistake, and that engines accept for images
+/// (distribution issue 1621). The oldest manifests have an empty type.
 const MISLABELLED_CONFIGS: [&str; 4] = ["application/octet-stream", "application/json", "text/html", ""];
 
-/// What a document in the tree of an image is.
+/// The kinds of document in the tree of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DocumentKind {
-    /// A list of manifests.
+    /// An image index.
     Index,
     /// A manifest.
     Manifest,
 }
 
-/// What `media_type` says a document is, or nothing for types that are neither.
+/// Returns the kind of document that `media_type` names; `None` for all other types.
 #[must_use]
 pub(crate) fn document_kind(media_type: &str) -> Option<DocumentKind> {
     match media_type {
@@ -44,20 +45,20 @@ pub(crate) fn document_kind(media_type: &str) -> Option<DocumentKind> {
     }
 }
 
-/// True for Docker's schema 1, signed or not (F23).
+/// Returns true for Docker schema 1, signed or not (F23).
 #[must_use]
 pub(crate) fn is_schema_1(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.docker.distribution.manifest.v1+")
 }
 
-/// True for the configs of images, encrypted ones included.
+/// Returns true for image configs, including encrypted ones.
 #[must_use]
 pub(crate) fn is_config(media_type: &str) -> bool {
     let plain = media_type.strip_suffix("+encrypted").unwrap_or(media_type);
     matches!(plain, OCI_CONFIG | DOCKER_CONFIG) || MISLABELLED_CONFIGS.contains(&plain)
 }
 
-/// Checks that a manifest's config is that of an image.
+/// Checks that a manifest's config is an image config.
 ///
 /// # Errors
 /// [`Error::Unsupported`] naming a build cache (F16), an encrypted config or an artifact (F17).
@@ -79,8 +80,8 @@ pub(crate) fn check_config(media_type: Option<&str>) -> Result<()> {
 /// Checks that a layer is a tar stream, compressed or not.
 ///
 /// # Errors
-/// [`Error::Unsupported`] naming encrypted layers (F22), file system images (F24) and whatever else
-/// is no tar.
+/// [`Error::Unsupported`] naming encrypted layers (F22), file system images (F24) and all other types that
+/// are not tar.
 pub(crate) fn check_layer(media_type: &str) -> Result<()> {
     if claimed_compression(media_type).is_some() || media_type.is_empty() {
         return Ok(());
@@ -88,7 +89,7 @@ pub(crate) fn check_layer(media_type: &str) -> Result<()> {
     Err(unsupported(media_type, unread_layer(media_type).unwrap_or("an unknown layer type")))
 }
 
-/// What a layer's type is that is known and is no tar.
+/// Returns a name for a known layer type that is not tar.
 fn unread_layer(media_type: &str) -> Option<&'static str> {
     if media_type.contains("+encrypted") {
         return Some("an encrypted layer");
@@ -98,15 +99,15 @@ fn unread_layer(media_type: &str) -> Option<&'static str> {
     is_file_system.then_some("a layer that is a file system image, not a tar stream")
 }
 
-/// True for the layers of images, those that are not read included. Artifacts that have an image's
-/// config, as cosign's signatures, have layers of other types.
+/// Returns true for layers of images, including layers that cannot be read. Artifacts with an image config,
+/// such as cosign signatures, have layers of other types.
 #[must_use]
 pub(crate) fn is_layer(media_type: &str) -> bool {
     media_type.is_empty() || claimed_compression(media_type).is_some() || unread_layer(media_type).is_some()
 }
 
-/// The compression that a layer's media type claims; nothing for types that are no known layer. The bytes
-/// decide; this is for the warning when they differ (Z7).
+/// Returns the compression that a layer's media type states; `None` for types that are not known layers. The
+/// compression is detected from the bytes; the stated one serves for a warning if the two differ (Z7).
 #[must_use]
 pub(crate) fn claimed_compression(media_type: &str) -> Option<Compression> {
     let suffix = [
@@ -121,7 +122,7 @@ pub(crate) fn claimed_compression(media_type: &str) -> Option<Compression> {
     Compression::from_media_type_suffix(suffix)
 }
 
-/// [`Error::Unsupported`] about a media type, which is escaped.
+/// Creates [`Error::Unsupported`] for a media type, which is escaped.
 pub(crate) fn unsupported(media_type: &str, reason: &str) -> Error {
     Error::unsupported(Subject::MediaType(media_type.to_owned()), reason)
 }

@@ -1,8 +1,8 @@
-//! What an image is: image index, manifest, config, platform choice.
+//! The documents of an image: image index, manifest, config and the choice of a platform.
 //!
-//! Pure: bytes in, descriptions out. This module owns what an image promises about itself, digests
-//! and diff_ids above all, and refuses images that promise two things at once. It must not know
-//! where bytes are kept, nor what is in a layer.
+//! This module parses bytes and does no I/O. It owns what an image states about itself, above all digests and
+//! diff_ids, and refuses images whose documents contradict each other. It must not know where bytes are
+//! stored or what a layer contains.
 
 use std::collections::BTreeMap;
 
@@ -19,53 +19,53 @@ pub use config::{HistoryEntry, ImageConfig};
 pub(crate) use media_type::claimed_compression;
 pub use platform::Platform;
 
-/// What the image says of one layer.
+/// The description of one layer in manifest and config.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LayerDescriptor {
-    /// What its blob is said to be; docker-archives do not say.
+    /// Media type of the blob; docker-archives state none.
     pub media_type: Option<String>,
-    /// Digest of the blob as it is stored; docker-archives name none.
+    /// Digest of the blob as stored; docker-archives state none.
     pub digest: Option<Digest>,
-    /// Length of the blob in bytes, as the manifest has it.
+    /// Length of the blob in bytes, as the manifest states it.
     pub size: Option<u64>,
     /// Digest of the uncompressed tar.
     pub diff_id: Digest,
-    /// The command that made it, where the history tells.
+    /// The command that created the layer, if the history names it.
     pub created_by: Option<String>,
-    /// Where a foreign layer can be had (F18).
+    /// Download addresses of a foreign layer (F18).
     pub urls: Vec<String>,
 }
 
-/// What the image says of itself.
+/// The description of an image in its documents.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ImageInfo {
-    /// The names it goes by in its archive or layout; may be none.
+    /// Names of the image in its archive or layout; may be empty.
     pub names: Vec<String>,
     /// Digest of the manifest; docker-archives have none.
     pub manifest_digest: Option<Digest>,
-    /// Digest of the config, which is the image's ID for Docker.
+    /// Digest of the config, which Docker uses as the image's ID.
     pub config_digest: Digest,
-    /// What it is made for, by its config or else by its image index.
+    /// Platform of the image from its config, or else from its image index.
     pub platform: Option<Platform>,
     /// The parsed config.
     pub config: ImageConfig,
-    /// Lowest first.
+    /// The layers, lowest first.
     pub layers: Vec<LayerDescriptor>,
-    /// Notes of the manifest.
+    /// Annotations of the manifest.
     pub annotations: BTreeMap<String, String>,
-    /// The manifest's bytes; for a docker-archive all of `manifest.json`.
+    /// Bytes of the manifest; for a docker-archive, all of `manifest.json`.
     pub raw_manifest: Vec<u8>,
-    /// The config's bytes.
+    /// Bytes of the config.
     pub raw_config: Vec<u8>,
 }
 
-/// Pairs the manifest's layers with the diff_ids and commands of the config. `what` names the manifest in
+/// Combines the manifest's layers with the diff_ids and commands of the config. `what` names the manifest in
 /// errors.
 ///
 /// # Errors
-/// [`Error::Malformed`] when manifest and config do not have the same number of layers (F9).
+/// [`Error::Malformed`] when manifest and config have different numbers of layers (F9).
 pub(crate) fn pair_layers(
     what: &Subject,
     layers: &[manifest::Descriptor],
@@ -85,10 +85,10 @@ pub(crate) fn pair_layers(
         .collect())
 }
 
-/// Checks that there are `layers` diff_ids. `what` names the document that lists the layers in errors.
+/// Checks that the config has `layers` diff_ids. `what` names the document that lists the layers in errors.
 ///
 /// # Errors
-/// [`Error::Malformed`] when there are not (F9).
+/// [`Error::Malformed`] for another number of diff_ids (F9).
 pub(crate) fn check_layer_count(what: &Subject, layers: usize, config: &ImageConfig) -> Result<()> {
     if layers == config.diff_ids.len() {
         return Ok(());

@@ -1,29 +1,29 @@
-//! Platforms: how they are written, and which image runs where.
+//! Platforms: their text form, and which image runs on which machine.
 //!
-//! This module owns the choice among the images of an image index. The rules are containerd's
-//! (`platforms`: normalisation, aliases, and which older machine a newer one stands in for), so the
-//! image that is shown is the one an engine would run.
+//! This module owns the choice among the images of an image index. It follows containerd's `platforms`
+//! package (normalisation, aliases, and which older architectures a newer machine runs), so the image that is
+//! chosen is the one that an engine would run.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// An operating system and a machine, with aliases and defaults resolved.
+/// An operating system and an architecture, with aliases and defaults resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Platform {
-    /// As Go names it: `linux`.
+    /// Operating system as Go names it: `linux`.
     pub os: String,
-    /// As Go names it: `amd64`.
+    /// Architecture as Go names it: `amd64`.
     pub architecture: String,
-    /// The version of the architecture, `v7`; empty where the default is meant (`arm` always has
-    /// one).
+    /// Version of the architecture, for example `v7`; empty for the default version. `arm` always has a
+    /// version.
     pub variant: String,
 }
 
 impl Platform {
-    /// A platform from its parts, of which `variant` may be empty.
+    /// Creates a platform from its parts. `variant` may be empty.
     #[must_use]
     pub fn new(os: &str, architecture: &str, variant: &str) -> Self {
         let os = match os.to_lowercase() {
@@ -34,14 +34,15 @@ impl Platform {
         Platform { os, architecture, variant }
     }
 
-    /// This machine. Images are Linux images unless another system is asked for.
+    /// Returns the platform of this machine. The operating system is `linux`, because images are Linux images
+    /// unless another platform is requested.
     #[must_use]
     pub fn host() -> Self {
         Platform::new("linux", host_architecture(std::env::consts::ARCH), "")
     }
 
-    /// How well an image for `image` serves a machine that is this platform: 0 is best, nothing is
-    /// not at all.
+    /// Returns how well a machine of this platform runs an image for `image`: 0 is best, `None` means not at
+    /// all.
     #[must_use]
     pub(crate) fn rank(&self, image: &Platform) -> Option<usize> {
         if self.os != image.os {
@@ -52,7 +53,7 @@ impl Platform {
         })
     }
 
-    /// True for the `unknown/unknown` that BuildKit gives to attestations (F15).
+    /// Returns true for `unknown/unknown`, which BuildKit gives to attestations (F15).
     #[must_use]
     pub(crate) fn is_unknown(&self) -> bool {
         self.os == "unknown" && self.architecture == "unknown"
@@ -72,7 +73,7 @@ impl fmt::Display for Platform {
 impl FromStr for Platform {
     type Err = Error;
 
-    /// Reads `os/arch[/variant]`.
+    /// Parses `os/arch[/variant]`.
     fn from_str(text: &str) -> Result<Self> {
         let bad = || Error::Reference {
             text: text.to_owned(),
@@ -94,7 +95,7 @@ impl FromStr for Platform {
     }
 }
 
-/// The best of `candidates` for `wanted`; the first where several are as good.
+/// Returns the position of the best of `candidates` for `wanted`; the first one if several are equal.
 #[must_use]
 pub(crate) fn choose(wanted: &Platform, candidates: &[Option<Platform>]) -> Option<usize> {
     candidates
@@ -105,7 +106,7 @@ pub(crate) fn choose(wanted: &Platform, candidates: &[Option<Platform>]) -> Opti
         .map(|(_, at)| at)
 }
 
-/// containerd `platforms/database.go`, normalizeArch.
+/// Resolves aliases and defaults. Source: containerd `platforms/database.go`, normalizeArch.
 fn normalise(architecture: &str, variant: &str) -> (String, String) {
     let (architecture, variant) = match (architecture, variant) {
         ("i386" | "i486" | "i586" | "i686" | "x86", _) => ("386", ""),
@@ -124,7 +125,8 @@ fn normalise(architecture: &str, variant: &str) -> (String, String) {
     (architecture.to_owned(), variant.to_owned())
 }
 
-/// What a machine runs, best first: containerd `platforms/compare.go`, platformVector.
+/// Returns the architectures that a machine runs, best first. Source: containerd `platforms/compare.go`,
+/// platformVector.
 fn runnable(architecture: &str, variant: &str) -> Vec<(String, String)> {
     let version = |variant: &str| variant.trim_start_matches('v').parse::<u8>().ok();
     let down = |architecture: &str, from: u8, to: u8| -> Vec<(String, String)> {
@@ -158,7 +160,7 @@ fn runnable(architecture: &str, variant: &str) -> Vec<(String, String)> {
     vector
 }
 
-/// Go's name for a machine that Rust calls `rust_name`.
+/// Returns Go's name for the architecture that Rust calls `rust_name`.
 fn host_architecture(rust_name: &str) -> &str {
     match rust_name {
         "x86_64" => "amd64",

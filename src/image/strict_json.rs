@@ -1,12 +1,12 @@
-//! JSON that reads the same in every program, or is refused.
+//! A JSON parser that refuses documents which other programs could read differently.
 //!
-//! Go's decoder, which container engines use, takes the last of two equal keys and matches field
-//! names without regard to case; others do neither. An image that means one thing to a scanner and
-//! another to an engine is built from such differences (X5). This module refuses equal keys in any
-//! object, and, in every object whose fields are known, two keys that stand for one field. A field
-//! whose only key is written in another case is read, as engines read it: some build tools write
-//! such keys. Keys that users choose (labels, annotations) may differ in case. This module bounds
-//! what a document can cost in memory and stack, and must not know what any document means.
+//! Go's decoder, which container engines use, takes the last of two equal keys and matches field names
+//! without regard to case; other decoders do neither. Attackers use such differences to build an image that a
+//! scanner and an engine understand differently (X5). This module refuses equal keys in any object, and, in
+//! every object whose fields are known, two keys that match the same field. A field whose only key has
+//! another case is read, as engines read it, because some build tools write such keys. Keys that users choose
+//! (labels, annotations) may differ in case. This module limits the memory and stack that a document can use,
+//! and must not know what any document means.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -17,18 +17,18 @@ use serde_json::{Map, Number, Value};
 
 use crate::error::{Error, Result, Subject};
 
-/// Objects and arrays inside each other. Image documents need six; every level costs stack.
+/// Maximum nesting of objects and arrays. Image documents need six levels; every level uses stack.
 pub(crate) const MAX_DEPTH: u32 = 64;
 
-/// Values in one document. A value takes up to about a hundred bytes of memory for two bytes of
-/// text; half a million is more than the largest honest `manifest.json` holds.
+/// Maximum number of values in one document. A value uses up to about a hundred bytes of memory for two bytes
+/// of text; half a million is more than the largest legitimate `manifest.json` holds.
 pub(crate) const MAX_VALUES: u32 = 512 * 1024;
 
-/// Parses `bytes`, which `what` names in errors.
+/// Parses `bytes`. `what` names the document in errors.
 ///
 /// # Errors
-/// [`Error::Malformed`] for bytes that are no JSON, for equal keys in one object, and past
-/// [`MAX_DEPTH`] or [`MAX_VALUES`].
+/// [`Error::Malformed`] for bytes that are not JSON, for equal keys in one object, and past [`MAX_DEPTH`] or
+/// [`MAX_VALUES`].
 pub(crate) fn parse(what: &Subject, bytes: &[u8]) -> Result<Value> {
     let budget = Cell::new(MAX_VALUES);
     let strict = Strict { depth: MAX_DEPTH, budget: &budget };
@@ -43,16 +43,15 @@ pub(crate) fn parse(what: &Subject, bytes: &[u8]) -> Result<Value> {
 #[derive(Debug, Clone)]
 pub(crate) struct Object<'a> {
     what: &'a Subject,
-    /// The fields that are there, by the names they are known by.
+    /// The fields that are present, by their known names.
     fields: Vec<(&'a str, &'a Value)>,
 }
 
 impl<'a> Object<'a> {
-    /// `value` as an object with the fields `known`, in any case; other keys are allowed and not
-    /// read.
+    /// Reads `value` as an object with the fields `known`, in any case. Other keys are allowed and ignored.
     ///
     /// # Errors
-    /// [`Error::Malformed`] when it is no object, or has two keys that are one of `known`.
+    /// [`Error::Malformed`] when `value` is not an object, or has two keys for one of `known`.
     pub(crate) fn new(what: &'a Subject, value: &'a Value, known: &[&'a str]) -> Result<Self> {
         let keys = value.as_object().ok_or_else(|| malformed(what, "not a JSON object".to_owned()))?;
         let mut fields: Vec<(&str, &Value)> = Vec::new();
@@ -70,43 +69,43 @@ impl<'a> Object<'a> {
         Ok(Object { what, fields })
     }
 
-    /// A field; one that is `null` is absent, as engines read it.
+    /// Returns a field. A field that is `null` counts as absent, as in engines.
     #[must_use]
     pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
         let found = self.fields.iter().find(|(field, _)| *field == key);
         found.map(|(_, value)| *value).filter(|value| !value.is_null())
     }
 
-    /// A field that is a string.
+    /// Returns a string field.
     ///
     /// # Errors
-    /// [`Error::Malformed`] when it is something else. So for all of the following.
+    /// [`Error::Malformed`] when the field has another type. The same applies to the methods below.
     pub(crate) fn string(&self, key: &str) -> Result<Option<&'a str>> {
         self.typed(key, "a string", Value::as_str)
     }
 
-    /// A field that is a string and must be there.
+    /// Returns a required string field.
     pub(crate) fn required_string(&self, key: &str) -> Result<&'a str> {
         self.string(key)?.ok_or_else(|| self.missing(key))
     }
 
-    /// A field that is a non-negative integer.
+    /// Returns a field that is a non-negative integer.
     pub(crate) fn u64(&self, key: &str) -> Result<Option<u64>> {
         self.typed(key, "a non-negative integer", Value::as_u64)
     }
 
-    /// A field that is `true` or `false`; absent is `false`.
+    /// Returns a boolean field; `false` if absent.
     pub(crate) fn bool(&self, key: &str) -> Result<bool> {
         Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(false))
     }
 
-    /// A field that is an array; absent is empty.
+    /// Returns an array field; empty if absent.
     pub(crate) fn array(&self, key: &str) -> Result<&'a [Value]> {
         let array = self.typed(key, "an array", Value::as_array)?;
         Ok(array.map(Vec::as_slice).unwrap_or_default())
     }
 
-    /// A field that is an array of strings; absent is empty.
+    /// Returns a field that is an array of strings; empty if absent.
     pub(crate) fn strings(&self, key: &str) -> Result<Vec<String>> {
         self.array(key)?
             .iter()
@@ -115,7 +114,7 @@ impl<'a> Object<'a> {
             .ok_or_else(|| self.wrong(key, "an array of strings"))
     }
 
-    /// A field that is an object of strings under keys that users choose; absent is empty.
+    /// Returns a field that is an object of strings under keys that users choose; empty if absent.
     pub(crate) fn string_map(&self, key: &str) -> Result<BTreeMap<String, String>> {
         let Some(map) = self.typed(key, "an object", Value::as_object)? else {
             return Ok(BTreeMap::new());
@@ -126,7 +125,7 @@ impl<'a> Object<'a> {
             .ok_or_else(|| self.wrong(key, "an object of strings"))
     }
 
-    /// What to say when a field that must be there is not.
+    /// Creates the error for a required field that is absent.
     #[must_use]
     pub(crate) fn missing(&self, key: &str) -> Error {
         malformed(self.what, format!("'{key}' is missing"))
@@ -144,13 +143,13 @@ impl<'a> Object<'a> {
     }
 }
 
-/// [`Error::Malformed`] about `what`.
+/// Creates [`Error::Malformed`] about `what`.
 pub(crate) fn malformed(what: &Subject, reason: impl Into<String>) -> Error {
     Error::malformed(what.clone(), reason)
 }
 
-/// A key as Go's `encoding/json` compares it: simple case folding, in which the long s (U+017F) is
-/// an s; the Kelvin sign (U+212A) is a k by its lower case.
+/// Folds a key as Go's `encoding/json` compares it: simple case folding, in which the long s (U+017F) equals
+/// s. The Kelvin sign (U+212A) becomes k by its lower case.
 fn fold(key: &str) -> String {
     key.chars().flat_map(char::to_lowercase).map(|c| if c == '\u{17f}' { 's' } else { c }).collect()
 }

@@ -1,4 +1,4 @@
-//! Stories about manifests and image indexes.
+//! Tests of manifests and image indexes.
 
 use super::manifest::{Descriptor, Document, ImageIndex, Manifest, parse};
 use super::media_type::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
@@ -74,7 +74,7 @@ fn x3_a_document_must_be_of_the_kind_its_descriptor_says() {
     assert!(parse(&Subject::Image, typed.as_bytes(), Some(OCI_INDEX)).is_ok());
 }
 
-/// The two have the same fields; containerd and skopeo read the manifest and ignore which of the two
+/// Both types have the same fields; containerd and skopeo read the manifest and ignore which of the two types
 /// its descriptor names.
 #[test]
 fn x3_a_manifest_may_be_ocis_where_dockers_is_expected_and_the_reverse() {
@@ -83,7 +83,7 @@ fn x3_a_manifest_may_be_ocis_where_dockers_is_expected_and_the_reverse() {
         let document = parse(&Subject::Image, typed.as_bytes(), Some(expected)).unwrap();
         let Document::Manifest(manifest) = document else { panic!("{document:?}") };
         assert_eq!(manifest.media_type.as_deref(), Some(own));
-        // What could be read as two kinds of document is refused nevertheless.
+        // Documents that could be read as two kinds are still refused.
         let sly = manifest_with_manifests(own);
         assert!(refusal(&sly, Some(expected)).to_string().contains("the document type is ambiguous"));
     }
@@ -107,7 +107,7 @@ fn x5_equal_and_variant_keys_are_refused_in_every_object() {
     }
 }
 
-/// A manifest cannot hide what would make it another document behind a key in another case.
+/// A key in another case must not hide that a manifest could be read as another document.
 #[test]
 fn x5_a_key_in_another_case_counts_in_every_check() {
     let text = manifest(CONFIG, LAYER, r#","Manifests":[]"#);

@@ -1,8 +1,10 @@
-//! A seekable copy: the spans of a layer that nothing but decoding from far back would reach.
+//! The seekable copy: spans of a layer that are far from a checkpoint, stored as separate frames.
 //!
-//! A zstd layer is usually one frame, and xz and bzip2 streams cannot be entered at all. While such a
-//! layer is read for the first time, its spans are written to a file beside the layer index, each as a
-//! zstd frame of its own. The layer index says where each frame lies; losing the file costs time only.
+//! A zstd layer is usually one frame, and decoding cannot resume within a block of xz or bzip2. While such a
+//! layer is read for the first time, its spans are written to a file beside the layer index, each as a zstd
+//! frame of its own. The layer index stores the position of each frame. If the file is lost, reads take
+//! longer. This module owns the form of a frame and the compression level. It does not decide which spans are
+//! copied.
 
 use std::fs::File;
 use std::io::Write;
@@ -11,12 +13,12 @@ use super::entry::Extent;
 use crate::error::{StreamFault, StreamResult as Result};
 use crate::read_at::ReadAt;
 
-/// The copy must not slow down the first read of a layer. Negative levels trade size for speed (zstd manual,
-/// "Compression levels"): on a real layer of 470 MB, level -10 packs 880 MB/s to 64 %, -20 1.1 GB/s to 71 %,
-/// -50 1.6 GB/s to 82 %.
+/// The zstd level, chosen so that the copy does not slow down the first read of a layer. Negative levels
+/// trade size for speed (zstd manual, "Compression levels"): on a real layer of 470 MB, level -10 packs 880
+/// MB/s to 64 %, -20 1.1 GB/s to 71 %, -50 1.6 GB/s to 82 %.
 const LEVEL: i32 = -20;
 
-/// Writes a copy, one frame a span.
+/// Writes a seekable copy, one frame for each span.
 pub(crate) struct CopyWriter {
     file: File,
     offset: u64,
@@ -31,20 +33,20 @@ impl std::fmt::Debug for CopyWriter {
 }
 
 impl CopyWriter {
-    /// Writes to `file`, which is empty.
+    /// Creates a writer to `file`, which is empty.
     ///
     /// # Errors
-    /// When zstd has no memory.
+    /// When zstd cannot allocate its context.
     pub(crate) fn new(file: File) -> Result<Self> {
         let compressor = zstd::bulk::Compressor::new(LEVEL)
             .map_err(|cause| StreamFault::io("cannot set up zstd for", cause))?;
         Ok(CopyWriter { file, offset: 0, compressor, frame: Vec::new() })
     }
 
-    /// Adds a span and tells where its frame lies.
+    /// Appends a span and returns the position of its frame.
     ///
     /// # Errors
-    /// When the file cannot be written (the disk is full).
+    /// When the file cannot be written, for example because the disk is full.
     pub(crate) fn push(&mut self, span: &[u8]) -> Result<Extent> {
         let failed = |cause| StreamFault::io("cannot write the seekable copy of", cause);
         self.frame.clear();
@@ -56,18 +58,18 @@ impl CopyWriter {
         Ok(extent)
     }
 
-    /// The file, and how many bytes were written to it.
+    /// Returns the file and the number of bytes written to it.
     #[must_use]
     pub(crate) fn finish(self) -> (File, u64) {
         (self.file, self.offset)
     }
 }
 
-/// Reads the frame at `frame` of a copy, which holds `len_bytes` bytes of the tar. They take the place of
-/// whatever is in `buffer`.
+/// Reads the frame at `frame` of a copy, which holds `len_bytes` bytes of the tar, and replaces the contents
+/// of `buffer`.
 ///
 /// # Errors
-/// When the copy is cut short or damaged.
+/// When the copy is truncated or damaged.
 pub(crate) fn read_frame(
     copy: &dyn ReadAt,
     frame: Extent,
@@ -75,7 +77,8 @@ pub(crate) fn read_frame(
     buffer: &mut Vec<u8>,
 ) -> Result<()> {
     let failed = |cause| StreamFault::io("cannot read the seekable copy of", cause);
-    // Both lengths come from an index whose checksum holds, but a forged one must not allocate at will.
+    // Both lengths come from an index with a valid checksum, but a forged index must not cause large
+    // allocations.
     let stored = usize::try_from(frame.len_bytes.min(copy.len())).unwrap_or(0);
     let len = usize::try_from(len_bytes).unwrap_or(usize::MAX);
     let mut compressed = vec![0; stored];

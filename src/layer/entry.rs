@@ -1,35 +1,36 @@
-//! What one tar member says, after its extension headers were applied.
+//! Tar entries: one tar member after its extension headers were applied.
 //!
-//! An [`Entry`] borrows: from the parser's buffers while a layer is read for the first time, from
-//! the layer index ever after. Whiteouts are entries like any other here.
+//! An [`Entry`] borrows its data: from the parser's buffers while a layer is read for the first time, from
+//! the layer index afterwards. This module owns the fields of an entry. It must not know whiteouts, which are
+//! ordinary entries here.
 
 use std::borrow::Cow;
 
 /// One tar member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry<'a> {
-    /// Offset of the first header of this member (extension headers included) in the tar, in bytes.
+    /// Offset in the tar, in bytes, of the first header of this member, extension headers included.
     pub header_offset: u64,
-    /// The name as it stands in the tar: bytes, not cleaned.
+    /// The name as the tar writes it: bytes, not cleaned.
     pub name: &'a [u8],
-    /// What it is.
+    /// The type of the member, with the data of that type.
     pub kind: EntryKind<'a>,
-    /// Mode, owner, time.
+    /// Mode, owner and modification time.
     pub meta: Meta,
-    /// Extended attributes, in the order of the tar, names without duplicates (the last wins).
+    /// Extended attributes in the order of the tar; names are unique (the last of equal names wins).
     pub xattrs: Xattrs<'a>,
 }
 
-/// What a member is.
+/// The types of tar members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum EntryKind<'a> {
     /// A regular file.
     File(FileData<'a>),
     /// A directory.
     Directory,
-    /// A symbolic link and where it leads; bytes.
+    /// A symbolic link with its target; bytes.
     Symlink(&'a [u8]),
-    /// A hard link and the name of what it links to; bytes, not cleaned.
+    /// A hard link with the name of its target; bytes, not cleaned.
     Hardlink(&'a [u8]),
     /// A character device.
     Char(DeviceNumber),
@@ -39,34 +40,34 @@ pub(crate) enum EntryKind<'a> {
     Fifo,
 }
 
-/// A device's major and minor number.
+/// The major and minor number of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct DeviceNumber {
-    /// Which driver.
+    /// Number of the driver.
     pub major: u32,
-    /// Which of its devices.
+    /// Number of the device within its driver.
     pub minor: u32,
 }
 
-/// Where a file's bytes are.
+/// The size and stored bytes of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FileData<'a> {
     /// Logical size in bytes, holes included.
     pub size: u64,
-    /// The bytes that are stored.
+    /// Location of the stored bytes.
     pub stored: Stored<'a>,
 }
 
 /// The stored part of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Stored<'a> {
-    /// All of the file, in one run.
+    /// All of the file, in one extent.
     Contiguous(Extent),
-    /// Parts of the file; all else is holes. Ascending, not overlapping, none empty.
+    /// Parts of the file; the rest is holes. Ascending, not overlapping, none empty.
     Sparse(Cow<'a, [Segment]>),
 }
 
-/// A run of bytes in the uncompressed tar.
+/// A range of bytes in the uncompressed tar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Extent {
     /// Offset in the uncompressed tar, in bytes.
@@ -75,17 +76,17 @@ pub(crate) struct Extent {
     pub len_bytes: u64,
 }
 
-/// A run of stored bytes of a sparse file.
+/// A range of stored bytes in a sparse file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Segment {
     /// Offset in the file, in bytes.
     pub file_offset: u64,
-    /// Where the bytes are.
+    /// Location of the bytes in the tar.
     pub extent: Extent,
 }
 
 impl FileData<'_> {
-    /// Bytes that are stored, holes left out.
+    /// Returns the number of stored bytes, without holes.
     #[must_use]
     pub(crate) fn stored_bytes(&self) -> u64 {
         match &self.stored {
@@ -95,55 +96,55 @@ impl FileData<'_> {
     }
 }
 
-/// Mode, owner and time of a member, as docs/semantics.md M6 to M8 clean them.
+/// Mode, owner and modification time of a member, cleaned according to docs/semantics.md M6 to M8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Meta {
-    /// Permission bits, set-id and sticky bits: `& 0o7777`. Symlinks have 0777.
+    /// Permission bits, set-id bits and sticky bit (`& 0o7777`). Symlinks have 0777.
     pub mode: u16,
-    /// Owner.
+    /// User id of the owner.
     pub uid: u32,
-    /// Group.
+    /// Group id of the owner.
     pub gid: u32,
     /// Time of last modification.
     pub mtime: Timestamp,
 }
 
-/// Time since the epoch; never negative (docs/semantics.md M7).
+/// A time since the epoch; never negative (docs/semantics.md M7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Timestamp {
-    /// Whole seconds.
+    /// Whole seconds since the epoch.
     pub seconds: u64,
-    /// The rest, below 1,000,000,000.
+    /// Nanoseconds within the second, below 1,000,000,000.
     pub nanos: u32,
 }
 
-/// Extended attributes, packed as `u16 name length, u32 value length, name, value`, little-endian,
-/// one after the other.
+/// Extended attributes, packed as `u16 name length, u32 value length, name, value`, little-endian, one after
+/// the other.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Xattrs<'a> {
     packed: &'a [u8],
 }
 
 impl<'a> Xattrs<'a> {
-    /// A view of packed attributes. Reading stops where the packing is broken.
+    /// Creates a view of packed attributes. Iteration stops at the first malformed attribute.
     #[must_use]
     pub(crate) fn from_packed(packed: &'a [u8]) -> Self {
         Xattrs { packed }
     }
 
-    /// The packed form, as a layer index stores it.
+    /// Returns the packed form, as a layer index stores it.
     #[must_use]
     pub(crate) fn as_packed(&self) -> &'a [u8] {
         self.packed
     }
 
-    /// True when there are none.
+    /// Returns true if there are no attributes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.packed.is_empty()
     }
 
-    /// Name and value of each.
+    /// Returns the name and value of each attribute.
     pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let mut rest = self.packed;
         std::iter::from_fn(move || {
@@ -157,14 +158,14 @@ impl<'a> Xattrs<'a> {
         })
     }
 
-    /// The value of one.
+    /// Returns the value of the attribute `name`.
     #[must_use]
     pub fn get(&self, name: &[u8]) -> Option<&'a [u8]> {
         self.iter().find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
-    /// Adds one to a packed list. False, with nothing added, when its name or value is too long for
-    /// the packing (which is far past what Linux takes).
+    /// Appends an attribute to a packed list. Returns false, without a change, when the name or the value is
+    /// too long for the packed form, which is far above the limits of Linux.
     pub(crate) fn pack(packed: &mut Vec<u8>, name: &[u8], value: &[u8]) -> bool {
         let (Ok(name_len), Ok(value_len)) = (u16::try_from(name.len()), u32::try_from(value.len())) else {
             return false;

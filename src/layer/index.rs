@@ -1,8 +1,8 @@
-//! One pass over a layer: digests, entries, checkpoints and span hashes at once.
+//! One pass over a layer, which computes digests, entries, checkpoints and span hashes.
 //!
-//! This module owns what a pass is asked, what it yields and what a mismatch means. How the work is
-//! spread over threads is in [`super::pass`]; where the index is kept is in [`crate::store`]. It does
-//! not know where the bytes come from.
+//! This module owns the request and the results of a pass, and what counts as a mismatch. [`super::pass`]
+//! distributes the work over threads, and [`crate::store`] stores the index. This module must not know where
+//! the bytes come from.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -18,59 +18,60 @@ use crate::digest::Digest;
 use crate::error::{Error, Property, Result, Subject};
 use crate::read_at::ReadAt;
 
-/// Whether bytes are checked against the image's digests.
+/// Whether bytes are compared with the image's digests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Verify {
-    /// Every digest, size and span.
+    /// Every digest, size and span is compared.
     #[default]
     Full,
-    /// Nothing, and a damaged layer shows what could be had of it.
+    /// Nothing is compared, and of a damaged layer the entries before the damage are shown.
     Off,
 }
 
-/// What an image says a layer must be.
+/// The digests and the size that an image states for a layer.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Expected {
     /// Digest of the uncompressed tar.
     pub diff_id: Option<Digest>,
     /// Digest of the bytes as stored.
     pub blob_digest: Option<Digest>,
-    /// Length of the bytes as stored.
+    /// Length in bytes of the layer as stored.
     pub blob_bytes: Option<u64>,
 }
 
-/// A layer to be indexed.
+/// A request to index a layer.
 pub(crate) struct Request<'a> {
-    /// The bytes as stored.
+    /// Bytes of the layer as stored.
     pub bytes: Arc<dyn ReadAt>,
-    /// Its name in errors.
+    /// The layer's name in errors.
     pub what: &'a Subject,
-    /// How it is compressed, if that is known; otherwise it is detected.
+    /// The compression, if known; otherwise it is detected.
     pub compression: Option<Compression>,
-    /// What it must be.
+    /// The expected digests and size.
     pub expected: Expected,
-    /// Take the SHA-256 of what nothing is expected of, too.
+    /// Whether SHA-256 digests are also computed where none are expected.
     pub learn: bool,
-    /// Whether that is checked.
+    /// Whether digests are compared with the expected ones.
     pub verify: Verify,
-    /// What the tar may hold.
+    /// The limits for the tar.
     pub limits: Limits,
-    /// Empty files for what is too large for memory; without them windows stay in memory, and spans far
-    /// from a checkpoint are decoded from there each time.
+    /// Empty files for data that is too large for memory. Without them windows stay in memory, and spans far
+    /// from a checkpoint are decoded from that checkpoint each time.
     pub scratch: Option<Scratch>,
-    /// Called with the number of stored bytes that were read since the last call.
+    /// A callback for progress: receives the number of stored bytes that were read since its last call.
     pub progress: &'a (dyn Fn(u64) + Sync),
-    /// Receives the uncompressed bytes.
+    /// Observer that receives the uncompressed bytes.
     pub observer: Option<Box<dyn TarObserver>>,
 }
 
-/// Receives the uncompressed bytes of a pass: an archive's members can be indexed as they are unpacked.
+/// Receives the uncompressed bytes of a pass, so that an archive's members can be indexed while it is
+/// unpacked.
 pub(crate) trait TarObserver {
-    /// A regular file begins: its bytes lie in this extent, and none of them went by yet.
+    /// Announces a regular file whose bytes have this extent; none of them were passed yet.
     fn file(&mut self, extent: Extent);
 
-    /// The bytes at `offset` of the uncompressed tar; they follow those of the call before.
+    /// Passes the bytes at `offset` of the uncompressed tar, which follow the bytes of the previous call.
     fn bytes(&mut self, offset: u64, bytes: &[u8]);
 }
 
@@ -80,32 +81,33 @@ impl std::fmt::Debug for Request<'_> {
     }
 }
 
-/// Files that one pass writes to.
+/// The files that one pass writes to.
 #[derive(Debug)]
 pub(crate) struct Scratch {
-    /// Takes the compressed windows.
+    /// File for the compressed windows.
     pub windows: File,
-    /// Takes the seekable copy.
+    /// File for the seekable copy.
     pub copy: File,
 }
 
-/// What one pass yields.
+/// The results of one pass.
 #[derive(Debug)]
 pub(crate) struct Indexed {
-    /// The index.
+    /// The layer index.
     pub index: LayerIndex,
-    /// The compressed windows of its checkpoints.
+    /// The compressed windows of the index's checkpoints.
     pub windows: Windows,
-    /// The seekable copy, when one was needed and could be written.
+    /// The seekable copy, if one was needed and could be written.
     pub copy: Option<File>,
 }
 
 /// Reads a layer once and indexes it.
 ///
 /// # Errors
-/// [`Error::Mismatch`] when a size or digest is not the expected one (told in preference to the damage
-/// that shows first), [`Error::Tar`], [`Error::Decompress`] or [`Error::Limit`] for what cannot be read,
-/// [`Error::Io`] when the source fails. Under [`Verify::Off`] damage ends the index early instead.
+/// [`Error::Mismatch`] when a size or digest is not the expected one (a mismatch is reported in preference to
+/// damage found earlier), [`Error::Tar`], [`Error::Decompress`] or [`Error::Limit`] for bytes that cannot be
+/// decoded or parsed, [`Error::Io`] when the source cannot be read. Under [`Verify::Off`] damage ends the
+/// index early and is not an error.
 pub(crate) fn index_layer(request: Request<'_>) -> Result<Indexed> {
     let found = request.bytes.len();
     if let Some(expected) = request.expected.blob_bytes
@@ -120,7 +122,7 @@ pub(crate) fn index_layer(request: Request<'_>) -> Result<Indexed> {
         ));
     }
     if request.verify == Verify::Off {
-        // A scan seeks, so the beginning is looked at by itself.
+        // A header scan seeks, so the compression is detected in a separate read.
         let known = request.compression.map_or_else(|| Compression::detect(&*request.bytes), Ok);
         let compression = known.map_err(|cause| Error::io_on("cannot read", request.what.clone(), cause))?;
         if compression == Compression::Plain {

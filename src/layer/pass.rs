@@ -1,13 +1,14 @@
-//! The pass over a layer, spread over threads.
+//! The stages of a pass over a layer, distributed over threads.
 //!
 //! ```text
 //! read + blob digest  ->  decode  ->  diff_id + span hashes + entries  ->  seekable copy
 //! ```
 //!
-//! Each stage is a thread, the queues between them are short, and buffers go round, so memory is bounded
-//! whatever the layer holds. A stage that fails hangs up; the stages before it notice and stop, except
-//! that the blob digest is always finished: "the blob is not the one that was promised" says more than
-//! the damage that shows first.
+//! Each stage is a thread, the queues between stages are short, and buffers are reused, so memory does not
+//! grow with the layer. A stage that fails closes its queues, and the stages before it stop. The exception is
+//! the blob digest, which is still computed: a digest mismatch is a better report than the damage that is
+//! found first. This module owns the order in which the faults of the stages are reported, and where spans
+//! end.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -28,22 +29,22 @@ use crate::error::{Error, Property, Result, StreamFault, StreamResult, Subject};
 use crate::read_at::ReadAt;
 use crate::warning::WarningKind;
 
-/// Spans end at the first place to re-enter after this much output: small enough that a random read is
-/// over in about 1.5 ms, large enough that windows stay a few percent of the layer.
+/// A span ends at the first boundary after this many bytes of output: small enough that a random read takes
+/// about 1.5 ms, large enough that windows stay a few percent of the layer.
 pub(super) const SPAN_BYTES: usize = 1 << 20;
-/// From here on a span ends at the end of a frame or block that is met by chance.
+/// A span ends at the end of a frame or block after this many bytes, in formats where boundaries are rare.
 const EARLY_SPAN_BYTES: usize = SPAN_BYTES / 4 * 3;
-/// A span ends here even if there is no place to re-enter: bounds memory against endless deflate blocks.
+/// The maximum length of a span, even without a boundary, which limits the memory for endless deflate blocks.
 /// zlib's own blocks end within 4.2 MB (16,383 symbols of 258 bytes).
 const MAX_SPAN_BYTES: usize = 8 << 20;
-/// A span that lies further than this behind the last checkpoint gets a seekable copy.
+/// The distance in bytes from the last checkpoint beyond which a span gets a seekable copy.
 const COPY_DISTANCE_BYTES: u64 = 4 << 20;
-/// Stored bytes that are read at a time.
+/// Number of stored bytes read at a time.
 const READ_BYTES: usize = 512 << 10;
-/// Buffers that may wait between two stages.
+/// Maximum number of buffers that wait between two stages.
 const QUEUE: usize = 4;
 
-/// Runs the stages and judges what they found.
+/// Runs the stages and combines their results.
 pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
     let Request { bytes, what, compression, expected, learn, verify, limits, scratch, progress, observer } =
         request;
@@ -52,7 +53,7 @@ pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
     let (compression, stream) =
         open(bytes, compression).map_err(|cause| StreamFault::io_at("cannot read", 0, cause).of(what))?;
     let (windows, copy) = scratch.map_or((None, None), |scratch| (Some(scratch.windows), Some(scratch.copy)));
-    // A plain layer is seekable as it is.
+    // A plain layer needs no copy, because it can be read at any offset.
     let copy = copy.filter(|_| compression != Compression::Plain);
     let shared = Shared { pool: Pool::default(), abandoned: AtomicBool::new(false), progress };
     let hasher_for = |expected: Option<Digest>| {
@@ -77,7 +78,7 @@ pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
         let shared = &shared;
         let (span_out, span_in) = sync_channel(QUEUE);
         let (copy_out, copy_in) = sync_channel(QUEUE);
-        // The blob of a plain layer is its tar: one hash answers both.
+        // The blob of a plain layer is its tar, so one hash serves for both digests.
         let same = compression == Compression::Plain && expected.blob_digest == expected.diff_id;
         let blob = hasher_for(expected.blob_digest).filter(|_| !same);
         let stored = StoredBytes { stream, len_bytes: blob_bytes };
@@ -114,7 +115,7 @@ pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
     })
 }
 
-/// One stream of all the stored bytes, and how they are compressed.
+/// Opens one stream of all stored bytes, and returns it with its compression.
 fn open(
     bytes: Arc<dyn ReadAt>,
     known: Option<Compression>,
@@ -127,7 +128,7 @@ fn open(
     }
 }
 
-/// What the stages came back with.
+/// The results of the stages.
 struct Outcome<'a> {
     what: &'a Subject,
     compression: Compression,
@@ -143,7 +144,7 @@ struct Outcome<'a> {
 
 fn verdict(outcome: Outcome<'_>) -> Result<Indexed> {
     let Outcome { what, compression, expected, verify, blob_bytes, mut stage, .. } = outcome;
-    // A limit was hit, or the index cannot be written: nothing else counts.
+    // A limit was exceeded, or the index cannot be written: this error takes precedence.
     outcome.digested.map_err(|fault| fault.of(what))?;
     let mut damage = None;
     let blob_digest = match outcome.read {
@@ -208,15 +209,15 @@ fn join<T>(joined: thread::Result<StreamResult<T>>) -> StreamResult<T> {
     joined.unwrap_or_else(|_| Err(StreamFault::io("cannot index", io::Error::other("a thread panicked"))))
 }
 
-/// What all stages share.
+/// The state shared by all stages.
 struct Shared<'a> {
     pool: Pool,
-    /// Set when there is nothing left to find out.
+    /// True if the results of the remaining bytes are not needed.
     abandoned: AtomicBool,
     progress: &'a (dyn Fn(u64) + Sync),
 }
 
-/// Buffers that go round, so that a pass does not allocate as it runs.
+/// Buffers that are reused, so that a pass does not allocate for each span.
 #[derive(Clone, Default)]
 struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
 
@@ -227,29 +228,29 @@ impl Pool {
 
     fn give(&self, buffer: Vec<u8>) {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that grew for an endless block is not worth keeping.
+        // A buffer that grew for an endless block would waste memory.
         if idle.len() < 4 * QUEUE && buffer.capacity() <= 2 * SPAN_BYTES {
             idle.push(buffer);
         }
     }
 }
 
-/// A run of the uncompressed tar on its way through the stages.
+/// A range of the uncompressed tar, passed between the stages.
 struct RawSpan {
     offset: u64,
     bytes: Vec<u8>,
-    /// How to re-enter at its start.
+    /// The checkpoint at the start of the range, if there is one.
     checkpoint: Option<Checkpoint>,
 }
 
-/// The stored bytes, front to back.
+/// The stored bytes, read from the start.
 struct StoredBytes {
     stream: Box<dyn Read + Send>,
     len_bytes: u64,
 }
 
-/// Reads the stored bytes front to back in runs of `run_bytes`, hashes them and hands them on until
-/// `hand_on` says that nobody listens.
+/// Reads the stored bytes from the start in runs of `run_bytes`, hashes them and passes them to `hand_on`,
+/// until `hand_on` returns false.
 fn read_all(
     mut stored: StoredBytes,
     mut blob: Option<Hasher>,
@@ -291,7 +292,7 @@ fn read_stored(
     read_all(stored, blob, shared, READ_BYTES, |_, buffer| out.send(buffer).is_ok())
 }
 
-/// A layer that is not compressed needs no decoder: its spans are what is read.
+/// Reads a layer that is not compressed. It needs no decoder: each read is a span.
 fn read_plain(
     stored: StoredBytes,
     blob: Option<Hasher>,
@@ -303,7 +304,7 @@ fn read_plain(
     })
 }
 
-/// The decoder's input: what the reader sends.
+/// The input of the decoder: the chunks that the reader sends.
 struct Received {
     from: Receiver<Vec<u8>>,
     pool: Pool,
@@ -311,17 +312,17 @@ struct Received {
 
 impl Chunks for Received {
     fn next_chunk(&mut self, chunk: &mut Vec<u8>) -> io::Result<()> {
-        // Nothing comes any more when the reader is done; had it failed, its error is the one that is told.
+        // The reader is done when the channel is closed. If it failed, its own error is reported.
         let next = self.from.recv().unwrap_or_default();
         self.pool.give(std::mem::replace(chunk, next));
         Ok(())
     }
 }
 
-/// What the decoder noticed.
+/// The findings of the decoder.
 #[derive(Default)]
 struct Decoded {
-    /// Z4: there are bytes after the end of the stream.
+    /// Z4: bytes follow the end of the compressed stream.
     trailing: bool,
 }
 
@@ -355,9 +356,9 @@ fn decode(
     }
 }
 
-/// How much of a span is decoded before a boundary may end it, `since_checkpoint` bytes after the last
-/// one. Where boundaries are frequent, one comes soon whenever it is wanted. Where they are rare, one
-/// that is met early is better taken, and one that is due ends a span at once.
+/// Returns how many bytes of a span are decoded before a boundary may end it, `since_checkpoint` bytes after
+/// the last checkpoint. Frequent boundaries follow soon at any offset. A rare boundary is used even if it
+/// comes early, and ends a span at once if the last checkpoint is far behind.
 fn soft_limit(boundaries: Boundaries, since_checkpoint: u64) -> usize {
     match boundaries {
         Boundaries::Frequent => SPAN_BYTES,
@@ -367,7 +368,8 @@ fn soft_limit(boundaries: Boundaries, since_checkpoint: u64) -> usize {
     }
 }
 
-/// Only frequent boundaries are worth waiting for.
+/// Returns the maximum length of a span. Waiting for a boundary is worthwhile only if boundaries are
+/// frequent.
 fn hard_limit(boundaries: Boundaries) -> usize {
     match boundaries {
         Boundaries::Frequent => MAX_SPAN_BYTES,
@@ -375,10 +377,10 @@ fn hard_limit(boundaries: Boundaries) -> usize {
     }
 }
 
-/// A span on its way to the seekable copy, with its position among the spans.
+/// A span for the seekable copy, with its position among the spans.
 type ToCopy = (usize, Vec<u8>);
 
-/// A seekable copy, and where in it the spans lie.
+/// A seekable copy and the positions of its spans.
 struct Copied {
     file: File,
     len_bytes: u64,
@@ -404,14 +406,14 @@ fn write_copy(
     Ok(Some(Copied { file, len_bytes, frames }))
 }
 
-/// The last stage but one: everything that is learned from the uncompressed bytes.
+/// The last stage but one, which computes everything that depends on the uncompressed bytes.
 struct DigestStage {
     hashed: bool,
     diff_id: Option<Hasher>,
     parser: TarParser,
     sink: BuilderSink,
     observer: Option<Box<dyn TarObserver>>,
-    /// The first thing that is wrong with the tar; told only if the digests are right.
+    /// The first fault of the tar; reported only if the digests match.
     tar_fault: Option<StreamFault>,
     last_checkpoint: u64,
     windows: WindowWriter,
@@ -436,7 +438,7 @@ impl DigestStage {
             }
             let far = span.offset - self.last_checkpoint > COPY_DISTANCE_BYTES;
             if far && self.copying {
-                // A copy that failed is reported by its own thread.
+                // An error while writing the copy is reported by the thread that writes it.
                 self.copying = copies.send((at, span.bytes)).is_ok();
             } else {
                 shared.pool.give(span.bytes);
@@ -488,11 +490,11 @@ impl DigestStage {
     }
 }
 
-/// Puts what the parser finds into the index.
+/// Adds the parser's entries and warnings to the index.
 #[derive(Default)]
 pub(super) struct BuilderSink {
     pub(super) builder: IndexBuilder,
-    /// Where the bytes of regular files lie, if somebody wants to know.
+    /// Extents of regular files that the observer does not know yet; `None` without an observer.
     files: Option<Vec<Extent>>,
 }
 

@@ -1,7 +1,8 @@
-//! Reading spans of an indexed layer: decoded from wherever that is cheapest, and checked.
+//! Reads spans of an indexed layer, each decoded in the cheapest way and checked.
 //!
-//! This module owns the choice between the bytes as stored and the seekable copy, and the promise that
-//! no span leaves here unchecked. It keeps no cache; that is for [`crate::content`].
+//! This module owns the choice between the bytes as stored and the seekable copy, and the check of every
+//! span against its hash, which only [`Verify::Off`] skips. It keeps no decoded spans; [`crate::content`]
+//! caches them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +17,8 @@ use crate::compress::{Compression, Seekable};
 use crate::error::{Error, Result, StreamFault, Subject};
 use crate::read_at::ReadAt;
 
-/// Buffers for spans are made in steps of this size, so that nearly all are of one: memory that was freed for
-/// one span then serves the next, whichever thread decodes it.
+/// Buffers for spans are allocated in multiples of this size, so nearly all have equal sizes. Memory freed
+/// for one span can then be reused for another one on any thread.
 const BUFFER_STEP_BYTES: usize = 256 << 10;
 
 /// An indexed layer and its bytes.
@@ -27,24 +28,24 @@ pub(crate) struct LayerReader {
     index: Arc<LayerIndex>,
     tar: Tar,
     copy: Option<Arc<dyn ReadAt>>,
-    /// Whether the copy was found to be damaged, which is told once.
+    /// True if the copy was found to be damaged, so that the damage is reported once.
     copy_is_damaged: AtomicBool,
     verify: Verify,
-    /// Whether reading what is stored may take long.
+    /// Whether reading the stored bytes may take long.
     may_wait: bool,
 }
 
-/// The uncompressed tar.
+/// The source of the uncompressed tar.
 #[derive(Debug)]
 enum Tar {
-    /// As it is stored.
+    /// The bytes as stored, which are not compressed.
     Plain(Arc<dyn ReadAt>),
-    /// Decoded from the bytes as stored.
+    /// The stored bytes, decoded.
     Compressed(Seekable),
 }
 
 impl LayerReader {
-    /// Reads `stored`, the bytes that `index` was made from. `what` names the layer in errors.
+    /// Creates a reader of `stored`, the bytes that `index` was built from. `what` names the layer in errors.
     #[must_use]
     pub(crate) fn new(what: Subject, index: StoredIndex, stored: Arc<dyn ReadAt>, verify: Verify) -> Self {
         let StoredIndex { index, windows, copy } = index;
@@ -60,13 +61,14 @@ impl LayerReader {
         LayerReader { what, index, tar, copy, copy_is_damaged: AtomicBool::new(false), verify, may_wait }
     }
 
-    /// True when reading may take long, as [`ReadAt::may_wait`] says of the bytes as stored.
+    /// Returns true when reading may take long, as [`ReadAt::may_wait`] reports for the bytes as stored.
     #[must_use]
     pub(crate) fn may_wait(&self) -> bool {
         self.may_wait
     }
 
-    /// True when reading this span may take long. A span in the seekable copy is at hand.
+    /// Returns true when reading the span at `at` may take long. Spans in the seekable copy are always fast
+    /// to read.
     #[must_use]
     #[cfg(feature = "fuse")]
     pub(crate) fn span_may_wait(&self, at: u32) -> bool {
@@ -74,23 +76,23 @@ impl LayerReader {
         self.may_wait && !copied()
     }
 
-    /// The layer's index.
+    /// Returns the layer's index.
     #[must_use]
     pub(crate) fn index(&self) -> &Arc<LayerIndex> {
         &self.index
     }
 
-    /// What the layer is called in errors.
+    /// Returns the layer's name in errors.
     #[must_use]
     pub(crate) fn what(&self) -> &Subject {
         &self.what
     }
 
-    /// Decodes one span and checks it. It takes the place of whatever is in `buffer`.
+    /// Decodes and checks one span, and replaces the contents of `buffer` with it.
     ///
     /// # Errors
-    /// [`Error::Changed`] when its bytes are not those that were indexed, [`Error::Io`] when they cannot
-    /// be had.
+    /// [`Error::Changed`] when the bytes differ from those that were indexed, [`Error::Io`] when they cannot
+    /// be read or decoded.
     pub(crate) fn read_span(&self, at: u32, buffer: &mut Vec<u8>) -> Result<()> {
         let span = self.index.span(at).ok_or_else(|| self.no_span(at))?;
         let Extent { offset, len_bytes } = span.extent;
@@ -101,7 +103,8 @@ impl LayerReader {
         }
         let read = match &self.tar {
             Tar::Plain(stored) => {
-                // What was in the buffer is overwritten: clearing it would cost as much as reading.
+                // The old bytes are overwritten, so they are not cleared, which would cost as much as
+                // reading.
                 buffer.resize(len, 0);
                 stored.read_exact_at(buffer, offset)
             }
@@ -117,12 +120,12 @@ impl LayerReader {
         Ok(())
     }
 
-    /// The span from the seekable copy; false when it is not there. A copy that is damaged costs time, not the
-    /// answer.
+    /// Reads the span from the seekable copy; returns false when it is not there. A damaged copy makes reads
+    /// slower, but the span is then decoded from the blob.
     fn read_copied(&self, span: &Span, buffer: &mut Vec<u8>) -> bool {
         let (Some(copy), Some(frame)) = (self.copy.as_ref(), span.copy) else { return false };
         let read = read_frame(copy, frame, span.extent.len_bytes, buffer);
-        // The copy is ours and not the image's: it is checked even where the image is not.
+        // The copy is written by imgmount, so it is checked even if verification of the image is off.
         let holds = || span.hash.is_none_or(|hash| *blake3::hash(buffer).as_bytes() == hash);
         let fault = match read {
             Ok(()) if holds() => return true,

@@ -1,4 +1,4 @@
-//! A layer in every compression, for tests of this module and of those that keep or read its index.
+//! A sample layer in every compression, for tests of this module and of modules that store or read its index.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub(crate) const LAYER: Subject = Subject::Layer { number: 7, diff_id: None };
 pub(crate) const ALL: [Compression; 5] =
     [Compression::Plain, Compression::Gzip, Compression::Zstd, Compression::Xz, Compression::Bzip2];
 
-/// A tar of a few files, of which one is larger than several spans and compresses to about half.
+/// Returns a tar of a few files. One file is larger than several spans and compresses to about half.
 pub(crate) fn sample_tar() -> Vec<u8> {
     let mut state = 1_u32;
     let noise: Vec<u8> = std::iter::repeat_with(|| {
@@ -89,7 +89,7 @@ pub(crate) fn index(
 }
 
 pub(crate) fn read_span(reader: &LayerReader, at: u32) -> Result<Vec<u8>> {
-    // Whatever is in the buffer does not show.
+    // The previous contents of the buffer must not appear in the result.
     let mut buffer = b"left over".repeat(9);
     reader.read_span(at, &mut buffer).map(|()| buffer)
 }
@@ -106,7 +106,7 @@ pub(crate) fn names(indexed: &StoredIndex) -> Vec<String> {
     entries.map(|(_, entry)| String::from_utf8_lossy(entry.name).into_owned()).collect()
 }
 
-/// Files without names, as a store would give.
+/// Creates unnamed files, as a store does.
 pub(crate) fn scratch() -> Scratch {
     Scratch { windows: tempfile::tempfile().unwrap(), copy: tempfile::tempfile().unwrap() }
 }

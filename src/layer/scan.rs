@@ -1,8 +1,9 @@
-//! A header scan: the entries of a tar that can be read at any offset, without its contents.
+//! A header scan: reads the entries of an uncompressed tar without its contents.
 //!
-//! It reads headers, seeks past contents and hashes nothing, so it takes milliseconds whatever the
-//! tar's size. It serves archives that hold layers, and layers that are not compressed under
-//! `--verify off`; the index of those has spans without hashes and is never stored.
+//! This module owns the choice between reading and seeking. A scan reads headers, seeks past contents and
+//! computes no hashes, so it takes milliseconds for a tar of any size. It is used for archives that hold
+//! layers, and for uncompressed layers under `--verify off`; the index of such a layer has spans without
+//! hashes and is never stored.
 
 use super::index::{Indexed, Request};
 use super::pass::{BuilderSink, SPAN_BYTES};
@@ -14,10 +15,11 @@ use crate::error::{Result, StreamFault, StreamResult};
 use crate::read_at::ReadAt;
 use crate::warning::WarningKind;
 
-/// Bytes that are read at a time: most files are smaller, and seeking costs more than reading these.
+/// Number of bytes read at a time: most files are smaller, and seeking costs more than reading this many
+/// bytes.
 pub(crate) const SCAN_BYTES: usize = 32 << 10;
 
-/// Scans the headers of `request.bytes`, a plain tar.
+/// Indexes `request.bytes`, a plain tar, by scanning its headers.
 pub(super) fn scan_headers(request: &Request<'_>) -> Result<Indexed> {
     let mut sink = BuilderSink::default();
     let scanned = scan(&*request.bytes, request.limits, &mut sink);
@@ -45,11 +47,11 @@ pub(super) fn scan_headers(request: &Request<'_>) -> Result<Indexed> {
     Ok(Indexed { index: sink.builder.finish(facts), windows: Windows::Memory(Vec::new()), copy: None })
 }
 
-/// Tells `sink` of every entry of the tar in `bytes`.
+/// Passes every entry of the tar in `bytes` to `sink`.
 ///
 /// # Errors
-/// [`StreamFault::Tar`] where the tar is damaged or cut off, [`StreamFault::Limit`], [`StreamFault::Io`], and what `sink`
-/// says.
+/// [`StreamFault::Tar`] where the tar is damaged or truncated, [`StreamFault::Limit`], [`StreamFault::Io`],
+/// and the errors of `sink`.
 pub(crate) fn scan(bytes: &dyn ReadAt, limits: Limits, sink: &mut impl Sink) -> StreamResult<()> {
     let mut parser = TarParser::new(limits);
     let mut buffer = vec![0; SCAN_BYTES];

@@ -1,11 +1,11 @@
-//! An index with its windows and its seekable copy, in memory or as stored in files.
+//! A layer index with its windows and its seekable copy, in memory or stored in files.
 //!
 //! ```text
 //! index file:  windows | index (see [`super::table`]) | trailer: index offset, index length, magic
 //! copy file:   see [`super::copy`]
 //! ```
 //!
-//! This module owns the layout of the index file. It does not know where such files are kept, how they are
+//! This module owns the layout of the index file. It must not know where such files are stored, how they are
 //! named or when they are trusted; [`crate::store`] does.
 
 use std::fs::File;
@@ -19,29 +19,30 @@ use crate::bytes::Bytes;
 use crate::error::{Error, Result, Subject};
 use crate::read_at::{ByteRange, FileBytes, ReadAt};
 
-/// Ends every index file.
+/// Length in bytes of the trailer that ends every index file.
 const TRAILER_BYTES: usize = 24;
 const TRAILER_MAGIC: &[u8; 8] = b"IMGMEND\0";
-/// Limit of an index in bytes, since an index is checked as a whole. 16 Mi entries with long names stay below.
+/// Maximum length of an index in bytes; an index is checked as a whole. An index of 16 Mi entries with long
+/// names is below the limit.
 pub(crate) const MAX_INDEX_BYTES: u64 = 4 << 30;
 
-/// An index and what belongs to it, from disk or from a pass.
+/// An index with its windows and its seekable copy, from disk or from a pass.
 #[derive(Debug)]
 pub(crate) struct StoredIndex {
-    /// The index.
+    /// The layer index.
     pub index: Arc<LayerIndex>,
-    /// Its windows.
+    /// The compressed windows of its checkpoints.
     pub windows: Arc<dyn ReadAt>,
-    /// Its seekable copy.
+    /// The seekable copy, if one exists.
     pub copy: Option<Arc<dyn ReadAt>>,
 }
 
 impl StoredIndex {
-    /// Takes what a pass found and [`write_index`] stored. A large index is read from its file from now on,
-    /// and the memory it was built in is freed.
+    /// Takes the results of a pass that [`write_index`] has stored. A large index is then read from its file,
+    /// and the memory in which it was built is freed.
     ///
     /// # Errors
-    /// [`Error::Malformed`] when the file does not hold what was written to it, and as
+    /// [`Error::Malformed`] when the file does not contain what was written to it, and as
     /// [`StoredIndex::from_pass`].
     pub(crate) fn from_saved(indexed: Indexed, what: &Subject) -> Result<Self> {
         let Indexed { index, windows, copy } = indexed;
@@ -54,7 +55,7 @@ impl StoredIndex {
         };
         let index = match mapped {
             Some(bytes) => {
-                // First, or both would be in memory at once.
+                // Dropped before reading, so that only one copy of the index is in memory.
                 drop(index);
                 LayerIndex::from_bytes(bytes, what)?
             }
@@ -63,10 +64,10 @@ impl StoredIndex {
         StoredIndex::from_pass(Indexed { index, windows, copy })
     }
 
-    /// What a pass found, for use without a store.
+    /// Takes the results of a pass, for use without a store.
     ///
     /// # Errors
-    /// When a scratch file cannot be measured.
+    /// When the length of a scratch file cannot be read.
     pub(crate) fn from_pass(indexed: Indexed) -> Result<Self> {
         let failed = |cause| Error::io("cannot use the index that was just built", cause);
         let windows: Arc<dyn ReadAt> = match indexed.windows {
@@ -85,11 +86,11 @@ impl StoredIndex {
     }
 }
 
-/// Completes an index file: `file` stands at the end of the windows that the pass wrote to it, and the index
-/// and the trailer follow.
+/// Completes an index file by appending index and trailer to the windows that the pass wrote; `file` is
+/// positioned at the end of the windows.
 ///
 /// # Errors
-/// When the windows are not in a file because the disk was full, or the rest cannot be written.
+/// When the windows are not in a file because the disk was full, or when index or trailer cannot be written.
 pub(crate) fn write_index(indexed: &Indexed, mut file: &File) -> io::Result<()> {
     let Windows::File(_, windows_len) = indexed.windows else {
         return Err(io::Error::other("the windows could not be written"));
@@ -98,7 +99,7 @@ pub(crate) fn write_index(indexed: &Indexed, mut file: &File) -> io::Result<()> 
     file.write_all(&trailer(windows_len, indexed.index.stored_bytes() as u64))
 }
 
-/// Reads an index file: the index, checked, and the windows.
+/// Reads an index file. Returns the checked index and the range of the windows.
 ///
 /// # Errors
 /// [`Error::Malformed`] when the file is not a complete index file of this version, [`Error::Io`] when it

@@ -1,9 +1,9 @@
-//! A layer index as tables of bytes: built once, then read where it lies, in memory or in a mapped file.
+//! The layer index as tables of bytes, which are read in place, in memory or in a mapped file.
 //!
-//! This module owns the layout that docs/index-format.md draws. An index that was just built and one that was
-//! loaded are the same tables behind the same accessors. Reading never fails and never panics: checksum and bounds
-//! are checked once, and a reference that still leads nowhere (a forged file with a right checksum, or one that
-//! changed after the check) reads as empty.
+//! This module owns the layout that docs/index-format.md describes. A newly built index and a loaded one have
+//! the same tables and the same accessors. Reading never fails and never panics: checksum and bounds are
+//! checked once, and a reference that is invalid nevertheless (in a forged file with a valid checksum, or one
+//! that changed after the check) reads as empty.
 
 mod build;
 
@@ -22,19 +22,21 @@ use crate::error::{Error, Result, Subject};
 use crate::fields::Fields;
 use crate::warning::{Warning, WarningKind};
 
-/// First bytes of every layer index.
+/// The first bytes of every layer index.
 const MAGIC: &[u8; 8] = b"IMGMIDX\0";
-/// Raised whenever the layout or the meaning of a field changes; other versions are rebuilt.
+/// The version of the format. It is raised when the layout or the meaning of a field changes; files of other
+/// versions are built again.
 pub(crate) const FORMAT_VERSION: u32 = 3;
-/// Fixed part in front of the sections, in bytes.
+/// Length of the header before the sections, in bytes.
 pub(crate) const HEADER_BYTES: usize = 384;
 const SECTIONS: usize = 6;
-/// Record sizes of the sections, in bytes, in their order in the file.
+/// Record sizes of the sections in bytes, in the order of the file.
 const RECORD_BYTES: [usize; SECTIONS] = [72, 1, 24, 56, 40, 12];
-/// Warnings of one kind that an index keeps. A hostile layer can cause one with every entry. The limit is for
-/// each kind, so that thousands of one kind do not displace the only one of another.
+/// Maximum number of warnings of one kind in an index, because a hostile layer can cause one with every
+/// entry. The limit applies to each kind, so that thousands of one kind do not displace the only one of
+/// another.
 pub(crate) const MAX_WARNINGS: usize = 4096;
-/// Stands for "this span has no copy".
+/// The value for a span without a copy.
 const NO_COPY: u64 = u64::MAX;
 
 #[derive(Clone, Copy)]
@@ -47,61 +49,61 @@ enum Section {
     Warnings,
 }
 
-/// What is known of a layer as a whole.
+/// Properties of a whole layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LayerFacts {
-    /// Digest of the uncompressed tar; `None` when it was not computed (`--verify off`, and the
-    /// outer tar of a compressed archive).
+    /// Digest of the uncompressed tar; `None` when it was not computed (`--verify off`, and the outer tar of
+    /// a compressed archive).
     pub diff_id: Option<Digest>,
     /// Digest of the bytes as stored; `None` when it was not computed.
     pub blob_digest: Option<Digest>,
-    /// Length of the bytes as stored.
+    /// Length of the layer as stored, in bytes.
     pub blob_bytes: u64,
-    /// How they are compressed.
+    /// Compression of the bytes as stored.
     pub compression: Compression,
-    /// Length of the uncompressed tar.
+    /// Length of the uncompressed tar, in bytes.
     pub tar_bytes: u64,
-    /// Length of the seekable copy that belongs to this index, 0 for none.
+    /// Length of the seekable copy of this index, in bytes; 0 if there is none.
     pub copy_bytes: u64,
 }
 
-/// A run of the uncompressed tar: the unit of caching and verification.
+/// A span: a range of the uncompressed tar, the unit of caching and verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
-    /// Where it lies in the uncompressed tar.
+    /// Location of the span in the uncompressed tar.
     pub extent: Extent,
-    /// BLAKE3 of its bytes; all zeros stand for none (`--verify off`).
+    /// BLAKE3 of the span's bytes. An index stores zeros for `None` (`--verify off`).
     pub hash: Option<[u8; 32]>,
-    /// Where its frame lies in the seekable copy, when it has one.
+    /// Location of the span's frame in the seekable copy, if it has one.
     pub copy: Option<Extent>,
 }
 
-/// A checkpoint as an index keeps it: the window lies elsewhere.
+/// A checkpoint as an index stores it; the window is stored elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CheckpointRecord {
     /// Offset in the uncompressed tar.
     pub output_offset: u64,
     /// Offset in the bytes as stored.
     pub compressed_offset: u64,
-    /// What kind of checkpoint it is.
+    /// The kind of checkpoint.
     pub kind: CheckpointKind,
-    /// The compressed window, as a range of the windows that follow the index.
+    /// Location of the compressed window, relative to the start of the windows.
     pub window: Extent,
-    /// First 8 bytes of the BLAKE3 of the compressed window.
+    /// The first 8 bytes of the BLAKE3 of the compressed window.
     pub window_hash: [u8; 8],
 }
 
-/// What kind of place a checkpoint is.
+/// The kinds of checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CheckpointKind {
-    /// A gzip member, zstd frame, xz stream or bzip2 stream starts there.
+    /// The start of a gzip member, zstd frame, xz stream or bzip2 stream.
     Start,
-    /// A place inside one of these, with what the format notes of it.
+    /// A position inside a member, frame or stream, with the format's number for it.
     Inside(u8),
 }
 
-/// One layer, indexed: entries in tar order, spans, checkpoints, warnings.
+/// The index of one layer: entries in tar order, spans, checkpoints and warnings.
 #[derive(Debug)]
 pub(crate) struct LayerIndex {
     facts: LayerFacts,
@@ -109,13 +111,13 @@ pub(crate) struct LayerIndex {
 }
 
 impl LayerIndex {
-    /// Number of entries.
+    /// Returns the number of entries.
     #[must_use]
     pub(crate) fn entry_count(&self) -> u32 {
         self.count(Section::Entries)
     }
 
-    /// One entry, in tar order.
+    /// Returns the entry `id`.
     #[must_use]
     pub(crate) fn entry(&self, id: EntryId) -> Option<Entry<'_>> {
         let mut fields = self.record(Section::Entries, id.0)?;
@@ -146,7 +148,7 @@ impl LayerIndex {
         Some(Entry { header_offset, name, kind, meta, xattrs })
     }
 
-    /// Mode, owner and time of one entry.
+    /// Returns mode, owner and modification time of the entry `id`.
     #[must_use]
     pub(crate) fn meta(&self, id: EntryId) -> Option<Meta> {
         let mut fields = self.record(Section::Entries, id.0)?;
@@ -154,30 +156,30 @@ impl LayerIndex {
         Some(read_meta(&mut fields))
     }
 
-    /// All entries, in tar order.
+    /// Returns all entries, in tar order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (EntryId, Entry<'_>)> {
         (0..self.entry_count()).filter_map(|at| Some((EntryId(at), self.entry(EntryId(at))?)))
     }
 
-    /// All entries, in tar order, to be looked at once: the memory of an index in a mapped file is given back on
-    /// the way.
+    /// Returns all entries, in tar order, for a single iteration: of an index in a mapped file, memory that
+    /// was read is released during the iteration.
     pub(crate) fn sweep(&self) -> impl Iterator<Item = (EntryId, Entry<'_>)> {
         self.sections.sweep(self.entries())
     }
 
-    /// What is known of the layer as a whole.
+    /// Returns the properties of the whole layer.
     #[must_use]
     pub(crate) fn facts(&self) -> &LayerFacts {
         &self.facts
     }
 
-    /// Number of spans.
+    /// Returns the number of spans.
     #[must_use]
     pub(crate) fn span_count(&self) -> u32 {
         self.count(Section::Spans)
     }
 
-    /// One span. They follow each other without gaps from offset 0 to the end of the tar.
+    /// Returns the span at position `at`. Spans cover the tar without gaps, from offset 0 to its end.
     #[must_use]
     pub(crate) fn span(&self, at: u32) -> Option<Span> {
         let mut fields = self.record(Section::Spans, at)?;
@@ -194,7 +196,7 @@ impl LayerIndex {
         })
     }
 
-    /// The span that holds the byte at `offset` of the uncompressed tar.
+    /// Returns the position of the span that holds the byte at `offset` of the uncompressed tar.
     #[must_use]
     pub(crate) fn span_at(&self, offset: u64) -> Option<u32> {
         if offset >= self.facts.tar_bytes {
@@ -203,13 +205,13 @@ impl LayerIndex {
         self.last_at_or_before(Section::Spans, offset)
     }
 
-    /// Number of checkpoints.
+    /// Returns the number of checkpoints.
     #[must_use]
     pub(crate) fn checkpoint_count(&self) -> u32 {
         self.count(Section::Checkpoints)
     }
 
-    /// One checkpoint; they ascend.
+    /// Returns the checkpoint at position `at`, in ascending order of offset.
     #[must_use]
     pub(crate) fn checkpoint(&self, at: u32) -> Option<CheckpointRecord> {
         let mut fields = self.record(Section::Checkpoints, at)?;
@@ -226,13 +228,13 @@ impl LayerIndex {
         })
     }
 
-    /// The last checkpoint at or before `offset` of the uncompressed tar.
+    /// Returns the position of the last checkpoint at or before `offset` of the uncompressed tar.
     #[must_use]
     pub(crate) fn checkpoint_at(&self, offset: u64) -> Option<u32> {
         self.last_at_or_before(Section::Checkpoints, offset)
     }
 
-    /// What was noticed while the layer was read.
+    /// Returns the warnings that were recorded while the layer was read.
     pub(crate) fn warnings(&self) -> impl Iterator<Item = Warning> {
         (0..self.count(Section::Warnings)).filter_map(|at| {
             let mut fields = self.record(Section::Warnings, at)?;
@@ -242,24 +244,24 @@ impl LayerIndex {
         })
     }
 
-    /// Length of the index as it is stored, in bytes, without the windows that lie before it.
+    /// Returns the length in bytes of the stored index, without the windows before it.
     #[must_use]
     pub(crate) fn stored_bytes(&self) -> usize {
         HEADER_BYTES + self.sections.lengths().iter().sum::<usize>()
     }
 
-    /// Writes the index as it is stored, without the windows that lie before it.
+    /// Writes the index in its stored form, without the windows before it.
     ///
     /// # Errors
-    /// What `out` says.
+    /// When `out` cannot be written.
     pub(crate) fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         self.sections.write_to(&build::head(&self.facts, self.sections.lengths()), out)
     }
 
-    /// Takes over the bytes of a stored index (without the windows).
+    /// Takes over the bytes of a stored index, without the windows before it.
     ///
     /// # Errors
-    /// [`Error::Malformed`] when they are no index of this version, are cut short, or do not match
+    /// [`Error::Malformed`] when the bytes are not an index of this version, are truncated, or do not match
     /// their checksum. `what` names the file.
     pub(crate) fn from_bytes(bytes: impl Into<Bytes>, what: &Subject) -> Result<Self> {
         let bytes = bytes.into();
@@ -317,7 +319,8 @@ impl LayerIndex {
             .collect()
     }
 
-    /// Binary search over a section whose records begin with an ascending offset.
+    /// Returns the last record at or before `offset` of a section whose records begin with an ascending
+    /// offset, by binary search.
     fn last_at_or_before(&self, section: Section, offset: u64) -> Option<u32> {
         let starts_by = |at: u32| self.record(section, at).is_some_and(|mut record| record.u64() <= offset);
         let (mut low, mut high) = (0, self.count(section));
@@ -359,7 +362,7 @@ fn low(number: u64) -> u32 {
     number as u32
 }
 
-/// The kind in the second byte, the format's note in the first.
+/// Returns the code of a kind: the kind in the second byte, the format's number in the first.
 fn kind_code(kind: CheckpointKind) -> u32 {
     match kind {
         CheckpointKind::Start => 0,

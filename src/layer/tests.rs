@@ -30,7 +30,7 @@ fn every_span_of_every_compression_reads_back() {
     }
 }
 
-/// Frames that end by chance anywhere, also exactly where a span would.
+/// Frames that end anywhere, also exactly where a span would end.
 #[test]
 fn where_a_frame_begins_a_span_can_be_entered_and_no_copy_is_made() {
     let tar = sample_tar();
@@ -65,7 +65,7 @@ fn what_can_be_entered_anywhere_gets_no_copy() {
     }
 }
 
-/// A checksum keeps out accidents only.
+/// The checksum detects accidental damage only, so a forged index may have a valid one.
 #[test]
 fn x16_a_forged_index_is_refused_or_can_be_read() {
     let mut builder = IndexBuilder::default();
@@ -146,7 +146,7 @@ fn damage_is_told_as_the_digest_that_does_not_match() {
         let middle = damaged.len() / 2;
         damaged[middle] ^= 0xff;
         let result = index(&damaged, compression, wanted, Verify::Full, None);
-        // A plain layer's blob and tar are one, and the diff_id is looked at.
+        // The blob of a plain layer is its tar, and the diff_id is compared.
         let which = if compression == Compression::Plain { Property::DiffId } else { Property::BlobDigest };
         assert_mismatch(result, which, digest, Algorithm::Sha256.digest(&damaged));
     }

@@ -1,7 +1,7 @@
-//! Windows: the output in front of a checkpoint that deflate needs to go on there, up to 32 KiB.
+//! Windows: up to 32 KiB of output before a checkpoint, which deflate needs to resume there.
 //!
-//! They are most of an index, and a mount needs few of them: they are kept compressed, apart from the
-//! rest, and read one at a time. This module owns how they are packed and checked.
+//! Windows are the largest part of an index, and a mount needs few of them, so they are stored compressed,
+//! separately from the rest, and read one at a time. This module owns how windows are compressed and checked.
 
 use std::fs::File;
 use std::io::Write;
@@ -14,19 +14,19 @@ use crate::compress::{Checkpoint, CheckpointTable, MAX_WINDOW_BYTES, Resume};
 use crate::error::{StreamFault, StreamResult as Result};
 use crate::read_at::ReadAt;
 
-/// Windows compress well and must not slow down the pass.
+/// The zstd level. Windows compress well, and compressing them must not slow down the pass.
 const LEVEL: i32 = 1;
 
-/// The packed windows of a layer, one after the other.
+/// The compressed windows of a layer, concatenated.
 #[derive(Debug)]
 pub(crate) enum Windows {
-    /// In memory.
+    /// Windows in memory.
     Memory(Vec<u8>),
-    /// In a file, this many bytes from its start.
+    /// Windows in a file: the number is their length in bytes, from the start of the file.
     File(File, u64),
 }
 
-/// Packs windows, into a file as long as that works.
+/// Compresses windows and writes them to a file, or to memory if the file cannot be written.
 pub(super) struct WindowWriter {
     windows: Windows,
     compressor: zstd::bulk::Compressor<'static>,
@@ -39,7 +39,7 @@ impl std::fmt::Debug for WindowWriter {
 }
 
 impl WindowWriter {
-    /// Packs into `file`, or into memory.
+    /// Creates a writer to `file`, or to memory without one.
     pub(super) fn new(file: Option<File>) -> Result<Self> {
         let windows = match file {
             Some(file) => Windows::File(file, 0),
@@ -50,7 +50,7 @@ impl WindowWriter {
         Ok(WindowWriter { windows, compressor })
     }
 
-    /// Adds the window of a checkpoint and gives the record to keep of it.
+    /// Appends the window of a checkpoint and returns the record of the checkpoint.
     pub(super) fn push(&mut self, checkpoint: &Checkpoint) -> Result<CheckpointRecord> {
         let mut record = CheckpointRecord {
             output_offset: checkpoint.output_offset,
@@ -99,7 +99,7 @@ impl WindowWriter {
     }
 }
 
-/// The disk is full, but what was written can still be read.
+/// Reads back the windows that were written before the disk was full.
 fn read_back(file: &File, len: u64) -> Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
     file.read_exact_at(&mut bytes, 0)
@@ -111,7 +111,7 @@ fn short_hash(packed: &[u8]) -> [u8; 8] {
     *blake3::hash(packed).as_bytes().first_chunk().unwrap_or(&[0; 8])
 }
 
-/// The checkpoints of an index, for a seekable stream: windows are unpacked when they are asked for.
+/// The checkpoints of an index, for a seekable stream. Windows are decompressed when they are needed.
 #[derive(Debug)]
 pub(crate) struct StoredCheckpoints {
     index: Arc<LayerIndex>,
@@ -119,7 +119,7 @@ pub(crate) struct StoredCheckpoints {
 }
 
 impl StoredCheckpoints {
-    /// The checkpoints of `index`, whose windows lie in `windows`.
+    /// Creates the table of the checkpoints in `index`, whose windows are in `windows`.
     #[must_use]
     pub(crate) fn new(index: Arc<LayerIndex>, windows: Arc<dyn ReadAt>) -> Self {
         StoredCheckpoints { index, windows }
@@ -140,7 +140,7 @@ impl StoredCheckpoints {
 }
 
 impl CheckpointTable for StoredCheckpoints {
-    /// A window that is damaged costs time, not the answer: the checkpoint before it serves.
+    /// If a window is damaged, the checkpoint before it is used, which only takes longer.
     fn at_or_before(&self, output_offset: u64) -> Result<Checkpoint> {
         let mut at = self.index.checkpoint_at(output_offset);
         while let Some(position) = at {

@@ -1,10 +1,10 @@
-//! Which extended attributes of a tar a container has (docs/semantics.md M9, W18).
+//! Which extended attributes of a tar an entry has in a container (docs/semantics.md M9, W18).
 //!
-//! A tar can carry any name with any value for any kind of file. Linux holds fewer, and of those a mount must
-//! list only what can be read back: a copying program fails on a listed attribute that answers with an error.
-//! This module owns that choice. It does not know where attributes are stored, or who reports the others.
+//! A tar can carry any name with any value for any type of file. Linux supports fewer, and a mount must list
+//! only attributes that can be read, because a copying program fails if a listed attribute returns an error.
+//! This module owns that choice. It must not know where attributes are stored, or who reports dropped ones.
 //!
-//! | name | held by | value |
+//! | name | supported for | value |
 //! |---|---|---|
 //! | `user.*`, but not `user.overlay.*` | files, directories | any |
 //! | `security.capability` | all | a capability set of version 2 or 3 |
@@ -14,31 +14,31 @@
 //! | `system.posix_acl_default` | directories | an access control list |
 //! | `trusted.*` and all other names | none | |
 //!
-//! containerd refuses `trusted.*` from an archive. Overlay's own attributes are commands to an overlay that is
-//! mounted on top. Sources: xattr(7), acl(5), include/uapi/linux/{limits,capability,posix_acl_xattr}.h.
+//! containerd refuses `trusted.*` from an archive. Overlay's own attributes are commands to an overlay that
+//! is mounted on top. Sources: xattr(7), acl(5), include/uapi/linux/{limits,capability,posix_acl_xattr}.h.
 
 use std::borrow::Cow;
 
 use super::entry::{EntryKind, Xattrs};
 
-/// `XATTR_NAME_MAX`, bytes of a whole name.
+/// Maximum length of a name in bytes, `XATTR_NAME_MAX`.
 const MAX_NAME_BYTES: usize = 255;
-/// `XATTR_SIZE_MAX`, bytes of a value.
+/// Maximum length of a value in bytes, `XATTR_SIZE_MAX`.
 const MAX_VALUE_BYTES: usize = 65_536;
-/// `XATTR_LIST_MAX`, bytes of all names of a file, each with a NUL behind it.
+/// Maximum length of all names of a file in bytes, each with a terminating NUL, `XATTR_LIST_MAX`.
 const MAX_LIST_BYTES: usize = 65_536;
 
-/// `VFS_CAP_FLAGS_EFFECTIVE`: the only flag beside the version of a capability set.
+/// `VFS_CAP_FLAGS_EFFECTIVE`, the only flag that accompanies the version of a capability set.
 const CAPABILITY_EFFECTIVE: u32 = 1;
 /// Versions of a capability set with their lengths in bytes.
 const CAPABILITIES: [(u32, usize); 2] = [(0x0200_0000, 20), (0x0300_0000, 24)];
 
-/// `POSIX_ACL_XATTR_VERSION`.
+/// The version of an access control list, `POSIX_ACL_XATTR_VERSION`.
 const ACL_VERSION: u32 = 2;
-/// The entry that names no user or group.
+/// The id in list entries that name no user or group.
 const ACL_NO_ID: u32 = u32::MAX;
 
-/// What an attribute is attached to.
+/// The type of file that an attribute belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Holder {
     /// A regular file.
@@ -52,8 +52,8 @@ pub(crate) enum Holder {
 }
 
 impl Holder {
-    /// The holder that an entry describes. A hard link counts as a file, which nearly all are; whether its target
-    /// is one is known when layers are merged.
+    /// Returns the holder that an entry describes. A hard link counts as a file, the usual case; the type of
+    /// its target is known only when layers are merged.
     pub(crate) fn of(kind: &EntryKind<'_>) -> Self {
         match kind {
             EntryKind::File(_) | EntryKind::Hardlink(_) => Holder::File,
@@ -64,7 +64,7 @@ impl Holder {
     }
 }
 
-/// Returns the packed attributes of `found` that `holder` has, and whether these are all.
+/// Returns the packed attributes of `found` that `holder` can have, and whether these are all of them.
 pub(crate) fn held(found: Xattrs<'_>, holder: Holder) -> (Cow<'_, [u8]>, bool) {
     let mut list_bytes = 0_usize;
     let mut fits = |name: &[u8]| {
@@ -87,7 +87,7 @@ pub(crate) fn held(found: Xattrs<'_>, holder: Holder) -> (Cow<'_, [u8]>, bool) {
     if all { (Cow::Borrowed(found.as_packed()), true) } else { (Cow::Owned(packed), false) }
 }
 
-/// Whether `holder` can have this attribute.
+/// Returns whether `holder` can have this attribute.
 pub(crate) fn is_held(holder: Holder, name: &[u8], value: &[u8]) -> bool {
     if name.len() > MAX_NAME_BYTES || value.len() > MAX_VALUE_BYTES {
         return false;
@@ -108,14 +108,15 @@ pub(crate) fn is_held(holder: Holder, name: &[u8], value: &[u8]) -> bool {
     }
 }
 
-/// Whether the kernel reads `value` as a capability set; it answers with EINVAL to all others.
+/// Returns whether the kernel accepts `value` as a capability set; it answers EINVAL to all others.
 fn is_capability_set(value: &[u8]) -> bool {
     let version = value.first_chunk().map(|magic| u32::from_le_bytes(*magic) & !CAPABILITY_EFFECTIVE);
     version.is_some_and(|version| CAPABILITIES.contains(&(version, value.len())))
 }
 
-/// Whether `value` is an access control list that a file system takes: one entry for the owner, one for the
-/// group, one for all others, users and groups between them, and a mask where there are any; in this order.
+/// Returns whether `value` is an access control list that file systems accept: one entry for the owner, one
+/// for the group and one for all others, entries for users and groups between them, and a mask if there are
+/// such entries, in this order.
 fn is_access_control_list(value: &[u8]) -> bool {
     let Some((version, entries)) = value.split_first_chunk() else { return false };
     let entries = entries.chunks_exact(8);
@@ -129,7 +130,7 @@ fn is_access_control_list(value: &[u8]) -> bool {
         if permissions > 7 || (is_named && u32::from_le_bytes([a, b, c, d]) == ACL_NO_ID) {
             return false;
         }
-        // Any number of users, and of groups, counts as one.
+        // Consecutive entries for users, and for groups, count as one tag.
         if !is_named || tags.last() != Some(&tag) {
             tags.push(tag);
         }
@@ -151,7 +152,7 @@ mod tests {
         ALL.into_iter().filter(|holder| is_held(*holder, name.as_bytes(), value)).collect()
     }
 
-    /// An access control list of these tags, each with an id and full permissions.
+    /// Builds an access control list with these tags, each with an id and full permissions.
     fn list(entries: &[(u8, u32)]) -> Vec<u8> {
         let entry = |(tag, id): &(u8, u32)| [&[*tag, 0, 7, 0][..], &id.to_le_bytes()].concat();
         [2_u32.to_le_bytes().to_vec(), entries.iter().flat_map(entry).collect()].concat()
@@ -217,7 +218,7 @@ mod tests {
         for n in 0..300 {
             Xattrs::pack(&mut packed, name(n).as_bytes(), b"");
         }
-        // 256 bytes each, with their NULs: 256 of them fill the list to the last byte.
+        // 256 names of 256 bytes each, with their NULs, fill the list exactly.
         let (kept, all) = held(Xattrs::from_packed(&packed), Holder::File);
         assert_eq!((Xattrs::from_packed(&kept).iter().count(), all), (256, false));
     }

@@ -1,8 +1,8 @@
-//! "A folder of named files", over a directory, a tar or a tar that is compressed as a whole.
+//! A set of named files in a directory, in a tar, or in a tar that is compressed as a whole.
 //!
-//! This module owns how a name is found: links inside are followed, nothing outside is ever opened
-//! (F1, F11), and a name that appears twice in a tar is refused once somebody needs it (F8). Payloads
-//! of a plain tar are never read to find names. It must not know what the files are.
+//! This module owns how a name is found: links inside the archive are followed, nothing outside the archive
+//! is opened (F1, F11), and a name that appears twice in a tar is refused when the name is looked up (F8).
+//! File contents of a plain tar are not read to find names. This module must not know what the files mean.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -22,10 +22,10 @@ use crate::compress::Compression;
 use crate::error::{Error, Result, Subject};
 use crate::read_at::{ByteRange, FileBytes, ReadAt};
 
-/// Links followed for one name; the number that Linux allows. Cycles end here.
+/// Maximum number of links followed for one name, as in Linux. The limit also ends cycles.
 const MAX_LINKS: usize = 40;
 
-/// A folder of named files.
+/// A set of named files in a directory or a tar.
 #[derive(Debug)]
 pub(crate) struct Archive {
     path: PathBuf,
@@ -41,25 +41,25 @@ enum Files {
 #[derive(Debug)]
 struct Tar {
     bytes: Arc<dyn ReadAt>,
-    /// Of the whole file.
+    /// Identity of the whole file.
     identity: BlobIdentity,
-    /// By clean name: components joined by single slashes, none of them `.` or `..`.
+    /// Members by clean name: components joined by single slashes, without `.` and `..`.
     members: HashMap<Vec<u8>, MemberEntry>,
 }
 
 #[derive(Debug)]
 struct MemberEntry {
     kind: MemberKind,
-    /// True when the tar has the name more than once, other than for one directory.
+    /// True if the tar has the name more than once, unless all are directories.
     repeated: bool,
 }
 
-/// A file that was found.
+/// A file that was found in an archive.
 #[derive(Debug, Clone)]
 pub(crate) struct ArchiveFile {
-    /// Its bytes, none of them read yet.
+    /// Bytes of the file, not read yet.
     pub bytes: Arc<dyn ReadAt>,
-    /// Which bytes these are.
+    /// Identity of the bytes.
     pub identity: BlobIdentity,
 }
 
@@ -67,11 +67,11 @@ impl Archive {
     /// Opens the directory or the archive at `path`.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be opened, [`Error::NotAnImage`] when it is neither, and what a
-    /// damaged archive gives.
+    /// [`Error::Io`] when `path` cannot be opened, [`Error::NotAnImage`] when it is neither a directory nor
+    /// an archive, and the errors of a damaged archive.
     pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
         let cannot = |cause: io::Error| Error::io_on("cannot open", Subject::Archive(path.to_owned()), cause);
-        // O_NONBLOCK: a named pipe must not make us wait for its writer.
+        // O_NONBLOCK: opening a named pipe must not wait for a writer.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|e| cannot(e.into()))?);
         let kind = file.metadata().map_err(cannot)?.file_type();
@@ -85,7 +85,8 @@ impl Archive {
         Archive::from_file(path, file, identity, options)
     }
 
-    /// Takes over an open file, which `path` names in errors and `identity` in the store.
+    /// Opens an archive from an open file. `path` names the file in errors, `identity` identifies it in the
+    /// store.
     ///
     /// # Errors
     /// As [`Archive::open`].
@@ -98,7 +99,7 @@ impl Archive {
         let what = Subject::Archive(path.to_owned());
         let cannot = |cause: io::Error| Error::io_on("cannot read", what.clone(), cause);
         let bytes: Arc<dyn ReadAt> = Arc::new(FileBytes::new(file).map_err(cannot)?);
-        // F10: an archive may be compressed as a whole, in any way that a layer may.
+        // F10: an archive may be compressed as a whole, with any compression that a layer may have.
         let (bytes, members) = match Compression::detect(&*bytes).map_err(cannot)? {
             Compression::Plain => {
                 let members = scan(&*bytes).map_err(|fault| fault.of(&what))?;
@@ -123,23 +124,23 @@ impl Archive {
         })
     }
 
-    /// Where it is, for errors.
+    /// Returns the path of the archive, for errors.
     #[must_use]
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// True for a directory, false for a tar.
+    /// Returns true for a directory, false for a tar.
     #[must_use]
     pub(crate) fn is_directory(&self) -> bool {
         matches!(self.files, Files::Directory(_))
     }
 
-    /// The regular file that `name` leads to, or nothing.
+    /// Returns the regular file that `name` leads to; `None` if the name does not exist.
     ///
     /// # Errors
-    /// [`Error::Malformed`] when the way leads outside, runs in circles, or has a name that stands
-    /// twice in the tar; [`Error::Io`].
+    /// [`Error::Malformed`] when the path leads outside the archive, has a cycle of links, or contains a name
+    /// that appears twice in the tar; [`Error::Io`].
     pub(crate) fn find(&self, name: &str) -> Result<Option<ArchiveFile>> {
         match &self.files {
             Files::Directory(root) => self.find_beneath(root, name),
@@ -147,10 +148,10 @@ impl Archive {
         }
     }
 
-    /// All bytes of the file that `name` leads to, if it is there and not longer than `max` bytes.
+    /// Returns all bytes of the file that `name` leads to; `None` if the name does not exist.
     ///
     /// # Errors
-    /// [`Error::Limit`] naming `limit`, and as [`Archive::find`].
+    /// [`Error::Limit`] naming `limit` when the file is longer than `max` bytes, and as [`Archive::find`].
     pub(crate) fn read(&self, name: &str, limit: &'static str, max: u64) -> Result<Option<Vec<u8>>> {
         let Some(found) = self.find(name)? else {
             return Ok(None);
@@ -158,7 +159,7 @@ impl Archive {
         read_bounded(&self.describe(name), &*found.bytes, limit, max).map(Some)
     }
 
-    /// A name in here, for errors.
+    /// Returns the subject of errors about the file `name`.
     #[must_use]
     pub(crate) fn describe(&self, name: &str) -> Subject {
         Subject::Member { archive: self.path.clone(), name: name.to_owned() }
@@ -166,7 +167,7 @@ impl Archive {
 
     fn find_beneath(&self, root: &OwnedFd, name: &str) -> Result<Option<ArchiveFile>> {
         let what = || self.describe(name);
-        // Names in archives may begin with a slash; here they would leave the directory.
+        // Names in archives may begin with a slash, which would lead out of the directory.
         let relative = name.trim_start_matches('/');
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
@@ -200,11 +201,11 @@ impl Archive {
 }
 
 impl Tar {
-    /// Offset and length (bytes) of the file that `name` leads to.
+    /// Returns offset and length, in bytes, of the file that `name` leads to.
     fn resolve(&self, name: &str, what: &dyn Fn() -> Subject) -> Result<Option<(u64, u64)>> {
         let mut links = 0;
         let mut done: Vec<u8> = Vec::new();
-        // What is still to be walked, last component first.
+        // The components that remain to be resolved, last component first.
         let mut todo = components(name.as_bytes());
         while let Some(component) = todo.pop() {
             if component == b".." {
@@ -219,7 +220,7 @@ impl Tar {
                 done.push(b'/');
             }
             done.extend_from_slice(&component);
-            // Directories need not be in the tar (F7).
+            // A tar may omit directories (F7).
             let Some(slot) = self.members.get(&done) else {
                 continue;
             };
@@ -270,7 +271,7 @@ fn table(members: Vec<Member>) -> HashMap<Vec<u8>, MemberEntry> {
     table
 }
 
-/// Components of a name, last first, without empty ones and `.`.
+/// Returns the components of a name, last first, without empty components and `.`.
 fn components(name: &[u8]) -> Vec<Vec<u8>> {
     name.split(|c| *c == b'/')
         .rev()
@@ -279,8 +280,8 @@ fn components(name: &[u8]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// The key of a member. `..` is taken back lexically, as other tools do, so that a second
-/// `manifest.json` cannot hide as `x/../manifest.json`.
+/// Returns the key of a member. `..` is resolved lexically, as in other tools, so a second `manifest.json`
+/// cannot hide as `x/../manifest.json`.
 fn clean(name: &[u8]) -> Vec<u8> {
     let mut clean: Vec<Vec<u8>> = Vec::new();
     for component in components(name).into_iter().rev() {
@@ -293,7 +294,7 @@ fn clean(name: &[u8]) -> Vec<u8> {
     clean.join(&b'/')
 }
 
-/// Where the parent of a clean path ends; nothing for the root.
+/// Returns the length of the parent of a clean path; `None` for the root.
 fn parent(path: &[u8]) -> Option<usize> {
     if path.is_empty() {
         return None;

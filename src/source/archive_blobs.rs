@@ -1,6 +1,7 @@
-//! Blobs that are files of an archive or a directory, under names made of their digests.
+//! Blobs that are files of an archive or a directory, with file names made from their digests.
 //!
-//! This module owns the join of [`Archive`] and [`Blobs`]; where each format puts a blob is given.
+//! This module connects [`Archive`] and [`Blobs`]. It does not know the file names of a format; the format
+//! passes them in.
 
 use std::sync::Arc;
 
@@ -11,11 +12,11 @@ use crate::error::Result;
 use crate::image::manifest::Descriptor;
 use crate::read_at::ReadAt;
 
-/// An archive whose blobs have names made of their digests.
+/// An archive whose blobs have file names made from their digests.
 #[derive(Debug)]
 pub(super) struct ArchiveBlobs {
     pub(super) archive: Archive,
-    /// Where a blob can be, in the order in which the names are tried.
+    /// Returns the possible file names of a blob, in the order in which they are tried.
     pub(super) names: fn(&Digest) -> Vec<String>,
 }
 

@@ -1,20 +1,20 @@
-//! Entries of an image list that are not images: signatures, attestations, other artifacts.
+//! Entries of an image list that are not images: signatures, attestations and other artifacts.
 //!
-//! This module owns the marks that cosign leaves in a list. What a manifest itself tells is for
+//! This module owns the marks that cosign leaves in a list. The marks in a manifest are known to
 //! [`crate::image::manifest::Manifest::artifact`].
 
 use super::names::Names;
 use crate::image::manifest::Descriptor;
 
-/// Suffixes of the tags that cosign makes of an image's digest (`sha256-<hex>.sig`), and what they
-/// mark. ImageSource: cosign, specs/SIGNATURE_SPEC.md and `cosign triangulate --type`.
+/// Suffixes of the tags that cosign derives from an image's digest (`sha256-<hex>.sig`), and what they mark.
+/// Source: cosign, specs/SIGNATURE_SPEC.md and `cosign triangulate --type`.
 const TAGS: [(&str, &str); 3] = [
     (".sig", "a cosign signature"),
     (".att", "a cosign attestation"),
     (".sbom", "an SBOM attached by cosign"),
 ];
 
-/// The annotation by which `cosign save` tells the entries of a layout apart, and its values. Source:
+/// The annotation with which `cosign save` marks the kind of each entry of a layout, and its values. Source:
 /// cosign, pkg/oci/layout/index.go.
 const KIND: &str = "kind";
 const KINDS: [(&str, &str); 2] = [
@@ -22,7 +22,7 @@ const KINDS: [(&str, &str); 2] = [
     ("dev.cosignproject.cosign/atts", "a cosign attestation"),
 ];
 
-/// Returns what cosign put into the list as `entry`, unless it is an image; with its article.
+/// Returns the kind of artifact that cosign stored as `entry`, with its article; `None` for an image.
 pub(super) fn of_cosign(entry: &Descriptor, names: &Names) -> Option<&'static str> {
     let kind = entry.annotations.get(KIND);
     let by_kind = || KINDS.iter().find(|(value, _)| kind.is_some_and(|kind| kind == value));
@@ -32,8 +32,8 @@ pub(super) fn of_cosign(entry: &Descriptor, names: &Names) -> Option<&'static st
     by_kind().or_else(by_tag).map(|(_, what)| *what)
 }
 
-/// True for `sha256-` and 64 hexadecimal digits, with anything before: a name, or the prefix that
-/// cosign can be told to write.
+/// Returns true for text that ends with `sha256-` and 64 hexadecimal digits. The text before may be an image
+/// name, or a prefix that the user of cosign chose.
 fn ends_with_digest(text: &str) -> bool {
     let Some((_, hex)) = text.rsplit_once("sha256-") else { return false };
     hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'))

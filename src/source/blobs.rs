@@ -1,8 +1,7 @@
-//! What a source must answer so that an image can be opened from it: blobs by descriptor.
+//! The interface that a source implements so that an image can be opened from it: blobs by descriptor.
 //!
-//! This module is the seam between places that hold images and [`super::walk`], which finds an
-//! image in them. It owns what identifies stored bytes. It must not know names, archives, or what
-//! documents mean.
+//! This module separates the places that hold images from [`super::walk`], which finds an image in them. It
+//! owns what identifies stored bytes. It must not know names, archives, or what documents mean.
 
 use std::fmt;
 use std::fs::File;
@@ -17,22 +16,22 @@ use crate::image::manifest::{Descriptor, MAX_DOCUMENT_BYTES};
 use crate::read_at::{ReadAt, read_to_vec};
 use crate::workers::cores;
 
-/// Blobs found by their descriptors: in an archive, in a directory, over a network.
+/// Finds blobs by descriptor, for example in an archive, in a directory or over a network.
 ///
-/// Returned bytes are not checked yet. [`super::walk`] compares every document with its
-/// descriptor, and layers are checked when they are indexed.
+/// Returned bytes are not checked yet. [`super::walk`] compares every document with its descriptor, and
+/// layers are checked when they are indexed.
 pub(super) trait Blobs: Send + Sync + fmt::Debug {
-    /// Names the place in errors: a path, a repository.
+    /// Returns the name of the place in errors: a path or a repository.
     fn place(&self) -> String;
 
-    /// Returns the stored bytes of the blob, not read yet; `None` when the place does not have it.
+    /// Returns the stored bytes of the blob, not read yet; `None` when the place does not have the blob.
     ///
     /// # Errors
-    /// When the place cannot tell, or finds something else than a blob there.
+    /// When the place cannot be searched, or holds something other than a blob under the blob's name.
     fn blob(&self, wanted: &Descriptor) -> Result<Option<Arc<dyn ReadAt>>>;
 
-    /// Returns all bytes of a document; `None` when the place does not have it. Registries serve
-    /// manifests and configs at different addresses, hence `role`.
+    /// Returns all bytes of a document; `None` when the place does not have the document. `role` is needed
+    /// because registries serve manifests and configs at different addresses.
     ///
     /// # Errors
     /// [`Error::Limit`] past [`MAX_DOCUMENT_BYTES`], and as [`Blobs::blob`].
@@ -42,9 +41,9 @@ pub(super) trait Blobs: Send + Sync + fmt::Debug {
         read_bounded(&what, &*bytes, "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES).map(Some)
     }
 
-    /// Returns whether the place has a manifest, so that an absent one is only an error when it is
-    /// selected (F4). A place where asking is expensive may return `true` and let
-    /// [`Blobs::document`] tell.
+    /// Returns whether the place has a manifest, so that a missing manifest is an error only if it is
+    /// selected (F4). A place where this query is expensive may return `true`; [`Blobs::document`] then
+    /// reports a missing manifest.
     ///
     /// # Errors
     /// As [`Blobs::blob`].
@@ -52,48 +51,49 @@ pub(super) trait Blobs: Send + Sync + fmt::Debug {
         Ok(self.blob(wanted)?.is_some())
     }
 
-    /// Returns how many layers are worth reading at the same time, at least 1. The default is the
-    /// number of cores, which suits local files: decoding is what takes time.
+    /// Returns how many layers should be read at the same time, at least 1. The default is the number of
+    /// cores, which suits local files, because decoding takes most of the time.
     fn reads_at_once(&self) -> usize {
         cores()
     }
 }
 
-/// What tells stored bytes from others, so that an index made of them can be found again.
+/// The identity of stored bytes, with which an index of these bytes can be found again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum BlobIdentity {
-    /// The manifest promises this digest; an index is kept only once the bytes have it.
+    /// Digest that the manifest states; an index is kept only once the bytes are known to match.
     Digest(Digest),
-    /// No digest is promised: a file as it was when it was opened, and the part of it.
+    /// A part of a file with the properties that the file had when it was opened, for bytes without a stated
+    /// digest.
     File(FileIdentity),
-    /// Nothing tells these bytes from others later on, such as spooled standard input. Their index
-    /// is never stored and never shared.
+    /// No identity, for bytes that cannot be recognised later, such as spooled standard input. Their index is
+    /// never stored or shared.
     Unknown,
 }
 
-/// A part of a file, as it was when it was opened.
+/// A part of a file, with the properties that the file had when it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct FileIdentity {
-    /// The file's device number.
+    /// Device number of the file.
     pub device: u64,
-    /// The file's inode number.
+    /// Inode number of the file.
     pub inode: u64,
-    /// The file's length in bytes.
+    /// Length of the file in bytes.
     pub size: u64,
-    /// The file's time of last modification, in nanoseconds since the epoch.
+    /// Time of last modification of the file, in nanoseconds since the epoch.
     pub mtime_ns: i64,
-    /// Where the part begins, in bytes: in the file, or in the uncompressed tar when the file is
-    /// compressed as a whole.
+    /// Offset of the part in bytes: in the file, or in the uncompressed tar when the file is compressed as a
+    /// whole.
     pub offset: u64,
     /// Length of the part in bytes.
     pub len_bytes: u64,
 }
 
 impl FileIdentity {
-    /// Returns the identity of all of `file`, as it is now.
+    /// Returns the identity of all of `file`, with its current properties.
     ///
     /// # Errors
-    /// When the file cannot be asked.
+    /// When the properties of the file cannot be read.
     pub(crate) fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(FileIdentity {
@@ -108,7 +108,7 @@ impl FileIdentity {
 }
 
 impl BlobIdentity {
-    /// Returns the identity of `len_bytes` bytes at `offset` of these bytes.
+    /// Returns the identity of the `len_bytes` bytes at `offset` of this part.
     pub(super) fn part(self, offset: u64, len_bytes: u64) -> Self {
         match self {
             BlobIdentity::File(whole) => BlobIdentity::File(FileIdentity { offset, len_bytes, ..whole }),
@@ -116,8 +116,8 @@ impl BlobIdentity {
         }
     }
 
-    /// Returns the text that names an index of these bytes in the store; `None` when an index of
-    /// them must not be stored.
+    /// Returns the text that names an index of these bytes in the store; `None` when such an index must not
+    /// be stored.
     #[must_use]
     pub(crate) fn store_name(&self) -> Option<String> {
         match self {
@@ -132,7 +132,7 @@ impl BlobIdentity {
     }
 }
 
-/// Reads `bytes`, which `what` names, unless they are more than `max`.
+/// Reads all of `bytes`, at most `max` bytes. `what` names the bytes in errors.
 ///
 /// # Errors
 /// [`Error::Limit`] naming `limit`; [`Error::Io`].

@@ -1,6 +1,7 @@
-//! What skopeo writes for `dir:`: a manifest and its blobs, side by side.
+//! Directories that skopeo writes for `dir:`: a manifest and its blobs, side by side.
 //!
-//! This module owns the names of the files. Source: containers/image, directory/directory_transport.go.
+//! This module owns the file names in such a directory. Source: containers/image,
+//! directory/directory_transport.go.
 
 use super::archive::{Archive, not_an_image};
 use super::archive_blobs::ArchiveBlobs;
@@ -17,10 +18,10 @@ use crate::layer::index::Verify;
 
 const VERSION_PREFIX: &[u8] = b"Directory Transport Version: 1.";
 
-/// Longest `version` file that is looked into; the text is 33 bytes.
+/// Maximum length of a `version` file that is read, in bytes; the text has 33 bytes.
 const MAX_VERSION_BYTES: u64 = 1024;
 
-/// True for a `version` file of this format.
+/// Returns true for a place with a `version` file of this format.
 pub(super) fn detect(place: &mut Site<'_>) -> Result<bool> {
     has_version(place.archive()?)
 }
@@ -30,18 +31,18 @@ pub(super) fn open(place: Site<'_>) -> Result<Box<dyn ImageSource>> {
     Ok(Box::new(Dir::open(place.verify(), place.into_archive()?)?))
 }
 
-/// A directory of skopeo's.
+/// A directory that skopeo wrote.
 #[derive(Debug)]
 struct Dir {
     blobs: ArchiveBlobs,
-    /// `manifest.json`, which may be an image index. No descriptor leads to it: this one is made
-    /// from its bytes and carries them.
+    /// The descriptor of `manifest.json`, which may be an image index. The directory has no descriptor for
+    /// that file, so this one is made from the file's bytes and contains them.
     top: Descriptor,
     verify: Verify,
 }
 
 impl Dir {
-    /// Reads `version` and `manifest.json`.
+    /// Opens the directory by reading `version` and `manifest.json`.
     fn open(verify: Verify, archive: Archive) -> Result<Self> {
         if !has_version(&archive)? {
             let reason = "no 'version' file of directory transport version 1";
@@ -67,7 +68,7 @@ impl Dir {
         ImageSummary { index: 0, names: Vec::new(), platform: None }
     }
 
-    /// Refuses a selection that is not the only image there is.
+    /// Refuses a selection that does not select the only image.
     fn check(&self, select: &Selection) -> Result<()> {
         names::select(&self.blobs.place(), select, &[(Names::default(), Dir::summary())]).map(drop)
     }
@@ -90,13 +91,13 @@ impl ImageSource for Dir {
     fn survey(&self, select: &Selection, platform: Option<&Platform>) -> Result<Survey> {
         self.check(select)?;
         let mut survey = Walk::new(&self.blobs, platform, self.verify).survey(&[&self.top]);
-        // Its digest was made from its bytes: nothing was promised.
+        // The digest was computed from the bytes, so comparing the two would prove nothing.
         survey.documents.retain(|document| document.digest != self.top.digest);
         Ok(survey)
     }
 }
 
-/// True when there is a `version` file of this format.
+/// Returns true if the archive has a `version` file of this format.
 fn has_version(archive: &Archive) -> Result<bool> {
     let Some(found) = archive.find("version")? else {
         return Ok(false);
@@ -108,7 +109,7 @@ fn has_version(archive: &Archive) -> Result<bool> {
     Ok(text.is_some_and(|text| text.starts_with(VERSION_PREFIX)))
 }
 
-/// Digests other than SHA-256 stand with their algorithm before the hash.
+/// Returns the file names of a blob. For digests other than SHA-256, the algorithm precedes the hash.
 fn blob_names(digest: &Digest) -> Vec<String> {
     let stem = match digest.algorithm() {
         Algorithm::Sha256 => digest.hex(),

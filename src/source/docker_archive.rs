@@ -1,4 +1,4 @@
-//! What `docker save`, podman, skopeo, kaniko, bazel and nix write as a docker-archive.
+//! Docker-archives, as `docker save`, podman, skopeo, kaniko, bazel and nix write them.
 //!
 //! This module owns the choice among the images that `manifest.json` lists.
 
@@ -10,7 +10,7 @@ use super::{ImageSource, ImageSummary, OpenedImage, Selection, Survey};
 use crate::error::{Error, Result, Subject};
 use crate::image::Platform;
 
-/// True for a `manifest.json`, or for what Docker before 1.10 wrote instead.
+/// Returns true for a place with `manifest.json`, or with the files that Docker before 1.10 wrote instead.
 pub(super) fn detect(place: &mut Site<'_>) -> Result<bool> {
     let archive = place.archive()?;
     Ok(archive.find("manifest.json")?.is_some() || archive.find("repositories")?.is_some())
@@ -29,7 +29,7 @@ struct DockerArchive {
 }
 
 impl DockerArchive {
-    /// Reads `manifest.json`.
+    /// Opens the archive by reading `manifest.json`.
     fn open(archive: Archive) -> Result<Self> {
         let Some(manifest) = DockerManifest::read(&archive)? else {
             return Err(without_manifest(&archive)?);
@@ -81,7 +81,7 @@ impl ImageSource for DockerArchive {
     }
 }
 
-/// What to say of an archive without `manifest.json` (F2).
+/// Returns the error for an archive without `manifest.json` (F2).
 fn without_manifest(archive: &Archive) -> Result<Error> {
     if archive.find("repositories")?.is_none() {
         return Ok(not_an_image(archive.path(), "'manifest.json' is missing"));

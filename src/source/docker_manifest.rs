@@ -1,8 +1,7 @@
-//! `manifest.json`: the images of a docker-archive, and of the OCI layouts that Docker 25 and later
-//! write.
+//! `manifest.json`: the images of a docker-archive, and of the OCI layouts that Docker 25 and later write.
 //!
-//! This module owns which file is the config of an image and which are its layers. Nothing else in
-//! the archive is believed; the layout of its directories changed with every engine (F1, F5, F6).
+//! This module owns which file is the config of an image and which files are its layers. No other file of the
+//! archive is used for that, because the layout of its directories differs between engines (F1, F5, F6).
 
 use serde_json::Value;
 
@@ -20,26 +19,26 @@ use crate::workers::cores;
 
 const ITEM_FIELDS: [&str; 5] = ["Config", "RepoTags", "Layers", "Parent", "LayerSources"];
 
-/// A `manifest.json`.
+/// A parsed `manifest.json`.
 #[derive(Debug, Default)]
 pub(super) struct DockerManifest {
     pub(super) items: Vec<Item>,
     raw: Vec<u8>,
 }
 
-/// One image of `manifest.json`.
+/// The entry of one image in `manifest.json`.
 #[derive(Debug)]
 pub(super) struct Item {
-    /// Name of the config.
+    /// File name of the config.
     config: String,
     /// Names of the image.
     pub(super) repo_tags: Vec<String>,
-    /// Names of the layers, lowest first.
+    /// File names of the layers, lowest first.
     layers: Vec<String>,
 }
 
 impl DockerManifest {
-    /// Reads the `manifest.json` of a docker-archive, if there is one.
+    /// Reads the `manifest.json` of a docker-archive; `None` if there is no such file.
     pub(super) fn read(archive: &Archive) -> Result<Option<Self>> {
         match read_manifest(archive)? {
             Some(raw) => DockerManifest::parse(archive, raw).map(Some),
@@ -47,8 +46,8 @@ impl DockerManifest {
         }
     }
 
-    /// Reads the `manifest.json` beside an OCI layout. It lists nothing when there is no such file, or
-    /// it is another kind of file, of which a layout may have any (F11).
+    /// Reads the `manifest.json` beside an OCI layout. The result is empty if the file is missing or has
+    /// another format, because a layout may contain any other files (F11).
     pub(super) fn read_beside_oci(archive: &Archive) -> Result<Self> {
         match read_manifest(archive)? {
             Some(raw) if raw.trim_ascii_start().starts_with(b"[") => DockerManifest::parse(archive, raw),
@@ -119,20 +118,20 @@ impl DockerManifest {
 }
 
 impl Item {
-    /// The names of the image, as selectors find them.
+    /// Returns the names of the image, as selectors find them.
     pub(super) fn names(&self) -> Names {
         Names { reference: None, full: self.repo_tags.clone() }
     }
 
-    /// True when both are one image: it may be listed once for each of its names.
+    /// Returns true if both entries are one image, which may be listed once for each of its names.
     pub(super) fn is_same_image(&self, other: &Item) -> bool {
         self.config == other.config && self.layers == other.layers
     }
 
-    /// Finds all that the image names, whether or not it is as promised.
+    /// Finds the config and layers that the image names, whether or not they match their digests.
     pub(super) fn survey(&self, archive: &Archive) -> Survey {
         let mut survey = Survey::default();
-        // Layers are promised by the config alone: without it there is nothing to compare them with.
+        // Only the config states digests of layers; without it they cannot be compared.
         let config = self.survey_config(archive, &mut survey);
         match config.and_then(|config| self.survey_layers(archive, &config)) {
             Ok(layers) => survey.layers = layers,
@@ -162,8 +161,8 @@ impl Item {
         found.collect()
     }
 
-    /// The config's bytes and digest. The digest in its name counts if it is right; it need not be
-    /// (F1).
+    /// Returns the bytes and the digest of the config. If the config's file name contains its digest, that
+    /// digest is returned; the name need not contain the right digest (F1).
     fn read_config(&self, archive: &Archive) -> Result<(Vec<u8>, Digest)> {
         let what = archive.describe(&self.config);
         let Some(bytes) = archive.read(&self.config, "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES)? else {
@@ -174,7 +173,7 @@ impl Item {
         Ok((bytes, digest))
     }
 
-    /// The digest of the config.
+    /// Returns the digest of the config.
     ///
     /// # Errors
     /// When the config cannot be read.
@@ -216,7 +215,7 @@ fn without_config(what: &Subject) -> Error {
     Error::malformed(what.clone(), "the config that 'manifest.json' names is missing")
 }
 
-/// `<hex>.json`, `sha256:<hex>` and `blobs/<algorithm>/<hex>` name a digest.
+/// Returns the digest in a name of the form `<hex>.json`, `sha256:<hex>` or `blobs/<algorithm>/<hex>`.
 fn digest_in_name(name: &str) -> Option<Digest> {
     let (directory, file) = name.rsplit_once('/').unwrap_or(("", name));
     let algorithm = directory.rsplit('/').next().unwrap_or(directory);

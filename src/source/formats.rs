@@ -1,8 +1,7 @@
-//! The table of formats: each transport, what detects its images, and what opens them.
+//! The table of formats: for each transport, how its images are detected and opened.
 //!
-//! The grammar of references, detection by content, opening and the help texts all read this
-//! table, so a new source is one module and one row. The order of the rows is the order of
-//! detection.
+//! This module owns the table. The grammar of references, detection by content, opening and the help texts
+//! all read it, so a new source is one module and one row. Formats are detected in the order of the rows.
 
 use std::fmt;
 use std::fs::File;
@@ -15,7 +14,7 @@ use super::{ImageSource, Location, OpenOptions, dir, docker_archive, oci_layout}
 use crate::error::{Error, Result, Subject};
 use crate::layer::index::Verify;
 
-/// OCI layouts come first: archives of Docker 25 and later are a docker-archive too (F3).
+/// The table. OCI layouts come first, because archives of Docker 25 and later are docker-archives too (F3).
 static FORMATS: &[Format] = &[
     Format {
         transport: "oci",
@@ -50,21 +49,21 @@ static FORMATS: &[Format] = &[
     Format { needs_slashes: true, ..Format::unsupported("https", "an image on a web server") },
 ];
 
-/// One row.
+/// One row of the table.
 struct Format {
-    /// What a reference begins with, before the colon.
+    /// Name of the transport: the prefix of a reference, before the colon.
     transport: &'static str,
-    /// True when `//` must follow the colon: with the colon alone, the word is a file name.
+    /// True if `//` must follow the colon; a name with the colon alone counts as a file name.
     needs_slashes: bool,
-    /// What the transport leads to, with its article.
+    /// The kind of place that the transport leads to, with its article.
     about: &'static str,
-    /// `None` for transports that are known by name only.
+    /// Functions that read the format; `None` for transports that are known but not supported.
     reader: Option<FormatReader>,
 }
 
-/// What reads a format.
+/// The functions that detect and open a format.
 struct FormatReader {
-    /// Returns whether a place that was named without a transport has this format.
+    /// Returns whether a place given without a transport has this format.
     detect: fn(&mut Site<'_>) -> Result<bool>,
     /// Opens a place as this format.
     open: fn(Site<'_>) -> Result<Box<dyn ImageSource>>,
@@ -76,22 +75,22 @@ impl Format {
     }
 }
 
-/// A kind of place that images are kept in, as the word before the colon names it.
+/// A kind of place that holds images, as a reference names it before the colon.
 #[derive(Clone, Copy)]
 pub struct Transport(&'static Format);
 
 impl Transport {
-    /// Returns all transports, those that cannot be opened included.
+    /// Returns all transports, including those that are not supported.
     pub fn all() -> impl Iterator<Item = Transport> {
         FORMATS.iter().map(Transport)
     }
 
-    /// Returns the transports that can be opened.
+    /// Returns the supported transports.
     pub fn supported() -> impl Iterator<Item = Transport> {
         Transport::all().filter(|transport| transport.0.reader.is_some())
     }
 
-    /// Returns the word before the colon.
+    /// Returns the name of the transport, which a reference writes before the colon.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.0.transport
@@ -103,7 +102,7 @@ impl Transport {
         self.0.about
     }
 
-    /// Returns the transport that `text` begins with; the colon follows its name.
+    /// Returns the transport that `text` begins with; a colon must follow the name.
     pub(super) fn of(text: &[u8]) -> Option<Transport> {
         Transport::all().find(|transport| {
             let rest = text.strip_prefix(transport.name().as_bytes());
@@ -115,7 +114,7 @@ impl Transport {
     /// Checks that images can be opened through this transport.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] naming the transport and those that can be used.
+    /// [`Error::Unsupported`] naming the transport and the supported ones.
     pub(super) fn check_supported(self) -> Result<()> {
         self.reader().map(drop)
     }
@@ -149,11 +148,11 @@ impl fmt::Debug for Transport {
     }
 }
 
-/// Opens `place` through `transport`, or as the format that its content shows.
+/// Opens `place` through `transport`, or as the format that is detected from its content.
 ///
 /// # Errors
-/// [`Error::NotAnImage`] when no format is detected, [`Error::Unsupported`] for transports that
-/// cannot be opened, and what opening gives.
+/// [`Error::NotAnImage`] when no format is detected, [`Error::Unsupported`] for transports that are not
+/// supported, and the errors of opening the format.
 pub(super) fn open(transport: Option<Transport>, mut place: Site<'_>) -> Result<Box<dyn ImageSource>> {
     if let Some(transport) = transport {
         return (transport.reader()?.open)(place);
@@ -167,7 +166,7 @@ pub(super) fn open(transport: Option<Transport>, mut place: Site<'_>) -> Result<
     Err(not_an_image(place.archive()?.path(), reason))
 }
 
-/// Where a reference leads. Nothing is opened before a format asks for it.
+/// The place that a reference leads to. It is opened only when a format needs it.
 pub(super) struct Site<'a> {
     location: &'a Location,
     options: &'a OpenOptions,
@@ -176,17 +175,17 @@ pub(super) struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    /// The place at `location`; `input` is standard input.
+    /// Creates the place at `location`. `input` is read for standard input.
     pub(super) fn new(location: &'a Location, options: &'a OpenOptions, input: &'a mut dyn Read) -> Self {
         Site { location, options, input, archive: None }
     }
 
-    /// Returns whether what documents promise is to be checked.
+    /// Returns whether digests and sizes in documents are checked.
     pub(super) fn verify(&self) -> Verify {
         self.options.verify
     }
 
-    /// Returns the place as a folder of named files: a directory or an archive.
+    /// Returns the place as a set of named files: a directory or an archive.
     ///
     /// # Errors
     /// As [`Archive::open`].
@@ -198,7 +197,7 @@ impl<'a> Site<'a> {
         Ok(self.archive.insert(archive))
     }
 
-    /// As [`Site::archive`], to keep.
+    /// Converts the place into the archive that [`Site::archive`] returns.
     ///
     /// # Errors
     /// As [`Archive::open`].
@@ -220,7 +219,7 @@ impl<'a> Site<'a> {
     }
 }
 
-/// Copies `input` to a file that has no name and goes away with us.
+/// Copies `input` to an unnamed temporary file, which is removed when it is closed.
 fn spool(input: &mut dyn Read, options: &OpenOptions) -> Result<File> {
     let Some(dir) = &options.spool_dir else {
         return Err(Error::unsupported(Subject::StandardInput, "no directory for temporary files is set"));

@@ -1,8 +1,8 @@
-//! Where an image is kept.
+//! Sources: the places where images are stored.
 //!
-//! This module owns where bytes are: the reference grammar, what kind of place a path is, the names
-//! of the images there and the place of every blob. What images mean is for [`crate::image`]; no
-//! layer is read here. A source that is not served yet is named and refused.
+//! This module owns where bytes are: the grammar of references, the format of a place, the names of its
+//! images and the location of every blob. It must not know what documents mean, which [`crate::image`] does,
+//! and reads no layers. A source that is not supported is an error that names the source.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -37,48 +37,50 @@ pub use reference::{Location, Reference, Selection, split_path};
 pub(crate) use scan::{Member, members};
 pub(crate) use survey::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
 
-/// Largest `manifest.json` of a docker-archive, and largest top `index.json`: 20 MiB (X6). One image
-/// takes about 100 bytes a layer, so 1 MiB is usual and this is thousands of images. What a hostile
-/// one can cost is bounded by [`crate::image::strict_json::MAX_VALUES`].
+/// The largest `manifest.json` of a docker-archive, and the largest top-level `index.json`: 20 MiB (X6). One
+/// image takes about 100 bytes a layer, so files up to 1 MiB are usual, and 20 MiB holds thousands of images.
+/// [`crate::image::strict_json::MAX_VALUES`] limits the memory for a hostile file.
 pub(crate) const MAX_ARCHIVE_MANIFEST_BYTES: u64 = 20 * 1024 * 1024;
 
 /// A place that holds images.
 pub(crate) trait ImageSource: Send + Sync + fmt::Debug {
-    /// The name of the transport that it can be opened through.
+    /// Returns the name of the transport that opens such a place.
     fn kind(&self) -> &'static str;
 
-    /// The images there, attestations left out.
+    /// Returns the images of the place, without attestations.
     ///
     /// # Errors
-    /// When a document that lists them cannot be read.
+    /// When a document that lists the images cannot be read.
     fn images(&self) -> Result<Vec<ImageSummary>>;
 
-    /// Finds one image, checks its manifest and config, and finds its layers. Without a `platform`
-    /// the host's is preferred; a sole image is taken whatever its platform.
+    /// Finds one image, checks its manifest and config, and finds its layers. Without a `platform` the host's
+    /// is preferred, but a single image is opened whatever its platform.
     ///
     /// # Errors
-    /// [`crate::Error::Ambiguous`], [`crate::Error::NoSuchImage`] and [`crate::Error::NoPlatform`] when `select` and
-    /// `platform` do not name one image; [`crate::Error::MissingBlob`], [`crate::Error::Mismatch`],
-    /// [`crate::Error::Malformed`], [`crate::Error::Unsupported`] for what is wrong with it.
+    /// [`crate::Error::Ambiguous`], [`crate::Error::NoSuchImage`] and [`crate::Error::NoPlatform`] when
+    /// `select` and `platform` do not select one image; [`crate::Error::MissingBlob`],
+    /// [`crate::Error::Mismatch`], [`crate::Error::Malformed`], [`crate::Error::Unsupported`] for faults of
+    /// the image.
     fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage>;
 
-    /// Finds one image as [`ImageSource::image`] does, and all that it names, whether or not it is as promised.
+    /// Finds one image as [`ImageSource::image`] does, with all its documents and layers, whether or not they
+    /// match their digests.
     ///
     /// # Errors
-    /// [`crate::Error::Ambiguous`] and [`crate::Error::NoSuchImage`] when `select` does not name one image. What is wrong
-    /// with the image itself is in the survey.
+    /// [`crate::Error::Ambiguous`] and [`crate::Error::NoSuchImage`] when `select` does not select one image.
+    /// Faults of the image itself are part of the survey.
     fn survey(&self, select: &Selection, platform: Option<&Platform>) -> Result<Survey>;
 }
 
-/// One line of a list of images.
+/// One image in the list of a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ImageSummary {
-    /// Its position, as `@INDEX` selects it.
+    /// Position of the image, as `@INDEX` selects it.
     pub index: usize,
-    /// Its names; may be none.
+    /// Names of the image; may be empty.
     pub names: Vec<String>,
-    /// What it is made for, where that is said in the list itself.
+    /// Platform of the image, if the list itself states it.
     pub platform: Option<Platform>,
 }
 
@@ -93,33 +95,33 @@ impl fmt::Display for ImageSummary {
     }
 }
 
-/// An image that was found and checked, with layers that were only found.
+/// An image whose documents were found and checked, and whose layers were found but not read.
 #[derive(Debug, Clone)]
 pub(crate) struct OpenedImage {
-    /// What it says of itself.
+    /// Description of the image in its documents.
     pub info: ImageInfo,
-    /// Lowest first; as many as `info.layers`.
+    /// The layers, lowest first; as many as `info.layers`.
     pub layers: Vec<LayerBlob>,
-    /// How many layers are worth reading at the same time, at least 1: more than there are cores where
-    /// answers take long to arrive, fewer where reads get in each other's way.
+    /// How many layers should be read at the same time, at least 1: more than the number of cores where
+    /// answers take long to arrive, fewer where parallel reads slow each other down.
     pub reads_at_once: usize,
 }
 
 /// The stored bytes of one layer.
 #[derive(Debug, Clone)]
 pub(crate) struct LayerBlob {
-    /// What the image says of it.
+    /// Description of the layer in the documents.
     pub descriptor: LayerDescriptor,
-    /// The bytes as they are stored, compressed or not; neither read nor checked yet.
+    /// Bytes as stored, compressed or not; not read and not checked yet.
     pub bytes: Arc<dyn ReadAt>,
-    /// Which bytes these are.
+    /// Identity of the bytes.
     pub identity: BlobIdentity,
 }
 
 /// Makes an archive that is compressed as a whole readable at any offset (F10).
 pub(crate) trait Unpack: Send + Sync {
-    /// The uncompressed bytes of the archive `bytes` at `path`, which is compressed in this way, and its
-    /// members.
+    /// Returns the uncompressed bytes of the archive `bytes` at `path`, which has the given compression, and
+    /// its members.
     ///
     /// # Errors
     /// [`crate::Error::Decompress`] and [`crate::Error::Tar`] for damaged archives.
@@ -132,14 +134,14 @@ pub(crate) trait Unpack: Send + Sync {
     ) -> Result<(Arc<dyn ReadAt>, Vec<Member>)>;
 }
 
-/// What opening a source may need.
+/// Options for opening a source.
 #[derive(Clone, Default)]
 pub(crate) struct OpenOptions {
-    /// Where standard input is spooled; without it standard input is refused.
+    /// Directory in which standard input is spooled; without one, standard input is refused.
     pub spool_dir: Option<PathBuf>,
-    /// Who reads compressed archives; without one they are refused.
+    /// Reader for compressed archives; without one, they are refused.
     pub unpack: Option<Arc<dyn Unpack>>,
-    /// Whether a document that is not what its descriptor promises is an error or a warning.
+    /// Whether a document that does not match its descriptor is an error or a warning.
     pub verify: Verify,
 }
 
@@ -157,12 +159,12 @@ impl fmt::Debug for OpenOptions {
 ///
 /// # Errors
 /// [`crate::Error::NotAnImage`] when no format is detected, [`crate::Error::Unsupported`] for transports that
-/// cannot be opened, and what opening an [`archive::Archive`] gives.
+/// are not supported, and the errors of opening an [`archive::Archive`].
 pub(crate) fn open(reference: &Reference, options: &OpenOptions) -> Result<Box<dyn ImageSource>> {
     open_with_input(reference, options, &mut io::stdin().lock())
 }
 
-/// As [`open`], with another standard input.
+/// Opens a place as [`open`] does, with `input` as standard input.
 ///
 /// # Errors
 /// As [`open`].

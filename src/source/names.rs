@@ -1,7 +1,7 @@
-//! Which images a selector names (F12).
+//! Selectors: which images of a place a selector names (F12).
 //!
-//! Pure. This module owns the order in which kinds of name are tried: the first kind that fits
-//! anything decides, and whether it fits too much is for the caller.
+//! This module does no I/O. It owns the order in which kinds of name are compared: the first kind that
+//! matches any image decides. The caller decides whether several matches are an error.
 
 use super::{ImageSummary, Selection};
 use crate::error::{Error, Result};
@@ -9,14 +9,14 @@ use crate::error::{Error, Result};
 /// The names of one image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Names {
-    /// `org.opencontainers.image.ref.name`: a tag, a full name or anything else.
+    /// The annotation `org.opencontainers.image.ref.name`: a tag, a full name or any other text.
     pub(super) reference: Option<String>,
-    /// Full names: `io.containerd.image.name`, `RepoTags`.
+    /// Full names, from `io.containerd.image.name` or `RepoTags`.
     pub(super) full: Vec<String>,
 }
 
 impl Names {
-    /// All of them, without a tag that a full name already has.
+    /// Returns all names, without a tag that a full name already contains.
     pub(super) fn shown(&self) -> Vec<String> {
         let mut shown = self.full.clone();
         if let Some(reference) = &self.reference {
@@ -28,22 +28,22 @@ impl Names {
         shown
     }
 
-    /// Full names as engines complete them: names of one image are equal in this form.
+    /// Returns the full names as engines complete them, so that equal names have equal texts.
     pub(super) fn normal(&self) -> impl Iterator<Item = String> {
         self.all().map(|name| normalise(name))
     }
 
-    /// Full names, and the reference where it can be one.
+    /// Returns the full names, and the reference if it can be a full name.
     fn all(&self) -> impl Iterator<Item = &String> {
         let reference = self.reference.iter().filter(|name| name.contains([':', '/']));
         self.full.iter().chain(reference)
     }
 }
 
-/// Positions in `images` of those that `selection` names; never none.
+/// Returns the positions in `images` of those that `selection` names; at least one.
 ///
 /// # Errors
-/// [`Error::NoSuchImage`] listing what there is, [`Error::NotAnImage`] when that is nothing.
+/// [`Error::NoSuchImage`] with a list of the images, [`Error::NotAnImage`] when there are none.
 pub(super) fn select(
     place: &str,
     selection: &Selection,
@@ -72,7 +72,7 @@ pub(super) fn select(
     })
 }
 
-/// [`Error::Ambiguous`] listing the images at `found`.
+/// Creates [`Error::Ambiguous`] with a list of the images at `found`.
 pub(super) fn ambiguous(place: &str, images: &[(Names, ImageSummary)], found: &[usize]) -> Error {
     Error::Ambiguous {
         path: place.to_owned(),
@@ -100,12 +100,12 @@ fn by_name(selector: &str, images: &[(Names, ImageSummary)]) -> Vec<usize> {
     kinds.iter().map(|kind| fits(kind)).find(|found| !found.is_empty()).unwrap_or_default()
 }
 
-/// True when `name` is `something:tag`.
+/// Returns true if `name` is any text followed by `:` and `tag`.
 fn has_tag(name: &str, tag: &str) -> bool {
     name.strip_suffix(tag).is_some_and(|rest| rest.ends_with(':'))
 }
 
-/// A name as engines complete it: `alpine` is `docker.io/library/alpine:latest`. Source:
+/// Completes a name as engines do: `alpine` becomes `docker.io/library/alpine:latest`. Source:
 /// distribution/reference, normalize.go.
 fn normalise(name: &str) -> String {
     let is_domain =
@@ -119,7 +119,7 @@ fn normalise(name: &str) -> String {
     with_tag(&format!("{domain}/{library}{path}"))
 }
 
-/// A name with `latest` where it has neither tag nor digest.
+/// Appends `:latest` to a name with neither tag nor digest.
 fn with_tag(name: &str) -> String {
     let last = name.rsplit('/').next().unwrap_or(name);
     if last.contains([':', '@']) {

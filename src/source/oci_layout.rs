@@ -1,7 +1,7 @@
-//! OCI layouts, as a directory or in a tar.
+//! OCI layouts, in a directory or in a tar.
 //!
-//! This module owns the names in `index.json` and the agreement with a `manifest.json` beside it
-//! (F3). Source: OCI image-spec image-layout.md; names by containerd's and Docker's exporters.
+//! This module owns the names in `index.json` and their agreement with a `manifest.json` beside it (F3).
+//! Sources: OCI image-spec image-layout.md; for names, the exporters of containerd and Docker.
 
 use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
@@ -23,7 +23,7 @@ use crate::image::media_type::document_kind;
 use crate::image::strict_json::{self, Object};
 use crate::layer::index::Verify;
 
-/// True for `oci-layout` with `index.json`.
+/// Returns true for a place with `oci-layout` and `index.json`.
 pub(super) fn detect(place: &mut Site<'_>) -> Result<bool> {
     let archive = place.archive()?;
     Ok(archive.find("oci-layout")?.is_some() && archive.find("index.json")?.is_some())
@@ -41,26 +41,26 @@ const CONTAINERD_NAME: &str = "io.containerd.image.name";
 #[derive(Debug)]
 struct OciLayout {
     blobs: ArchiveBlobs,
-    /// All of `index.json`; their positions are what `@INDEX` counts.
+    /// The entries of `index.json`; `@INDEX` counts their positions.
     entries: Vec<Descriptor>,
-    /// `manifest.json`, where Docker put one beside.
+    /// The `manifest.json` that Docker writes beside `index.json`; empty if missing.
     docker: DockerManifest,
-    /// Positions in `docker` of images that `index.json` does not name (F3). `@INDEX` counts them
-    /// after the entries.
+    /// Positions in `docker` of images that `index.json` does not name (F3). `@INDEX` counts them after the
+    /// entries.
     unlisted: Vec<usize>,
     verify: Verify,
 }
 
-/// What a selection leads to.
+/// The result of a selection.
 enum Picked<'a> {
-    /// Entries of `index.json`: one, or several that are one name for several platforms.
+    /// Entries of `index.json`: a single one, or several with one name for several platforms.
     Entries(Vec<(Names, &'a Descriptor)>),
     /// An image that only `manifest.json` lists.
     Item(&'a Item),
 }
 
 impl OciLayout {
-    /// Reads `oci-layout`, `index.json` and, if there, `manifest.json`.
+    /// Opens the layout by reading `oci-layout`, `index.json` and, if present, `manifest.json`.
     fn open(verify: Verify, archive: Archive) -> Result<Self> {
         check_version(&archive)?;
         let Some(bytes) =
@@ -75,8 +75,8 @@ impl OciLayout {
         Ok(OciLayout { blobs, entries: index.manifests, docker, unlisted, verify })
     }
 
-    /// The images of both lists. A summary's index is that of the entry, or past all entries that of
-    /// the unlisted item.
+    /// Returns the images of both lists. The index of an image is the position of its entry; unlisted items
+    /// follow after all entries.
     fn listed(&self) -> Vec<(Names, ImageSummary)> {
         let entries = self.entries.iter().enumerate().filter(|(_, entry)| !entry.is_attestation());
         let entries = entries.map(|(index, entry)| (index, names_of(entry), entry.platform.clone()));
@@ -89,7 +89,7 @@ impl OciLayout {
         summarised.collect()
     }
 
-    /// The images of both lists, without signatures and other artifacts (F17).
+    /// Returns the images of both lists, without signatures and other artifacts (F17).
     fn listed_images(&self) -> Vec<(Names, ImageSummary)> {
         let mut images = self.listed();
         images.retain(|(names, summary)| {
@@ -98,7 +98,7 @@ impl OciLayout {
         images
     }
 
-    /// What an entry is if it is no image, with its article.
+    /// Returns the kind of an entry that is not an image, with its article; `None` for an image.
     fn artifact(&self, entry: &Descriptor, names: &Names) -> Option<String> {
         let media_type = entry.media_type.as_deref();
         if let Some(what) = artifact::of_cosign(entry, names) {
@@ -112,8 +112,8 @@ impl OciLayout {
         }
     }
 
-    /// The images that `select` chooses from: artifacts only where they are asked for, or nothing else
-    /// is there.
+    /// Returns the images that `select` chooses from. Artifacts are included if `select` gives a name or a
+    /// position, or if the list has a single entry.
     fn choice(&self, select: &Selection) -> Result<Vec<(Names, ImageSummary)>> {
         let listed = self.listed();
         if *select != Selection::Sole || listed.len() <= 1 {
@@ -144,7 +144,7 @@ impl OciLayout {
     fn pick(&self, select: &Selection) -> Result<Picked<'_>> {
         let place = self.blobs.place();
         let images = self.choice(select)?;
-        // What there is instead is told of images alone.
+        // The list of available images in the error must not contain artifacts.
         let found = names::select(&place, select, &images)
             .map_err(|error| names::select(&place, select, &self.listed_images()).err().unwrap_or(error))?;
         let chosen: Vec<&(Names, ImageSummary)> = found.iter().filter_map(|at| images.get(*at)).collect();
@@ -173,8 +173,8 @@ impl OciLayout {
         }
     }
 
-    /// Walks to the image of `entries`. If `manifest.json` has an image of the same name, it must have
-    /// the same config (F3).
+    /// Walks to the image of `entries`. If `manifest.json` has an image of the same name, both must have the
+    /// same config (F3).
     fn walk<T>(
         &self,
         entries: Vec<(Names, &Descriptor)>,
@@ -191,7 +191,7 @@ impl OciLayout {
         go(Walk::new(&self.blobs, platform, self.verify).agreeing(agreement), &tops, names)
     }
 
-    /// Checks that each of `items` has one of `configs`.
+    /// Checks that the config of each of `items` is one of `configs`.
     fn check_agreement(&self, items: &[&Item], configs: &[Digest]) -> Result<()> {
         let archive = &self.blobs.archive;
         let claimed: Vec<Digest> =
@@ -231,15 +231,15 @@ impl ImageSource for OciLayout {
     }
 }
 
-/// Positions in `docker` of the images that `entries` do not name: no entry has one of their names, or
-/// leads to their config. An image that cannot be compared is taken for one of its own; opening it
-/// tells why.
+/// Returns the positions in `docker` of the images that `entries` do not name: no entry has one of their
+/// names or leads to their config. An image that cannot be compared counts as unlisted; opening it reports
+/// the error.
 fn unlisted(blobs: &ArchiveBlobs, entries: &[Descriptor], docker: &DockerManifest) -> Vec<usize> {
     let images = || entries.iter().filter(|entry| !entry.is_attestation());
     let named: HashSet<String> =
         images().flat_map(|entry| names_of(entry).normal().collect::<Vec<_>>()).collect();
     let has_name = |item: &Item| item.names().normal().any(|name| named.contains(&name));
-    // Manifests are read for unnamed images only, and each once.
+    // Manifests are read only if an image has no matching name, and each manifest is read once.
     let configs = LazyCell::new(|| {
         let mut seen = HashSet::new();
         let distinct = images().filter(|entry| seen.insert(entry.digest)).collect::<Vec<_>>();
@@ -252,7 +252,7 @@ fn unlisted(blobs: &ArchiveBlobs, entries: &[Descriptor], docker: &DockerManifes
     items.filter(|(_, item)| !has_name(item) && !has_config(item)).map(|(at, _)| at).collect()
 }
 
-/// One image may stand in the list once for each of its names, of which there may be many.
+/// Merges entries with equal digests, because a list may have one entry for each of an image's names.
 fn merge_names<'a>(entries: &[(&Names, &'a Descriptor)]) -> Vec<(Names, &'a Descriptor)> {
     let mut merged: Vec<(Names, &Descriptor)> = Vec::new();
     let mut place_of: HashMap<Digest, usize> = HashMap::new();

@@ -1,8 +1,7 @@
-//! How a user names an image: `[TRANSPORT:]PATH[:REF | @INDEX]`, and a path inside it.
+//! Image references: `[TRANSPORT:]PATH[:REF | @INDEX]`, and a path inside the image.
 //!
-//! This module owns that grammar. Colons may stand in file names too, so wherever a text can be
-//! read in two ways, what exists on disk decides, and `--image` settles what remains. It opens
-//! nothing.
+//! This module owns that grammar. File names may contain colons, so if a text can be read in two ways, the
+//! existing files decide, and `--image` resolves what remains ambiguous. This module opens no file.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -12,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::Transport;
 use crate::error::{Error, Result};
 
-/// Where to look.
+/// The place that holds the images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Location {
@@ -31,15 +30,15 @@ impl fmt::Display for Location {
     }
 }
 
-/// Which of the images there.
+/// The choice of an image within a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Selection {
-    /// The only one.
+    /// The only image.
     Sole,
-    /// The one of this name.
+    /// The image with this name.
     Name(String),
-    /// The one at this position, from 0.
+    /// The image at this position, from 0.
     Index(usize),
 }
 
@@ -57,26 +56,25 @@ impl fmt::Display for Selection {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reference {
-    /// The kind of place, if it was said; otherwise content decides.
+    /// The transport, if one was given; otherwise the format is detected from the content.
     pub transport: Option<Transport>,
-    /// Where.
+    /// The place that holds the image.
     pub location: Location,
-    /// Which.
+    /// The choice of an image within the place.
     pub selection: Selection,
 }
 
 impl Reference {
-    /// Reads `text`; `image` is the value of `--image`, with which all of `text` is transport and
-    /// path.
+    /// Parses `text`. If `image`, the value of `--image`, is given, all of `text` is transport and path.
     ///
     /// # Errors
-    /// [`Error::Reference`] for what cannot be read so, [`Error::Unsupported`] for a transport that
-    /// cannot be opened.
+    /// [`Error::Reference`] for text that cannot be parsed, [`Error::Unsupported`] for a transport that is
+    /// not supported.
     pub fn parse(text: &OsStr, image: Option<&str>) -> Result<Self> {
         Reference::parse_where(text, image, &|path| path.symlink_metadata().is_ok())
     }
 
-    /// As [`Reference::parse`]; `exists` says whether there is something at a path.
+    /// Parses `text` as [`Reference::parse`] does; `exists` returns whether a path exists.
     ///
     /// # Errors
     /// As [`Reference::parse`].
@@ -115,7 +113,7 @@ impl Reference {
 
 /// Splits `IMAGE:/path` at the last `:/` into the image and the path, which keeps its slash.
 ///
-/// The colon of a leading transport is not such a place: `oci:/srv/layout` has no path inside.
+/// The colon of a leading transport does not separate a path: `oci:/srv/layout` has no path inside the image.
 #[must_use]
 pub fn split_path(text: &OsStr) -> (OsString, Option<Vec<u8>>) {
     let bytes = text.as_bytes();
@@ -139,8 +137,8 @@ fn split_transport(text: &[u8]) -> (Option<Transport>, &[u8]) {
     (Some(transport), rest.strip_prefix(b"//").unwrap_or(rest))
 }
 
-/// Splits off `:REF` or `@INDEX`, behind the longest part that exists; where none does, at the last
-/// mark, so that the error names the path that was meant.
+/// Splits off `:REF` or `@INDEX` after the longest prefix that exists as a path. If no prefix exists, the
+/// text is split at the last `:` or `@`, so that the error names the path that the user meant.
 fn split_selector<'a>(text: &'a [u8], exists: &dyn Fn(&Path) -> bool) -> (&'a [u8], Option<&'a [u8]>) {
     let there = |path: &[u8]| path == b"-" || exists(Path::new(OsStr::from_bytes(path)));
     if there(text) {
@@ -162,7 +160,7 @@ fn split_selector<'a>(text: &'a [u8], exists: &dyn Fn(&Path) -> bool) -> (&'a [u
     chosen.unwrap_or((text, None))
 }
 
-/// `@N` is a position, all else a name; nothing when the position does not fit.
+/// Parses a selector: `@N` is a position, any other text a name; `None` if the position is too large.
 fn read_selector(text: &str) -> Option<Selection> {
     match text.strip_prefix('@') {
         Some(digits) if is_number(digits.as_bytes()) => Some(Selection::Index(digits.parse().ok()?)),
@@ -174,7 +172,7 @@ fn is_number(digits: &[u8]) -> bool {
     !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
 }
 
-/// What stands before and after the byte at `at`.
+/// Returns the bytes before and after the byte at `at`.
 fn split_at_byte(text: &[u8], at: usize) -> (&[u8], &[u8]) {
     let before = text.get(..at).unwrap_or(text);
     let after = text.get(at.saturating_add(1)..).unwrap_or_default();

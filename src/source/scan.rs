@@ -1,6 +1,6 @@
-//! The members of an archive: names and places, no payloads.
+//! The members of an archive: their names and positions, without their contents.
 //!
-//! This module owns what of an archive's tar matters to a source. The tar is walked by [`crate::layer`].
+//! This module owns which properties of an archive's tar a source needs. [`crate::layer`] parses the tar.
 
 use crate::error::{StreamFault, StreamResult as Result};
 use crate::layer::entry::{Entry, EntryKind, Stored};
@@ -9,23 +9,23 @@ use crate::layer::tar::{Limits, Sink};
 use crate::read_at::ReadAt;
 use crate::warning::WarningKind;
 
-/// Most members of an archive. Honest ones have a few for each layer; a rootfs that is mistaken for
-/// an archive should not fill the memory before it is refused.
+/// Maximum number of members of an archive. A valid archive has a few for each layer; the limit prevents that
+/// a rootfs tar given by mistake fills the memory before it is refused.
 pub(crate) const MAX_MEMBERS: usize = 1024 * 1024;
 
 /// One member of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Member {
-    /// The name as it stands in the tar: bytes, not cleaned.
+    /// The name as the tar writes it: bytes, not cleaned.
     pub name: Vec<u8>,
-    /// What it is.
+    /// The kind of member.
     pub kind: MemberKind,
 }
 
-/// What a member is.
+/// The kinds of member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum MemberKind {
-    /// A regular file whose bytes stand in the tar in one run.
+    /// A regular file whose bytes are contiguous in the tar.
     File {
         /// Offset of the bytes in the uncompressed tar, in bytes.
         offset: u64,
@@ -34,19 +34,19 @@ pub(crate) enum MemberKind {
     },
     /// A directory.
     Directory,
-    /// A symbolic link and where it leads; bytes.
+    /// A symbolic link with its target; bytes.
     Symlink(Vec<u8>),
-    /// A hard link and the name of what it links to; bytes.
+    /// A hard link with the name of its target; bytes.
     Hardlink(Vec<u8>),
-    /// Anything else: devices, pipes, sparse files.
+    /// Any other member: devices, pipes, sparse files.
     Other,
 }
 
-/// All members of a tar in `bytes`, or nothing when it does not begin like a tar.
+/// Returns all members of the tar in `bytes`; `None` when `bytes` do not begin like a tar.
 ///
 /// # Errors
-/// [`StreamFault::Tar`] where the tar is damaged or cut off, [`StreamFault::Limit`] past [`MAX_MEMBERS`]. The
-/// archive is named by the caller.
+/// [`StreamFault::Tar`] where the tar is damaged or truncated, [`StreamFault::Limit`] past [`MAX_MEMBERS`].
+/// The caller adds the name of the archive.
 pub(crate) fn scan(bytes: &dyn ReadAt) -> Result<Option<Vec<Member>>> {
     let mut found = Members(Vec::new());
     match crate::layer::scan::scan(bytes, Limits::default(), &mut found) {
@@ -56,7 +56,8 @@ pub(crate) fn scan(bytes: &dyn ReadAt) -> Result<Option<Vec<Member>>> {
     }
 }
 
-/// The members of an archive that was indexed as a tar, as one that is compressed as a whole must be.
+/// Returns the members of an archive that was indexed as a tar, which is done when an archive is compressed
+/// as a whole.
 ///
 /// # Errors
 /// [`StreamFault::Limit`] past [`MAX_MEMBERS`].

@@ -1,8 +1,8 @@
-//! An image with all its faults: what it names, and what was found in each place.
+//! Surveys: the documents and layers that an image names, with what was found for each, and all faults.
 //!
-//! Opening an image ends at the first thing that is not as it was promised. A survey goes on as long as
-//! anything can be read, for who wants to know all that is wrong. This module owns what a survey contains;
-//! [`crate::verify`] compares it, and reads the layers.
+//! Opening an image ends at the first mismatch. A survey continues as long as anything can be read, so that
+//! all faults can be reported. This module owns what a survey contains; [`crate::verify`] compares the
+//! results and reads the layers.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -13,45 +13,46 @@ use crate::error::Error;
 use crate::image::manifest::Descriptor;
 use crate::read_at::ReadAt;
 
-/// What was found of an image.
+/// The result of surveying an image.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
-    /// In the order in which they lead to each other.
+    /// The documents, in the order in which they lead to each other.
     pub documents: Vec<SurveyedDocument>,
-    /// Lowest first.
+    /// The layers, lowest first.
     pub layers: Vec<SurveyedLayer>,
-    /// What contradicts itself or ends the way to further documents and layers.
+    /// Contradictions, and errors that prevented finding further documents and layers.
     pub faults: Vec<Error>,
 }
 
-/// A document, as it should be and as it is.
+/// A document: its expected and its actual properties.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SurveyedDocument {
-    /// What it is.
+    /// The kind of document.
     pub role: DocumentRole,
-    /// The digest that led to it.
+    /// The digest in the descriptor or name that led to the document.
     pub digest: Digest,
-    /// The length in bytes that was promised, where one was.
+    /// The expected length in bytes, if one was stated.
     pub size: Option<u64>,
-    /// Length in bytes and digest of what is there; `None` when nothing is.
+    /// Actual length in bytes and digest; `None` when the document is missing.
     pub found: Option<(u64, Digest)>,
 }
 
-/// A layer, as it should be, and its bytes.
+/// A layer: its expected properties and its bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct SurveyedLayer {
-    /// Digest of the blob, where one was promised.
+    /// Digest of the blob, if one was stated.
     pub digest: Option<Digest>,
-    /// Length of the blob in bytes, where one was promised.
+    /// Length of the blob in bytes, if one was stated.
     pub size: Option<u64>,
-    /// Digest of the uncompressed tar; `None` when the config that would tell cannot be read.
+    /// Digest of the uncompressed tar; `None` when the config that states it cannot be read.
     pub diff_id: Option<Digest>,
-    /// The blob, not read yet; `None` when it is missing.
+    /// Bytes of the blob, not read yet; `None` when the blob is missing.
     pub bytes: Option<Arc<dyn ReadAt>>,
 }
 
 impl SurveyedDocument {
-    /// Compares `bytes`, if there are any, with `digest` and `size`.
+    /// Creates the result for a document with the expected `digest` and `size`. `bytes` is `None` when the
+    /// document is missing.
     pub(super) fn new(role: DocumentRole, digest: Digest, size: Option<u64>, bytes: Option<&[u8]>) -> Self {
         let found = bytes.map(|bytes| (bytes.len() as u64, digest.algorithm().digest(bytes)));
         SurveyedDocument { role, digest, size, found }
@@ -70,7 +71,7 @@ impl DocumentLog {
         }
     }
 
-    /// Returns the documents, without the manifests and configs of other images that were looked into.
+    /// Returns the documents, without manifests and configs that were read but belong to other images.
     pub(super) fn of_image(self, own: &[Digest]) -> Vec<SurveyedDocument> {
         let mut documents = self.0.into_inner();
         documents

@@ -1,9 +1,9 @@
-//! From a descriptor to an opened image, in any place that finds blobs by descriptor.
+//! The walk from a descriptor to an opened image, in any place that finds blobs by descriptor.
 //!
-//! This module owns the walk through image indexes to a manifest, its config and its layers: every
-//! document is checked against its descriptor's size and digest before it is parsed. Only a survey
-//! takes documents as they are, and records how they should have been. It must not know names, nor
-//! where blobs are kept: [`Blobs`] finds them.
+//! This module owns the walk through image indexes to a manifest, its config and its layers. Every document
+//! is compared with its descriptor's size and digest before it is parsed. Only a survey accepts documents
+//! that do not match, and records the expected values. This module must not know names, or where blobs are
+//! stored: [`Blobs`] finds them.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -21,51 +21,51 @@ use crate::image::{ImageConfig, ImageInfo, Platform, check_layer_count, pair_lay
 use crate::layer::index::Verify;
 use crate::read_at::ReadAt;
 
-/// Image indexes inside each other. Real ones have two; the visited set ends cycles, this ends
-/// chains (F13).
+/// Maximum nesting of image indexes (F13). Real ones have two levels. The set of visited digests ends cycles;
+/// this limit ends chains.
 const MAX_NESTING: usize = 4;
 
-/// Compares the configs of an image's candidates with what else the place says of them.
+/// Compares the configs of an image's candidates with other statements of the place about them.
 pub(super) type Agreement<'a> = &'a dyn Fn(&[Digest]) -> Result<()>;
 
-/// Finds one image.
+/// A search for one image.
 pub(super) struct Walk<'a> {
     blobs: &'a dyn Blobs,
-    /// The platform that was asked for, if one was.
+    /// The requested platform, if any.
     platform: Option<&'a Platform>,
-    /// Whether what does not match is an error or a warning.
+    /// Whether a mismatch is an error or a warning.
     verify: Verify,
     agreement: Option<Agreement<'a>>,
-    /// Where documents are recorded instead of refused.
+    /// Records documents; if present, documents that do not match are not refused.
     log: Option<&'a DocumentLog>,
-    /// What has been warned of. Documents are read more than once.
+    /// The warnings already given. They are kept because documents are read more than once.
     warnings: RefCell<HashSet<String>>,
 }
 
-/// A manifest that a walk came to.
+/// A manifest that a walk found.
 #[derive(Debug, Clone)]
 struct Candidate {
     descriptor: Descriptor,
-    /// False when its blob is not there (F4).
+    /// False when the manifest's blob is missing (F4).
     present: bool,
 }
 
 impl<'a> Walk<'a> {
-    /// A walk through `blobs` to the image for `platform`, or for this host.
+    /// Creates a walk through `blobs` to the image for `platform`, or for this host.
     pub(super) fn new(blobs: &'a dyn Blobs, platform: Option<&'a Platform>, verify: Verify) -> Self {
         Walk { blobs, platform, verify, agreement: None, log: None, warnings: RefCell::default() }
     }
 
-    /// Refuses the image unless `agreement` accepts its configs.
+    /// Makes the walk refuse the image unless `agreement` accepts its configs.
     pub(super) fn agreeing(self, agreement: Option<Agreement<'a>>) -> Self {
         Walk { agreement, ..self }
     }
 
-    /// Opens the image that `tops` lead to; `names` are what it is called.
+    /// Opens the image that `tops` lead to. `names` are the names of the image.
     ///
     /// # Errors
-    /// [`Error::MissingBlob`] for a blob that is not there, [`Error::NoPlatform`] when no image
-    /// fits, and what is wrong with the image.
+    /// [`Error::MissingBlob`] for a missing blob, [`Error::NoPlatform`] when no image has a suitable
+    /// platform, and the faults of the image.
     pub(super) fn open(self, tops: &[&Descriptor], names: Vec<String>) -> Result<OpenedImage> {
         let candidates = self.candidates(tops)?;
         self.check_agreement(&candidates)?;
@@ -76,13 +76,13 @@ impl<'a> Walk<'a> {
     /// Returns the configs of the images that `top` leads to, for all platforms that are stored.
     ///
     /// # Errors
-    /// Whatever keeps an image index or a manifest from being read.
+    /// When an image index or a manifest cannot be read.
     pub(super) fn configs(&self, top: &Descriptor) -> Result<Vec<Digest>> {
         self.configs_of(&self.candidates(&[top])?)
     }
 
-    /// Returns what `top` leads to if that is no image, with its article. What cannot be read is taken
-    /// for an image: opening it tells why.
+    /// Returns the kind of document that `top` leads to if it is not an image, with its article. A document
+    /// that cannot be read counts as an image, because opening it reports the error.
     pub(super) fn artifact(&self, top: &Descriptor) -> Option<String> {
         let candidates = self.candidates(&[top]).ok()?;
         match candidates.as_slice() {
@@ -92,7 +92,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Surveys what `tops` lead to. What is wrong with the image is part of the answer.
+    /// Surveys the image that `tops` lead to. Faults of the image are part of the survey.
     pub(super) fn survey(self, tops: &[&Descriptor]) -> Survey {
         let log = DocumentLog::default();
         let walk = Walk { log: Some(&log), ..self };
@@ -106,7 +106,7 @@ impl<'a> Walk<'a> {
             Ok(())
         });
         if let Err(fault) = walked {
-            // What is missing, or could not be followed, is part of the way all the same.
+            // The survey also lists top documents that are missing or could not be followed.
             own.extend(tops.iter().map(|top| top.digest));
             survey.faults.push(fault);
         }
@@ -114,15 +114,16 @@ impl<'a> Walk<'a> {
         survey
     }
 
-    /// The manifests below `tops`, attestations left out.
+    /// Returns the manifests below `tops`, without attestations.
     ///
     /// # Errors
-    /// [`Error::MissingBlob`] when one of `tops` is not there; [`Error::Malformed`] past
-    /// [`MAX_NESTING`]; whatever is wrong with an image index.
+    /// [`Error::MissingBlob`] when one of `tops` is missing; [`Error::Malformed`] past [`MAX_NESTING`]; the
+    /// faults of an image index.
     fn candidates(&self, tops: &[&Descriptor]) -> Result<Vec<Candidate>> {
         let mut seen = Seen::default();
         for top in tops {
-            // What was selected must be there and be an image; inside, unknown things are passed by.
+            // A selected document must exist and be a manifest or an image index; entries of unknown types
+            // inside an image index are skipped.
             let bytes = self
                 .document(DocumentRole::Manifest, top)?
                 .ok_or_else(|| missing(document(DocumentRole::Manifest, top), top))?;
@@ -173,11 +174,11 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// The candidate for `platform`, or for this host.
+    /// Returns the candidate for `platform`, or for this host.
     ///
     /// # Errors
-    /// [`Error::NoPlatform`] when none fits, [`Error::MissingBlob`] when one fits that is not there,
-    /// [`Error::NotAnImage`] when there are none at all.
+    /// [`Error::NoPlatform`] when no candidate is suitable, [`Error::MissingBlob`] when the blob of the
+    /// suitable candidate is missing, [`Error::NotAnImage`] when there are no candidates.
     fn choose(&self, candidates: Vec<Candidate>) -> Result<Candidate> {
         let wanted = self.platform.cloned().unwrap_or_else(Platform::host);
         let (mut present, absent): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|one| one.present);
@@ -187,7 +188,7 @@ impl<'a> Walk<'a> {
         let best_absent = choose(&wanted, &absent_platforms).and_then(|at| absent.get(at));
         match (best, best_absent) {
             (Some(at), _) => Ok(present.swap_remove(at)),
-            // Asked for by name, so another one must not stand in.
+            // The platform was requested, so another candidate must not replace it.
             (None, Some(one)) if self.platform.is_some() || present.len() != 1 => {
                 let what = Subject::ManifestFor { platform: wanted.to_string() };
                 Err(missing(what, &one.descriptor))
@@ -215,7 +216,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The platform of a candidate: of its descriptor, else of its config (F14).
+    /// Returns the platform of a candidate, from its descriptor or else from its config (F14).
     fn platform(&self, candidate: &Candidate) -> Result<Option<Platform>> {
         if candidate.descriptor.platform.is_some() {
             return Ok(candidate.descriptor.platform.clone());
@@ -230,8 +231,8 @@ impl<'a> Walk<'a> {
         Ok(ImageConfig::parse(&document(DocumentRole::Config, &manifest.config), &bytes)?.platform)
     }
 
-    /// Shows the agreement the configs of those candidates that are there. Without a manifest there
-    /// is nothing to compare; that it is missing is reported later.
+    /// Passes the configs of the candidates whose manifests are present to the agreement. Missing manifests
+    /// are not compared; they are reported later.
     fn check_agreement(&self, candidates: &[Candidate]) -> Result<()> {
         let Some(agreement) = self.agreement else { return Ok(()) };
         let configs = self.configs_of(candidates)?;
@@ -246,7 +247,7 @@ impl<'a> Walk<'a> {
     /// Reads manifest and config of a candidate and finds its layers.
     ///
     /// # Errors
-    /// [`Error::MissingBlob`] for a blob that is not there, and what is wrong with the image.
+    /// [`Error::MissingBlob`] for a missing blob, and the faults of the image.
     fn open_candidate(&self, candidate: &Candidate, names: Vec<String>) -> Result<OpenedImage> {
         let descriptor = &candidate.descriptor;
         let (manifest, raw_manifest) = self.manifest(descriptor)?;
@@ -301,7 +302,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A mismatch is an error, or a warning where nothing is verified.
+    /// Returns `result`, but turns a mismatch into a warning if verification is off.
     fn checked(&self, result: Result<()>) -> Result<()> {
         match result {
             Err(mismatch @ Error::Mismatch { .. }) if self.verify == Verify::Off => {
@@ -326,7 +327,7 @@ impl<'a> Walk<'a> {
         self.blob(descriptor)?.ok_or_else(|| missing(what, descriptor))
     }
 
-    /// The bytes of a blob, embedded or stored, not checked yet; nothing when it is not there.
+    /// Returns the bytes of a blob, embedded or stored, not checked yet; `None` when the blob is missing.
     fn blob(&self, descriptor: &Descriptor) -> Result<Option<Arc<dyn ReadAt>>> {
         match &descriptor.data {
             Some(data) => Ok(Some(Arc::new(data.clone()))),
@@ -334,7 +335,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The bytes of a document, checked against its descriptor; nothing when it is not there.
+    /// Returns the bytes of a document, compared with its descriptor; `None` when the document is missing.
     fn document(&self, role: DocumentRole, descriptor: &Descriptor) -> Result<Option<Vec<u8>>> {
         let what = document(role, descriptor);
         let bytes = match &descriptor.data {
@@ -342,7 +343,8 @@ impl<'a> Walk<'a> {
             None => self.blobs.document(role, descriptor)?,
         };
         if let Some(log) = self.log {
-            // Of the same name in the archive, but which of the two it is only its content tells.
+            // Manifests and image indexes have the same file names; only the content shows which kind this
+            // is.
             let role = bytes.as_deref().map_or(role, |bytes| role_of(role, &what, bytes));
             log.record(role, descriptor, bytes.as_deref());
             return Ok(bytes);
@@ -353,7 +355,7 @@ impl<'a> Walk<'a> {
         Ok(bytes)
     }
 
-    /// Notes all that a candidate names, whatever state it is in.
+    /// Adds the layers and faults of a candidate to `survey`, and returns the digest of its config.
     fn survey_candidate(&self, candidate: &Candidate, survey: &mut Survey) -> Result<Digest> {
         let (manifest, _) = self.manifest(&candidate.descriptor)?;
         manifest.check_image()?;
@@ -387,14 +389,15 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// What a walk through image indexes has seen.
+/// The progress of a walk through image indexes.
 #[derive(Debug, Default)]
 struct Seen {
     found: Vec<Candidate>,
     visited: HashSet<Digest>,
 }
 
-/// What was taken for a manifest may be an image index: a list of images can lead to either.
+/// Returns the actual role of a document. A list of images can lead to a manifest or to an image index, so a
+/// document that was expected to be a manifest may be an image index.
 fn role_of(asked: DocumentRole, what: &Subject, bytes: &[u8]) -> DocumentRole {
     match manifest::parse(what, bytes, None) {
         Ok(Document::Index(_)) if asked == DocumentRole::Manifest => DocumentRole::ImageIndex,

@@ -1,4 +1,4 @@
-//! What a decoder gives, where it stops, and that it goes on from there.
+//! The output of a decoder, where it stops, and that it can resume there.
 
 use std::io::{Cursor, Read};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Damaged, cut and lying streams: an error that says where, and never wrong bytes or a panic.
+//! Damaged, truncated and hostile streams: an error that names the offset, and never wrong bytes or a panic.
 
 use std::io::{self, Cursor, Read};
 
@@ -13,7 +13,7 @@ use crate::error::StreamFault;
 /// Samples without any checksum.
 const UNCHECKED: [&str; 2] = ["plain", "xz no check"];
 
-/// What decoding `bytes` complains about.
+/// Returns the error of decoding `bytes`.
 fn reason(compression: Compression, bytes: &[u8]) -> String {
     match decode_all(decoder(compression, bytes)) {
         Err(StreamFault::Decompress { reason, .. }) => reason,

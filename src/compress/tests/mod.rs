@@ -1,4 +1,4 @@
-//! Streams of every format, decoded whole, from every checkpoint, and at random.
+//! Streams of every format, decoded as a whole, from every checkpoint, and at random offsets.
 #![expect(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -16,7 +16,7 @@ use std::io::{Cursor, Read};
 use super::{Checkpoint, Compression, Decoder, Stop};
 use crate::error::StreamResult as Result;
 
-/// A decoder at the start of bytes in memory.
+/// Creates a decoder at the start of bytes in memory.
 fn decoder(compression: Compression, bytes: &[u8]) -> Decoder {
     Decoder::new(compression, Box::new(Cursor::new(bytes.to_vec()))).unwrap()
 }
@@ -38,7 +38,7 @@ fn decode_with_checkpoints(mut decoder: Decoder, soft: usize) -> (Vec<u8>, Vec<C
     (out, checkpoints)
 }
 
-/// Gives one byte at a time.
+/// A reader that returns one byte at a time.
 struct Drip<R>(R);
 
 impl<R: Read> Read for Drip<R> {

@@ -1,4 +1,4 @@
-//! What is requested of bytes that are far away: a span is one bounded request.
+//! Requests for bytes of a remote source: a span needs one bounded request.
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -9,7 +9,7 @@ use super::streams::{LARGE, Sample};
 use super::{Compression, decode_with_checkpoints, decoder};
 use crate::read_at::ReadAt;
 
-/// Notes every request: a stream is one, however many pieces it is read in.
+/// Records every request. A stream counts as one request, whatever the number of reads.
 #[derive(Debug)]
 struct Remote {
     bytes: Arc<Vec<u8>>,
@@ -41,13 +41,13 @@ fn remote(sample: &Sample, checkpoints: &[Checkpoint]) -> (Arc<Remote>, Seekable
     (remote, seekable)
 }
 
-/// Where spans begin and end, with the compressed offsets there. The last one ends with the stream.
+/// Returns where spans begin and end, with the compressed offsets there. The last span ends with the stream.
 fn spans(sample: &Sample, checkpoints: &[Checkpoint]) -> Vec<(Range<u64>, Range<u64>)> {
     let starts =
         checkpoints.iter().map(|checkpoint| (checkpoint.output_offset, checkpoint.compressed_offset));
     let starts: Vec<_> = starts.chain([(sample.data.len() as u64, sample.bytes.len() as u64)]).collect();
     let spans = starts.windows(2).map(|pair| (pair[0].0..pair[1].0, pair[0].1..pair[1].1));
-    // Where the data ends at a checkpoint, nothing follows.
+    // If the data ends at a checkpoint, no span follows.
     spans.filter(|(output, _)| !output.is_empty()).collect()
 }
 
@@ -66,7 +66,7 @@ fn a_span_is_one_request_up_to_the_next_checkpoint() {
             let mut read = Vec::new();
             let len_bytes = usize::try_from(output.end - output.start).unwrap();
             seekable.append_exact(&mut read, output.start, len_bytes).unwrap();
-            // A deflate checkpoint may lie inside the byte that it names.
+            // A deflate checkpoint may be inside the byte at its offset.
             let end = (stored.end + 1).min(sample.bytes.len() as u64);
             let requests = remote.requests.lock().unwrap();
             let whole = stored.start..end;
@@ -105,7 +105,7 @@ fn part_of_a_span_costs_no_more_requests_than_the_span() {
     }
 }
 
-/// A decoder that needs more than the table says gets it: here the table is of other bytes.
+/// A decoder that needs more bytes than the table states gets them: here the table belongs to other bytes.
 #[test]
 fn a_wrong_table_costs_requests_and_not_the_answer() {
     let (sample, mut checkpoints) = compressed().find(|(sample, _)| sample.name.contains("gzip")).unwrap();

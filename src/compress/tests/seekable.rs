@@ -1,4 +1,5 @@
-//! Random access equals slicing, by one reader or several, and going forward is not starting anew.
+//! Random access returns the same bytes as slicing, with one or several readers, and reading forward does not
+//! restart decoding.
 
 use std::io;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ fn f10_any_part_of_any_stream_equals_the_slice() {
     for sample in LARGE.iter() {
         let seekable = seekable(sample, 100_000);
         for step in 0..24_usize {
-            // Back and forth, by steps that share no factor with anything.
+            // Back and forth, in steps that share no factor with other sizes.
             let offset = step * 786_433 % sample.data.len();
             let len_bytes = (step * 39_119 % 400_000).min(sample.data.len() - offset);
             let expected = &sample.data[offset..offset + len_bytes];
@@ -67,14 +68,14 @@ fn reading_forward_without_checkpoints_decodes_once_for_each_reader() {
     let seekable = Seekable::new(input.clone(), Compression::Zstd, data.len() as u64, table);
     for offset in (0..data.len()).step_by(4096) {
         for reader in 0..3 {
-            // Three readers, each a third behind the one before.
+            // Three readers, each a third of the stream behind the previous one.
             let offset = (offset + reader * data.len() / 3) % data.len();
             let len_bytes = 4096.min(data.len() - offset);
             assert!(read(&seekable, offset, len_bytes) == data[offset..offset + len_bytes]);
         }
     }
     let read = input.read.load(Ordering::Relaxed);
-    // Each of the three starts once, and two of them once more when they come round to the start.
+    // Each of the three starts one decoder, and two of them another one when they wrap around to the start.
     assert!(read <= 5 * bytes.len() as u64, "{read} of {} bytes", bytes.len());
 }
 
@@ -106,7 +107,7 @@ fn a_damaged_part_is_an_error_and_the_rest_still_reads() {
     let sample = Sample { name: "gzip", compression: Compression::Gzip, bytes: bytes.clone(), data };
     let (_, checkpoints) = decode_with_checkpoints(decoder(Compression::Gzip, &bytes), 300_000);
     let second = usize::try_from(checkpoints[1].compressed_offset).unwrap();
-    // The second member loses its magic.
+    // The second member has no magic.
     bytes[second] = 0;
     let seekable = Seekable::new(Arc::new(bytes), Compression::Gzip, 900_000, Arc::new(checkpoints));
     assert!(seekable.read_exact_at(&mut [0; 10], 300_000).is_err());
@@ -147,7 +148,7 @@ proptest! {
     }
 }
 
-/// `part` (0 to 1) of `len_bytes`.
+/// Returns `part` (0 to 1) of `len_bytes`.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -158,7 +159,7 @@ fn share(len_bytes: usize, part: f64) -> usize {
     (len_bytes as f64 * part) as usize
 }
 
-/// Counts what is read from it.
+/// Counts the bytes that are read from it.
 #[derive(Debug)]
 struct Counted {
     bytes: Vec<u8>,

@@ -1,4 +1,4 @@
-//! Fixtures: data to compress, and compressors.
+//! Test data and compressors.
 
 use std::io::Write;
 use std::sync::LazyLock;
@@ -10,7 +10,7 @@ use liblzma::stream::{Action, Check, Filters, LzmaOptions, Status, Stream};
 use super::super::Compression;
 use super::super::xz_block::vli;
 
-/// Text, noise and zeros in turns, in runs of up to 40 KB: what layers are made of.
+/// Text, noise and zeros in turns, in runs of up to 40 KB, like the contents of layers.
 pub(super) fn mixed(len_bytes: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
@@ -75,13 +75,13 @@ pub(super) fn xz_filtered(data: &[u8]) -> Vec<u8> {
     encode_xz(Stream::new_stream_encoder(&filters, Check::Crc64).unwrap(), &[data])
 }
 
-/// One stream, a block for every part; their headers tell no sizes.
+/// One stream with a block for every part; the block headers state no sizes.
 pub(super) fn xz_blocks(parts: &[&[u8]]) -> Vec<u8> {
     encode_xz(Stream::new_easy_encoder(1, Check::Crc64).unwrap(), parts)
 }
 
-/// One stream of blocks of `block_bytes`, whose headers tell sizes, as `xz -T` writes it. The
-/// contents are those of one-block streams.
+/// One stream of blocks of `block_bytes`, whose headers state sizes, as `xz -T` writes it. The contents are
+/// those of one-block streams.
 pub(super) fn xz_sized_blocks(data: &[u8], block_bytes: usize) -> Vec<u8> {
     let mut bytes = xz(b"", Check::Crc32)[..12].to_vec();
     let mut records = Vec::new();
@@ -159,7 +159,7 @@ pub(super) struct Sample {
     pub(super) data: Vec<u8>,
 }
 
-/// Every format, alone and in all the ways that its frames can follow one another.
+/// Returns samples of every format, alone and in all sequences of frames.
 pub(super) fn samples(len_bytes: usize) -> Vec<Sample> {
     let data = mixed(len_bytes);
     let thirds: Vec<&[u8]> = data.chunks(len_bytes / 3 + 1).collect();
@@ -193,5 +193,5 @@ pub(super) fn samples(len_bytes: usize) -> Vec<Sample> {
     ]
 }
 
-/// [`samples`] of a few MiB, made once for all tests.
+/// [`samples`] of a few MiB, created once for all tests.
 pub(super) static LARGE: LazyLock<Vec<Sample>> = LazyLock::new(|| samples(2 << 20));

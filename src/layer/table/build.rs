@@ -1,4 +1,5 @@
-//! Makes a [`LayerIndex`]: each section is a table of its own until it is stored.
+//! Builds a [`LayerIndex`]. This module owns the order in which sections are collected; each section is a
+//! separate table until the index is stored.
 
 use std::collections::HashMap;
 
@@ -13,7 +14,7 @@ use crate::error::{StreamFault, StreamResult as Result};
 use crate::layer::entry::{Entry, EntryKind, Extent, FileData, Segment, Stored};
 use crate::warning::WarningKind;
 
-/// Collects what one pass over a layer finds and lays it out as a [`LayerIndex`].
+/// Collects the results of one pass over a layer and builds a [`LayerIndex`].
 #[derive(Debug, Default)]
 pub(crate) struct IndexBuilder {
     entries: Vec<u8>,
@@ -22,15 +23,15 @@ pub(crate) struct IndexBuilder {
     spans: Vec<u8>,
     checkpoints: Vec<u8>,
     warnings: Vec<u8>,
-    /// How many warnings of each kind there were.
+    /// The number of warnings of each kind.
     warned: HashMap<WarningKind, usize>,
 }
 
 impl IndexBuilder {
-    /// Adds the next entry of the tar.
+    /// Appends the next entry of the tar.
     ///
     /// # Errors
-    /// [`StreamFault::Limit`] when names, link targets and attributes outgrow the layout's 4 GiB.
+    /// [`StreamFault::Limit`] when names, link targets and attributes exceed the layout's 4 GiB.
     pub(crate) fn push_entry(&mut self, entry: &Entry<'_>) -> Result<()> {
         let (code, first, second, target): (u16, u64, u64, &[u8]) = match &entry.kind {
             EntryKind::File(FileData { stored: Stored::Contiguous(extent), .. }) => {
@@ -65,7 +66,7 @@ impl IndexBuilder {
         Ok(())
     }
 
-    /// Adds a span that starts where the one before it ended.
+    /// Appends a span that starts at the end of the previous span.
     pub(crate) fn push_span(&mut self, offset: u64, hash: Option<[u8; 32]>, copy: Option<Extent>) {
         let copy_len = copy.map_or(0, |copy| u32::try_from(copy.len_bytes).unwrap_or(u32::MAX));
         self.spans.extend_from_slice(&offset.to_le_bytes());
@@ -75,7 +76,7 @@ impl IndexBuilder {
         self.spans.extend_from_slice(&hash.unwrap_or_default());
     }
 
-    /// Adds a checkpoint past the one before it.
+    /// Appends a checkpoint after the previous checkpoint.
     pub(crate) fn push_checkpoint(&mut self, record: &CheckpointRecord) {
         let window_len = u32::try_from(record.window.len_bytes).unwrap_or(u32::MAX);
         for number in [record.output_offset, record.compressed_offset, record.window.offset] {
@@ -86,8 +87,8 @@ impl IndexBuilder {
         self.checkpoints.extend_from_slice(&record.window_hash);
     }
 
-    /// Adds a warning; those past the first [`MAX_WARNINGS`] of a kind are left out, and so is a name that no
-    /// longer fits.
+    /// Appends a warning. Warnings after the first [`MAX_WARNINGS`] of a kind are dropped, and so are names
+    /// that exceed the space for names.
     pub(crate) fn push_warning(&mut self, kind: WarningKind, path: &[u8]) {
         let warned = self.warned.entry(kind).or_default();
         *warned += 1;
@@ -100,7 +101,7 @@ impl IndexBuilder {
         }
     }
 
-    /// The index of all that was pushed.
+    /// Returns the index with all appended records.
     #[must_use]
     pub(crate) fn finish(self, facts: LayerFacts) -> LayerIndex {
         let IndexBuilder { entries, heap, segments, spans, checkpoints, warnings, warned: _ } = self;
@@ -120,7 +121,7 @@ impl IndexBuilder {
             });
         }
         self.heap.extend_from_slice(bytes);
-        // Both fit: their sum does.
+        // Both numbers fit in 32 bits because their sum does.
         Ok((low(offset), low(len)))
     }
 
@@ -139,7 +140,7 @@ impl IndexBuilder {
     }
 }
 
-/// The header of an index whose sections have these lengths, without the checksum.
+/// Returns the header of an index whose sections have these lengths, without the checksum.
 pub(super) fn head(facts: &LayerFacts, lengths: [usize; SECTIONS]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES);
     bytes.extend_from_slice(MAGIC);
@@ -157,7 +158,7 @@ pub(super) fn head(facts: &LayerFacts, lengths: [usize; SECTIONS]) -> Vec<u8> {
     bytes
 }
 
-/// An algorithm's number (0: no digest) and room for the longest hash.
+/// Appends an algorithm's number (0: no digest) and a field of the length of the longest hash.
 fn push_digest(out: &mut Vec<u8>, digest: Option<Digest>) {
     let start = out.len();
     if let Some(digest) = digest {

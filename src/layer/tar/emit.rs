@@ -1,7 +1,7 @@
-//! From a member's header to its entry: where the payload is, and what to skip after it.
+//! From a member's header to its entry: the location of the payload, and the bytes to skip after it.
 //!
-//! A plain member is handed out at once. A sparse file waits until its map was read, be it from
-//! further blocks (old GNU) or from the front of its payload (PAX 1.0).
+//! This module owns when an entry is passed to the sink: at once for a plain member, and after its map was
+//! read for a sparse file. The map is in further blocks (old GNU) or at the start of the payload (PAX 1.0).
 
 use std::borrow::Cow;
 
@@ -14,17 +14,17 @@ use crate::layer::entry::{Entry, EntryKind, Extent, FileData, Meta, Segment, Sto
 use crate::layer::xattr::{self, Holder};
 use crate::warning::WarningKind;
 
-/// A sparse file whose map has not been read to its end.
+/// A sparse file whose map has not been read completely.
 #[derive(Debug)]
 pub(super) struct SparseFile {
     meta: Meta,
-    /// Size with holes.
+    /// Size of the file in bytes, holes included.
     file_bytes: u64,
-    /// Size in the tar; a map in the payload is part of it.
+    /// Size of the payload in the tar, in bytes; a map in the payload is included.
     payload: u64,
 }
 
-/// A PAX 1.0 map in the middle of being read.
+/// A PAX 1.0 map that has not been read completely.
 #[derive(Debug)]
 pub(super) struct SparseText {
     file: SparseFile,
@@ -33,7 +33,7 @@ pub(super) struct SparseText {
 }
 
 impl TarParser {
-    /// Reads the header that the extension headers before it were about. It ends at `self.offset`.
+    /// Processes the header of a member, after its extension headers. The header ends at `self.offset`.
     pub(super) fn member(&mut self, header: &Header<'_>, sink: &mut impl Sink) -> Result<(), Fault> {
         self.extensions.name(header).as_ref().clone_into(&mut self.name);
         self.members = self.members.saturating_add(1);
@@ -60,8 +60,8 @@ impl TarParser {
         Ok(())
     }
 
-    /// Bytes between this header and the next. They end where `lseek` still reaches, so that no
-    /// later sum of offsets can overflow (docs/security.md X10).
+    /// Returns the number of payload bytes after this header. The end of the payload must be a valid `lseek`
+    /// offset, so that later sums of offsets cannot overflow (docs/security.md X10).
     fn payload(&self, header: &Header<'_>, class: Class) -> Result<u64, Fault> {
         let size = self.extensions.size(header)?;
         let payload = if class.has_payload() { size } else { 0 };
@@ -72,7 +72,7 @@ impl TarParser {
         }
     }
 
-    /// Leaves out what has no place in a rootfs (docs/semantics.md M17).
+    /// Skips a member whose type does not exist in a rootfs (docs/semantics.md M17).
     fn unknown(&mut self, payload: u64, sink: &mut impl Sink) -> Result<(), Fault> {
         self.metadata_bytes = self.weigh(self.name.len())?;
         sink.warning(WarningKind::UnknownType, &self.name);
@@ -91,7 +91,7 @@ impl TarParser {
         }
     }
 
-    /// Old GNU: the map starts in the header.
+    /// Begins an old GNU sparse file, whose map starts in the header.
     fn gnu_sparse(
         &mut self,
         header: &Header<'_>,
@@ -106,7 +106,7 @@ impl TarParser {
         self.gnu_sparse_blocks(Box::new(SparseFile { meta, file_bytes, payload }), runs, more, sink)
     }
 
-    /// Waits for more of an old GNU map, or hands out its file.
+    /// Waits for the next block of an old GNU map, or emits the file if the map is complete.
     pub(super) fn gnu_sparse_blocks(
         &mut self,
         file: Box<SparseFile>,
@@ -121,7 +121,7 @@ impl TarParser {
         self.emit_sparse(&file, &runs, 0, sink)
     }
 
-    /// PAX: the map is in the records, or is still to come.
+    /// Begins a PAX sparse file, whose map is in the records or at the start of the payload.
     fn pax_sparse(
         &mut self,
         keys: SparseKeys,
@@ -155,7 +155,7 @@ impl TarParser {
         Ok(rest)
     }
 
-    /// Waits for more of a PAX 1.0 map, or hands out its file.
+    /// Waits for more of a PAX 1.0 map, or emits the file if the map is complete.
     fn sparse_text(&mut self, text: SparseText, sink: &mut impl Sink) -> Result<(), Fault> {
         let SparseText { file, map, read_bytes } = text;
         let map_bytes = read_bytes.saturating_add(padding(read_bytes));
@@ -169,7 +169,7 @@ impl TarParser {
         Ok(())
     }
 
-    /// Hands out a sparse file of whose payload `map_bytes` were read, up to `self.offset`.
+    /// Emits a sparse file. `map_bytes` of its payload were read, up to `self.offset`.
     fn emit_sparse(
         &mut self,
         file: &SparseFile,
@@ -216,11 +216,11 @@ impl TarParser {
         Ok(())
     }
 
-    /// Gives the entry to the sink. Returns what `metadata_bytes` has come to.
+    /// Passes the entry to the sink. Returns the new value of `metadata_bytes`.
     fn emit(&self, kind: EntryKind<'_>, meta: Meta, sink: &mut impl Sink) -> Result<u64, Fault> {
         let pax = &self.extensions.pax;
         let (xattrs, all) = xattr::held(Xattrs::from_packed(&pax.xattrs), Holder::of(&kind));
-        // Once for an entry, whose name counts as metadata once.
+        // One warning for each entry: its name counts as metadata only once.
         if !all || pax.xattrs_too_long {
             sink.warning(WarningKind::XattrLeftOut, &self.name);
         }
@@ -244,7 +244,7 @@ impl TarParser {
         Ok(total)
     }
 
-    /// What `metadata_bytes` comes to with `len` more.
+    /// Returns `metadata_bytes` increased by `len`, after checking the limit.
     fn weigh(&self, len: usize) -> Result<u64, Fault> {
         let total = self.metadata_bytes.saturating_add(len as u64);
         check_limit("max_metadata_bytes", total, self.limits.max_metadata_bytes)?;

@@ -1,32 +1,32 @@
-//! One 512-byte header block: is it one, and what do its fields say.
+//! Header blocks of 512 bytes: their validity and their fields.
 //!
-//! The layouts come from the `tar` crate's header views; numbers and strings are decoded here,
-//! because that crate takes negative base-256 numbers for huge ones, refuses empty fields and knows
-//! only one of the two checksums. Extension headers are none of this module's business.
+//! This module owns the decoding of fields. The layouts come from the `tar` crate's header views; numbers and
+//! strings are decoded here, because that crate reads negative base-256 numbers as huge ones, refuses empty
+//! fields and knows only one of the two checksums. This module must not know extension headers.
 //!
-//! Layouts: POSIX.1-2017 `pax` ("ustar Interchange Format"), GNU tar's `tar.h`, and star's
-//! `star.4` for the variant with a shorter prefix.
+//! Layouts: POSIX.1-2017 `pax` ("ustar Interchange Format"), GNU tar's `tar.h`, and star's `star.4` for the
+//! variant with a shorter prefix.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use super::Fault;
 
-/// Bytes in a tar block.
+/// Length of a tar block in bytes.
 pub(super) const BLOCK_BYTES: usize = 512;
 
-/// One tar block.
+/// A tar block.
 pub(super) type Block = [u8; BLOCK_BYTES];
 
-/// Where ustar and GNU keep a device's major number.
+/// Position of a device's major number in ustar and GNU headers.
 const DEVICE_MAJOR: Range<usize> = 329..337;
-/// Where ustar and GNU keep a device's minor number.
+/// Position of a device's minor number in ustar and GNU headers.
 const DEVICE_MINOR: Range<usize> = 337..345;
-/// The front part of a long name in ustar.
+/// Position of the first part of a long name in ustar headers.
 const USTAR_PREFIX: Range<usize> = 345..500;
-/// The front part of a long name in star, whose access and change times follow it.
+/// Position of the first part of a long name in star headers, which is followed by access and change times.
 const STAR_PREFIX: Range<usize> = 345..476;
-/// What tells star from ustar.
+/// Position of the text that distinguishes star from ustar.
 const STAR_TRAILER: Range<usize> = 508..512;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,11 +35,11 @@ enum Format {
     V7,
     Ustar,
     Star,
-    /// GNU before PAX: where ustar has the prefix, it has times and a sparse map.
+    /// GNU before PAX: times and a sparse map in place of the ustar prefix.
     Gnu,
 }
 
-/// A header block whose checksum is right.
+/// A header block with a valid checksum.
 #[derive(Clone, Copy)]
 pub(super) struct Header<'a> {
     block: &'a Block,
@@ -47,13 +47,14 @@ pub(super) struct Header<'a> {
     format: Format,
 }
 
-/// True for a block of NULs, two of which end an archive.
+/// Returns true for a block of NULs; two of them end an archive.
 pub(super) fn is_zero(block: &Block) -> bool {
     block.iter().all(|byte| *byte == 0)
 }
 
 impl<'a> Header<'a> {
-    /// Checks the block's sum, as unsigned bytes or as the signed ones that old writers added up.
+    /// Checks the block's checksum, as a sum of unsigned bytes, or of signed bytes as old writers computed
+    /// it.
     pub(super) fn parse(block: &'a Block) -> Result<Self, Fault> {
         let raw = ::tar::Header::from_byte_slice(block);
         let stated = octal(&raw.as_old().cksum).ok_or("no checksum: not a tar header")?;
@@ -65,13 +66,13 @@ impl<'a> Header<'a> {
         Ok(Header { block, raw, format })
     }
 
-    /// The type byte.
+    /// Returns the type byte.
     pub(super) fn typeflag(&self) -> u8 {
         let [typeflag] = self.raw.as_old().linkflag;
         typeflag
     }
 
-    /// The name in this header alone, its prefix included.
+    /// Returns the name in this header alone, with its prefix.
     pub(super) fn name(&self) -> Cow<'a, [u8]> {
         let name = c_string(&self.raw.as_old().name);
         match self.prefix() {
@@ -89,8 +90,9 @@ impl<'a> Header<'a> {
         }
     }
 
-    /// Go before 1.8, and so the Docker of that time, wrote a ustar prefix under the GNU magic, over
-    /// the two times. Every engine reads such layers by this rule: text that is no time is a prefix.
+    /// Returns the ustar prefix of a header with the GNU magic. Go before 1.8, and the Docker of that time,
+    /// wrote such headers, with the prefix in the place of the two times. Engines read such layers by the
+    /// same rule: text that is not a time is a prefix.
     fn misplaced_prefix(&self) -> &'a [u8] {
         let is_time = |field: &[u8]| field.first() == Some(&0) || number(field).is_some();
         match self.raw.as_gnu() {
@@ -103,37 +105,37 @@ impl<'a> Header<'a> {
         }
     }
 
-    /// What a link leads to, as this header alone says.
+    /// Returns the target of a link in this header alone.
     pub(super) fn link_name(&self) -> &'a [u8] {
         c_string(&self.raw.as_old().linkname)
     }
 
-    /// Bytes of payload, as this header alone says. Never above `i64::MAX`.
+    /// Returns the payload size in this header alone, in bytes; never above `i64::MAX`.
     pub(super) fn size(&self) -> Result<u64, Fault> {
         length(&self.raw.as_old().size, "size")
     }
 
-    /// All mode bits.
+    /// Returns all mode bits.
     pub(super) fn mode(&self) -> Result<i64, Fault> {
         signed(&self.raw.as_old().mode, "mode")
     }
 
-    /// The owner.
+    /// Returns the user id of the owner.
     pub(super) fn uid(&self) -> Result<i64, Fault> {
         signed(&self.raw.as_old().uid, "owner")
     }
 
-    /// The group.
+    /// Returns the group id of the owner.
     pub(super) fn gid(&self) -> Result<i64, Fault> {
         signed(&self.raw.as_old().gid, "group")
     }
 
-    /// Seconds since the epoch.
+    /// Returns the modification time, in seconds since the epoch.
     pub(super) fn mtime(&self) -> Result<i64, Fault> {
         signed(&self.raw.as_old().mtime, "modification time")
     }
 
-    /// Major and minor number; V7 has no place for them.
+    /// Returns major and minor number of a device; V7 headers have no fields for them.
     pub(super) fn device(&self) -> Result<(i64, i64), Fault> {
         if self.format == Format::V7 {
             return Ok((0, 0));
@@ -143,7 +145,7 @@ impl<'a> Header<'a> {
         Ok((major, minor))
     }
 
-    /// The fields that only GNU has.
+    /// Returns the fields that only GNU headers have.
     pub(super) fn gnu(&self) -> Option<&'a ::tar::GnuHeader> {
         self.raw.as_gnu()
     }
@@ -154,7 +156,7 @@ impl<'a> Header<'a> {
 }
 
 fn format_of(block: &Block, raw: &::tar::Header) -> Format {
-    // The version that follows ustar's magic is left unread: writers differ, readers do not look.
+    // The version after ustar's magic is ignored: writers differ, and readers ignore it.
     match &raw.as_old().pad {
         [b'u', b's', b't', b'a', b'r', 0, ..] if block.get(STAR_TRAILER) == Some(b"tar\0") => Format::Star,
         [b'u', b's', b't', b'a', b'r', 0, ..] => Format::Ustar,
@@ -163,7 +165,7 @@ fn format_of(block: &Block, raw: &::tar::Header) -> Format {
     }
 }
 
-/// Adds up the block, its own checksum field taken as spaces.
+/// Returns the sum over the block, with spaces in place of the checksum field.
 fn checksum(block: &Block, value: impl Fn(u8) -> i64) -> i64 {
     const FIELD: Range<usize> = 148..156;
     let sum = |range: Range<usize>| -> i64 {
@@ -173,7 +175,7 @@ fn checksum(block: &Block, value: impl Fn(u8) -> i64) -> i64 {
     sum(0..FIELD.start).saturating_add(spaces).saturating_add(sum(FIELD.end..BLOCK_BYTES))
 }
 
-/// `field` up to its first NUL.
+/// Returns `field` up to its first NUL.
 pub(super) fn c_string(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
@@ -182,12 +184,12 @@ fn signed(field: &[u8], what: &str) -> Result<i64, Fault> {
     number(field).ok_or_else(|| format!("the {what} is not a number").into())
 }
 
-/// A number of bytes or an offset in bytes: not negative, and so never above `i64::MAX`.
+/// Returns a length or offset in bytes; never negative and never above `i64::MAX`.
 pub(super) fn length(field: &[u8], what: &str) -> Result<u64, Fault> {
     u64::try_from(signed(field, what)?).map_err(|_| format!("the {what} is negative").into())
 }
 
-/// A number field, octal or base-256; `None` when it is neither or does not fit.
+/// Parses a number field, octal or base-256; `None` when it is neither or too large.
 fn number(field: &[u8]) -> Option<i64> {
     match field.split_first() {
         Some((first, rest)) if first & 0x80 != 0 => base_256(*first, rest),
@@ -195,7 +197,8 @@ fn number(field: &[u8]) -> Option<i64> {
     }
 }
 
-/// GNU and star: two's complement, big-endian, the top bit of the first byte being only a mark.
+/// Parses a base-256 number of GNU and star: two's complement, big-endian; the top bit of the first byte is
+/// only a mark.
 fn base_256(first: u8, rest: &[u8]) -> Option<i64> {
     let sign: i64 = if first & 0x40 == 0 { 0 } else { -0x40 };
     rest.iter().try_fold(sign.checked_add(i64::from(first & 0x3f))?, |value, byte| {
@@ -203,7 +206,7 @@ fn base_256(first: u8, rest: &[u8]) -> Option<i64> {
     })
 }
 
-/// Octal digits between any padding of spaces and NULs; an empty field is 0.
+/// Parses octal digits with any padding of spaces and NULs around them; an empty field is 0.
 fn octal(field: &[u8]) -> Option<i64> {
     let start = field.iter().position(|byte| !matches!(byte, 0 | b' ')).unwrap_or(field.len());
     let text = c_string(field.get(start..).unwrap_or_default()).trim_ascii_end();

@@ -1,7 +1,7 @@
-//! What the last header of a member says once its extension headers are laid over it.
+//! Tar members: the last header of a member combined with its extension headers.
 //!
 //! This module owns precedence (docs/semantics.md M12, M13) and the cleaning of owner, mode and time (M6 to
-//! M8). It is the reading of Go's `archive/tar`, since every container engine reads layers with it.
+//! M8). It follows Go's `archive/tar`, because every container engine reads layers with it.
 
 use std::borrow::Cow;
 
@@ -10,30 +10,30 @@ use super::header::Header;
 use super::pax::{LATEST, Pax};
 use crate::layer::entry::{DeviceNumber, Meta, Timestamp};
 
-/// The extension headers that wait for their member.
+/// The extension headers before the next member.
 #[derive(Debug, Default)]
 pub(super) struct Extensions {
-    /// Offset of the first of them in the tar, in bytes; `None` while there are none.
+    /// Offset of the first extension header in the tar, in bytes; `None` while there are none.
     pub(super) first_offset: Option<u64>,
     pub(super) pax: Pax,
-    /// GNU `L`; empty is not given.
+    /// The name in a GNU `L` header; empty if there is none.
     pub(super) long_name: Vec<u8>,
-    /// GNU `K`; empty is not given.
+    /// The link target in a GNU `K` header; empty if there is none.
     pub(super) long_link: Vec<u8>,
 }
 
-/// What kind of thing a member is.
+/// The kinds of member that the parser distinguishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     File,
-    /// Typeflag `S`, whose map is in its header.
+    /// A sparse file of old GNU (typeflag `S`), whose map starts in its header.
     GnuSparse,
     Alone(Alone),
-    /// Nothing that belongs into a rootfs.
+    /// A type that does not exist in a rootfs.
     Unknown,
 }
 
-/// Kinds that have no payload, whatever size their header claims (docs/semantics.md M18).
+/// Types without payload, whatever size their header states (docs/semantics.md M18).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Alone {
     Hardlink,
@@ -45,11 +45,12 @@ pub(super) enum Alone {
 }
 
 impl Class {
-    /// docs/semantics.md N12 and M17. `name` is the final name: a V7 header marks a directory by a slash.
+    /// Returns the class by docs/semantics.md N12 and M17. `name` is the final name, because a V7 header
+    /// marks a directory by a slash at the end of the name.
     pub(super) fn of(typeflag: u8, name: &[u8]) -> Self {
         match typeflag {
             0 if name.ends_with(b"/") => Class::Alone(Alone::Directory),
-            // 7 is a file that was to lie on the disk in one piece.
+            // Type 7 is a contiguous file, which is read as a regular file.
             0 | b'0' | b'7' => Class::File,
             b'1' => Class::Alone(Alone::Hardlink),
             b'2' => Class::Alone(Alone::Symlink),
@@ -68,7 +69,7 @@ impl Class {
 }
 
 impl Extensions {
-    /// Forgets everything, keeping the memory.
+    /// Removes all extension headers and keeps the allocated memory.
     pub(super) fn clear(&mut self) {
         if self.first_offset.take().is_some() {
             self.pax.clear();
@@ -77,8 +78,8 @@ impl Extensions {
         }
     }
 
-    /// The member's name: GNU before PAX before ustar. A sparse file's own name beats them all,
-    /// for its `path` is a stand-in.
+    /// Returns the member's name. GNU has precedence over PAX, and PAX over ustar. The name in a sparse map
+    /// has precedence over all of them, because `path` is then a placeholder.
     pub(super) fn name<'a>(&'a self, header: &Header<'a>) -> Cow<'a, [u8]> {
         let sparse_name = self.pax.sparse.as_ref().map_or(&[][..], |sparse| &sparse.name);
         [sparse_name, &self.long_name, &self.pax.path]
@@ -87,7 +88,7 @@ impl Extensions {
             .map_or_else(|| header.name(), Cow::Borrowed)
     }
 
-    /// What a link leads to, by the same precedence.
+    /// Returns the target of a link, with the same precedence.
     pub(super) fn link_name<'a>(&'a self, header: &Header<'a>) -> &'a [u8] {
         [&self.long_link, &self.pax.link_path]
             .into_iter()
@@ -95,12 +96,12 @@ impl Extensions {
             .map_or_else(|| header.link_name(), Vec::as_slice)
     }
 
-    /// Bytes of payload that the member claims; never above `i64::MAX`.
+    /// Returns the payload size that the member states, in bytes; never above `i64::MAX`.
     pub(super) fn size(&self, header: &Header<'_>) -> Result<u64, Fault> {
         self.pax.size.map_or_else(|| header.size(), Ok)
     }
 
-    /// Mode, owner and time, and whether the owner had to be cut.
+    /// Returns mode, owner and modification time, and whether the owner was truncated.
     pub(super) fn meta(&self, header: &Header<'_>, class: Class) -> Result<(Meta, bool), Fault> {
         let (uid, uid_cut) = cut_owner(self.pax.uid.map_or_else(|| header.uid(), Ok)?);
         let (gid, gid_cut) = cut_owner(self.pax.gid.map_or_else(|| header.gid(), Ok)?);
@@ -116,13 +117,14 @@ impl Extensions {
     }
 }
 
-/// The numbers of a device node, cut to the 32 bits that `mknod` takes.
+/// Returns the numbers of a device node, truncated to the 32 bits that `mknod` accepts.
 pub(super) fn device(header: &Header<'_>) -> Result<DeviceNumber, Fault> {
     let (major, minor) = header.device()?;
     Ok(DeviceNumber { major: low_32_bits(major), minor: low_32_bits(minor) })
 }
 
-/// docs/semantics.md M8: what reaches `chown` is the low 32 bits, and -1 tells it to leave root's 0 alone.
+/// Truncates an owner to its low 32 bits (docs/semantics.md M8). The result -1 becomes 0, because `chown`
+/// leaves the owner unchanged for -1, and the file then belongs to root.
 fn cut_owner(id: i64) -> (u32, bool) {
     match low_32_bits(id) {
         u32::MAX => (0, true),
@@ -134,7 +136,7 @@ fn low_32_bits(value: i64) -> u32 {
     u32::try_from(value & i64::from(u32::MAX)).unwrap_or_default()
 }
 
-/// docs/semantics.md M7: before the epoch or absurd is 0.
+/// Returns a modification time; times before the epoch or too late become 0 (docs/semantics.md M7).
 fn whole_seconds(seconds: i64) -> Timestamp {
     let time = u64::try_from(seconds).map(|seconds| Timestamp { seconds, nanos: 0 });
     time.ok().filter(|time| *time <= LATEST).unwrap_or_default()

@@ -1,21 +1,21 @@
-//! A tar stream as a state machine: bytes in, entries out, no I/O.
+//! A parser for tar streams: a state machine from bytes to entries, without I/O.
 //!
-//! This module owns which headers are legal, which of PAX, GNU and ustar wins, how far a payload
-//! reaches, and how much an archive may make us keep. It does not know where the bytes come from,
-//! what a name means (whiteouts, `..`), or other layers.
+//! This module owns which headers are legal, the precedence of PAX, GNU and ustar, where a payload ends, and
+//! how much memory an archive may use. It must not know where the bytes come from, what a name means
+//! (whiteouts, `..`), or other layers.
 //!
 //! Two programs that disagree on where a payload ends see two different images (docs/security.md X4). So a
-//! stream is read as Go's `archive/tar` reads it, which is what every container engine uses, and
-//! where a stream could be read in two ways, it is refused.
+//! stream is read as Go's `archive/tar` reads it, which every container engine uses, and a stream that could
+//! be read in two ways is refused.
 //!
 //! | part | decides |
 //! |---|---|
 //! | `header` | one block: checksum, format, fields |
 //! | `pax` | the records of an extended header |
 //! | `sparse` | maps of sparse files |
-//! | `member` | a header with its extensions laid over it |
+//! | `member` | a header combined with its extension headers |
 //! | `parser` | the order of blocks, and the end |
-//! | `emit` | where a member's payload is, and handing it out |
+//! | `emit` | where a member's payload is, and when its entry is emitted |
 
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
@@ -35,31 +35,34 @@ use crate::error::{StreamFault, StreamResult as Result};
 use crate::layer::entry::Entry;
 use crate::warning::WarningKind;
 
-/// Go's `archive/tar` stops at 1 MiB as well; the kernel takes no path above 4 KiB and no extended
-/// attribute above 64 KiB.
+/// The default of [`Limits::max_extension_bytes`]: 1 MiB, as in Go's `archive/tar`. The kernel accepts no
+/// path above 4 KiB and no extended attribute above 64 KiB.
 pub(crate) const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 
-/// A map of 1 Mi runs takes 24 MiB of memory; sparse files in images have a handful.
+/// The default of [`Limits::max_sparse_segments`]. A map of 1 Mi runs takes 24 MiB of memory; sparse files in
+/// images have a handful.
 pub(crate) const MAX_SPARSE_SEGMENTS: u64 = 1 << 20;
 
-/// Large images hold a million; the number of an entry has 32 bits.
+/// The default of [`Limits::max_entries`]. Large images have a million entries; the number of an entry has 32
+/// bits.
 pub(crate) const MAX_ENTRIES: u64 = 16 << 20;
 
-/// Metadata is all that is kept of a stream, and a small compressed layer can hold any amount of it.
-/// Large images have some ten megabytes.
+/// The default of [`Limits::max_metadata_bytes`]. Metadata is all that is kept of a stream, and a small
+/// compressed layer can contain any amount of it. Large images have some ten megabytes.
 pub(crate) const MAX_METADATA_BYTES: u64 = 1 << 30;
 
-/// The most that one tar stream may make a reader keep. Exceeding one is [`StreamFault::Limit`], which
-/// carries the field's name.
+/// The limits on the memory that one tar stream may use. Exceeding one is [`StreamFault::Limit`], which
+/// carries the name of the field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// Bytes in the body of one extension header, PAX or GNU.
+    /// Length of the body of one extension header, PAX or GNU, in bytes.
     pub max_extension_bytes: u64,
-    /// Runs in the map of one sparse file.
+    /// Number of runs in the map of one sparse file.
     pub max_sparse_segments: u64,
-    /// Members in the stream, those that are left out included.
+    /// Number of members in the stream, including those that are left out.
     pub max_entries: u64,
-    /// Bytes of names, link targets, extended attributes and sparse maps in the whole stream.
+    /// Total length of names, link targets, extended attributes and sparse maps in the whole stream, in
+    /// bytes.
     pub max_metadata_bytes: u64,
 }
 
@@ -74,19 +77,19 @@ impl Default for Limits {
     }
 }
 
-/// Where a [`TarParser`] puts what it finds.
+/// Receives the entries and warnings of a [`TarParser`].
 pub(crate) trait Sink {
-    /// A member, as soon as its headers were read: its payload may still turn out to be missing.
+    /// Receives a member as soon as its headers were read. Its payload may still turn out to be missing.
     ///
     /// # Errors
-    /// Whatever the sink likes; it ends the parsing.
+    /// Any error of the sink; it ends the parsing.
     fn entry(&mut self, entry: Entry<'_>) -> Result<()>;
 
-    /// Something odd about the member of this name (bytes, as they stand in the tar).
+    /// Receives a warning about the member `name` (bytes, as the tar writes it).
     fn warning(&mut self, kind: WarningKind, name: &[u8]);
 }
 
-/// Why a step cannot be taken; `TarParser::error` adds the member it is about.
+/// Why parsing cannot continue; `TarParser::error` adds the member.
 #[derive(Debug)]
 enum Fault {
     Malformed(String),
@@ -95,7 +98,7 @@ enum Fault {
         value: u64,
         max: u64,
     },
-    /// The sink wants no more.
+    /// The sink returned an error.
     Sink(StreamFault),
 }
 
@@ -111,7 +114,7 @@ impl From<String> for Fault {
     }
 }
 
-/// Refuses `value` above `max`.
+/// Returns an error if `value` is above `max`.
 fn check_limit(limit: &'static str, value: u64, max: u64) -> Result<(), Fault> {
     if value > max {
         return Err(Fault::Limit { limit, value, max });

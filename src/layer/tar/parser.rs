@@ -1,7 +1,7 @@
-//! The order of blocks: headers, bodies of extension headers, payloads, the end mark.
+//! The sequence of blocks: headers, bodies of extension headers, payloads, the end mark.
 //!
-//! A block is read where it lies in the caller's chunk; only one that is cut by a chunk's end is
-//! copied. Payloads are counted, never looked at.
+//! This module owns the state of the parser and where a stream ends. A block is read in place from the
+//! caller's chunk; only a block that is split between chunks is copied. Payloads are counted and not read.
 
 use super::emit::{SparseFile, SparseText};
 use super::header::{self, BLOCK_BYTES, Block, Header};
@@ -12,36 +12,37 @@ use crate::error::{EntryName, StreamFault, StreamResult as Result};
 use crate::path;
 use crate::warning::WarningKind;
 
-/// [`BLOCK_BYTES`], to count with.
+/// [`BLOCK_BYTES`] as `u64`.
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
-/// What a parser says that goes on after an error.
+/// The reason in errors of calls after the first error.
 const FAILED: &str = "the stream failed before";
 
-/// Reads one uncompressed tar stream, in chunks of any size.
+/// Parses one uncompressed tar stream, in chunks of any size.
 ///
-/// Errors are [`StreamFault::Tar`] and [`StreamFault::Limit`], and those of the sink; the first one is final.
+/// Errors are [`StreamFault::Tar`], [`StreamFault::Limit`] and those of the sink. After the first error,
+/// every call fails.
 #[derive(Debug)]
 pub(crate) struct TarParser {
     pub(super) limits: Limits,
-    /// Bytes taken so far.
+    /// Number of bytes consumed so far.
     pub(super) offset: u64,
     pub(super) state: State,
-    /// The front of a block of which the rest has not come yet.
+    /// The first part of a block that is not complete yet.
     partial: Vec<u8>,
-    /// The front of an extension header's body.
+    /// The first part of an extension header's body.
     body: Vec<u8>,
     pub(super) extensions: Extensions,
-    /// Name of the member, or of the extension header, that is being read.
+    /// Name of the current member or extension header.
     pub(super) name: Vec<u8>,
-    /// Offset of its header.
+    /// Offset of the current header.
     pub(super) header_offset: u64,
     pub(super) members: u64,
     pub(super) metadata_bytes: u64,
     pub(super) windows_told: bool,
 }
 
-/// What comes next.
+/// What the parser expects next.
 #[derive(Debug)]
 pub(super) enum State {
     /// A header, or the end.
@@ -54,9 +55,9 @@ pub(super) enum State {
     SparseBlocks(Box<SparseFile>, Runs),
     /// More of a PAX 1.0 sparse map.
     SparseText(Box<SparseText>),
-    /// Bytes that are not looked at.
+    /// Bytes that are skipped.
     Skip { payload: u64, padding: u64 },
-    /// Nothing: the end mark was seen.
+    /// Nothing: the end mark was found.
     End,
     /// Nothing: an error was returned.
     Failed,
@@ -70,7 +71,7 @@ pub(super) enum Extension {
 }
 
 impl TarParser {
-    /// A parser at the start of a stream.
+    /// Creates a parser at the start of a stream.
     #[must_use]
     pub(crate) fn new(limits: Limits) -> Self {
         TarParser {
@@ -88,10 +89,11 @@ impl TarParser {
         }
     }
 
-    /// Takes the next bytes of the stream. How the stream is cut into chunks changes nothing.
+    /// Parses the next bytes of the stream. The result does not depend on how the stream is divided into
+    /// chunks.
     ///
     /// # Errors
-    /// When the stream is malformed or exceeds a limit, and what the sink returns.
+    /// When the stream is malformed or exceeds a limit, and the errors of the sink.
     pub(crate) fn feed(&mut self, chunk: &[u8], sink: &mut impl Sink) -> Result<()> {
         let mut rest = chunk;
         while !rest.is_empty() {
@@ -100,8 +102,8 @@ impl TarParser {
         Ok(())
     }
 
-    /// Tells that the stream is over. No end blocks, or one, will do; so will a last payload without
-    /// its padding (docs/semantics.md Z1). Extension headers that no entry follows are ignored with a warning, as
+    /// Ends the stream. The stream may have no end block or a single one, and its last payload may lack
+    /// padding (docs/semantics.md Z1). Extension headers that no entry follows are ignored with a warning, as
     /// Go's reader ignores them (M21).
     ///
     /// # Errors
@@ -127,8 +129,8 @@ impl TarParser {
         Err(self.error(reason.into()))
     }
 
-    /// Bytes from here that nobody has to read to find the next header: what is left of a payload
-    /// and its padding. A caller that can seek may [`skip`](Self::skip) them.
+    /// Returns the number of bytes from here that need not be read to find the next header: the rest of a
+    /// payload and its padding. A caller that can seek may [`skip`](Self::skip) them.
     #[must_use]
     pub(crate) fn skippable(&self) -> u64 {
         match self.state {
@@ -137,10 +139,10 @@ impl TarParser {
         }
     }
 
-    /// Takes `len_bytes` as read. The caller has seen to it that the stream holds them.
+    /// Skips `len_bytes`. The caller has checked that the stream contains them.
     ///
     /// # Errors
-    /// When they are more than [`skippable`](Self::skippable).
+    /// When `len_bytes` is more than [`skippable`](Self::skippable).
     pub(crate) fn skip(&mut self, len_bytes: u64) -> Result<()> {
         match self.state {
             _ if len_bytes > self.skippable() => Err(self.error("more is skipped than can be".into())),
@@ -152,21 +154,22 @@ impl TarParser {
         }
     }
 
-    /// Bytes taken so far, skipped ones included.
+    /// Returns the number of bytes consumed so far, including skipped ones.
     #[must_use]
     pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// True once the end mark, two zero blocks, was seen. What follows belongs to the layer but is
-    /// no part of the archive (docs/semantics.md Z2): it need not be fed, and is not looked at if it is.
+    /// Returns true after the end mark, two zero blocks. Bytes after the mark belong to the layer but not to
+    /// the archive (docs/semantics.md Z2): they need not be passed to the parser, and are ignored if they
+    /// are.
     #[must_use]
     pub(crate) fn at_end(&self) -> bool {
         matches!(self.state, State::End)
     }
 
-    /// Takes some of `chunk`, at least a byte, and returns the rest. Each arm sets the next state;
-    /// one that fails leaves [`State::Failed`].
+    /// Consumes at least one byte of `chunk` and returns the rest. Each arm sets the next state; an arm that
+    /// fails leaves [`State::Failed`].
     fn step<'c>(&mut self, chunk: &'c [u8], sink: &mut impl Sink) -> Result<&'c [u8], Fault> {
         match std::mem::replace(&mut self.state, State::Failed) {
             State::Body { kind, len_bytes } => self.step_body(chunk, kind, len_bytes),
@@ -186,7 +189,7 @@ impl TarParser {
         }
     }
 
-    /// Collects one block, and reads it in place if it lies in `chunk` as a whole.
+    /// Collects one block; a block that is complete in `chunk` is read in place.
     fn step_block<'c>(
         &mut self,
         chunk: &'c [u8],
@@ -212,7 +215,7 @@ impl TarParser {
         Ok(rest)
     }
 
-    /// Decides what a block is. It ends at `self.offset`.
+    /// Processes a block, which ends at `self.offset`, by its kind.
     fn block(&mut self, block: &Block, state: State, sink: &mut impl Sink) -> Result<(), Fault> {
         if let State::SparseBlocks(file, mut runs) = state {
             let more = runs.push_gnu_block(block)?;
@@ -238,7 +241,8 @@ impl TarParser {
         }
     }
 
-    /// Prepares for the body of an extension header, whose own size counts, never PAX's (M13).
+    /// Prepares to read the body of an extension header. The header's own size counts, never the size in PAX
+    /// (M13).
     fn extension(&mut self, header: &Header<'_>, kind: Extension) -> Result<(), Fault> {
         let len_bytes = self.extension_bytes(header)?;
         self.extensions.first_offset.get_or_insert(self.header_offset);
@@ -250,8 +254,8 @@ impl TarParser {
         Ok(())
     }
 
-    /// A global header says nothing about any member (M11). To engines it is a member of its own,
-    /// so extension headers before it are spent on it.
+    /// Skips a global header, which does not affect any member (M11). Engines treat it as a member, so the
+    /// extension headers before it apply to it and are dropped.
     fn global(&mut self, header: &Header<'_>) -> Result<(), Fault> {
         let len_bytes = self.extension_bytes(header)?;
         self.extensions.clear();
@@ -278,7 +282,7 @@ impl TarParser {
         Ok(rest)
     }
 
-    /// Reads a body that has come as a whole.
+    /// Processes an extension header's body that was read completely.
     fn end_of_body(&mut self, kind: Extension) -> Result<(), Fault> {
         let name = header::c_string(&self.body);
         match kind {
@@ -290,14 +294,14 @@ impl TarParser {
         Ok(())
     }
 
-    /// Counts `len_bytes` as taken from what can be skipped.
+    /// Skips `len_bytes` of the payload and padding.
     fn pass(&mut self, payload: u64, padding: u64, len_bytes: u64) {
         self.advance(len_bytes);
         let past_payload = len_bytes.saturating_sub(payload);
         self.skip_next(payload.saturating_sub(len_bytes), padding.saturating_sub(past_payload));
     }
 
-    /// Goes on with a header after that many bytes.
+    /// Sets the state so that a header is expected after the payload and padding.
     pub(super) fn skip_next(&mut self, payload: u64, padding: u64) {
         self.state = match (payload, padding) {
             (0, 0) => State::Header,
@@ -309,7 +313,7 @@ impl TarParser {
         self.offset = self.offset.saturating_add(len_bytes);
     }
 
-    /// Says what `fault` is about.
+    /// Adds the current member to `fault`.
     fn error(&self, fault: Fault) -> StreamFault {
         let name = (!self.name.is_empty()).then(|| path::escape(&self.name));
         let entry = EntryName { name, offset: self.header_offset };
@@ -323,12 +327,12 @@ impl TarParser {
     }
 }
 
-/// Bytes from `len_bytes` to the end of their last block.
+/// Returns the number of padding bytes after `len_bytes`, up to the end of their last block.
 pub(super) fn padding(len_bytes: u64) -> u64 {
     len_bytes.wrapping_neg() % BLOCK
 }
 
-/// The first `len_bytes` of `chunk`, or all of it, and the rest.
+/// Splits `chunk` after `len_bytes`, or at its end if it is shorter.
 pub(super) fn split(chunk: &[u8], len_bytes: u64) -> (&[u8], &[u8]) {
     usize::try_from(len_bytes).ok().and_then(|len| chunk.split_at_checked(len)).unwrap_or((chunk, &[]))
 }

@@ -1,9 +1,9 @@
-//! The body of a PAX extended header (`x`): records, and what they say of the next member.
+//! The body of a PAX extended header (`x`): records with properties of the next member.
 //!
-//! A record is taken by its declared length and by nothing else, so that a value may hold any byte,
-//! newlines too; reading by lines is how parsers lose step with each other (docs/security.md X4). A body
-//! that is not records from end to end is an error. Which of PAX, GNU and ustar wins is decided one
-//! level up. Source: POSIX.1-2017 `pax`, "pax Extended Header".
+//! This module owns how records are separated. The end of a record is decided only by its stated length, so a
+//! value may contain any byte, newlines too. Parsers that read by lines can read a stream differently from
+//! others (docs/security.md X4). A body that does not consist of records is an error. This module must not
+//! know the precedence of PAX, GNU and ustar. Source: POSIX.1-2017 `pax`, "pax Extended Header".
 
 use std::collections::HashMap;
 
@@ -11,39 +11,39 @@ use super::Fault;
 use super::sparse::SparseKeys;
 use crate::layer::entry::{Timestamp, Xattrs};
 
-/// Where tar writers put extended attributes (star's keyword, used by GNU tar and by Go).
+/// The prefix of records with extended attributes (star's keyword, used by GNU tar and by Go).
 const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 
-/// Windows layers describe their files in records of this family.
+/// The prefix of records that describe files of Windows layers.
 const WINDOWS_PREFIX: &[u8] = b"MSWINDOWS.";
 
-/// Sparse files of GNU tar.
+/// The prefix of records that describe GNU tar's sparse files.
 const SPARSE_PREFIX: &[u8] = b"GNU.sparse.";
 
-/// The latest time that counts as one: what fits 64 bits of nanoseconds, as in container engines.
+/// The latest valid time: the largest in 64 bits of nanoseconds, as in container engines.
 pub(super) const LATEST: Timestamp = Timestamp { seconds: 9_223_372_036, nanos: 854_775_807 };
 
-/// What the last `x` header said. An empty name is one that was not given.
+/// The records of the last `x` header. An empty name means that no record gave one.
 #[derive(Debug, Default)]
 pub(super) struct Pax {
     pub(super) path: Vec<u8>,
     pub(super) link_path: Vec<u8>,
-    /// Bytes of payload; never above `i64::MAX`.
+    /// Size of the payload in bytes; never above `i64::MAX`.
     pub(super) size: Option<u64>,
     pub(super) mtime: Option<Timestamp>,
     pub(super) uid: Option<i64>,
     pub(super) gid: Option<i64>,
-    /// Packed as [`Xattrs`] wants them, whether or not a container has them.
+    /// All extended attributes, packed as in [`Xattrs`], including those that containers do not have.
     pub(super) xattrs: Vec<u8>,
-    /// There are more attributes, whose names are too long for that.
+    /// True if attributes with names too long for the packed form were dropped.
     pub(super) xattrs_too_long: bool,
     pub(super) sparse: Option<SparseKeys>,
-    /// There are records that only Windows layers have.
+    /// True if there are records that only Windows layers have.
     pub(super) windows: bool,
 }
 
 impl Pax {
-    /// Forgets everything, keeping the memory.
+    /// Removes all records and keeps the allocated memory.
     pub(super) fn clear(&mut self) {
         self.path.clear();
         self.link_path.clear();
@@ -52,7 +52,7 @@ impl Pax {
         (self.sparse, self.windows, self.xattrs_too_long) = (None, false, false);
     }
 
-    /// Reads a whole body in place of what was there before: a newer `x` replaces an older.
+    /// Parses a whole body and replaces the records of an earlier `x` header.
     pub(super) fn read(&mut self, body: &[u8]) -> Result<(), Fault> {
         self.clear();
         let mut xattrs = Vec::new();
@@ -71,7 +71,7 @@ impl Pax {
         Ok(())
     }
 
-    /// Notes one record; a later one of the same name wins, and an empty value unsets.
+    /// Stores one record. A later record of the same name wins, and an empty value removes the record.
     fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault> {
         match key {
             b"path" => set_name(&mut self.path, value)?,
@@ -91,7 +91,7 @@ impl Pax {
     }
 }
 
-/// The first record of `body`, from after its length to before its newline, and what follows it.
+/// Returns the first record of `body`, without its length and newline, and the bytes after it.
 fn split_record(body: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     let digits = body.split(|byte| *byte == b' ').next().unwrap_or_default();
     let len = length(digits).ok_or("malformed PAX record: the length is missing")?;
@@ -107,7 +107,7 @@ fn split_record(body: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     Ok((text, rest))
 }
 
-/// Keyword and value of a record.
+/// Splits a record into keyword and value.
 fn split_keyword(text: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     let mut halves = text.splitn(2, |byte| *byte == b'=');
     match (halves.next(), halves.next()) {
@@ -117,7 +117,7 @@ fn split_keyword(text: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     }
 }
 
-/// Packs the attributes; of a name that comes twice, the last. Returns false if one does not fit the packing.
+/// Packs the attributes; of equal names, the last wins. Returns false if one does not fit the packed form.
 fn pack_last_of_each(found: &[(&[u8], &[u8])], packed: &mut Vec<u8>) -> bool {
     let last: HashMap<&[u8], usize> = found.iter().enumerate().map(|(at, (name, _))| (*name, at)).collect();
     let mut all = true;
@@ -129,7 +129,7 @@ fn pack_last_of_each(found: &[(&[u8], &[u8])], packed: &mut Vec<u8>) -> bool {
     all
 }
 
-/// Keeps a name, which unlike every other value must not hold a NUL (docs/semantics.md N13).
+/// Stores a name, which must not contain a NUL, unlike all other values (docs/semantics.md N13).
 pub(super) fn set_name(name: &mut Vec<u8>, value: &[u8]) -> Result<(), Fault> {
     if value.contains(&0) {
         return Err("malformed PAX record: NUL in a name".into());
@@ -139,7 +139,7 @@ pub(super) fn set_name(name: &mut Vec<u8>, value: &[u8]) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Reads a value with `read`, or nothing where the value is empty.
+/// Parses a value with `read`; `None` if the value is empty.
 pub(super) fn given<T>(
     value: &[u8],
     what: &str,
@@ -154,18 +154,18 @@ pub(super) fn given<T>(
     }
 }
 
-/// Decimal digits and nothing else; never above `i64::MAX`.
+/// Parses decimal digits without any other character; never above `i64::MAX`.
 pub(super) fn length(text: &[u8]) -> Option<u64> {
     u64::try_from(signed(text)?).ok().filter(|_| !text.starts_with(b"-"))
 }
 
-/// Decimal digits, perhaps after a minus.
+/// Parses decimal digits after an optional minus.
 fn signed(text: &[u8]) -> Option<i64> {
     let (negative, digits) = split_sign(text);
     if digits.is_empty() {
         return None;
     }
-    // Counting downwards reaches i64::MIN too.
+    // Counting downwards also reaches i64::MIN.
     let value = digits.iter().try_fold(0_i64, |value, digit| match digit {
         b'0'..=b'9' => value.checked_mul(10)?.checked_sub(i64::from(digit.wrapping_sub(b'0'))),
         _ => None,
@@ -177,7 +177,8 @@ fn split_sign(text: &[u8]) -> (bool, &[u8]) {
     text.strip_prefix(b"-").map_or((false, text), |digits| (true, digits))
 }
 
-/// Seconds with a fraction, cut to nanoseconds. Before the epoch or past [`LATEST`] is 0.
+/// Parses seconds with a fraction, truncated to nanoseconds. Times before the epoch or after [`LATEST`]
+/// become 0.
 fn timestamp(text: &[u8]) -> Option<Timestamp> {
     let (negative, text) = split_sign(text);
     let mut parts = text.splitn(2, |byte| *byte == b'.');

@@ -1,4 +1,4 @@
-//! Sparse files: the four ways a tar says where a file's bytes belong, made into segments.
+//! Sparse files: the four forms of sparse maps in a tar, converted to segments.
 //!
 //! | form | the map is |
 //! |---|---|
@@ -7,16 +7,16 @@
 //! | PAX 0.1 | one `GNU.sparse.map` record, `offset,length,offset,length` |
 //! | PAX 1.0 | decimal lines at the start of the payload, padded to a block |
 //!
-//! This module owns which maps are legal: ascending, not overlapping, within the file, and naming
-//! exactly the bytes that are stored (docs/security.md X7). Holes are never stored, only implied.
-//! Source: GNU tar's manual, "Storing Sparse Files".
+//! This module owns which maps are legal: ascending, not overlapping, within the file, and naming exactly the
+//! bytes that are stored (docs/security.md X7). Holes are never stored, only implied. Source: GNU tar's
+//! manual, "Storing Sparse Files".
 
 use super::header;
 use super::pax::{given, length, set_name};
 use super::{Fault, check_limit};
 use crate::layer::entry::{Extent, Segment};
 
-/// A run of a file as a map names it.
+/// A run of stored bytes as a map names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
     /// Offset in the file, in bytes.
@@ -25,7 +25,7 @@ pub(super) struct Run {
     pub(super) len_bytes: u64,
 }
 
-/// The runs of a map so far, at most as many as the limit.
+/// The runs of a map so far, limited in number.
 #[derive(Debug)]
 pub(super) struct Runs {
     runs: Vec<Run>,
@@ -47,10 +47,10 @@ impl Runs {
         Ok(())
     }
 
-    /// Adds fields of an old GNU map. True when they say that they were the last.
+    /// Adds fields of an old GNU map. Returns true if they include the end of the map.
     fn push_fields(&mut self, fields: &[::tar::GnuSparseHeader]) -> Result<bool, Fault> {
         for field in fields {
-            // GNU tar looks at the length, others look at the offset: they must agree.
+            // GNU tar checks the length, other readers check the offset, so both must be present or absent.
             match (field.offset.first(), field.numbytes.first()) {
                 (Some(0), Some(0)) => return Ok(true),
                 (Some(0), _) | (_, Some(0)) => return Err("an entry of the sparse map is incomplete".into()),
@@ -63,13 +63,13 @@ impl Runs {
         Ok(false)
     }
 
-    /// The part of an old GNU map in the header. True when more blocks of it follow.
+    /// Adds the fields of an old GNU map in the header. Returns true if more blocks follow.
     pub(super) fn push_gnu(&mut self, gnu: &::tar::GnuHeader) -> Result<bool, Fault> {
         let ended = self.push_fields(&gnu.sparse)?;
         continues(ended, gnu.isextended)
     }
 
-    /// A further block of an old GNU map. True when yet another follows.
+    /// Adds a further block of an old GNU map. Returns true if another block follows.
     pub(super) fn push_gnu_block(&mut self, block: &header::Block) -> Result<bool, Fault> {
         let mut fields = ::tar::GnuExtSparseHeader::new();
         fields.as_mut_bytes().copy_from_slice(block);
@@ -77,7 +77,8 @@ impl Runs {
         continues(ended, fields.isextended)
     }
 
-    /// Checks the whole map of a file of `file_bytes`, whose stored bytes fill `stored`.
+    /// Checks the whole map of a file of `file_bytes` whose stored bytes are `stored`, and returns its
+    /// segments.
     pub(super) fn segments(&self, file_bytes: u64, stored: Extent) -> Result<Vec<Segment>, Fault> {
         let mut segments = Vec::with_capacity(self.runs.len());
         let (mut file_end, mut used) = (0_u64, 0_u64);
@@ -105,7 +106,8 @@ impl Runs {
     }
 }
 
-/// An ended map that says it goes on would be read to different places by different programs.
+/// Returns whether another block follows. A map that has ended but announces another block is an error,
+/// because programs would find the payload at different offsets.
 fn continues(ended: bool, [is_extended]: [u8; 1]) -> Result<bool, Fault> {
     match (ended, is_extended) {
         (_, 0) => Ok(false),
@@ -121,20 +123,20 @@ fn check_count(count: u64, max: u64) -> Result<(), Fault> {
 /// The `GNU.sparse.*` records of one PAX header.
 #[derive(Debug, Default)]
 pub(super) struct SparseKeys {
-    /// The file's name; the `path` record names a stand-in for readers that know no sparse files.
+    /// The file's name; the `path` record contains a placeholder for readers that do not know sparse files.
     pub(super) name: Vec<u8>,
     version: [Option<u64>; 2],
     size: Option<u64>,
     real_size: Option<u64>,
     count: Option<u64>,
-    /// 0.1.
+    /// The map of form 0.1.
     map: Option<Vec<Run>>,
-    /// 0.0, and an offset that waits for its length.
+    /// The runs of form 0.0, and an offset that waits for its length.
     runs: Vec<Run>,
     offset: Option<u64>,
 }
 
-/// Where the map of a PAX sparse file is.
+/// The location of the map of a PAX sparse file.
 #[derive(Debug)]
 pub(super) enum PaxMap {
     /// In the records.
@@ -144,7 +146,7 @@ pub(super) enum PaxMap {
 }
 
 impl SparseKeys {
-    /// Notes one record; `key` is what follows `GNU.sparse.`.
+    /// Stores one record; `key` is the part after `GNU.sparse.`.
     pub(super) fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault> {
         let [major, minor] = &mut self.version;
         match key {
@@ -172,12 +174,12 @@ impl SparseKeys {
         Ok(())
     }
 
-    /// Size of the file, holes included.
+    /// Returns the size of the file in bytes, holes included.
     pub(super) fn file_bytes(&self) -> Result<u64, Fault> {
         self.size.or(self.real_size).ok_or_else(|| "a sparse file without a size".into())
     }
 
-    /// Decides which of the three forms this is, and checks that the records are all of it.
+    /// Decides which of the three PAX forms is used, and checks that the records are complete.
     pub(super) fn into_map(self, max_segments: u64) -> Result<PaxMap, Fault> {
         match self.version {
             [None, None] | [Some(0), Some(0 | 1)] => {}
@@ -201,7 +203,7 @@ impl SparseKeys {
     }
 }
 
-/// `offset,length,offset,length` as runs.
+/// Parses `offset,length,offset,length` into runs.
 fn list(text: &[u8]) -> Option<Vec<Run>> {
     let mut numbers = text.split(|byte| *byte == b',').map(length);
     let mut runs = Vec::new();
@@ -211,12 +213,12 @@ fn list(text: &[u8]) -> Option<Vec<Run>> {
     Some(runs)
 }
 
-/// A PAX 1.0 map, read as the payload arrives: a count, then as many offsets and lengths, each on
-/// a line of its own.
+/// A PAX 1.0 map, parsed while the payload arrives: a count, then as many offsets and lengths, each on a line
+/// of its own.
 #[derive(Debug)]
 pub(super) struct TextMap {
     runs: Runs,
-    /// Digits of the line that is being read, as a number; `None` before the first digit.
+    /// The number on the current line; `None` before its first digit.
     line: Option<u64>,
     count: Option<u64>,
     offset: Option<u64>,
@@ -227,8 +229,8 @@ impl TextMap {
         TextMap { runs: Runs::new(max_segments), line: None, count: None, offset: None }
     }
 
-    /// Reads on. Returns how many bytes of `text` belong to the map: fewer than there are once it is
-    /// complete.
+    /// Parses more of the map. Returns how many bytes of `text` belong to the map: fewer than `text` has when
+    /// the map is complete.
     pub(super) fn feed(&mut self, text: &[u8]) -> Result<usize, Fault> {
         for (at, byte) in text.iter().enumerate() {
             if self.is_complete() {
@@ -243,12 +245,12 @@ impl TextMap {
         Ok(text.len())
     }
 
-    /// True once the last line was read.
+    /// Returns true after the last line was parsed.
     pub(super) fn is_complete(&self) -> bool {
         self.count == Some(self.runs.len())
     }
 
-    /// The runs that were read.
+    /// Returns the runs that were parsed.
     pub(super) fn into_runs(self) -> Runs {
         self.runs
     }

@@ -1,4 +1,4 @@
-//! Archives as such: whole compression, standard input, what is none.
+//! Archives: compression of the whole file, standard input, and files that are not archives.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -115,7 +115,7 @@ fn names_are_found_without_reading_payloads() {
     files.file("big", vec![7; 1 << 20]).file("small", "A");
     let counted = Counted(files.tar(), AtomicU64::new(0));
     assert_eq!(scan(&counted).unwrap().unwrap().len(), 2);
-    // What stands around the two headers, and not the megabyte between them.
+    // Only the bytes around the two headers are read, not the megabyte between them.
     assert!(counted.1.load(Ordering::Relaxed) <= 2 * crate::layer::scan::SCAN_BYTES as u64);
 }
 

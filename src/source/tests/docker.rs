@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// `<hex>.json` for a config of these layers, put into the archive.
+/// Adds a config of these layers to the archive as `<hex>.json`.
 fn put_config(files: &mut Files, layers: &[&str]) -> String {
     let config = config("linux/amd64", layers).to_string();
     let name = format!("{}.json", sha256(config.as_bytes()).hex());
@@ -14,7 +14,7 @@ fn item(config: &str, tags: Value, layers: &[&str]) -> Value {
     json!({"Config": config, "RepoTags": tags, "Layers": layers})
 }
 
-/// An archive of two images, `a:1` and `b:1`, as skopeo's multi-image archives are.
+/// Creates an archive of two images, `a:1` and `b:1`, as skopeo writes multi-image archives.
 fn two_images() -> Files {
     let mut files = Files::default();
     let a = put_config(&mut files, &["A"]);
@@ -116,8 +116,8 @@ fn f1_f6_a_config_is_read_whatever_its_name() {
     }
 }
 
-/// docker, podman, skopeo and ctr load such an archive: each takes the digest from the bytes. imgmount
-/// refused it. `verify` still reports the name.
+/// docker, podman, skopeo and ctr load such an archive, because each computes the digest from the bytes.
+/// imgmount once refused it. `verify` still reports the name.
 #[test]
 fn f1_a_config_that_is_not_named_by_its_digest_is_accepted() {
     let bytes = config("linux/amd64", &["A"]).to_string();
@@ -203,7 +203,7 @@ fn x5_a_manifest_and_a_config_with_lower_case_keys_are_read() {
     assert_eq!(image.info.platform.unwrap().to_string(), "linux/amd64");
 }
 
-/// Engines take the last of two such keys, scanners may take the first: one of them sees other layers.
+/// Engines take the last of two such keys, and scanners may take the first: they see different layers.
 #[test]
 fn x5_a_manifest_with_a_key_in_two_cases_is_refused() {
     let mut files = Files::default();
@@ -230,7 +230,7 @@ fn x6_a_manifest_or_config_past_its_limit_is_refused() {
     assert!(matches!(error, Error::Limit { limit: "MAX_DOCUMENT_BYTES", .. }), "{error}");
 }
 
-/// What skopeo writes for `dir:`.
+/// Creates a directory as skopeo writes it for `dir:`.
 fn skopeo_directory(manifest: &Value, blobs: &[&[u8]]) -> Files {
     let mut files = Files::default();
     files.file("version", "Directory Transport Version: 1.1\n").json("manifest.json", manifest);

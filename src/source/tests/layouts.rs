@@ -2,13 +2,14 @@
 
 use super::*;
 
-/// An image of one layer for each of `platforms`, which is also what the layer holds.
+/// Creates an image of one layer for each of `platforms`; the layer contains the platform's name.
 fn images(files: &mut Files, platforms: &[&str]) -> Vec<Value> {
     let image = |platform: &&str| made_for(files.image(platform, &[platform]), platform);
     platforms.iter().map(image).collect()
 }
 
-/// An archive as Docker 25 and later write it: an OCI layout with a `manifest.json` beside.
+/// Creates an archive as Docker 25 and later write it: an OCI layout with a `manifest.json` beside
+/// `index.json`.
 fn docker_25() -> (Files, Value) {
     let mut files = Files::default();
     let manifest = files.image("linux/amd64", &["A"]);
@@ -44,7 +45,7 @@ fn f3_two_manifests_that_mean_different_images_are_refused() {
     assert!(matches!(files.as_tar().refusal(""), Error::Mismatch { .. }));
 }
 
-/// An item of `manifest.json` for an image of one layer, whose blobs are put into the archive.
+/// Returns an item of `manifest.json` for an image of one layer, and adds its blobs to the archive.
 fn put_item(files: &mut Files, tags: Value, layer: &str) -> Value {
     let config = blob_name(&files.blob(OCI_CONFIG, config("linux/amd64", &[layer]).to_string()));
     let layer = blob_name(&files.blob(LAYER, layer));
@@ -70,7 +71,7 @@ fn f3_an_untagged_image_is_read_from_manifest_json() {
     }
 }
 
-/// The same for `docker save NAME ID`: the named image was shown, as if it were the only one.
+/// The same for `docker save NAME ID`: imgmount once showed the named image as the only one.
 #[test]
 fn f3_images_that_only_one_list_names_are_all_listed_once() {
     let (mut files, tagged) = docker_25();
@@ -211,7 +212,7 @@ fn f13_what_was_visited_is_not_visited_again() {
     let inner = nested(&mut files, &manifests);
     let outer = nested(&mut files, &[inner.clone(), inner, manifests[0].clone()]);
     files.layout(&[outer]);
-    // It is the sole image, or else its platform would not do.
+    // The image is the only one; otherwise its platform would not match.
     let image = files.as_tar().image_for("", Some("linux/riscv64")).unwrap();
     assert_eq!(contents(&image), ["linux/s390x"]);
 }
@@ -232,8 +233,8 @@ fn f14_the_platform_decides_among_several() {
     assert_eq!(error, there);
 }
 
-/// `docker save` of a containerd store keeps the whole image index and the blobs of some platforms. The
-/// list of what there is was empty then, as it was for manifests without a platform.
+/// `docker save` of a containerd store keeps the whole image index and the blobs of some platforms. The list
+/// of available platforms was once empty then, as for manifests without a platform.
 #[test]
 fn f14_without_a_fitting_platform_all_that_the_index_names_is_listed() {
     let mut files = Files::default();
@@ -348,7 +349,7 @@ fn f17_an_artifact_beside_an_image_is_passed_by() {
     assert_eq!(files.as_tar().layers(""), ["A"]);
 }
 
-/// A signature as cosign stores it: its config is that of an image, its layer is not.
+/// A signature as cosign stores it: its config is an image config, its layer is not an image layer.
 fn signature(files: &mut Files) -> Value {
     let config = files.blob(OCI_CONFIG, config("linux/amd64", &["{}"]).to_string());
     let layer = files.blob("application/vnd.dev.cosign.simplesigning.v1+json", "{}");
@@ -356,8 +357,8 @@ fn signature(files: &mut Files) -> Value {
     files.blob(OCI_MANIFEST, manifest.to_string())
 }
 
-/// A registry's repository that was copied into a layout with all of its tags, or the output of
-/// `cosign save`: one image and its signature. They were "several images".
+/// A registry's repository that was copied into a layout with all of its tags, or the output of `cosign
+/// save`: one image and its signature. imgmount once reported "several images".
 #[test]
 fn f17_a_signature_beside_an_image_is_no_image() {
     let tag = format!("sha256-{}.sig", "0".repeat(64));
@@ -379,7 +380,7 @@ fn f17_a_signature_beside_an_image_is_no_image() {
     }
 }
 
-/// An entry need not have an `artifactType`. Then only its manifest tells what it is.
+/// An entry need not have an `artifactType`. Then only its manifest shows that it is an artifact.
 #[test]
 fn f17_artifacts_are_no_images_and_say_what_they_are() {
     let mut files = Files::default();
@@ -403,7 +404,7 @@ fn f17_artifacts_are_no_images_and_say_what_they_are() {
     assert_eq!(files.as_tar().layers(""), ["A"]);
 }
 
-/// A layout of one image whose only layer has this descriptor.
+/// Creates a layout of one image whose only layer has this descriptor.
 fn with_layer(files: &mut Files, layer: Value) {
     let config = files.blob(OCI_CONFIG, config("linux/amd64", &["A"]).to_string());
     let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]});
@@ -519,8 +520,8 @@ fn x3_a_manifest_of_another_type_than_its_descriptor_says_is_refused() {
     assert!(error.contains("the descriptor says"), "{error}");
 }
 
-/// Layouts with such manifests exist. containerd goes by the descriptor, skopeo by the fields; neither
-/// compares the two names.
+/// Layouts with such manifests exist. containerd uses the descriptor, skopeo the fields; neither compares the
+/// two names.
 #[test]
 fn x3_a_docker_manifest_below_an_oci_descriptor_is_read() {
     let mut files = Files::default();

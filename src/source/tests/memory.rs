@@ -1,4 +1,4 @@
-//! An image that is no archive: blobs in memory, as a registry or an engine would answer.
+//! An image that is not an archive: blobs in memory, as a registry or an engine would serve them.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use crate::source::DocumentRole;
 use crate::source::blobs::Blobs;
 use crate::source::walk::Walk;
 
-/// Answers from memory, and has documents in another place than layers, as registries do.
+/// Serves blobs from memory, and keeps documents apart from layers, as registries do.
 #[derive(Debug, Default)]
 struct Memory {
     documents: HashMap<Digest, Vec<u8>>,
@@ -39,7 +39,7 @@ impl Blobs for Memory {
     }
 }
 
-/// An image index of two platforms, and the descriptor that leads to it.
+/// Creates an image index of two platforms, and the descriptor that leads to it.
 fn memory() -> (Memory, Descriptor) {
     let mut files = Files::default();
     let platforms = ["linux/s390x", "linux/riscv64"];

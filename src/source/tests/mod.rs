@@ -1,4 +1,4 @@
-//! Stories about sources, and the fixtures they are told with.
+//! Tests of sources, and their fixtures.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -29,7 +29,7 @@ mod memory;
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// Named files, in the order an archive has them.
+/// Named files, in the order of the archive.
 #[derive(Default, Clone)]
 struct Files(Vec<(String, Body)>);
 
@@ -64,7 +64,7 @@ impl Files {
         self.0.retain(|(found, _)| found != name);
     }
 
-    /// Puts a blob where an OCI layout has it, and returns its descriptor.
+    /// Adds a blob at its path in an OCI layout, and returns its descriptor.
     fn blob(&mut self, media_type: &str, bytes: impl Into<Vec<u8>>) -> Value {
         let bytes = bytes.into();
         let descriptor = descriptor(media_type, &bytes);
@@ -75,7 +75,7 @@ impl Files {
         descriptor
     }
 
-    /// A whole image whose layers are `layers`; returns the manifest's descriptor.
+    /// Adds a whole image with these `layers`, and returns the manifest's descriptor.
     fn image(&mut self, platform: &str, layers: &[&str]) -> Value {
         let stored: Vec<_> = layers.iter().map(|layer| self.blob(LAYER, *layer)).collect();
         let config = self.blob(OCI_CONFIG, config(platform, layers).to_string());
@@ -84,7 +84,7 @@ impl Files {
         self.blob(OCI_MANIFEST, manifest.to_string())
     }
 
-    /// Completes an OCI layout of these manifests.
+    /// Completes an OCI layout with these manifests.
     fn layout(&mut self, manifests: &[Value]) -> &mut Self {
         self.json("oci-layout", &json!({"imageLayoutVersion": "1.0.0"}));
         self.json("index.json", &json!({"schemaVersion": 2, "manifests": manifests}))
@@ -130,7 +130,7 @@ impl Files {
     }
 }
 
-/// Something on disk that goes away with this.
+/// A file or directory on disk that is removed when this value is dropped.
 struct Site {
     temporary: TempDir,
     path: PathBuf,
@@ -148,7 +148,7 @@ impl Site {
         self.open_as("")
     }
 
-    /// Opens with a transport, `oci:`, before the path.
+    /// Opens the path with a transport such as `oci:` before it.
     fn open_as(&self, transport: &str) -> Result<Box<dyn ImageSource>> {
         let text = format!("{transport}{}", self.path.display());
         open(&Reference::parse(OsStr::new(&text), None)?, &options())
@@ -163,7 +163,7 @@ impl Site {
         self.open()?.image(&selection(select), platform.as_ref())
     }
 
-    /// What the layers hold, or why they cannot be had.
+    /// Returns the contents of the layers, or why they cannot be read.
     fn layers(&self, select: &str) -> Vec<String> {
         contents(&self.image(select).unwrap())
     }
@@ -220,7 +220,7 @@ fn config(platform: &str, layers: &[&str]) -> Value {
     json!({"os": os, "architecture": architecture, "rootfs": {"type": "layers", "diff_ids": diff_ids}})
 }
 
-/// An OCI image index of these manifests, as a blob.
+/// Adds an OCI image index of these manifests, as a blob.
 fn nested(files: &mut Files, manifests: &[Value]) -> Value {
     let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests});
     files.blob(OCI_INDEX, index.to_string())
@@ -234,7 +234,7 @@ fn options() -> OpenOptions {
     }
 }
 
-/// Reads compressed archives by inflating them into memory.
+/// Reads compressed archives by decompressing them into memory.
 struct Inflate;
 
 impl Unpack for Inflate {

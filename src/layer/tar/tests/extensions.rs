@@ -73,7 +73,7 @@ fn m13_pax_size_governs_the_payload() {
     assert_eq!(found.entries[0].bytes(&stream.0), [b'x'; 600]);
 }
 
-/// CVE-2025-62518: a size that leaks onto the header in between hides members or makes some up.
+/// CVE-2025-62518: a size that is applied to the header in between hides members or invents some.
 #[test]
 fn m13_pax_size_is_not_for_the_extension_headers_in_between() {
     for between in *b"LKx" {
@@ -114,7 +114,7 @@ fn m11_global_headers_are_never_applied() {
     assert_eq!((found.entries[0].meta.uid, found.entries[0].header_offset), (0, 1024));
 }
 
-/// In Go's reader a global header is an entry, so it uses up what was announced before it.
+/// Go's reader treats a global header as an entry, so the extension headers before it apply to it.
 #[test]
 fn m11_a_global_header_spends_the_extensions_before_it() {
     let found = Stream::new()
@@ -168,8 +168,8 @@ fn m10_w18_xattrs_of_libarchive_and_of_overlay_are_not_served() {
     assert_eq!(found.warned(WarningKind::XattrLeftOut), ["d"]);
 }
 
-/// Files packed on macOS carry `com.apple.*`, and some tools write `user.*` for links. A mount that listed them
-/// made `rsync -aX` exit with 23. Engines load such layers without them.
+/// Files packed on macOS carry `com.apple.*`, and some tools write `user.*` for links. A mount that listed
+/// them made `rsync -aX` exit with 23. Engines load such layers without these attributes.
 #[test]
 fn m9_attributes_that_linux_cannot_hold_are_left_out_with_a_warning() {
     let records: [(&str, &[u8]); 4] = [
@@ -308,7 +308,7 @@ fn f24_windows_layers_are_told_once() {
     assert_eq!(stream.parse().unwrap().warned(WarningKind::WindowsLayer), ["a"]);
 }
 
-/// Thirty thousand names that are each compared with all others would take seconds.
+/// Comparing each of thirty thousand names with all others would take seconds.
 #[test]
 fn x11_many_xattrs_take_no_quadratic_time() {
     let body: Vec<u8> =

@@ -1,4 +1,4 @@
-//! One header: names, types, numbers.
+//! Single headers: names, types, numbers.
 
 use super::*;
 use crate::layer::entry::{DeviceNumber, Timestamp};
@@ -74,7 +74,7 @@ fn a_prefix_under_gnu_magic_is_read_as_go_reads_it() {
 #[test]
 fn m15_a_header_without_magic_is_known_by_its_checksum() {
     let header = sealed(::tar::Header::new_old(), b'0', "old", b"x", |header| {
-        // What ustar would take for a prefix and a device is noise here.
+        // The bytes that ustar would read as prefix and device are arbitrary here.
         header.as_old_mut().pad[88..].fill(b'#');
     });
     let entry = Stream::new().raw(&header, b"x").only();

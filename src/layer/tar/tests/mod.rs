@@ -1,6 +1,6 @@
-//! Stories about tar streams, told by the rows of the semantics and security tables they prove.
+//! Tests of tar streams. Test names cite the rows of the semantics and security tables.
 //!
-//! Streams are built here block by block, since most of them are ones that no tar program writes.
+//! Streams are built here block by block, because no tar program writes most of them.
 
 #![allow(
     clippy::indexing_slicing,
@@ -19,7 +19,7 @@ use crate::error::{StreamFault, StreamResult as Result};
 use crate::layer::entry::{Entry, EntryKind, Extent, FileData, Meta, Stored};
 use crate::warning::WarningKind;
 
-/// A tar stream in the making.
+/// A builder of tar streams.
 #[derive(Clone, Default)]
 struct Stream(Vec<u8>);
 
@@ -28,7 +28,7 @@ impl Stream {
         Stream::default()
     }
 
-    /// A header as it stands, and the payload with its padding.
+    /// Appends a header without changes, and the payload with its padding.
     fn raw(mut self, header: &::tar::Header, payload: &[u8]) -> Self {
         self.0.extend_from_slice(header.as_bytes());
         self.0.extend_from_slice(payload);
@@ -36,7 +36,7 @@ impl Stream {
         self
     }
 
-    /// A ustar member, changed by `edit` before its checksum is made.
+    /// Appends a ustar member; `edit` changes its header before the checksum is computed.
     fn edited(self, typeflag: u8, name: &str, payload: &[u8], edit: impl FnOnce(&mut ::tar::Header)) -> Self {
         self.raw(&sealed(::tar::Header::new_ustar(), typeflag, name, payload, edit), payload)
     }
@@ -70,7 +70,7 @@ impl Stream {
         parse_with(&self.0, Limits::default(), [self.0.len()])
     }
 
-    /// The only entry.
+    /// Returns the only entry.
     fn only(&self) -> Owned {
         let found = self.parse().unwrap();
         assert_eq!(found.entries.len(), 1, "{:?}", found.entries);
@@ -119,7 +119,7 @@ fn record(key: &str, value: &[u8]) -> Vec<u8> {
     [format!("{len} {key}=").as_bytes(), value, b"\n"].concat()
 }
 
-/// What came out of a stream.
+/// The result of parsing a stream.
 #[derive(Debug, Default, PartialEq)]
 struct Found {
     entries: Vec<Owned>,
@@ -138,7 +138,7 @@ impl Found {
     }
 }
 
-/// An [`Entry`] that has left its parser.
+/// An owned copy of an [`Entry`].
 #[derive(Debug, Clone, PartialEq)]
 struct Owned {
     header_offset: u64,
@@ -164,7 +164,7 @@ impl Owned {
         }
     }
 
-    /// A file without holes: where it is.
+    /// Returns the extent of a file without holes.
     fn extent(&self) -> Extent {
         match self.data().stored {
             Stored::Contiguous(extent) => extent,
@@ -172,7 +172,7 @@ impl Owned {
         }
     }
 
-    /// The file as a program would read it.
+    /// Returns the file's bytes as a program would read them.
     fn bytes(&self, stream: &[u8]) -> Vec<u8> {
         let data = self.data();
         let mut bytes = vec![0; usize::try_from(data.size).unwrap()];
@@ -222,7 +222,7 @@ impl Sink for Found {
     }
 }
 
-/// Parses `bytes` in chunks of these sizes, over and over; a size of 0 counts as 1.
+/// Parses `bytes` in chunks of these sizes, repeated as needed; a size of 0 counts as 1.
 fn parse_with(
     bytes: &[u8],
     limits: Limits,

@@ -1,4 +1,4 @@
-//! Archives that the system's `tar` wrote: what it packed is what must come out.
+//! Archives written by the system's `tar`: parsing must return what was packed.
 
 use super::*;
 use std::fs;
@@ -15,8 +15,8 @@ fn pack(dir: &Path, options: &[&str]) -> Vec<u8> {
     run.stdout
 }
 
-/// A tree with something of every kind that needs no privilege. `long` asks for names that only PAX
-/// and GNU can write.
+/// Creates a tree with every file type that needs no privilege. With `long`, it has names that only PAX and
+/// GNU headers can store.
 fn tree(long: bool) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
@@ -35,7 +35,7 @@ fn tree(long: bool) -> tempfile::TempDir {
     dir
 }
 
-/// Compares every entry with the file it was made from.
+/// Compares every entry with the file that it was packed from.
 fn compare(dir: &Path, archive: &[u8], nanos: bool) {
     let found = parse_with(archive, Limits::default(), [4096, 511, 7]).unwrap();
     assert!(found.at_end);
@@ -73,7 +73,7 @@ fn what_tar_packs_in_each_format_comes_out() {
     }
 }
 
-/// A megabyte with three runs in it, and a file that is nothing but a hole.
+/// Creates a file of a megabyte with three runs of data, and a file that is only a hole.
 fn sparse_tree(runs: u64) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let file = fs::File::create(dir.path().join("sparse")).unwrap();

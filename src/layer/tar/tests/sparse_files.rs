@@ -3,7 +3,7 @@
 use super::*;
 use crate::layer::entry::Segment;
 
-/// Keyword, without `GNU.sparse.`, and value of each.
+/// Keyword, without `GNU.sparse.`, and value of each record.
 type Records<'a> = &'a [(&'a str, &'a [u8])];
 
 /// "ab" at 1000 and "cde" at 5000 of a file of 9000 bytes.
@@ -47,7 +47,7 @@ fn fields(fields: &mut [::tar::GnuSparseHeader], runs: &[(u64, u64)]) {
     }
 }
 
-/// Old GNU, with as many extended blocks as it takes.
+/// Old GNU, with as many extended blocks as needed.
 fn old_gnu(runs: &[(u64, u64)], size: u64, data: &[u8]) -> Stream {
     let (front, mut rest) = runs.split_at(runs.len().min(4));
     let header = sealed(::tar::Header::new_gnu(), b'S', "sparse", data, |header| {
@@ -141,7 +141,7 @@ fn m14_a_map_in_the_payload_may_take_several_blocks() {
 
 #[test]
 fn m14_a_map_that_fills_its_block_is_followed_by_data_at_once() {
-    // Leading zeros make the last line as long as the block has room for.
+    // Leading zeros make the last line fill the rest of the block.
     let mut map = String::from("1\n5\n");
     map.push_str(&format!("{:0>507}\n", 3));
     assert_eq!(map.len(), 512);
@@ -220,7 +220,7 @@ fn x7_maps_are_bounded() {
     }
 }
 
-/// The count alone must not make anybody reserve memory.
+/// The count alone must not make a reader reserve memory.
 #[test]
 fn x7_a_map_that_only_claims_to_be_long_is_refused() {
     let payload = [b"1048577\n".as_slice(), &[b'0'; 504]].concat();

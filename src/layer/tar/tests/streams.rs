@@ -1,4 +1,4 @@
-//! Whole streams: the end, chunks, limits, and bytes that mean harm.
+//! Whole streams: the end, chunks, limits, and hostile bytes.
 
 use super::*;
 use proptest::prelude::*;
@@ -47,8 +47,8 @@ fn z1_m21_a_stream_cut_anywhere_but_between_headers_and_payloads_is_an_error() {
     }
 }
 
-/// Some writers announce an entry and then write none. Go's reader takes that for the end, so every engine loads such
-/// a layer; it was refused here.
+/// Some writers add an extension header and then no entry. Go's reader accepts that as the end, so every
+/// engine loads such a layer, which imgmount once refused.
 #[test]
 fn m21_an_extension_header_without_an_entry_is_ignored() {
     let pax = |stream: Stream| stream.pax(&[("path", b"announced"), ("size", b"600")]);
@@ -171,7 +171,7 @@ fn a_payload_that_was_skipped_in_part_still_has_to_come() {
     assert!(parser.finish(&mut Found::default()).is_ok());
 }
 
-/// A stream of everything that takes more than one block.
+/// Returns a stream with everything that takes more than one block.
 fn everything() -> Stream {
     let sparse: [(&str, &[u8]); 3] =
         [("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", b"900")];
@@ -196,7 +196,7 @@ fn everything() -> Stream {
                 put(&mut field.numbytes, b"00000000000");
             }
         });
-    // The block that goes on with the map stands before the payload.
+    // The block that continues the map comes before the payload.
     let mut block = ::tar::GnuExtSparseHeader::new();
     put(&mut block.sparse_mut()[0].offset, b"00000000007");
     put(&mut block.sparse_mut()[0].numbytes, b"00000000002");
@@ -235,7 +235,7 @@ proptest! {
         prop_assert_eq!(outcome(&stream.0, &sizes), outcome(&stream.0, &[usize::MAX]));
     }
 
-    /// Damage must be read the same way in any chunks, and never end in a panic or a hang.
+    /// Damage must be read in the same way whatever the chunks, and never cause a panic or a hang.
     #[test]
     fn x4_damage_changes_nothing_about_that(
         hits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
@@ -256,7 +256,7 @@ proptest! {
         prop_assert_eq!(outcome(&stream.0, &sizes), outcome(&stream.0, &[usize::MAX]));
     }
 
-    /// Random blocks with a right checksum reach far deeper than random bytes.
+    /// Random blocks with a valid checksum reach more of the parser than random bytes.
     #[test]
     fn random_headers_never_panic(
         blocks in prop::collection::vec(prop::collection::vec(any::<u8>(), 512), 1..6),
