@@ -1,4 +1,5 @@
-//! What every case works with: options, inputs, a directory to work in, and the program to be measured.
+//! The state that every case uses: options, inputs, a working directory, and the program to be
+//! measured.
 
 use std::cell::OnceCell;
 use std::ffi::OsStr;
@@ -22,7 +23,7 @@ pub(crate) struct Bench {
     pub(crate) program: PathBuf,
     pub(crate) inputs: Inputs,
     pub(crate) work: Work,
-    /// How often a contender runs, when that is neither cheap nor expensive.
+    /// Number of runs of a contender that is neither cheap nor expensive.
     pub(crate) runs: usize,
     pub(crate) quick: bool,
     pub(crate) soak: Duration,
@@ -33,47 +34,48 @@ pub(crate) struct Bench {
 pub(crate) struct Served {
     point: Point,
     server: u32,
-    /// Where it keeps what it may yet read, when nobody else does.
+    /// The cache directory that the process still reads, unless another owner keeps it.
     _cache: Option<TempDir>,
 }
 
-/// What a process holds, in bytes.
+/// Memory of a process, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Memory {
-    /// The most it ever held.
+    /// Peak of the resident memory.
     pub(crate) peak: u64,
     pub(crate) now: u64,
-    /// Its own pages, of what it holds now.
+    /// Anonymous pages in the current resident memory.
     pub(crate) own: u64,
-    /// Pages of files, of what it holds now.
+    /// File pages in the current resident memory.
     pub(crate) files: u64,
 }
 
 impl Bench {
-    /// For what takes milliseconds.
+    /// Returns the number of runs for work that takes milliseconds.
     pub(crate) fn many_runs(&self) -> usize {
         self.runs * 4
     }
 
-    /// For what takes a minute, and is not what is measured.
+    /// Returns the number of runs for work that takes a minute and is not the subject of the measurement.
     pub(crate) fn few_runs(&self) -> usize {
         self.runs.div_ceil(2)
     }
 
-    /// A new directory, removed with its guard.
+    /// Makes a new directory, removed with its guard.
     pub(crate) fn directory(&self, name: &str) -> Result<TempDir> {
         let dir = tempfile::Builder::new().prefix(name).tempdir_in(self.work.path());
         dir.with_context(|| format!("cannot make a directory below '{}'", self.work.path().display()))
     }
 
-    /// The program with a cache directory of its own.
+    /// Returns the program with this cache directory.
     pub(crate) fn imgmount<S: AsRef<OsStr>>(&self, cache: &Path, arguments: &[S]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(arguments).env("IMGMOUNT_CACHE_DIR", cache).env_remove("IMGMOUNT_LOG");
         command
     }
 
-    /// Mounts an image; what that took, with the CPU time of the process that goes on to serve it.
+    /// Mounts an image. Returns the time that this took, with the CPU time of the process that serves the
+    /// mount.
     pub(crate) fn mount(&self, cache: &Path, image: &Path, options: &[&str]) -> Result<(Spent, Served)> {
         let mut point = Point::below(self.work.path())?;
         let mut command = self.imgmount(cache, &["mount"]);
@@ -84,7 +86,7 @@ impl Bench {
         Ok((Spent { cpu, ..spent }, Served { point, server, _cache: None }))
     }
 
-    /// What the first mount of an image takes: nothing is in the cache directory.
+    /// Measures the first mount of an image, with an empty cache directory.
     pub(crate) fn first_mount(&self, image: &Path, options: &[&str]) -> Result<(Spent, Served)> {
         let cache = self.directory("cache-")?;
         let (spent, served) = self.mount(cache.path(), image, options)?;
@@ -121,17 +123,17 @@ impl Served {
     }
 }
 
-/// User and system seconds of a process, in the kernel's ticks.
+/// Returns the user and system time of a process in seconds, from the kernel's ticks.
 fn cpu_of(process: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).context("the server has ended")?;
-    // The name, which may hold anything, is in parentheses; user time is the twelfth field after it.
+    // The name, which may contain any byte, is in parentheses; user time is the twelfth field after it.
     let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields).split(' ');
     let ticks: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
-    // Every Linux says 100 here to programs.
+    // Linux reports ticks to programs in units of 1/100 second everywhere.
     Ok(ticks.iter().sum::<f64>() / 100.0)
 }
 
-/// What the cell has, made if it has nothing.
+/// Returns the cell's value, and makes it if the cell is empty.
 pub(crate) fn get_or_try<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
     if let Some(made) = cell.get() {
         return Ok(made);

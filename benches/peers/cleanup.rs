@@ -1,7 +1,7 @@
-//! Leaves nothing behind: neither mounts nor processes nor files, however the bench ends.
+//! Removes mounts, processes and files of the bench, however it ends.
 //!
-//! Everything that is mounted or written for a while is below one directory. What is mounted there is taken
-//! away at the end, and on SIGINT, SIGTERM and SIGHUP as well.
+//! All temporary mounts and files are below one directory. The mounts there are removed at the end, and
+//! on SIGINT, SIGTERM and SIGHUP.
 
 use std::fs::{self, File};
 use std::io;
@@ -19,33 +19,34 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tempfile::TempDir;
 
-/// What a shell reports for a program that SIGINT ended.
+/// The exit status that a shell reports for a program that SIGINT ended.
 const INTERRUPTED: i32 = 130;
 
-/// How the names of these directories begin.
+/// Prefix of the names of temporary directories.
 const PREFIX: &str = "run-";
 
-/// Process groups that run now.
+/// The process groups that are running.
 static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
-/// Set when the bench is interrupted: nothing new may begin.
+/// Set when the bench is interrupted: no new process may start.
 static STOPPING: AtomicBool = AtomicBool::new(false);
-/// How long processes may take to end.
+/// Time limit for processes to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The directories for everything that does not outlive the bench.
+/// The directories for everything that is removed at the end of the bench.
 #[derive(Debug)]
 pub(crate) struct Work {
-    /// On the disk of the inputs.
+    /// A directory on the disk of the inputs.
     dir: TempDir,
-    /// For what must have a short path: sockets, and some files of podman.
+    /// A directory with a short path, for sockets and some files of podman.
     short: TempDir,
-    /// Held as long as this is.
+    /// The lock on the directory, held for the lifetime of this value.
     _lock: File,
 }
 
 impl Work {
-    /// Makes one below `parent`, and takes all away when a signal ends the program. Waits for another bench that
-    /// works there: two would measure each other. What one that was killed has left is removed.
+    /// Makes a directory below `parent`, and removes it when a signal ends the program. Waits for another
+    /// bench that works there, since two would disturb each other's measurements. Removes the remains of a
+    /// bench that was killed.
     pub(crate) fn below(parent: &Path) -> Result<Self> {
         let cannot = || format!("cannot work in '{}'", parent.display());
         let lock = File::open(parent).with_context(cannot)?;
@@ -77,7 +78,7 @@ impl Work {
         self.dir.path()
     }
 
-    /// A new directory with a short path.
+    /// Makes a new directory with a short path.
     pub(crate) fn short_directory(&self) -> Result<TempDir> {
         tempfile::tempdir_in(self.short.path()).context("no temporary directory")
     }
@@ -90,12 +91,13 @@ impl Drop for Work {
     }
 }
 
-/// A process group, for as long as it runs.
+/// A process group while it runs.
 #[derive(Debug)]
 pub(crate) struct Running(u32);
 
 impl Running {
-    /// The group of this number will be ended when the bench is interrupted. Once it is, this does not return.
+    /// Registers a group, which is ended when the bench is interrupted. After an interruption this does not
+    /// return.
     pub(crate) fn group(group: u32) -> Self {
         running().push(group);
         while STOPPING.load(Ordering::SeqCst) {
@@ -112,11 +114,12 @@ impl Drop for Running {
 }
 
 fn running() -> MutexGuard<'static, Vec<u32>> {
-    // The list is whole between any two of its methods.
+    // A panic never leaves the list inconsistent, so poisoning is ignored.
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Asks all that runs to end, which daemons need to end what they have started, and kills what does not.
+/// Sends all running groups SIGTERM, which daemons need to end the processes that they have started,
+/// and kills those that do not end.
 fn end_all() {
     STOPPING.store(true, Ordering::SeqCst);
     let start = Instant::now();
@@ -138,18 +141,18 @@ pub(crate) fn kill_group(group: u32) {
 
 fn signal_group(group: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(group).ok().and_then(Pid::from_raw) {
-        // It may have ended by itself.
+        // The process may have ended already.
         let _ = kill_process_group(pid, signal);
     }
 }
 
-/// Whether a process is there, and more than a zombie.
+/// Whether a process exists and is not a zombie.
 pub(crate) fn is_alive(process: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with('Z'))
 }
 
-/// Unmounts everything below `dir`, the last first.
+/// Unmounts everything below `dir`, the last mount first.
 pub(crate) fn unmount_below(dir: &Path) {
     for point in mounts_below(dir).into_iter().rev() {
         if !crate::mounts::unmount_lazily(&point) {
@@ -158,10 +161,11 @@ pub(crate) fn unmount_below(dir: &Path) {
     }
 }
 
-/// Unmounts everything below `dir` and removes it. A file in a mount that could not be unmounted is not touched.
+/// Unmounts everything below `dir` and removes it. Files in a mount that could not be unmounted are not
+/// touched.
 fn clear(dir: &Path) {
     unmount_below(dir);
-    // Servers see the end of their mounts, and are done with their files.
+    // Servers need a moment to notice the unmount and to close their files.
     thread::sleep(Duration::from_millis(100));
     if mounts_below(dir).is_empty()
         && let Err(error) = fs::remove_dir_all(dir)
@@ -171,7 +175,7 @@ fn clear(dir: &Path) {
     }
 }
 
-/// Mount points below `dir`, in the order they were mounted.
+/// Returns the mount points below `dir`, in the order in which they were mounted.
 fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);

@@ -1,4 +1,4 @@
-//! Container engines with stores of their own.
+//! Container engines with their own stores.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
@@ -16,12 +16,12 @@ use crate::cleanup::{self, Running};
 use crate::measure::{Spent, output, run};
 use crate::tools;
 
-/// What podman calls the real image.
+/// The name of the real image in podman.
 const IMAGE: &str = "localhost/demo:latest";
-/// How long a daemon may take to start or to end.
+/// Time limit for a daemon to start or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Images of podman, on overlay.
+/// Podman with images on overlay.
 #[derive(Debug)]
 pub(crate) struct Podman {
     store: TempDir,
@@ -44,7 +44,7 @@ impl Podman {
         run(self.command(&["load", "-q", "-i"]).arg(archive))
     }
 
-    /// The directories of the real image's layers, as overlay's option `lowerdir` takes them.
+    /// Returns the directories of the real image's layers, in the form of overlay's option `lowerdir`.
     pub(crate) fn lower_dirs(&self) -> Result<String> {
         let point = output(&mut self.command(&["image", "mount", IMAGE]))?;
         let table = fs::read_to_string("/proc/self/mountinfo")?;
@@ -58,12 +58,12 @@ impl Podman {
 
 impl Drop for Podman {
     fn drop(&mut self) {
-        // The store is mounted on itself.
+        // podman mounts the store on itself.
         cleanup::unmount_below(self.store.path());
     }
 }
 
-/// A docker daemon with data of its own.
+/// A docker daemon with its own data.
 #[derive(Debug)]
 pub(crate) struct Docker {
     dir: TempDir,
@@ -104,7 +104,7 @@ impl Docker {
         command
     }
 
-    /// Loads the real image, and forgets it again, unmeasured.
+    /// Loads the real image; removing it again is not measured.
     pub(crate) fn load(&self, archive: &Path) -> Result<Spent> {
         let spent = run(self.command(&["load", "-q", "-i"]).arg(archive))?;
         output(&mut self.command(&["rmi", "-f", IMAGE]))?;
@@ -115,7 +115,7 @@ impl Docker {
 impl Drop for Docker {
     fn drop(&mut self) {
         let pid = Pid::from_child(&self.daemon);
-        // Asked to end, it ends its containerd too.
+        // When the daemon ends after SIGTERM, it ends its containerd too.
         let told = kill_process(pid, Signal::TERM).is_ok();
         let start = Instant::now();
         while told && start.elapsed() < PATIENCE && matches!(self.daemon.try_wait(), Ok(None)) {

@@ -1,7 +1,8 @@
-//! What is measured: a real image that scripts/bench-images.sh makes, and what is derived from it; and images
-//! made up by `made`.
+//! The inputs: a real image that scripts/bench-images.sh makes, files that are derived from it, and
+//! synthetic images that `made` makes.
 //!
-//! Each input is made when it is first asked for, under another name, and kept: what has its name is whole.
+//! Each input is made under another name when it is first requested, and kept: an input under its own
+//! name is complete.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,10 +16,11 @@ use crate::made::{dense_file, layered_files, many_files, sparse_file};
 use crate::measure::{output, run, say, shell};
 use crate::tools::{self, Need};
 
-/// A layer below this can be read as a whole by a peer that begins anew for every file.
+/// Size limit of a layer that a peer can read as a whole even if it starts anew for every file, in
+/// bytes.
 const SMALL_LAYER: u64 = 1 << 20;
 
-/// A real image in its forms: what scripts/bench-images.sh calls them.
+/// A form of the real image, as scripts/bench-images.sh names it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Real {
     GzipLayout,
@@ -27,11 +29,11 @@ pub(crate) enum Real {
     DockerArchive,
     /// The next version of the image, with the same lower layers.
     NextLayout,
-    /// What umoci unpacks.
+    /// The tree as umoci unpacks it.
     Rootfs,
 }
 
-/// Where inputs are kept, and how large the synthetic ones are.
+/// The directory of the inputs, and the sizes of the synthetic ones.
 #[derive(Debug)]
 pub(crate) struct Inputs {
     dir: PathBuf,
@@ -39,7 +41,7 @@ pub(crate) struct Inputs {
     pub(crate) sizes: Sizes,
 }
 
-/// How large the synthetic inputs are.
+/// The sizes of the synthetic inputs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sizes {
     pub(crate) many_files: usize,
@@ -56,7 +58,7 @@ impl Sizes {
 }
 
 impl Inputs {
-    /// Inputs in `dir`; the real image in `real`, or made below `dir`.
+    /// Uses inputs in `dir`. The real image is in `real`, or is made below `dir`.
     pub(crate) fn new(dir: &Path, real: Option<&Path>, sizes: Sizes) -> Result<Self> {
         let cannot = |path: &Path| format!("cannot use '{}'", path.display());
         fs::create_dir_all(dir).with_context(|| cannot(dir))?;
@@ -68,7 +70,7 @@ impl Inputs {
         &self.dir
     }
 
-    /// One form of the real image.
+    /// Returns one form of the real image.
     pub(crate) fn real(&self, form: Real) -> Result<PathBuf> {
         let name = match form {
             Real::GzipLayout => "demo-oci",
@@ -88,7 +90,7 @@ impl Inputs {
         Ok(dir.join(name))
     }
 
-    /// The docker-archive, gzipped as a whole.
+    /// Returns the docker-archive, gzipped as a whole.
     pub(crate) fn gzipped_archive(&self) -> Result<PathBuf> {
         let archive = self.real(Real::DockerArchive)?;
         self.ensure("demo-docker.tar.gz", |part| {
@@ -96,7 +98,7 @@ impl Inputs {
         })
     }
 
-    /// The real image's tree as an erofs, compressed as well as lz4 can.
+    /// Returns the real image's tree as an erofs, compressed with lz4hc.
     pub(crate) fn erofs(&self) -> Result<PathBuf> {
         let rootfs = self.real(Real::Rootfs)?;
         self.ensure("demo.erofs", |part| {
@@ -104,7 +106,7 @@ impl Inputs {
         })
     }
 
-    /// The real image's tree as a squashfs with gzip.
+    /// Returns the real image's tree as a squashfs with gzip.
     pub(crate) fn squashfs(&self) -> Result<PathBuf> {
         let rootfs = self.real(Real::Rootfs)?;
         self.ensure("demo.squashfs", |part| {
@@ -113,7 +115,7 @@ impl Inputs {
         })
     }
 
-    /// The real image's tree as one tar.
+    /// Returns the real image's tree as one tar.
     pub(crate) fn flat_tar(&self) -> Result<PathBuf> {
         let rootfs = self.real(Real::Rootfs)?;
         self.ensure("demo-flat.tar", |part| {
@@ -122,7 +124,7 @@ impl Inputs {
         })
     }
 
-    /// The next version's tree, unpacked by umoci.
+    /// Returns the next version's tree, unpacked by umoci.
     pub(crate) fn next_rootfs(&self) -> Result<PathBuf> {
         let image = self.real(Real::NextLayout)?;
         let bundle = self.ensure("demo2-bundle", |part| {
@@ -131,12 +133,12 @@ impl Inputs {
         Ok(bundle.join("rootfs"))
     }
 
-    /// The largest layer of the real image, as an image of its own.
+    /// Returns the largest layer of the real image, as an image.
     pub(crate) fn largest_layer(&self) -> Result<PathBuf> {
         self.one_layer("demo-largest-layer", |layers| layers.iter().map(|layer| layer.len).max())
     }
 
-    /// The largest of the small layers of the real image, as an image of its own.
+    /// Returns the largest of the small layers of the real image, as an image.
     pub(crate) fn small_layer(&self) -> Result<PathBuf> {
         self.one_layer("demo-small-layer", |layers| {
             layers.iter().map(|layer| layer.len).filter(|len| *len < SMALL_LAYER).max()
@@ -153,35 +155,35 @@ impl Inputs {
         })
     }
 
-    /// One layer of so many small files.
+    /// Returns an image of one layer with `count` small files.
     pub(crate) fn many_files(&self, count: usize) -> Result<PathBuf> {
         self.ensure(&format!("files-{count}"), |part| many_files(part, count))
     }
 
-    /// So many layers of so many small files each.
+    /// Returns an image of `layers` layers with `each` small files in each.
     pub(crate) fn layers(&self, layers: usize, each: usize) -> Result<PathBuf> {
         self.ensure(&format!("layers-{layers}x{each}"), |part| layered_files(part, layers, each))
     }
 
-    /// The lowest layers of an image with `of` layers.
+    /// Returns an image with the lowest layers of an image with `of` layers.
     pub(crate) fn lowest_layers(&self, layers: usize, of: usize, each: usize) -> Result<PathBuf> {
         let all = self.layers(of, each)?;
         self.ensure(&format!("layers-{layers}-of-{of}x{each}"), |part| layout::select(&all, 0..layers, part))
     }
 
-    /// One large file without holes.
+    /// Returns an image of one large file without holes.
     pub(crate) fn dense(&self) -> Result<PathBuf> {
         let size = self.sizes.dense_mib;
         self.ensure(&format!("dense-{size}"), |part| dense_file(part, size))
     }
 
-    /// One large file that is nearly all holes.
+    /// Returns an image of one large file that is nearly all holes.
     pub(crate) fn sparse(&self) -> Result<PathBuf> {
         let size = self.sizes.sparse_mib;
         self.ensure(&format!("sparse-{size}"), |part| sparse_file(part, size))
     }
 
-    /// The input called `name`, which `make` makes at the path that it is given.
+    /// Returns the input called `name`; `make` makes it at the path that it receives.
     fn ensure(&self, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let path = self.dir.join(name);
         if path.exists() {
@@ -192,16 +194,16 @@ impl Inputs {
         output(Command::new("rm").arg("-rf").arg(&part))?;
         make(&part).with_context(|| format!("cannot make '{}'", path.display()))?;
         fs::rename(&part, &path)?;
-        // Its writing shall not go on while something is measured.
+        // Pending writes would disturb the next measurement.
         rustix::fs::sync();
         Ok(path)
     }
 }
 
-/// What is missing for the inputs that others unpack.
+/// Requirements of inputs that other programs unpack.
 pub(crate) const UNPACKED: [Need; 2] = [Need::Root, Need::Program("umoci")];
 
-/// An OCI layout as umoci names its only image.
+/// Returns an OCI layout with the tag by which umoci names its only image.
 pub(crate) fn tagged(layout: &Path) -> std::ffi::OsString {
     let mut name = layout.as_os_str().to_owned();
     name.push(OsStr::new(":latest"));

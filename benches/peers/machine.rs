@@ -1,4 +1,4 @@
-//! What the figures were taken on.
+//! Describes the machine and the commit of a measurement.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::thread;
 use crate::measure::output;
 use crate::report::Machine;
 
-/// This machine; `inputs` are on one of its disks.
+/// Describes this machine; `inputs` is on one of its disks.
 pub(crate) fn describe(inputs: &Path) -> Machine {
     let disk = Command::new("findmnt").args(["-no", "FSTYPE,SOURCE", "--target"]).arg(inputs).output();
     let disk = disk.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned()).unwrap_or_default();
@@ -22,12 +22,12 @@ pub(crate) fn describe(inputs: &Path) -> Machine {
     }
 }
 
-/// The day, in UTC.
+/// Returns the date, in UTC.
 pub(crate) fn today() -> String {
     output(Command::new("date").args(["-u", "+%F"])).unwrap_or_default().trim().to_owned()
 }
 
-/// The commit that is measured, marked when the checkout differs from it.
+/// Returns the commit that is measured, with a mark if the checkout differs from it.
 pub(crate) fn commit() -> String {
     let mut git = Command::new("git");
     git.args(["describe", "--always", "--dirty", "--exclude=*"]).current_dir(env!("CARGO_MANIFEST_DIR"));
@@ -39,7 +39,8 @@ fn memory() -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
-/// The value of the first line of `file` that is `name`, then `:` or `=`.
+/// Returns the value of the first line of `file` that consists of `name`, then `:` or `=`, and the
+/// value.
 fn value(file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let (_, value) =

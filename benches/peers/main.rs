@@ -1,13 +1,13 @@
-//! `make bench`: this program against its peers, and against its own goals.
+//! `make bench`: compares imgmount with its peers, and with its own goals.
 //!
 //! ```text
 //! cargo bench --bench peers -- [--quick] [--only TOPIC,TOPIC] [--runs N] [--inputs DIR] [--real DIR]
 //!                              [--out DIR] [--soak SECONDS] [--docs] [--from FILE]
 //! ```
 //!
-//! `inputs` has what is measured, `cases` measure it by `measure`, `report` judges and tells. The report is kept
-//! as JSON; topics that are not run again keep their figures, so that a long bench can be run in pieces.
-//! docs/performance.md says how to read the figures.
+//! `inputs` provides the images, `cases` measures them with `measure`, and `report` compares the
+//! figures with the goals and formats them. The report is stored as JSON; topics that are not run again
+//! keep their figures, so a long bench can be run in parts. docs/performance.md explains the figures.
 
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "a bench tells what it does and finds")]
 
@@ -40,7 +40,7 @@ use measure::say;
 use report::{Case, Report, document, goals, plot};
 use trees::Trees;
 
-/// The document that `--docs` writes to, and where its plots are, from there.
+/// The document that `--docs` writes to, and the directory of its plots, relative to the document.
 const DOCUMENT: &str = "docs/performance.md";
 const PLOTS: &str = "plots";
 const REPORT: &str = "report.json";
@@ -51,31 +51,31 @@ struct Options {
     /// Measure these topics only, and keep the figures of the others
     #[arg(long, value_name = "TOPIC", value_delimiter = ',')]
     only: Vec<String>,
-    /// How often each contender runs; cheap ones more often, expensive ones less
+    /// Number of runs of each contender; cheap ones run more often, expensive ones less
     #[arg(long, value_name = "N")]
     runs: Option<usize>,
-    /// Small inputs and few runs, for a first look
+    /// Use small inputs and few runs, for a first look
     #[arg(long)]
     quick: bool,
-    /// Where inputs are kept: 8 GB, or 4 GB with --quick
+    /// Directory of the inputs: 8 GB, or 4 GB with --quick
     #[arg(long, value_name = "DIR")]
     inputs: Option<PathBuf>,
-    /// Where scripts/bench-images.sh has put the real image; made below the inputs otherwise
+    /// Directory of the real image from scripts/bench-images.sh; made below the inputs by default
     #[arg(long, value_name = "DIR")]
     real: Option<PathBuf>,
-    /// Where report and plots go: target/bench, or target/bench/quick
+    /// Directory for report and plots; target/bench by default, or target/bench/quick
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// How long to read at random while memory is watched
+    /// Duration of the random reads while memory is measured
     #[arg(long, value_name = "SECONDS")]
     soak: Option<u64>,
     /// Write tables and plots to docs/performance.md as well
     #[arg(long, conflicts_with = "quick")]
     docs: bool,
-    /// Measure nothing, and tell what this report has
+    /// Measure nothing, and print the report in FILE
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
-    /// What cargo says to every bench.
+    /// Passed by cargo to every bench.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -107,7 +107,8 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Measures the topics that were asked for. The report is written after each of them, so that nothing is lost.
+/// Measures the selected topics. The report is written after each topic, so that an interruption loses
+/// nothing.
 fn measure(options: &Options, out: &Path) -> Result<Report> {
     let topics = choose(&options.only)?;
     let sizes = if options.quick { Sizes::QUICK } else { Sizes::FULL };
@@ -128,7 +129,7 @@ fn measure(options: &Options, out: &Path) -> Result<Report> {
         Report::after(load(&file)?, machine::describe(bench.inputs.dir()), tools::versions(&bench.program));
     let order: Vec<&str> = TOPICS.iter().map(|topic| topic.name).collect();
     let mut failed = Vec::new();
-    // Of what is measured: the checkout may move on meanwhile.
+    // Read before measuring, since the checkout may change meanwhile.
     let commit = machine::commit();
     for topic in topics {
         say(&format!("{}: {}", topic.name, topic.title));
@@ -169,7 +170,7 @@ fn case(topic: &Topic, found: Findings, commit: &str, quick: bool) -> Case {
     }
 }
 
-/// The report in `file`, if there is one, judged by the goals of today.
+/// Reads the report in `file`, if it exists, and compares it with the current goals.
 fn load(file: &Path) -> Result<Option<Report>> {
     let text = match fs::read(file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

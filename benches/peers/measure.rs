@@ -1,5 +1,5 @@
-//! Runs commands and takes their time. Contenders take turns, so that whatever else the machine does hits all
-//! of them alike.
+//! Runs commands and measures their time. Contenders take turns, so that other load on the machine
+//! affects all of them alike.
 
 #![expect(unsafe_code, reason = "wait4, which alone tells what one child has used, has no safe wrapper")]
 
@@ -17,7 +17,7 @@ use crate::cleanup;
 use crate::report::unit::Unit;
 use crate::report::{Figure, Group, Row};
 
-/// What figures are called, and what they count.
+/// The name of a figure, and its unit.
 pub(crate) type Quantity = (&'static str, Unit);
 pub(crate) const WALL: Quantity = ("wall", Unit::Seconds);
 pub(crate) const CPU: Quantity = ("cpu", Unit::Seconds);
@@ -33,11 +33,11 @@ impl Sample {
     }
 }
 
-/// What a command took.
+/// The time that a command took, in seconds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spent {
     pub(crate) wall: f64,
-    /// User and system, with all descendants that were waited for.
+    /// User and system time, with all descendants that were waited for.
     pub(crate) cpu: f64,
 }
 
@@ -46,17 +46,17 @@ impl Spent {
         Sample(vec![(WALL, self.wall)])
     }
 
-    /// With CPU time, and so how many cores were busy.
+    /// Returns the sample with CPU time, and with the number of busy cores that follows from it.
     pub(crate) fn with_cpu(self) -> Sample {
         Sample(vec![(WALL, self.wall), (CPU, self.cpu), (CORES, self.cpu / self.wall)])
     }
 }
 
-/// One way to do what the group does.
+/// One of several ways to do the work of a group.
 pub(crate) struct Contender<'a> {
     name: String,
     runs: usize,
-    /// Sets up, measures and takes away; or why that cannot be.
+    /// Sets up, measures and cleans up; or the reason why the contender cannot run.
     run: Result<Box<dyn FnMut() -> Result<Sample> + 'a>, String>,
 }
 
@@ -69,7 +69,7 @@ impl<'a> Contender<'a> {
         Contender { name: name.into(), runs, run: Ok(Box::new(run)) }
     }
 
-    /// The same, if nothing is missing.
+    /// Returns the contender, or a skipped one with the reason if a requirement is missing.
     pub(crate) fn unless(mut self, missing: Option<String>) -> Self {
         if let Some(why) = missing {
             self.run = Err(why);
@@ -78,8 +78,8 @@ impl<'a> Contender<'a> {
     }
 }
 
-/// Lets the contenders run in turn, as often as each wants, beginning with another one in every round. One
-/// that fails is out.
+/// Runs the contenders in turn, each as often as it asks for; every round begins with another
+/// contender. A contender that fails is dropped.
 pub(crate) fn race(title: &str, mut contenders: Vec<Contender<'_>>) -> Group {
     let mut samples: Vec<Vec<Sample>> = contenders.iter().map(|_| Vec::new()).collect();
     let rounds = contenders.iter().map(|contender| contender.runs).max().unwrap_or(0);
@@ -110,7 +110,7 @@ pub(crate) fn race(title: &str, mut contenders: Vec<Contender<'_>>) -> Group {
     Group { title: title.to_owned(), rows: rows.collect() }
 }
 
-/// One figure for each quantity of the samples.
+/// Returns a row with one figure for each quantity of the samples.
 pub(crate) fn row(contender: impl Into<String>, samples: &[Sample]) -> Row {
     let quantities =
         samples.first().into_iter().flat_map(|sample| sample.0.iter().map(|(quantity, _)| *quantity));
@@ -121,7 +121,7 @@ pub(crate) fn row(contender: impl Into<String>, samples: &[Sample]) -> Row {
     Row { contender: contender.into(), figures: figures.collect(), skipped: None }
 }
 
-/// A line of progress.
+/// Prints a line of progress.
 pub(crate) fn say(line: &str) {
     eprintln!("bench: {line}");
 }
@@ -131,18 +131,19 @@ fn told(sample: &Sample) -> String {
     shown.collect::<Vec<_>>().join(", ")
 }
 
-/// Runs a command to its end, which must be with code 0.
+/// Runs a command to its end. Fails if the exit code is not 0.
 pub(crate) fn run(command: &mut Command) -> Result<Spent> {
     run_to(command, 0)
 }
 
-/// Runs a command to its end, which must be with this code.
+/// Runs a command to its end. Fails if the exit code is not `code`.
 pub(crate) fn run_to(command: &mut Command, code: i32) -> Result<Spent> {
     run_within(command, code, None)?.context("a command without a limit was stopped")
 }
 
-/// Runs a command to its end, with all that it starts in a process group of its own. Nothing is read from it;
-/// what it says is in the error when it does not end with `code`. After `limit` it is killed, and nothing returned.
+/// Runs a command to its end, with its descendants in their own process group. Its output is not
+/// returned; it is in the error if the command does not end with `code`. After `limit` the command is
+/// killed, and `None` is returned.
 pub(crate) fn run_within(command: &mut Command, code: i32, limit: Option<Duration>) -> Result<Option<Spent>> {
     let said = tempfile::tempfile().context("no file for messages")?;
     command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -164,7 +165,7 @@ pub(crate) fn run_within(command: &mut Command, code: i32, limit: Option<Duratio
     let wall = start.elapsed().as_secs_f64();
     drop(done);
     if let Some(watch) = watch {
-        // It ends by itself, now that nobody waits.
+        // The thread has nothing left to wait for, since `done` was dropped.
         let _ = watch.join();
     }
     if limit.is_some_and(|limit| status.signal().is_some() && wall >= limit.as_secs_f64()) {
@@ -176,7 +177,7 @@ pub(crate) fn run_within(command: &mut Command, code: i32, limit: Option<Duratio
     Ok(Some(Spent { wall, cpu }))
 }
 
-/// Runs a command, unmeasured, for what it prints.
+/// Runs a command, unmeasured, and returns its output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let out = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {name}"))?;
@@ -186,7 +187,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
-/// A shell that fails where any part of `script` does, with `arguments` as $1, $2, ...
+/// Returns a shell that fails if any part of `script` fails, with `arguments` as $1, $2, ...
 pub(crate) fn shell<S: AsRef<std::ffi::OsStr>>(script: &str, arguments: &[S]) -> Command {
     let mut command = Command::new("bash");
     command.args(["-euo", "pipefail", "-c", script, "bash"]).args(arguments);
@@ -204,7 +205,7 @@ fn last_words(mut said: fs::File) -> String {
     lines.into_iter().rev().collect::<Vec<_>>().join("; ")
 }
 
-/// Waits for a child; its status, and the CPU seconds that it used.
+/// Waits for a child. Returns its status and its CPU time in seconds.
 fn wait4(pid: u32) -> Result<(ExitStatus, f64)> {
     let pid = libc::pid_t::try_from(pid).context("no such process")?;
     let mut status = 0;

@@ -14,13 +14,14 @@ use tempfile::TempDir;
 use crate::cleanup::is_alive;
 use crate::measure;
 
-/// How long to try to unmount what is in use, before it is detached.
+/// Time limit for unmounting a mount in use, before it is detached.
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(2);
-/// Size of a file system to write to: of a sparse file, of which no more is used than is written.
+/// Size of a file system for output, in bytes. It is in a sparse file, which uses only as much space as
+/// is written.
 const DISK_BYTES: u64 = 16 << 30;
 
-/// A new empty directory, whatever is mounted on it, and the process that serves that.
+/// A new empty directory, the mount on it, and the process that serves the mount.
 #[derive(Debug)]
 pub(crate) struct Point {
     path: PathBuf,
@@ -38,32 +39,32 @@ impl Point {
         &self.path
     }
 
-    /// The process whose command line has this mount point in it; the guard waits for its end.
+    /// Returns the process whose command line contains this mount point; the guard waits for its end.
     pub(crate) fn find_server(&mut self) -> Result<u32> {
         let server = server_of(&self.path).context("the mount has no server")?;
         self.server = Some(server);
         Ok(server)
     }
 
-    /// Mounts by mount(8).
+    /// Mounts with mount(8).
     pub(crate) fn mount<S: AsRef<OsStr>>(self, options: &[S]) -> Result<Self> {
         measure::run(Command::new("mount").args(options).arg(&self.path))?;
         Ok(self)
     }
 
-    /// Waits for a server that returned before it was done.
+    /// Waits until the mount is usable, for a server that returns earlier.
     pub(crate) fn wait_until_mounted(&self) -> Result<()> {
         ensure!(wait_for(|| is_mounted(&self.path)), "nothing is mounted");
         Ok(())
     }
 }
 
-/// A place to write to, emptied with its guard.
+/// A directory for output, emptied with its guard.
 #[derive(Debug)]
 pub(crate) enum Scratch {
-    /// On the disk of the inputs: a new ext4 in a file there, or a directory for who is not root.
+    /// On the disk of the inputs: a new ext4 in a file there, or for users other than root a directory.
     Disk {
-        /// Unmounted before the file is removed.
+        /// The mount of the ext4; unmounted before the file is removed.
         point: Option<Point>,
         dir: TempDir,
     },
@@ -72,8 +73,8 @@ pub(crate) enum Scratch {
 }
 
 impl Scratch {
-    /// For long after much was removed from an ext4, it searches for inodes that were not in use lately: making
-    /// files there takes several times as long, whoever does it. Hence a new one.
+    /// Makes a new file system: after many deletions, an ext4 searches for a long time for inodes that were
+    /// not in use recently, and then creating files takes several times as long.
     pub(crate) fn on_disk(work: &Path) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("scratch-").tempdir_in(work).context("no directory")?;
         let mut point = None;
@@ -84,7 +85,7 @@ impl Scratch {
             let options: [&OsStr; 3] = ["-o".as_ref(), "loop".as_ref(), image.as_os_str()];
             point = Some(Point::below(work)?.mount(&options)?);
         }
-        // What was written before shall not go to the disk now.
+        // Earlier writes must not go to the disk during the measurement.
         rustix::fs::sync();
         Ok(Scratch::Disk { point, dir })
     }
@@ -111,7 +112,7 @@ impl Drop for Point {
         if let Some(server) = self.server {
             wait_for(|| !is_alive(server));
         }
-        // Fails where something is still mounted, which the end of the bench sees to.
+        // Fails if a file system is still mounted there; the end of the bench removes it then.
         if gone {
             let _ = fs::remove_dir(&self.path);
         }
@@ -135,13 +136,13 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Writes out and forgets everything that the kernel has of files: the next read is from the disk.
+/// Writes out all dirty pages and drops the kernel's caches: the next read is from the disk.
 pub(crate) fn drop_caches() -> Result<()> {
     rustix::fs::sync();
     fs::write("/proc/sys/vm/drop_caches", "3").context("the kernel keeps its caches")
 }
 
-/// A mount is in the table once it can be used.
+/// Whether the mount is in the mount table, where it appears when it is usable.
 fn is_mounted(point: &Path) -> bool {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     table.lines().any(|line| line.split(' ').nth(4).map(Path::new) == Some(point))

@@ -1,4 +1,4 @@
-//! Which peers are here.
+//! Finds the installed peers.
 
 use std::env;
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::mounts::is_root;
 use crate::report::Tool;
 
-/// Programs that are compared with, and how they tell their version.
+/// The programs to compare with, and the options that print their versions.
 const PEERS: &[(&str, &[&str])] = &[
     ("igzip", &["--version"]),
     ("gzip", &["--version"]),
@@ -28,7 +28,7 @@ const PEERS: &[(&str, &[&str])] = &[
     ("mkfs.erofs", &["--version"]),
 ];
 
-/// What a contender cannot do without.
+/// A requirement of a contender.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Need {
     Program(&'static str),
@@ -37,7 +37,7 @@ pub(crate) enum Need {
     Kernel(&'static str),
 }
 
-/// What of this is not there, as a table says it.
+/// Returns the first missing requirement, as text for a table.
 pub(crate) fn missing(needs: &[Need]) -> Option<String> {
     needs.iter().find_map(|need| match need {
         Need::Program(name) => find(name).is_none().then(|| format!("not installed: {name}")),
@@ -46,19 +46,19 @@ pub(crate) fn missing(needs: &[Need]) -> Option<String> {
     })
 }
 
-/// Where a program is: administrators' programs are looked for even if PATH is a user's.
+/// Returns the path of a program; sbin directories are searched even if PATH does not contain them.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let dirs = env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
     dirs.map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
-/// A program with all that it may call in its PATH.
+/// Returns a command whose PATH contains all programs that it may call.
 pub(crate) fn command(name: &str) -> Command {
     Command::new(find(name).unwrap_or_else(|| PathBuf::from(name)))
 }
 
-/// All peers and this program, with their versions.
+/// Returns all peers and imgmount, with their versions.
 pub(crate) fn versions(program: &Path) -> Vec<Tool> {
     let ours = Tool { name: "imgmount".to_owned(), version: version(program, &["--version"]) };
     let peers = PEERS.iter().map(|(name, arguments)| Tool {
@@ -68,7 +68,8 @@ pub(crate) fn versions(program: &Path) -> Vec<Tool> {
     std::iter::once(ours).chain(peers).collect()
 }
 
-/// The version that a program prints: the first line with a digit in it, if possible one with its name.
+/// Returns the version that a program prints: the first line with a digit, preferably one with the
+/// program's name.
 fn version(program: &Path, arguments: &[&str]) -> Option<String> {
     let out = Command::new(program).args(arguments).stdin(Stdio::null()).output().ok()?;
     let text = [out.stdout, out.stderr].concat();
@@ -78,7 +79,7 @@ fn version(program: &Path, arguments: &[&str]) -> Option<String> {
     let mut lines: Vec<&str> = text.lines().filter(|line| has_digit(line)).collect();
     lines.sort_by_key(|line| !line.to_lowercase().contains(&stem));
     let line = lines.first()?.trim_matches(['*', ' ']);
-    // What follows in parentheses tells of libraries and dates.
+    // The text in parentheses is about libraries and dates.
     let short = line.split(" (").next().filter(|short| has_digit(short));
     Some(short.unwrap_or(line).to_owned())
 }

@@ -1,4 +1,4 @@
-//! The same tree, mounted in every way there is.
+//! Mounts the same tree in every supported way.
 
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
@@ -14,22 +14,22 @@ use crate::mounts::{Point, drop_caches};
 use crate::report::Group;
 use crate::tools::{self, Need, missing};
 
-/// A way to have the real image's tree somewhere.
+/// A way to provide the real image's tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     Imgmount,
-    /// By the kernel, through a loop device.
+    /// Mounted by the kernel, through a loop device.
     Erofs,
-    /// By the kernel, through a loop device.
+    /// Mounted by the kernel, through a loop device.
     Squashfs,
     Squashfuse,
-    /// The kernel's overlay of what podman made of the layers.
+    /// The kernel's overlay of the layers that podman has unpacked.
     Overlay,
-    /// On the file system that everything else is on, too.
+    /// Unpacked, on the file system of all other inputs.
     Unpacked,
 }
 
-/// All of them.
+/// All ways.
 pub(crate) const WAYS: [Way; 6] =
     [Way::Imgmount, Way::Erofs, Way::Squashfs, Way::Squashfuse, Way::Overlay, Way::Unpacked];
 
@@ -45,7 +45,7 @@ impl Way {
         }
     }
 
-    /// Why it cannot be had here.
+    /// Returns the reason why this way is not available here.
     fn missing(self) -> Option<String> {
         let needs: &[Need] = match self {
             Way::Imgmount => &[],
@@ -55,13 +55,13 @@ impl Way {
             Way::Overlay => &[Need::Kernel("overlay"), Need::Program("podman")],
             Way::Unpacked => &[],
         };
-        // All but this program need the tree that umoci unpacks, as root, and root for the mount.
+        // All ways except imgmount need the tree that umoci unpacks, as root, and root for the mount.
         let unpacked: &[Need] = if self == Way::Imgmount { &[] } else { &UNPACKED };
         missing(&[unpacked, needs].concat())
     }
 }
 
-/// Mounts the tree, with everything for that prepared once.
+/// Mounts the tree; the preparation for each way is done once.
 #[derive(Debug)]
 pub(crate) struct Trees<'a> {
     bench: &'a Bench,
@@ -69,7 +69,7 @@ pub(crate) struct Trees<'a> {
     store: OnceCell<(Podman, String)>,
 }
 
-/// A tree, for as long as this lives.
+/// A tree, available for the lifetime of this value.
 #[derive(Debug)]
 pub(crate) enum Tree {
     Served(Served),
@@ -92,7 +92,7 @@ impl<'a> Trees<'a> {
         Trees { bench, cache: OnceCell::new(), store: OnceCell::new() }
     }
 
-    /// Mounts it anew; a process that serves it is new as well.
+    /// Mounts the tree anew, with a new process to serve it.
     pub(crate) fn mount(&self, way: Way) -> Result<Tree> {
         let inputs = &self.bench.inputs;
         let point = || Point::below(self.bench.work.path());
@@ -133,8 +133,8 @@ impl<'a> Trees<'a> {
         Ok((podman, lower))
     }
 
-    /// Runs `work` on the tree in these ways with nothing of it in memory: mounted a moment ago, and then
-    /// everything forgotten that the kernel had of any file. `work` is told the number of the run, from 1.
+    /// Runs `work` on the tree in these ways with empty caches: the tree is newly mounted, and the kernel's
+    /// caches are dropped. `work` receives the number of the run, from 1.
     pub(crate) fn cold(
         &self,
         title: &str,
@@ -154,7 +154,8 @@ impl<'a> Trees<'a> {
         race(title, contenders.collect())
     }
 
-    /// Runs `work` on the tree in these ways, all mounted once, after it has run there once unmeasured, as run 0.
+    /// Runs `work` on the tree in these ways, all mounted once, after one unmeasured run there, which has
+    /// the number 0.
     pub(crate) fn warm(
         &self,
         title: &str,

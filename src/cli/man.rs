@@ -133,7 +133,7 @@ const EXAMPLES: [Example; 3] = [
     ("docker save alpine | imgmount cat -:/etc/os-release", "Print a file from an image on standard input:"),
 ];
 
-/// The examples of a page: of a command, or those of its command that mention a nested one.
+/// Returns the examples of a page: those of the command, or for a nested command those that mention it.
 fn examples_of(page: &str) -> Vec<Example> {
     let Some(command) = page.strip_prefix("imgmount-") else { return EXAMPLES.to_vec() };
     let (command, nested) = command.split_once('-').map_or((command, None), |(c, n)| (c, Some(n)));

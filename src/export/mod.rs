@@ -8,7 +8,7 @@
 //! and a hard link under the others. There are no user or group names, and all times come from the
 //! image.
 //!
-//! Holes are written as zeros by default. With [`ExportOptions::sparse`], a file with holes is written
+//! Holes are written as zeros by default. With `ExportOptions::sparse`, a file with holes is written
 //! as a sparse file (GNU's PAX format 1.0) where that makes the tar smaller. podman 4.3 imports such a
 //! file, but cannot save the image again: the layer that it assembles does not have the expected
 //! digest.

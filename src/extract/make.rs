@@ -22,7 +22,7 @@ use crate::rootfs::{InodeId, InodeKind, Stat};
 
 /// Permission bits that a file is created with, before its owner is set.
 const PERMISSIONS: u16 = 0o777;
-/// Permission bits added to a file that gets extended attributes, which only a writable file accepts.
+/// Permission bits of a file that gets extended attributes, which only a writable file accepts.
 const WRITABLE: u16 = 0o600;
 
 /// Creates objects one after the other, and keeps the last parent directory open.

@@ -1,4 +1,5 @@
-//! The parts of the bench that measure nothing: the images that it makes, how it judges, and what it writes.
+//! Tests the parts of the bench that measure nothing: the images that it makes, its verdicts, and its
+//! reports.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -71,7 +72,7 @@ fn medians_percentiles_and_exponents() {
     let exponents = stats::exponents(&[(1.0, 5.0), (10.0, 50.0), (100.0, 5000.0), (1000.0, 5000.0)]);
     let rounded: Vec<f64> = exponents.iter().map(|e| (e * 1e6).round() / 1e6).collect();
     assert_eq!(rounded, [1.0, 2.0, 0.0]);
-    // Twice as much for twice as many, and then the same.
+    // Costs are twice as high for twice as many, and then stay the same.
     let steps = [(1.0, 1.0), (5.0, 1.0), (10.0, 2.0), (50.0, 10.0)];
     assert_eq!(stats::steepest(&steps, 10.0).map(|e| (e * 1e3).round()), Some(1000.0));
     assert_eq!(stats::steepest(&steps[..2], 10.0), None);
@@ -114,7 +115,7 @@ fn report_at(share: f64) -> Report {
     };
     for Goal { figure, reference, unit, at_most, .. } in GOALS {
         match reference {
-            // One figure may be measured by several goals.
+            // Several goals may use the same figure.
             Some(reference) => {
                 add(figure, share, *unit);
                 add(reference, 1.0 / at_most, *unit);
@@ -151,7 +152,7 @@ fn a_goal_without_figures_says_what_is_missing() {
     assert_eq!(outcome(&report_of(vec![skipped])), missing("diff -rq: needs root"));
 }
 
-/// A goal that speaks of a row by another name than the case does would never be measured.
+/// A goal with another name for a row than its case uses would never be measured.
 #[test]
 fn every_goal_speaks_of_rows_that_some_case_makes() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers");
@@ -162,7 +163,7 @@ fn every_goal_speaks_of_rows_that_some_case_makes() {
     for Goal { figure, reference, .. } in GOALS {
         for place in [Some(figure), reference.as_ref()].into_iter().flatten() {
             for name in [place.case, place.group, place.contender, place.figure] {
-                // The name of all that is timed is the measure's own.
+                // The measuring code itself names the total time.
                 assert!(name == "wall" || sources.contains(&format!("\"{name}\"")), "{name:?} in {place:?}");
             }
         }
@@ -176,7 +177,7 @@ fn cases_that_are_not_run_again_keep_their_figures_and_those_of_another_machine_
     };
     let pair = |name: &str, date: &str| (name.to_owned(), date.to_owned());
     let old = report_of(vec![case("read", "1", Vec::new()), case("walk", "1", Vec::new())]);
-    // As it is kept between two runs.
+    // Stored and read again, as between two runs.
     let old: Report = serde_json::from_str(&serde_json::to_string(&old).unwrap()).unwrap();
     let mut again = Report::after(Some(old.clone()), machine("fast"), Vec::new());
     again.put(case("walk", "2", Vec::new()), &["walk", "read"]);
@@ -278,7 +279,7 @@ fn a_plot_has_logarithmic_axes_on_white() {
     assert!(text.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\"") && text.ends_with("</svg>\n"));
     assert!(text.contains("<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>"));
     assert!(text.contains("<title>&lt;growth&gt;</title>") && text.contains(">a &amp; b</text>"));
-    // From the lower left corner of the axes to the upper edge in the middle, and along it.
+    // From the lower left corner of the axes to the middle of the upper edge, and along that edge.
     assert!(text.contains("points=\"80.0,255.0 260.0,50.0 440.0,50.0\""), "{text}");
     for tick in [">1<", ">10<", ">100<", ">1.00 MiB<", ">10.0 MiB<"] {
         assert!(text.contains(tick), "{tick} is not in {text}");
@@ -286,7 +287,7 @@ fn a_plot_has_logarithmic_axes_on_white() {
     assert_eq!(text.matches('<').count(), text.matches('>').count());
 }
 
-/// An image in a directory of the program's.
+/// Makes an image in a directory of the program.
 fn make(imgmount: &Imgmount, write: impl FnOnce(&Path) -> anyhow::Result<()>) -> PathBuf {
     let dir = imgmount.dir().join("image");
     write(&dir).unwrap();
@@ -309,8 +310,8 @@ fn many_files_are_as_many_as_was_asked_for_and_the_same_every_time() {
     assert_eq!(index(&image), index(&make(&other, |dir| made::many_files(dir, 250))));
 }
 
-/// 200 files in each of three layers. Each layer but the first has 20 in place of the layer below's, and
-/// hides 2 of those.
+/// Each of three layers has 200 files. Each layer except the first replaces 20 files of the layer
+/// below, and hides 2.
 #[test]
 fn layers_replace_and_hide_files_of_the_one_below() {
     let imgmount = Imgmount::new();
@@ -332,7 +333,7 @@ fn a_sparse_file_is_as_long_as_was_asked_for_and_takes_little() {
     let entry = imgmount.run(&["ls".as_ref(), "-R".as_ref(), "--json".as_ref(), image.as_os_str()]).expect(0);
     assert!(entry.text().contains("\"path\":\"/srv/sparse\""), "{}", entry.text());
     assert!(entry.text().contains("\"size\":268435456"), "{}", entry.text());
-    // Two of its 256 MiB are data.
+    // 2 MiB of its 256 MiB are data.
     let stored = made::layout::layers(&image).unwrap()[0].len;
     assert!((600_000..2_000_000).contains(&stored), "{stored}");
 }

@@ -1,4 +1,4 @@
-//! What is kept on disk, and throwing it away.
+//! Tests `imgmount cache`, and the files in the cache directory.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,7 +15,7 @@ use crate::tree::Snapshot;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// An image of one layer, and its diff_id.
+/// Writes an image of one layer. Returns its path and its diff_id.
 fn indexed(imgmount: &Imgmount, name: &str, content: &[u8], compression: Compression) -> (PathBuf, String) {
     let image = Image::named("a:1").layer_as("COPY", &[file(name, content)], "", compression);
     let diff_id = image.layers[0].diff_id();
@@ -24,7 +24,7 @@ fn indexed(imgmount: &Imgmount, name: &str, content: &[u8], compression: Compres
     (path, diff_id)
 }
 
-/// The files in the cache whose names have `part`.
+/// Returns the files in the cache whose names contain `part`.
 fn files(imgmount: &Imgmount, part: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(imgmount.cache()).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = entries.filter(|path| path.to_str().unwrap().contains(part)).collect();
@@ -51,7 +51,7 @@ fn listed(imgmount: &Imgmount) -> Vec<Value> {
     out.lines().into_iter().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Those of layers; the index of an archive has none.
+/// Returns the diff_ids of the listed layers; the index of an archive has none.
 fn listed_diff_ids(imgmount: &Imgmount) -> Vec<String> {
     listed(imgmount).iter().filter_map(|layer| Some(layer["diff_id"].as_str()?.to_owned())).collect()
 }
@@ -130,7 +130,7 @@ fn what_was_not_used_for_too_long_is_pruned() {
 #[test]
 fn the_least_recently_used_are_pruned_until_the_rest_fits_and_pairs_go_together() {
     let imgmount = Imgmount::new();
-    // One frame of zstd: all behind its first 4 MiB is copied.
+    // The layer is one zstd frame: everything after its first 4 MiB is copied.
     let large = patterned(8 << 20, 1);
     let (_, copied) = indexed(&imgmount, "copied", &large, Compression::Zstd);
     let (_, small) = indexed(&imgmount, "small", b"1", Compression::Gzip(6));
@@ -161,7 +161,7 @@ fn what_is_not_recognised_is_left_alone() {
     for path in &mine {
         fs::write(path, b"mine").unwrap();
     }
-    // By their names ours, but a link and a directory are nothing that we make.
+    // Their names are names of cache files, but a link and a directory are never made by imgmount.
     let hex = "0".repeat(64);
     std::os::unix::fs::symlink(&mine[0], cache.join(format!("sha256-{hex}.v1.idx"))).unwrap();
     fs::create_dir(cache.join(format!("sha256-{hex}.v1.copy"))).unwrap();
@@ -219,7 +219,7 @@ fn a_mount_that_is_running_does_not_notice() {
         let mut tree = sample_tree();
         tree.push(file("large", &large));
         let tree = Snapshot::described(&tree);
-        // The second mount reads what the first one stored.
+        // The second mount reads the files that the first one stored.
         drop(imgmount.mount(&path, &[]));
         let mounted = imgmount.mount(&path, &["--cache-size", "1M"]);
         imgmount.run(&["cache", "clear"]).expect(0);
@@ -231,7 +231,7 @@ fn a_mount_that_is_running_does_not_notice() {
     }
 }
 
-/// The archive is inflated once: its layers are in the cache before anything tells that they are layers.
+/// The archive is inflated once: its layers are indexed before anything shows that they are layers.
 #[test]
 fn the_layers_of_a_compressed_archive_are_indexed_while_it_is_unpacked() {
     let large = [file("a", patterned(3 << 20, 7)), file("b", b"after the spans of a")];
@@ -265,7 +265,8 @@ fn the_layers_of_a_compressed_archive_are_indexed_while_it_is_unpacked() {
     }
 }
 
-/// An index on a guess is of what is there, not of what the image asks for.
+/// A speculative index describes the bytes that were found, which may not be those that the image
+/// names.
 #[test]
 fn a_layer_of_a_compressed_archive_that_is_another_is_refused() {
     let imgmount = Imgmount::new();
@@ -293,7 +294,7 @@ fn what_came_from_standard_input_is_not_kept_under_the_name_of_a_file_that_is_go
     let path = imgmount.write("image.tar.gz", &packed);
     let mut command = imgmount.command(&["cat", "-:/f"]);
     assert_eq!(run(command.stdin(File::open(&path).unwrap())).expect(0).text(), "1");
-    // The layer's index is found again by its diff_id; the archive's would never be.
+    // A layer's index is found again by its diff_id; the index of the archive would never be found.
     assert_eq!(listed(&imgmount).len(), listed_diff_ids(&imgmount).len());
     assert_eq!(listed_diff_ids(&imgmount), [diff_id]);
 }

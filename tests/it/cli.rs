@@ -1,4 +1,4 @@
-//! The command line as a script sees it: output formats, exit codes, mount options.
+//! Tests the command line as scripts use it: output formats, exit codes, mount options.
 
 use std::fs;
 use std::io::Read as _;
@@ -17,12 +17,13 @@ fn sample(imgmount: &Imgmount) -> PathBuf {
     imgmount.write("image.tar", &tar(&oci(&[Image::sample("", Compression::Gzip(6))])))
 }
 
-/// NDJSON: one object a line.
+/// Parses NDJSON: one object per line.
 fn objects(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Two layers: `a` and `secret` come with the first; the second changes `a` and deletes `secret`.
+/// Makes an image of two layers. The first adds `a` and `secret`; the second changes `a` and deletes
+/// `secret`.
 fn history(imgmount: &Imgmount) -> PathBuf {
     let image = Image::named("a:1")
         .layer("COPY first", &[file("a", b"1"), file("secret", b"hunter2"), dir("d")])
@@ -30,7 +31,7 @@ fn history(imgmount: &Imgmount) -> PathBuf {
     imgmount.write("history.tar", &tar(&docker_legacy(&[image])))
 }
 
-/// `IMAGE:/C:/x` is split at its last `:/`, so the path `/C:/x` of a Windows image could not be named.
+/// `IMAGE:/C:/x` is split at its last `:/`, so the path `/C:/x` of a Windows image could not be given.
 #[test]
 fn c15_a_path_with_a_colon_is_given_apart() {
     let imgmount = Imgmount::new();
@@ -46,7 +47,7 @@ fn c15_a_path_with_a_colon_is_given_apart() {
     let copy = imgmount.dir().join("copy");
     run(imgmount.command(&["cp", "--path", "/C:/x"]).args([&image, &copy])).expect(0);
     assert_eq!(fs::read(&copy).unwrap(), b"inside");
-    // One path of several images, and an image that stands alone.
+    // One path in two images, and an image without a path.
     let both = run(imgmount.command(&["cat", "--path", "/C:/x"]).args([&image, &image])).expect(0);
     assert_eq!(both.text(), "insideinside");
     run(imgmount.command(&["cat"]).arg(&image)).expect(2).says("use IMAGE:/path or --path");
@@ -102,7 +103,7 @@ fn an_ordinary_user_mounts_reads_and_unmounts() {
     let point = imgmount.mount_point();
     run(imgmount.command(&[&image]).arg(&point)).expect(0);
     assert!(is_mounted(&point));
-    // A file that only its owner, root, may read by its mode: the one who mounts may, too.
+    // The mode allows only root to read the file, but the user who mounts may read it, too.
     let mut cat = imgmount.shell(&format!("cat '{}/etc/passwd' && ls -ln '{0}/etc'", point.display()));
     let out = run(&mut cat).expect(0);
     assert!(out.text().starts_with("root:x:0:0\n"), "{}", out.text());
@@ -281,7 +282,8 @@ fn wrong_usage_is_2_and_help_is_0() {
 fn a_mistyped_command_is_told_from_an_image() {
     let imgmount = Imgmount::new();
     imgmount.run(&["inspct", "image.tar"]).expect(2).says("'inspect'");
-    // A file of that name is an image, and what is no command at all is one that is missing.
+    // If a file of that name exists, the argument is an image. An unknown word is reported as a missing
+    // image.
     let path = imgmount.write("inspct", b"no image");
     run(imgmount.command(&["inspct", "/mnt"]).current_dir(path.parent().unwrap())).expect(2).says("neither");
     imgmount.run(&["image.tar", "/mnt"]).expect(2).says("cannot open 'image.tar'");
@@ -334,7 +336,7 @@ fn progress_is_shown_on_a_terminal_and_nowhere_else() {
         return;
     }
     let imgmount = Imgmount::new();
-    // What decompresses slowly takes longer than the half second after which a bar appears.
+    // Slow decompression takes longer than the half second after which a bar appears.
     let content = patterned(24 << 20, 1);
     let image = Image::named("a:1").layer_as("COPY", &[file("large", content)], "", Compression::Bzip2);
     imgmount.write("image.tar", &tar(&docker_legacy(&[image])));

@@ -1,4 +1,4 @@
-//! `imgmount deleted`: what is in an image although no container sees it, and that all of it can be read.
+//! Tests `imgmount deleted`: it lists files that no container sees, and every listed file can be read.
 
 use std::path::{Path, PathBuf};
 

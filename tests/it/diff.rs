@@ -1,4 +1,4 @@
-//! `imgmount diff`: its formats and its exit codes, to the letter.
+//! Tests the exact output and the exit codes of `imgmount diff`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ fn write(imgmount: &Imgmount, name: &str, image: Image) -> PathBuf {
     imgmount.write(name, &tar(&docker_legacy(&[image])))
 }
 
-/// Images of one layer each.
+/// Writes two images of one layer each.
 fn two(imgmount: &Imgmount, a: &[Item], b: &[Item]) -> (PathBuf, PathBuf) {
     let image = |items| Image::named("a:1").layer("ADD", items);
     (write(imgmount, "a.tar", image(a)), write(imgmount, "b.tar", image(b)))
@@ -25,7 +25,7 @@ fn diff(imgmount: &Imgmount, options: &[&str], (a, b): &(PathBuf, PathBuf)) -> R
     run(imgmount.command(&["diff"]).args(options).arg(a).arg(b))
 }
 
-/// What is printed of two images of one layer each.
+/// Compares the output for two images of one layer each.
 #[track_caller]
 fn assert_diff(options: &[&str], a: &[Item], b: &[Item], expected: &str) {
     let imgmount = Imgmount::new();
@@ -154,7 +154,7 @@ fn what_is_ignored_is_left_out_with_all_below_it() {
     assert_diff(&["--ignore", "**"], &[], &b, "");
 }
 
-/// Something of everything, in the notation of a story: the second layer changes what the first brought.
+/// Makes an image whose second layer makes every kind of change to the first.
 fn story() -> Image {
     let base = [
         file("chmod", b"1"),
@@ -216,7 +216,7 @@ fn shared_layers_are_not_read_from_the_second_image() {
     let imgmount = Imgmount::new();
     let a = write(&imgmount, "a.tar", story());
     let b = imgmount.dir().join("b.tar");
-    // A damaged copy of a layer that the first image has undamaged: nobody looks at it.
+    // A damaged copy of a layer that the first image has undamaged: the copy is not read.
     let mut bytes = fs::read(&a).unwrap();
     let at = bytes.windows(14).position(|window| window == b"one\ntwo\nthree\n").unwrap();
     bytes[at] = b'X';
@@ -226,8 +226,9 @@ fn shared_layers_are_not_read_from_the_second_image() {
     diff(&imgmount, &options, &(b, a)).expect(2).says("does not match");
 }
 
-/// Layers are shared by diff_id, which the config names. The manifest of the second image could name any
-/// digest and size for the blob: nobody looked, and `diff` answered for an image that cannot be opened.
+/// Layers are shared by diff_id, which the config names. A manifest of the second image with a wrong
+/// digest and size of the blob was not checked, and `diff` gave a result for an image that cannot be
+/// opened.
 #[test]
 fn f20_a_shared_layer_is_shared_once_its_own_manifest_is_found_right() {
     let imgmount = Imgmount::new();
@@ -236,7 +237,7 @@ fn f20_a_shared_layer_is_shared_once_its_own_manifest_is_found_right() {
     let (gzip, zstd) = (packed(Compression::Gzip(6)), packed(Compression::Zstd));
     let write = |name: &str, items: &[Item]| imgmount.write(name, &tar(items));
     let good = write("good.tar", &skopeo_dir(&gzip));
-    // Packed in another way it is the same layer.
+    // The same layer in another compression.
     let other = write("other.tar", &skopeo_dir(&zstd));
     for options in [&["--no-cache"][..], &[]] {
         assert_eq!(diff(&imgmount, options, &(good.clone(), other.clone())).expect(0).text(), "");

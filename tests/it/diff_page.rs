@@ -1,4 +1,4 @@
-//! The page that `diff --html` writes: whole, harmless, and readable in a real browser.
+//! Tests the page that `diff --html` writes: complete, harmless, and readable in a real browser.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::fixture::{Image, dir, docker_legacy, file, patterned, symlink, tar, whiteout};
 use crate::mounted::{Imgmount, Need, find_program, have, run};
 
-/// What would run, or break out of its place, were it not escaped.
+/// Text that a page would execute, or that would end its element, if it were not escaped.
 const HOSTILE: &str = "<img src=x onerror=\"document.title='owned'\">&amp;'";
 
 fn images(imgmount: &Imgmount) -> (PathBuf, PathBuf) {
@@ -103,7 +103,7 @@ fn a_page_that_cannot_be_written_leaves_nothing_behind() {
 fn a_path_as_deep_as_can_be_has_its_place() {
     let imgmount = Imgmount::new();
     let deep = "d/".repeat(2000);
-    // A file beside every fourth directory, so that not all of them are on one line.
+    // A file beside every fourth directory keeps the directories from being shown on one line.
     let items: Vec<_> =
         (1..=2000).step_by(4).map(|depth| file(format!("{}f", &deep[..2 * depth]), b"1")).collect();
     let write = |name, image| imgmount.write(name, &tar(&docker_legacy(&[image])));
@@ -130,7 +130,7 @@ fn a_browser_shows_the_page_and_runs_nothing_of_it() {
     let (browser, page) = (find_program("chromium").unwrap(), page(&imgmount));
     let profile = imgmount.dir().join("profile");
     let dom = String::from_utf8(headless(&browser, &profile, &page, &["--dump-dom"])).unwrap();
-    // What the browser made of it: the title is ours, no element came of any name, and the tree is whole.
+    // The browser's DOM has the right title, no element made from a name, and the complete tree.
     assert!(dom.contains("<title>") && !dom.contains("<title>owned</title>"));
     assert!(!dom.contains("<img"));
     assert_eq!(dom.matches("<details").count(), dom.matches("</details>").count());

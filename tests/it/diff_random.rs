@@ -1,8 +1,8 @@
-//! `diff` and `deleted` against a plain comparison of random trees, through the real program.
+//! Compares `diff` and `deleted` of the real program with a simple comparison of random trees.
 //!
-//! Two random trees are made. The first image has one as its layer; the second image has that layer, too, and
-//! another that turns the one tree into the other by whiteouts and entries. What differs is worked out from
-//! the two trees alone, which know nothing of layers.
+//! Each case makes two random trees. The first image has the first tree as its layer. The second image
+//! has the same layer, and another that turns the first tree into the second by whiteouts and entries.
+//! The expected differences are computed from the two trees alone, without layers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,10 +14,10 @@ use crate::fixture::{Image, Item, Kind, char_device, dir, docker_legacy, fifo, f
 use crate::mounted::{Imgmount, run};
 use crate::seed;
 
-/// Each case runs the program a few times.
+/// The number of cases; each runs the program a few times.
 const CASES: u32 = 48;
 
-/// A tree: what is at each path. Every parent is there and is a directory.
+/// A tree by path. Every parent exists and is a directory.
 type Tree = BTreeMap<Vec<u8>, Item>;
 
 fn name() -> impl Strategy<Value = &'static [u8]> {
@@ -34,7 +34,7 @@ fn node() -> impl Strategy<Value = Item> {
     ];
     (kinds, select(vec![0o600, 0o755]), 0..2u64, 1..3u64, any::<bool>()).prop_map(
         |(item, mode, owner, time, tagged)| {
-            // A symbolic link has one mode only.
+            // The mode of a symbolic link is always the same.
             let item = if matches!(item.kind, Kind::Symlink(_)) { item } else { item.mode(mode) };
             let item = item.owner(owner, 0).mtime(time, 0);
             if tagged { item.xattr("security.tag", b"1") } else { item }
@@ -67,10 +67,11 @@ fn is_dir(item: &Item) -> bool {
     matches!(item.kind, Kind::Dir)
 }
 
-/// The layer that turns one tree into the other.
+/// Returns the layer that turns one tree into the other.
 fn delta(a: &Tree, b: &Tree) -> Vec<Item> {
     let gone = a.keys().filter(|path| !b.contains_key(*path));
-    // One whiteout at the top of all that goes: below what is there and no directory, nothing is left to delete.
+    // One whiteout at the top of each removed part: below an object that is not a directory, nothing is
+    // left to delete.
     let topmost = gone.filter(|path| parent(path).is_none_or(|parent| b.get(parent).is_some_and(is_dir)));
     let marks = topmost.map(|path| {
         let (parent, base) = match path.iter().rposition(|byte| *byte == b'/') {

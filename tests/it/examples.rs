@@ -1,4 +1,4 @@
-//! The library's examples, built and run as their first lines say.
+//! Builds and runs the library's examples, as their first lines say.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,8 @@ use std::process::Command;
 use crate::fixture::{Compression, Image, oci, sample_large, tar};
 use crate::mounted::{Imgmount, Need, Run, have, is_mounted, run};
 
-/// Runs an example on these arguments. `cargo test` has built it; a run of one test may not have.
+/// Runs an example with these arguments. `cargo test` builds the examples; a run of a single test may
+/// not.
 fn example(imgmount: &Imgmount, name: &str, arguments: &[&str]) -> Run {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
     let mut command = Command::new(env!("CARGO"));

@@ -1,4 +1,4 @@
-//! `export` and `cp -`: a tar that says all there is to say, the same every time.
+//! Tests `export` and `cp -`: a tar keeps everything, and is the same every time.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -24,7 +24,7 @@ fn export(imgmount: &Imgmount, options: &[&str], image: &Path) -> Vec<u8> {
     run(imgmount.command(&["export"]).args(options).arg(image)).expect(0).stdout
 }
 
-/// The names that GNU tar lists.
+/// Returns the names that GNU tar lists.
 fn names(archive: &[u8]) -> Vec<String> {
     let mut reader = tar::Archive::new(archive);
     let name = |entry: std::io::Result<tar::Entry<'_, &[u8]>>| {
@@ -33,7 +33,7 @@ fn names(archive: &[u8]) -> Vec<String> {
     reader.entries().unwrap().map(name).collect()
 }
 
-/// What GNU tar makes of it.
+/// Unpacks a tar with GNU tar.
 fn unpacked(imgmount: &Imgmount, archive: &[u8]) -> PathBuf {
     let into = imgmount.mount_point();
     let path = imgmount.write("exported.tar", archive);
@@ -47,7 +47,7 @@ fn unpacked(imgmount: &Imgmount, archive: &[u8]) -> PathBuf {
     into
 }
 
-/// Things that a ustar header cannot say, and things at the edge of what it can.
+/// Returns items that a ustar header cannot hold, and items at its limits.
 fn edges() -> Vec<Item> {
     let long = |len: usize| "n".repeat(len);
     let mut items = vec![
@@ -83,12 +83,12 @@ fn edges() -> Vec<Item> {
         sparse("sparse-small", 2000, &[(1990, b"too small")]),
         sparse(format!("{}/sparse-{}", long(150), long(100)), 1 << 20, &[(1 << 19, b"x")]),
     ];
-    // `SCHILY.xattr.user.a=b` cannot be told from an attribute `user.a`.
+    // `SCHILY.xattr.user.a=b` cannot be distinguished from an attribute `user.a`.
     items.iter_mut().for_each(|item| item.xattrs.retain(|(name, _)| !name.contains('=')));
     items
 }
 
-/// What each test of a whole tree goes through.
+/// Returns the trees and options for the tests of whole trees.
 fn trees_and_options() -> [(&'static str, Vec<Item>, &'static [&'static str]); 4] {
     [
         ("sample", sample_tree(), &[]),
@@ -163,7 +163,7 @@ fn holes_are_zeros_unless_asked_for_and_where_that_saves_nothing() {
     assert!(archive == export(&imgmount, &["--sparse"], &small));
 }
 
-/// The records of the first member after the root, and its ustar header.
+/// Returns the records of the first member after the root, and its ustar header.
 fn first_member(archive: &[u8]) -> (String, tar::Header) {
     let header = |at: usize| tar::Header::from_byte_slice(&archive[at..at + 512]).clone();
     assert_eq!(header(512).entry_type(), tar::EntryType::XHeader);
@@ -202,7 +202,7 @@ fn a_sparse_file_stands_as_gnu_tar_writes_it_with_runs_of_whole_blocks() {
         "21 GNU.sparse.name=d\n22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n30 GNU.sparse.realsize=100000\n"
     );
     assert_eq!(header.path_bytes().as_ref(), b"GNUSparseFile.0/d");
-    // The map, two blocks that touch, and what the last block has of the file.
+    // The map, two adjacent blocks, and the file's bytes in the last block.
     assert_eq!(header.entry_size().unwrap(), 512 + 1024 + 160);
     let map = b"2\n4096\n1024\n99840\n160\n\0";
     assert_eq!(archive[2048..2048 + map.len()], *map);
@@ -325,7 +325,7 @@ fn podman_imports_what_export_writes() {
     podman(&["import", "-q", "flat.tar", "flat:1"]);
     podman(&["save", "-q", "--format", "oci-archive", "-o", "imported.tar", "flat:1"]);
     let mounted = imgmount.mount("imported.tar", &[]);
-    // The engine gives the root a time of its own, and rounds all times to seconds.
+    // The engine sets its own time on the root, and rounds all times to seconds.
     let comparable = |tree: Snapshot| tree.without(Field::Root).without(Field::Nanoseconds);
     comparable(original).assert_shown_by(&comparable(Snapshot::of(mounted.path())), "the imported image");
 }

@@ -1,4 +1,5 @@
-//! `extract` and `cp` to a directory: what they make, what they never touch, what an end in the middle leaves.
+//! Tests `extract` and `cp` to a directory: what they create, what they never touch, and what an
+//! interruption leaves.
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,7 +16,7 @@ use crate::fixture::{
 use crate::mounted::{Imgmount, Need, Run, have, inside, is_root, run, wait, wait_until};
 use crate::tree::{Field, Snapshot};
 
-/// The beginning of the names of what is not whole.
+/// Prefix of the names of unfinished files.
 const TEMPORARY: &str = ".imgmount-";
 
 fn sample(imgmount: &Imgmount) -> PathBuf {
@@ -34,7 +35,7 @@ fn cp(imgmount: &Imgmount, options: &[&str], source: OsString, dest: &str) -> Ru
     run(imgmount.command(&["cp"]).args(options).arg(source).arg(dest))
 }
 
-/// Every path below `dir`, sorted, directories with a slash at their end.
+/// Returns every path below `dir`, sorted; directories end with a slash.
 fn paths(dir: &Path) -> Vec<String> {
     fn add(dir: &Path, prefix: &str, found: &mut Vec<String>) {
         for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
@@ -98,7 +99,7 @@ fn an_ordinary_user_gets_the_tree_without_what_only_root_can_keep_and_is_told_on
         item.mode &= 0o1777;
         item.xattrs.clear();
     }
-    // All of the sample but its two devices belong to somebody else.
+    // All objects of the sample except its two devices belong to other users.
     assert_eq!(
         said,
         format!(
@@ -106,7 +107,7 @@ fn an_ordinary_user_gets_the_tree_without_what_only_root_can_keep_and_is_told_on
             kept.len()
         )
     );
-    // The root is not among the items that are described here.
+    // The items do not describe the root.
     let fields = [Field::DirectoryLinks, Field::Root];
     let comparable = |tree: Snapshot| fields.iter().fold(tree, |tree, field| tree.without(*field));
     comparable(Snapshot::described(&kept)).assert_shown_by(&comparable(Snapshot::of(&into)), "as a user");
@@ -168,7 +169,7 @@ fn names_of_one_file_share_its_inode_and_holes_stay_holes() {
     assert_eq!(meta("z").nlink(), 3);
     assert_eq!([meta("sparse").len(), meta("hole").len()], [len; 2]);
     assert_eq!(meta("hole").blocks(), 0);
-    // 6 bytes take one block of the file system, and those are not larger than 64 KiB.
+    // 6 bytes take one block of the file system, and blocks are not larger than 64 KiB.
     assert!(meta("sparse").blocks() <= 128, "{} blocks", meta("sparse").blocks());
     assert_eq!(fs::read(into.join("sparse")).unwrap()[32 << 20..][..7], *b"middle\0");
 }
@@ -231,7 +232,7 @@ fn x1_force_replaces_what_is_in_the_way_and_follows_no_link() {
     let (into, outside) = (imgmount.mount_point(), imgmount.mount_point());
     fs::write(outside.join("victim"), b"victim").unwrap();
     fs::create_dir(outside.join("merged")).unwrap();
-    // The target is full of traps: links to a directory, to a file, to nothing, and a hard link.
+    // The target contains traps: links to a directory, to a file and to nothing, and a hard link.
     link_on_disk(&outside, into.join("d")).unwrap();
     link_on_disk(outside.join("victim"), into.join("file")).unwrap();
     link_on_disk(outside.join("made"), into.join("second")).unwrap();
@@ -279,7 +280,7 @@ fn what_cannot_be_made_is_told_and_the_rest_is_made() {
     let image = image_of(&imgmount, &[file("a", b"1"), dir("d"), file("d/in\x1b", b"2"), file("z", b"3")]);
     let into = imgmount.mount_point();
     fs::write(into.join("d"), b"in the way of a directory").unwrap();
-    // cp merges, and a directory replaces no file.
+    // cp merges directories, and a directory never replaces a file.
     let said = cp(&imgmount, &[], inside(&image, "/."), into.to_str().unwrap()).expect(2).stderr;
     assert_eq!(said, "imgmount: 'd': cannot create the directory: Not a directory (os error 20)\n");
     assert_eq!(paths(&into), ["a", "d", "z"]);
@@ -301,7 +302,7 @@ fn a_changed_image_fails_by_file_and_leaves_no_half_of_one() {
     assert_eq!(paths(&into), ["a"]);
 }
 
-/// An image that takes a while, and a program that extracts it, in the middle of its work.
+/// Starts an extraction that takes a while. Returns when it is in the middle of its work.
 fn in_the_middle(imgmount: &Imgmount) -> (PathBuf, std::process::Child, Vec<u8>) {
     let content = patterned(400 << 10, 7);
     let items: Vec<_> = (0..600).map(|at| file(format!("f{at:03}"), &content)).collect();
@@ -316,7 +317,7 @@ fn in_the_middle(imgmount: &Imgmount) -> (PathBuf, std::process::Child, Vec<u8>)
     (into, child, content)
 }
 
-/// All that has its final name is whole; the number of temporary names.
+/// Asserts that every file with its final name is complete. Returns the number of temporary names.
 fn assert_whole(into: &Path, content: &[u8]) -> usize {
     let found = paths(into);
     let (temporary, whole): (Vec<_>, Vec<_>) = found.iter().partition(|name| name.starts_with(TEMPORARY));
@@ -374,7 +375,7 @@ fn set_id_bits_are_set_only_for_the_owner_they_are_meant_for() {
     assert_eq!(fs::metadata(into.join("others")).unwrap().uid(), 1234);
 }
 
-/// Source, options, DEST, and what is new below the working directory afterwards; none where it fails.
+/// Source, options, DEST, and the new paths below the working directory afterwards; `None` if cp fails.
 type CpRow = (&'static str, &'static [&'static str], &'static str, Option<&'static [&'static str]>);
 
 /// The rules of <https://docs.docker.com/reference/cli/docker/container/cp/>, one row each.

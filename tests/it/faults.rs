@@ -1,4 +1,4 @@
-//! What must not go wrong when something does: damage, crashes, full and foreign caches.
+//! Tests behaviour under faults: damage, crashes, full caches and caches of other users.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -14,7 +14,7 @@ use crate::fixture::{
 use crate::mounted::{Imgmount, Mounted, Need, have, inside, is_mounted, is_root, run, wait};
 use crate::tree::Snapshot;
 
-/// Larger than what is read ahead or kept in memory by a test's cache.
+/// More bytes than a test's cache and read-ahead hold.
 const LARGE: usize = 24 << 20;
 /// Bytes that are read at a time.
 const STEP: usize = 64 << 10;
@@ -30,7 +30,7 @@ fn shows_sample(imgmount: &Imgmount, image: &Path, about: &str) -> String {
     mounted.run.stderr.clone()
 }
 
-/// Every file in the cache directory.
+/// Returns every file in the cache directory.
 fn cache_files(imgmount: &Imgmount) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut open = vec![imgmount.cache()];
@@ -44,7 +44,7 @@ fn cache_files(imgmount: &Imgmount) -> Vec<PathBuf> {
     files
 }
 
-/// The stored layer indexes: what is left after a mount of a gzip image has ended.
+/// Returns the stored layer indexes: the files that remain after a mount of a gzip image has ended.
 fn index_files(imgmount: &Imgmount, image: &Path) -> Vec<PathBuf> {
     drop(imgmount.mount(image, &[]));
     let files = cache_files(imgmount);
@@ -52,8 +52,8 @@ fn index_files(imgmount: &Imgmount, image: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Reads all of the served file in small steps. Each must give the right bytes or `EIO`; says which of
-/// them, by offset, gave `EIO`.
+/// Reads the whole served file in small steps. Each step must give the right bytes or `EIO`. Returns
+/// the offsets of the steps that gave `EIO`.
 #[track_caller]
 fn offsets_lost(mounted: &Mounted, content: &[u8], about: &str) -> Vec<usize> {
     let served = File::open(mounted.path().join("large")).unwrap();
@@ -73,7 +73,7 @@ fn offsets_lost(mounted: &Mounted, content: &[u8], about: &str) -> Vec<usize> {
     lost
 }
 
-/// An archive with `content` in one layer, compressed in this way.
+/// Makes an archive with `content` in one layer of this compression.
 fn archive_of(content: &[u8], compression: Compression) -> Vec<u8> {
     tar(&oci(&[Image::named("a:1").layer_as("COPY", &[file("large", content)], "", compression)]))
 }
@@ -105,7 +105,7 @@ fn x17_what_lies_in_the_cache_outlives_its_source_and_is_the_same() {
     if !have(&[Need::Fuse]) {
         return;
     }
-    // One frame: what is far from its beginning is copied to the cache while it is first read.
+    // The layer is one frame: data far from its start is copied to the cache at the first reading.
     let content = patterned(LARGE, 6);
     let imgmount = Imgmount::new();
     let path = imgmount.write("image.tar", &archive_of(&content, Compression::Zstd));
@@ -132,14 +132,15 @@ fn x17_a_source_that_is_overwritten_while_mounted_gives_eio_and_never_other_byte
     assert!(lost.len() <= (2 << 20) / STEP, "one bad span costs no other: {lost:?}");
 }
 
-/// A layout with one byte of its second layer's blob flipped, and that blob's true digest.
+/// Writes a layout in which one byte of the second layer's blob is flipped. Returns the blob's actual
+/// digest, too.
 fn flipped(imgmount: &Imgmount) -> (PathBuf, String) {
     let image = Image::sample("", Compression::Plain);
     let hex = sha256_hex(&image.layers[1].blob);
     let mut items = oci(std::slice::from_ref(&image));
     let blob = items.iter_mut().find(|item| item.name.ends_with(hex.as_bytes())).unwrap();
     let Kind::File(bytes) = &mut blob.kind else { panic!("a blob is a file") };
-    // Content of etc/passwd, past the whiteout's header and its own.
+    // The content of etc/passwd, after the whiteout's header and its own header.
     bytes[1024] ^= 1;
     let layout = imgmount.dir().join("flipped");
     write_dir(&items, &layout);
@@ -153,7 +154,7 @@ fn a_flipped_byte_is_refused_naming_layer_expected_and_found() {
     let found = sha256_hex(&fs::read(layout.join("blobs/sha256").join(&expected)).unwrap());
     let point = imgmount.mount_point();
     let refused = run(imgmount.command(&["mount"]).arg(&layout).arg(&point)).expect(2);
-    // Plain: its diff_id is the digest of its blob.
+    // The layer is not compressed, so its diff_id is the digest of its blob.
     let (short, expected, found) = (&expected[..12], format!("sha256:{expected}"), format!("sha256:{found}"));
     assert_eq!(
         refused.stderr,
@@ -163,7 +164,7 @@ fn a_flipped_byte_is_refused_naming_layer_expected_and_found() {
         )
     );
     assert!(!is_mounted(&point));
-    // What was refused must not be remembered as good.
+    // A refused layer must not be cached as verified.
     run(imgmount.command(&["ls"]).arg(&layout)).expect(2);
 }
 
@@ -277,7 +278,7 @@ fn a_cache_that_is_full_costs_a_warning_and_no_more() {
     drop(tiny);
 }
 
-/// A file system of one page, which has no room for any file's content.
+/// A file system of one page, without room for the content of any file.
 struct TinyTmpfs(PathBuf);
 
 impl TinyTmpfs {
@@ -300,7 +301,7 @@ fn a_cache_that_cannot_be_written_costs_a_warning_and_no_more() {
     if !have(&[Need::FuseForUsers]) {
         return;
     }
-    // For root nothing is read-only by its mode.
+    // For root, a mode makes nothing read-only.
     let imgmount = Imgmount::as_ordinary_user();
     let image = imgmount.write("image.tar", &sample_archive());
     fs::create_dir(imgmount.cache()).unwrap();
@@ -308,7 +309,7 @@ fn a_cache_that_cannot_be_written_costs_a_warning_and_no_more() {
     imgmount.give_to_user(&imgmount.cache());
     let mounted = imgmount.mount(image, &[]);
     assert!(mounted.run.stderr.contains("cache"), "{}", mounted.run.stderr);
-    // Nobody else gets in, not even root.
+    // No other user can enter, not even root.
     let passwd =
         run(&mut imgmount.shell(&format!("cat '{}/etc/passwd'", mounted.path().display()))).expect(0);
     assert_eq!(passwd.text(), "root:x:0:0\nuser:x:1000:1000\n");
@@ -473,7 +474,7 @@ fn x13_mounts_are_read_only_without_setuid_and_devices() {
     }
 }
 
-/// The options of one mount, as the kernel shows them.
+/// Returns the options of one mount, as the kernel shows them.
 fn mount_options(point: &Path) -> String {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let line = table.lines().find(|line| line.split(' ').nth(4) == point.to_str()).unwrap();

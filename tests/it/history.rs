@@ -1,4 +1,5 @@
-//! `imgmount history`: of an image, and of paths that layers added, changed, deleted, hid and brought back.
+//! Tests `imgmount history`, for images and for paths that layers added, changed, deleted, hid and
+//! re-added.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,7 +17,7 @@ fn write(imgmount: &Imgmount, image: Image) -> PathBuf {
     imgmount.write("image.tar", &tar(&docker_legacy(&[image])))
 }
 
-/// The layers that the tests of single paths look at.
+/// Makes the layers for the tests of single paths.
 fn life() -> Image {
     let base = [
         file("again", b"1"),
@@ -52,7 +53,7 @@ fn life() -> Image {
     Image::named("a:1").layer("ADD base", &base).layer("RUN second", &second).layer("RUN third", &third)
 }
 
-/// What is printed of a path.
+/// Compares the output for a path.
 #[track_caller]
 fn assert_history(path: &str, expected: &str) {
     let imgmount = Imgmount::new();
@@ -235,7 +236,7 @@ fn of_a_path_in_an_image_that_podman_built() {
         for (option, name) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
             podman.arg(option).arg(imgmount.dir().join(name));
         }
-        // The one driver that works wherever root can write, nested in a container too.
+        // The vfs driver works wherever root can write, nested in a container too.
         run(podman.args(["--storage-driver", "vfs"]).args(args).current_dir(imgmount.dir())).expect(0)
     };
     let build = ["build", "-q", "--isolation", "chroot", "--network", "host", "--layers", "-t", "f:1"];

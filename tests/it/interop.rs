@@ -1,6 +1,7 @@
-//! Images written by podman, skopeo, umoci and docker, and trees that those tools make of images.
+//! Compares images that podman, skopeo, umoci and docker write, and trees that these tools make of
+//! images.
 //!
-//! Each engine works in directories of its own, below the test's temporary one.
+//! Each engine works in its own directories, below the test's temporary directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,15 +14,15 @@ use crate::fixture::{
 use crate::mounted::{Imgmount, Need, find_program, have, run, wait, wait_until};
 use crate::tree::{Field, Snapshot};
 
-/// `cap_net_raw+ep` as the kernel stores it: struct vfs_cap_data, revision 2. The one attribute that
-/// every engine keeps.
+/// `cap_net_raw+ep` as the kernel stores it: struct vfs_cap_data, revision 2. This is the only
+/// attribute that every engine keeps.
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// What engines put into a container or an image that they build.
+/// Paths that engines add to a container or an image that they build.
 const ADDED: [&str; 9] =
     ["dev", "proc", "sys", "run", ".dockerenv", "etc/hosts", "etc/hostname", "etc/resolv.conf", "etc/mtab"];
 
-/// What an image is built on.
+/// Returns the items of the base image.
 fn base() -> Vec<Item> {
     vec![
         dir("bin"),
@@ -39,7 +40,7 @@ fn base() -> Vec<Item> {
     ]
 }
 
-/// Runs a tool and panics with what it said unless it succeeds.
+/// Runs a tool. Panics with its output if it fails.
 #[track_caller]
 fn succeed(command: &mut Command) -> String {
     let done = run(command);
@@ -47,7 +48,8 @@ fn succeed(command: &mut Command) -> String {
     String::from_utf8_lossy(&done.stdout).trim().to_owned()
 }
 
-/// What can be compared between a mount and a directory or a container of an engine's making.
+/// Leaves out the paths and fields in which a mount may differ from a directory or container of an
+/// engine.
 fn comparable(tree: Snapshot) -> Snapshot {
     tree.without_paths(&ADDED).without(Field::Root).without(Field::DirectoryLinks)
 }
@@ -75,7 +77,7 @@ fn mounts_as(expected: &Snapshot, imgmount: &Imgmount, image: &str, fields: &[Fi
     drop_fields(expected.clone()).assert_shown_by(&found, image);
 }
 
-/// An engine's store in directories of a test's own.
+/// Podman with a store in directories of the test.
 struct Podman {
     dir: PathBuf,
 }
@@ -90,7 +92,7 @@ impl Podman {
         for (option, name) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
             command.arg(option).arg(self.dir.join(name));
         }
-        // The one driver that works wherever root can write, nested in a container too.
+        // The vfs driver works wherever root can write, nested in a container too.
         command.args(["--storage-driver", "vfs"]).args(args).current_dir(&self.dir);
         command
     }
@@ -111,7 +113,7 @@ impl Podman {
         succeed(self.command(&build).arg("context"));
     }
 
-    /// A container's tree, made of `image` and never started.
+    /// Exports the tree of a container that is made of `image` and never started.
     fn export(&self, image: &str) -> Snapshot {
         succeed(&mut self.command(&["create", "--name", "exported", image, "/bin/none"]));
         succeed(&mut self.command(&["export", "-o", "export.tar", "exported"]));
@@ -134,7 +136,7 @@ fn podman_builds_saves_and_exports() {
         succeed(&mut podman.command(&["save", "-q", "--format", format, "-o", &file, "localhost/demo:1"]));
     }
 
-    // A container's directories have the time of its making.
+    // A container's directories have the time of the container's creation.
     let exported = podman.export("localhost/demo:1");
     mounts_as(&exported, &imgmount, "docker-archive.tar", &[Field::DirectoryTimes, Field::Nanoseconds]);
     mounts_as(&exported, &imgmount, "oci-archive.tar", &[Field::DirectoryTimes, Field::Nanoseconds]);
@@ -190,7 +192,7 @@ fn skopeo_copies_to_every_form() {
     }
 }
 
-/// The tree that umoci makes of `image`, in a new directory `bundle`.
+/// Unpacks `image` with umoci into a new directory `bundle`, and returns the tree.
 fn umoci_unpack(imgmount: &Imgmount, image: &str, bundle: &str) -> Snapshot {
     let mut command = Command::new("umoci");
     command.args(["unpack", "--image", image, bundle]).current_dir(imgmount.dir());
@@ -234,14 +236,15 @@ fn umoci_inserts_and_whites_out() {
     assert!(!mounted.path().join("srv/data/old").exists());
 }
 
-/// A docker daemon with a socket and data of its own, ended on drop.
+/// A docker daemon with its own socket and data, ended on drop.
 struct Docker {
     dir: PathBuf,
     daemon: Child,
 }
 
 impl Docker {
-    /// With overlay2, which writes opaque marks; where that cannot be, as on another overlay, with vfs.
+    /// Starts docker with overlay2, which writes opaque marks; where overlay2 does not work, as on another
+    /// overlay, with vfs.
     fn start(imgmount: &Imgmount) -> Self {
         let overlay = Docker::start_with(imgmount, "overlay2");
         overlay.or_else(|_| Docker::start_with(imgmount, "vfs")).expect("a docker daemon")
@@ -268,13 +271,13 @@ impl Docker {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("docker");
-        // The classic builder: the other one is a plug-in that distributions package apart.
+        // Uses the classic builder: the other one is a plug-in that distributions package separately.
         command.env("DOCKER_HOST", format!("unix://{}", self.dir.join("socket").display()));
         command.env("DOCKER_BUILDKIT", "0").env("DOCKER_CONFIG", &self.dir).args(args).current_dir(&self.dir);
         command
     }
 
-    /// Builds the files in `context` by these steps.
+    /// Builds the files in `context` by these steps, each of which makes a layer.
     fn build(&self, name: &str, steps: &str) {
         fs::write(self.dir.join("context/Dockerfile"), steps).unwrap();
         succeed(&mut self.command(&["build", "-q", "--network", "none", "-t", name, "context"]));
@@ -293,13 +296,13 @@ impl Drop for Docker {
         let pid = rustix::process::Pid::from_child(&self.daemon);
         let told = rustix::process::kill_process(pid, rustix::process::Signal::TERM).is_ok();
         if !told || wait(&mut self.daemon).is_none() {
-            // A panic is no place for another; the daemon is as dead as it can be made.
+            // This may run during a panic, so failures are ignored.
             let _ = self.daemon.kill();
         }
     }
 }
 
-/// Attributes that docker does not export, and fractions of seconds that it cuts.
+/// Attributes that docker does not export, and fractions of seconds, which it drops.
 const NOT_EXPORTED: [Field; 3] = [Field::DirectoryTimes, Field::Nanoseconds, Field::UserXattrs];
 
 #[test]
@@ -320,8 +323,8 @@ fn docker_builds_imports_loads_saves_and_exports() {
     docker_loads_the_sample(&imgmount, &docker);
 }
 
-/// Each step is a layer: files gone, a directory made anew (which overlay2 marks opaque), another gone and
-/// then back, and a mode changed.
+/// Each step is a layer: deleted files, a directory created anew (which overlay2 marks opaque), another
+/// directory deleted and then created again, and a changed mode.
 fn docker_builds_layers_that_add_change_delete_and_hide(imgmount: &Imgmount, docker: &Docker) {
     let steps = "FROM scratch\nADD base.tar /\nCOPY busybox /bin/busybox\n\
         RUN [\"/bin/busybox\", \"rm\", \"/etc/deleted\", \"/bin/ping6\"]\n\
@@ -338,7 +341,7 @@ fn docker_builds_layers_that_add_change_delete_and_hide(imgmount: &Imgmount, doc
     for gone in ["etc/deleted", "bin/ping6", "srv/data/old"] {
         assert!(!mounted.path().join(gone).exists(), "{gone}");
     }
-    // Deleted by one step and there again by the next.
+    // One step deletes the file, and the next creates it again.
     let out = imgmount.run(&["history", "built.tar:/tmp"]).expect(0);
     let told: Vec<Vec<&str>> =
         out.lines().iter().map(|line| line.split_whitespace().take(2).collect()).collect();
@@ -356,8 +359,9 @@ fn docker_builds_on_an_imported_tree(imgmount: &Imgmount, docker: &Docker) {
     mounts_as(&docker.export("imported:1"), imgmount, "imported.tar", &NOT_EXPORTED);
 }
 
-/// Docker writes out what sparse files hold when it loads a layer, and has forgotten how they were stored:
-/// `docker save` then fails with "could not verify layer data". What is saved again has none.
+/// When docker loads a layer, it writes out sparse files, and does not record how they were stored:
+/// `docker save` then fails with "could not verify layer data". So the image that is saved again has no
+/// sparse file.
 fn docker_loads_the_sample(imgmount: &Imgmount, docker: &Docker) {
     imgmount.write("sample.tar", &tar(&docker_legacy(&[Image::sample("", Compression::Plain)])));
     succeed(&mut docker.command(&["load", "-q", "-i", "../sample.tar"]));

@@ -1,7 +1,7 @@
-//! What `--json` prints against docs/json.md: the document's own tables are the schema.
+//! Compares the output of `--json` with docs/json.md, whose tables are the schema.
 //!
-//! A table's rows are fields: name, type, remark. A section is found by its heading, and the objects in a
-//! field by the heading of that field's name below it.
+//! The rows of a table are fields: name, type, remark. A section is found by its heading. A field that
+//! holds objects has its table below the heading of the field's name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,7 +17,7 @@ use crate::mounted::{Imgmount, run};
 
 const DOCUMENT: &str = include_str!("../../docs/json.md");
 
-/// What one table says.
+/// The contents of one table.
 #[derive(Debug, Default)]
 pub(crate) struct Schema {
     /// Field and type, in the document's order.
@@ -26,11 +26,11 @@ pub(crate) struct Schema {
     inner: BTreeMap<String, Schema>,
 }
 
-/// What was seen of a schema: each field with each kind of value.
+/// The parts of a schema that occurred: each field with each kind of value.
 pub(crate) type Seen = BTreeSet<String>;
 
 impl Schema {
-    /// The section `## heading` of the document.
+    /// Reads the section `## heading` of the document.
     pub(crate) fn of(heading: &str) -> Self {
         let start =
             DOCUMENT.find(&format!("\n## `{heading}`\n")).unwrap_or_else(|| panic!("no section {heading}"));
@@ -103,7 +103,7 @@ impl Schema {
         assert!(fits, "{about} should be {kind}: {value}");
     }
 
-    /// All that a document's claims come down to: each field with a value, and without where that may be.
+    /// Returns every claim of the document: each field with a value and, where allowed, without one.
     pub(crate) fn claims(&self, about: &str) -> Seen {
         let mut claims = Seen::new();
         for (name, kind) in &self.fields {
@@ -128,20 +128,20 @@ fn rows(section: &str) -> Vec<(String, String)> {
     cells.map(|cells| (cells[1].trim_matches('`').to_owned(), cells[2].to_owned())).collect()
 }
 
-/// What a command prints, one value a line.
+/// Returns the output of a command, one value per line.
 fn printed(imgmount: &Imgmount, arguments: &[&str], image: &Path) -> Vec<Value> {
     let out = run(imgmount.command(arguments).arg(image)).expect(0);
     out.lines().into_iter().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The order in which `line` has its object's fields.
+/// Asserts that `line` has its fields in the order of the schema.
 fn assert_in_order(line: &str, schema: &Schema) {
     let at =
         schema.fields.iter().filter_map(|(name, _)| line.find(&format!("\"{name}\":"))).collect::<Vec<_>>();
     assert!(at.is_sorted(), "fields stand in another order than in the document: {line}");
 }
 
-/// An image that has something of everything: odd names, no history and no config.
+/// Makes an image with unusual names, without history and without config.
 fn odd_image() -> Image {
     let odd: Vec<Item> = vec![
         symlink("odd", b"caf\xe9"),
@@ -193,7 +193,7 @@ fn inspect_prints_what_the_document_says() {
     assert_eq!(seen, schema.claims("image"), "each claim of the document is seen, and nothing else");
 }
 
-/// A docker-archive whose config says no more than it must.
+/// Makes a docker-archive whose config has only the required fields.
 fn bare_archive() -> Vec<u8> {
     let image = Image::named("bare:1").layer_as("", &[file("f", b"1")], "", Compression::Plain);
     let config = serde_json::json!({"rootfs": {"type": "layers", "diff_ids": [image.layers[0].diff_id()]}});

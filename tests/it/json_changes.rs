@@ -1,4 +1,4 @@
-//! What `history`, `deleted` and `diff` print with `--json` against docs/json.md.
+//! Compares the `--json` output of `history`, `deleted` and `diff` with docs/json.md.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::fixture::{
 use crate::json::{Schema, Seen};
 use crate::mounted::{Imgmount, run};
 
-/// Everything that can become of a path, with names that are not UTF-8.
+/// Makes an image with every kind of change to a path, and with names that are not UTF-8.
 fn image() -> Image {
     let base = [
         char_device("device", 1, 3),
@@ -45,7 +45,7 @@ fn printed(imgmount: &Imgmount, arguments: &[&str], image: &Path, code: i32) -> 
     out.lines().into_iter().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// An entry as `ls` has it; `nlink` only where names are counted.
+/// Checks an entry as `ls` prints it; `nlink` exists only if names are counted.
 fn check_entry(entry: &Value, has_nlink: bool) {
     assert_eq!(entry.get("nlink").is_some(), has_nlink, "{entry}");
     let mut entry = entry.clone();
@@ -53,7 +53,7 @@ fn check_entry(entry: &Value, has_nlink: bool) {
     Schema::of("ls --json").check(&entry, "entry", &mut Seen::new());
 }
 
-/// Checks that each claim of a section is seen, but those that `never` are.
+/// Asserts that each claim of a section occurred, except those in `never`.
 #[track_caller]
 fn assert_all_seen(section: &str, seen: &Seen, never: &[&str]) {
     let mut claims = Schema::of(section).claims("line");

@@ -1,4 +1,4 @@
-//! Integration tests, one binary: the real program on images made in code and by other tools.
+//! Integration tests, in one binary: the real program on images made in code and by other tools.
 //!
 //! | module | tests |
 //! |---|---|
@@ -8,35 +8,35 @@
 //! | `matrix` | every compression with every way of writing names |
 //! | `sources` | every form of image that the command line reaches |
 //! | `semantics` | rows of the merge rules through a real mount |
-//! | `random` | layers at random against a plain second merge, and reads at random against the content |
-//! | `mounts` | how a mount comes about, who may enter it, what ends it |
+//! | `random` | random layers against a simple second merge, and random reads against the content |
+//! | `mounts` | mounting, access by other users, and the end of a mount |
 //! | `served` | the kernel's calls, one by one |
-//! | `extract` | trees written to a directory, and what stands in the way |
+//! | `extract` | trees written to a directory, and existing files there |
 //! | `export` | trees written as a tar |
-//! | `faults` | what must not go wrong when something does |
+//! | `faults` | damage, crashes and unusable caches |
 //! | `mutations` | damaged images give an answer or an error |
 //! | `overlay` | the kernel's overlay of the same layers shows the same tree |
-//! | `numbers` | numbers for tests that try many cases (no tests) |
+//! | `numbers` | random numbers for tests that try many cases (no tests) |
 //! | `seed` | the seed of random tests (no tests) |
 //! | `interop` | images by podman, skopeo, umoci and docker |
 //! | `cli` | commands, formats, exit codes |
-//! | `history` | what it prints, to the letter |
-//! | `deleted` | what it prints, and that all of it can be read |
-//! | `diff` | what it prints, to the letter |
-//! | `diff_random` | `diff` against a plain comparison of random trees |
-//! | `diff_page` | the page that `diff --html` writes, in a browser too |
-//! | `json` | what `--json` prints against its document |
-//! | `json_changes` | the same, for what tells of layers and differences |
+//! | `history` | its exact output |
+//! | `deleted` | its output, and that every listed file can be read |
+//! | `diff` | its exact output |
+//! | `diff_random` | `diff` against a simple comparison of random trees |
+//! | `diff_page` | the page that `diff --html` writes, also in a browser |
+//! | `json` | the output of `--json` against its document |
+//! | `json_changes` | the same, for layers and differences |
 //! | `examples` | the library's examples |
-//! | `readme` | what README.md promises |
-//! | `tidy` | rules and their tests, layering, forgotten files |
+//! | `readme` | the commands and statements of README.md |
+//! | `tidy` | rules and their tests, order of modules, forgotten files |
 //! | `patterns` | paths with patterns, and lists in the order of bytes |
-//! | `verify` | every kind of damage, and what is said of it |
-//! | `spans` | one large file, read whole by its stored index |
-//! | `cache` | what is kept on disk, and throwing it away |
-//! | `view_all` | layers, states and documents beside the rootfs |
-//! | `man` | manual pages, and what is installed |
-//! | `bench` | what the bench makes, judges and writes; it measures nothing |
+//! | `verify` | every kind of damage, and how `verify` reports it |
+//! | `spans` | one large file, read whole with its stored index |
+//! | `cache` | the cache directory, and removing its entries |
+//! | `view_all` | layers, states and documents next to the rootfs |
+//! | `man` | manual pages, and installed files |
+//! | `bench` | images, verdicts and reports of the bench, without measuring |
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod bench;

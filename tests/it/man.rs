@@ -1,4 +1,4 @@
-//! Manual pages, and what is installed.
+//! Tests the manual pages and the installed files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,11 +15,11 @@ fn pages(imgmount: &Imgmount) -> Vec<PathBuf> {
     pages
 }
 
-/// The commands that `help` lists.
+/// Returns the commands that `help` lists.
 fn commands(imgmount: &Imgmount, of: &[&str]) -> Vec<String> {
     let out = imgmount.run(&[of, &["--help"]].concat()).expect(0);
     let list = out.lines().into_iter().skip_while(|line| *line != "Commands:").skip(1);
-    // Long help begins a description on a line of its own, deeper.
+    // Long help starts a description on its own line, indented further.
     let names = list.take_while(|line| line.is_empty() || line.starts_with("  "));
     let names = names.filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')));
     names.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
@@ -42,7 +42,7 @@ fn every_command_has_a_page() {
     assert_eq!(found, expected);
 }
 
-/// A page as a reader sees it, on one line, and whatever was wrong with it.
+/// Returns a formatted page on one line, and the formatter's warnings.
 fn formatted(page: &Path) -> (String, String) {
     let mut man = Command::new("man");
     man.args(["--warnings", "-l"]).arg(page).env("LC_ALL", "C.UTF-8").env("MANWIDTH", "200");

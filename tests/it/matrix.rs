@@ -1,4 +1,5 @@
-//! Every compression with every way of writing names, mounted, compared and read at random.
+//! Tests every compression with every way of writing names: mounted, compared as a whole, and read at
+//! random offsets.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -11,10 +12,11 @@ use crate::mounted::{Imgmount, Need, have};
 use crate::seed;
 use crate::tree::Snapshot;
 
-/// How tools write names: GNU tar and bazel, most engines, nix.
+/// The prefixes of names that tools write: GNU tar and bazel, most engines, nix.
 const PREFIXES: [&str; 3] = ["./", "", "/"];
 
-/// The sample as an archive. Compressions that OCI has no media type for go into a docker-archive.
+/// Writes the sample as an archive. A compression without an OCI media type is put into a
+/// docker-archive.
 fn archive(prefix: &str, compression: Compression) -> Vec<u8> {
     let image = Image::sample(prefix, compression);
     match compression {
@@ -23,8 +25,8 @@ fn archive(prefix: &str, compression: Compression) -> Vec<u8> {
     }
 }
 
-/// Mounts the sample in this compression once for each prefix and compares the whole tree: first
-/// while it is indexed, then from the stored index.
+/// Mounts the sample in this compression once for each prefix and compares the whole tree: first while
+/// it is indexed, then from the stored index.
 fn whole_trees(compression: Compression) {
     if !have(&[Need::Fuse]) {
         return;
@@ -41,7 +43,7 @@ fn whole_trees(compression: Compression) {
     }
 }
 
-/// Any run of bytes of a file, read through the mount, is the same run of its content.
+/// Asserts that any range of a file, read through the mount, equals the same range of its content.
 fn reads_at_random(compression: Compression) {
     if !have(&[Need::Fuse]) {
         return;

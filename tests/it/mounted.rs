@@ -1,4 +1,4 @@
-//! The real program: run, mounted, and unmounted again whatever happens.
+//! Runs the real program, mounts images, and unmounts them on every outcome.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -11,32 +11,32 @@ use std::{env, thread};
 
 use tempfile::TempDir;
 
-/// A command that takes longer has hung.
+/// After this time, a command counts as hung.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Between two looks at something that is awaited.
+/// Time between two checks of an awaited state.
 const POLL: Duration = Duration::from_millis(10);
 /// User and group `nobody` on every distribution.
 const NOBODY: u32 = 65_534;
 
-/// The program with a cache directory of its own, and a directory for a test's files.
+/// The program with its own cache directory, and a directory for a test's files.
 pub(crate) struct Imgmount {
     dir: TempDir,
     as_nobody: bool,
 }
 
-/// What a command said and how it ended.
+/// The output of a command and its exit code.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: String,
-    /// -1 when a signal ended it.
+    /// -1 if a signal ended the command.
     pub(crate) code: i32,
 }
 
 /// A mounted image, unmounted on drop.
 pub(crate) struct Mounted {
     point: PathBuf,
-    /// The server, where it stays in the foreground.
+    /// The server, if it stays in the foreground.
     server: Option<Child>,
     pub(crate) run: Run,
 }
@@ -46,12 +46,12 @@ impl Imgmount {
         Imgmount { dir: tempfile::tempdir().expect("a temporary directory"), as_nobody: false }
     }
 
-    /// The same, run by an ordinary user: `nobody`, where this is root.
+    /// As [`Imgmount::new`], run by an ordinary user: `nobody`, if the tests run as root.
     pub(crate) fn as_ordinary_user() -> Self {
         let mut new = Imgmount::new();
         if is_root() {
             chown(new.dir.path(), Some(NOBODY), Some(NOBODY)).expect("giving a directory away");
-            // A checkout may lie below a private home directory.
+            // The checkout may be below a private home directory.
             fs::copy(env!("CARGO_BIN_EXE_imgmount"), new.dir.path().join("imgmount"))
                 .expect("copying the program");
             new.as_nobody = true;
@@ -59,24 +59,24 @@ impl Imgmount {
         new
     }
 
-    /// A directory for a test's own files; the cache and the mount points are in it too.
+    /// Returns the directory for a test's own files, which also contains the cache and the mount points.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// What the program is told to use as its cache.
+    /// Returns the cache directory that the program is told to use.
     pub(crate) fn cache(&self) -> PathBuf {
         self.dir().join("cache")
     }
 
-    /// Writes `bytes` as a file that the program may read, and returns its path.
+    /// Writes `bytes` as a file that the program can read, and returns its path.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.dir().join(name);
         fs::write(&path, bytes).expect("writing an image");
         path
     }
 
-    /// The command, ready for more options.
+    /// Returns the command, ready for more options.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = if self.as_nobody {
             self.user_command(self.dir().join("imgmount"))
@@ -88,7 +88,7 @@ impl Imgmount {
         command
     }
 
-    /// A shell script, run by the user who runs the program.
+    /// Returns a shell script, run by the user who runs the program.
     pub(crate) fn shell(&self, script: &str) -> Command {
         let mut command = if self.as_nobody { self.user_command("sh") } else { Command::new("sh") };
         command.args(["-c", script]);
@@ -101,7 +101,7 @@ impl Imgmount {
         command
     }
 
-    /// A script in a shell that finds the program by its name, as a user's shell would.
+    /// Returns a script in a shell that finds the program by its name, as a user's shell would.
     pub(crate) fn shell_with_program(&self, script: &str) -> Command {
         let programs = self.dir().join("bin");
         fs::create_dir_all(&programs).expect("a directory for programs");
@@ -117,31 +117,31 @@ impl Imgmount {
         command
     }
 
-    /// Runs it to its end.
+    /// Runs the program to its end.
     pub(crate) fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Run {
         run(&mut self.command(args))
     }
 
-    /// A new empty directory to mount on.
+    /// Makes a new empty directory to mount on.
     pub(crate) fn mount_point(&self) -> PathBuf {
         let point = tempfile::Builder::new().prefix("mnt").tempdir_in(self.dir()).expect("a mount point");
         self.give_to_user(point.path());
         point.keep()
     }
 
-    /// Makes a file or directory that of the user who runs the program.
+    /// Changes the owner of a file or directory to the user who runs the program.
     pub(crate) fn give_to_user(&self, path: &Path) {
         if self.as_nobody {
             chown(path, Some(NOBODY), Some(NOBODY)).expect("giving a directory away");
         }
     }
 
-    /// Mounts `image` with `options`; panics with what the program said when it cannot.
+    /// Mounts `image` with `options`. Panics with the program's output on failure.
     #[track_caller]
     pub(crate) fn mount<S: AsRef<OsStr>>(&self, image: S, options: &[&str]) -> Mounted {
         let point = self.mount_point();
         let mut command = self.command(&[OsStr::new("mount"), image.as_ref(), point.as_os_str()]);
-        // Made before anything is asserted: its drop cleans up after a failure too.
+        // Constructed before the assertion, so that its drop cleans up after a failure, too.
         let mounted = Mounted { run: run(command.args(options)), point, server: None };
         let Run { code, stderr, .. } = &mounted.run;
         assert_eq!(*code, 0, "mounting {:?} {options:?} failed: {stderr}", image.as_ref());
@@ -149,7 +149,7 @@ impl Imgmount {
         mounted
     }
 
-    /// Mounts `image` by a server that stays in the foreground, and so can be killed.
+    /// Mounts `image` with a server that stays in the foreground, so that a test can kill it.
     #[track_caller]
     pub(crate) fn mount_in_foreground<S: AsRef<OsStr>>(&self, image: S, options: &[&str]) -> Mounted {
         let point = self.mount_point();
@@ -169,7 +169,7 @@ impl Imgmount {
 }
 
 impl Mounted {
-    /// What `run` has mounted on `point`.
+    /// Takes over the mount that `run` made on `point`.
     pub(crate) fn at(point: &Path, run: Run) -> Self {
         Mounted { point: point.to_owned(), server: None, run }
     }
@@ -178,12 +178,12 @@ impl Mounted {
         &self.point
     }
 
-    /// Waits for the server in the foreground to end by itself.
+    /// Waits for the server in the foreground to end.
     pub(crate) fn server_ends(&mut self) -> Option<ExitStatus> {
         wait(self.server.as_mut().expect("a server in the foreground"))
     }
 
-    /// Kills the server as a crash would; the mount stays, dead.
+    /// Kills the server as a crash would; the mount stays, without a server.
     pub(crate) fn kill_server(&mut self) {
         let server = self.server.as_mut().expect("a server in the foreground");
         server.kill().expect("killing the server");
@@ -208,31 +208,31 @@ impl Drop for Mounted {
         if let Some(server) = &mut self.server
             && wait(server).is_none()
         {
-            // It would outlive the test otherwise; nothing is left to be done about a failure.
+            // The server would outlive the test; a failure to kill it is ignored.
             let _ = server.kill();
         }
     }
 }
 
 impl Run {
-    /// Standard output as text.
+    /// Returns standard output as text.
     pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.stdout).expect("output in UTF-8")
     }
 
-    /// Standard output as lines.
+    /// Returns standard output as lines.
     pub(crate) fn lines(&self) -> Vec<&str> {
         self.text().lines().collect()
     }
 
-    /// Panics with what the program said unless it ended with `code`.
+    /// Panics with the program's output unless it ended with `code`.
     #[track_caller]
     pub(crate) fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "stderr: {}", self.stderr);
         self
     }
 
-    /// Panics unless standard error has `part` in it.
+    /// Panics unless standard error contains `part`.
     #[track_caller]
     pub(crate) fn says(self, part: &str) -> Self {
         assert!(self.stderr.contains(part), "stderr should say {part:?}: {}", self.stderr);
@@ -240,7 +240,7 @@ impl Run {
     }
 }
 
-/// A command run by an ordinary user other than root.
+/// Returns a command run by an ordinary user other than root.
 pub(crate) fn as_nobody(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.arg(format!("--reuid={NOBODY}")).arg(format!("--regid={NOBODY}")).arg("--clear-groups");
@@ -248,8 +248,8 @@ pub(crate) fn as_nobody(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Runs a command to its end. Output goes through files: a server that wrongly keeps its parent's
-/// output open shall not make this wait for it.
+/// Runs a command to its end. Output goes through files: with pipes, this would wait for a server that
+/// wrongly keeps its parent's output open.
 pub(crate) fn run(command: &mut Command) -> Run {
     let (stdout, stderr) = (tempfile::NamedTempFile::new(), tempfile::NamedTempFile::new());
     let (stdout, stderr) = (stdout.expect("a file for output"), stderr.expect("a file for output"));
@@ -271,7 +271,7 @@ fn lossy(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).expect("reading output")).into_owned()
 }
 
-/// The status, or none when it does not end in time.
+/// Returns the exit status, or `None` if the child does not end in time.
 pub(crate) fn wait(child: &mut Child) -> Option<ExitStatus> {
     let mut status = None;
     wait_until(|| {
@@ -281,7 +281,7 @@ pub(crate) fn wait(child: &mut Child) -> Option<ExitStatus> {
     status
 }
 
-/// True once `done` is; false when that takes too long.
+/// Waits until `done` returns true. Returns false on timeout.
 pub(crate) fn wait_until(done: impl FnMut() -> bool) -> bool {
     wait_for(PATIENCE, done)
 }
@@ -303,7 +303,7 @@ fn wait_for(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// Whether a FUSE file system is mounted on `point`, dead or alive.
+/// Whether a FUSE file system is mounted on `point`, with or without a server.
 pub(crate) fn is_mounted(point: &Path) -> bool {
     let point = point.to_str().expect("a mount point in UTF-8");
     let table = fs::read_to_string("/proc/self/mountinfo").expect("the mount table");
@@ -325,7 +325,7 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// `IMAGE:/path`.
+/// Returns `IMAGE:/path`.
 pub(crate) fn inside(image: &Path, path: &str) -> OsString {
     let mut reference = image.as_os_str().to_owned();
     reference.push(":");
@@ -333,21 +333,21 @@ pub(crate) fn inside(image: &Path, path: &str) -> OsString {
     reference
 }
 
-/// What a test may need of the machine.
+/// A requirement of a test on the machine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Need {
-    /// `/dev/fuse`, and fusermount3 unless this is root.
+    /// `/dev/fuse`, and for users other than root fusermount3.
     Fuse,
-    /// `/dev/fuse` and fusermount3 for users that are not root.
+    /// `/dev/fuse`, and fusermount3 for users other than root.
     FuseForUsers,
-    /// To run as root.
+    /// The tests run as root.
     Root,
     /// A program in PATH, or in sbin.
     Program(&'static str),
 }
 
-/// True when all `needs` are there. Else says aloud that the calling test is skipped; where `CI`
-/// is set nothing may be skipped, and it panics.
+/// Returns true if all `needs` are met. Otherwise prints that the calling test is skipped; if `CI` is
+/// set, it panics instead, because nothing may be skipped.
 pub(crate) fn have(needs: &[Need]) -> bool {
     let missing: Vec<String> = needs.iter().filter_map(|need| need.missing()).collect();
     if missing.is_empty() {
@@ -356,7 +356,7 @@ pub(crate) fn have(needs: &[Need]) -> bool {
     let thread = thread::current();
     let message = format!("SKIPPED {}: needs {}", thread.name().unwrap_or("?"), missing.join(", "));
     assert!(env::var_os("CI").is_none(), "{message}");
-    // Not eprintln!, which the test runner would keep to itself.
+    // Not eprintln!, which the test runner captures.
     writeln!(std::io::stderr(), "{message}").expect("writing to standard error");
     false
 }
@@ -375,7 +375,7 @@ impl Need {
     }
 }
 
-/// Where a program is: in PATH, or where those for root are.
+/// Returns the path of a program: in PATH, or in the directories for root's programs.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);

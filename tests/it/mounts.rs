@@ -1,4 +1,4 @@
-//! How a mount comes about, who may enter it, and what ends it.
+//! Tests mounting, access by other users, and the end of a mount.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -17,14 +17,14 @@ fn sample(imgmount: &Imgmount) -> PathBuf {
     imgmount.write("image.tar", &tar(&oci(&[Image::sample("", Compression::Gzip(6))])))
 }
 
-/// `cat` of a file by an ordinary user who did not mount.
+/// Returns a `cat` of a file, run by an ordinary user who did not mount.
 fn read_by_another(point: &Path, name: &str) -> Command {
     let mut command = as_nobody("cat");
     command.arg(point.join(name)).env("LC_ALL", "C");
     command
 }
 
-/// Lets other users as far as the mount point.
+/// Lets other users reach the mount point.
 fn let_others_pass(imgmount: &Imgmount) {
     fs::set_permissions(imgmount.dir(), fs::Permissions::from_mode(0o755)).unwrap();
 }
@@ -50,9 +50,9 @@ fn x14_with_allow_other_everybody_comes_in_and_modes_count() {
     let mounted = imgmount.mount(sample(&imgmount), &["-o", "allow_other"]);
     let tool = run(&mut read_by_another(mounted.path(), "bin/tool")).expect(0);
     assert_eq!(tool.text(), "#!/bin/sh\n");
-    // 0640 and root's: not for others.
+    // Mode 0640, owner root: other users cannot read the file.
     run(&mut read_by_another(mounted.path(), "etc/passwd")).expect(1).says("Permission denied");
-    // 0750 and somebody's.
+    // Mode 0750, owned by another user.
     run(&mut read_by_another(mounted.path(), "bin/becomes-dir/inside")).expect(1).says("Permission denied");
 }
 
@@ -124,7 +124,7 @@ fn the_log_file_gets_what_is_said_once_the_mount_is_in_the_background() {
     let (time, said) = said.split_once(' ').unwrap();
     assert!((mounted_at.as_str()..=&*utc_now()).contains(&time), "{time} is not after {mounted_at}");
     assert!(said.starts_with("imgmount: error: ") && said.contains("layer 0"), "{said}");
-    // It may name what is in the image.
+    // The log may contain names from the image.
     fs::remove_file(&log).unwrap();
     drop(mounted);
     fs::write(&image, tar(&items)).unwrap();
@@ -132,7 +132,7 @@ fn the_log_file_gets_what_is_said_once_the_mount_is_in_the_background() {
     assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
-/// The time as RFC 3339 has it, in milliseconds: the order of such texts is the order of times.
+/// Returns the time as in RFC 3339, in milliseconds; such texts sort like the times.
 fn utc_now() -> String {
     let out = Command::new("date").args(["-u", "+%FT%T.%3NZ"]).output().unwrap();
     String::from_utf8(out.stdout).unwrap().trim_end().to_owned()
@@ -148,11 +148,11 @@ fn a_log_file_that_cannot_be_opened_is_told_before_anything_is_mounted() {
     assert!(!is_mounted(&point));
 }
 
-/// Runs `mount_command` with the mount point as `$M`, looks around and unmounts; gives the mount's type and
-/// options, and what `etc/passwd` holds.
+/// Runs `mount_command` with the mount point as `$M`, reads the mount and unmounts. Returns the mount's
+/// type and options, and the contents of `etc/passwd`.
 ///
-/// mount(8) forgets PATH, so the program has to lie where a shell looks without it: in a mount namespace of the
-/// script's own, `/usr/local/bin` is another directory.
+/// mount(8) clears PATH, so the program must be where a shell finds it without PATH: in a mount
+/// namespace of the script, `/usr/local/bin` is another directory.
 #[track_caller]
 pub(crate) fn by_mount_8(imgmount: &Imgmount, mount_command: &str) -> String {
     let point = imgmount.mount_point();
@@ -200,7 +200,7 @@ fn a_line_of_fstab_mounts() {
     sample(&imgmount);
     let line = "echo \"$PWD/image.tar $M fuse.imgmount noauto,user,platform=linux/amd64 0 0\" > fstab";
     let told = by_mount_8(&imgmount, &format!("{line}\nmount --fstab fstab \"$M\""));
-    // `user` means noexec too: mount(8).
+    // The option `user` implies noexec: mount(8).
     assert!(told.starts_with("fuse.imgmount ro,nosuid,nodev,noexec,relatime\nroot:x:0:0\n"), "{told}");
 }
 
@@ -300,7 +300,8 @@ fn a_directory_that_was_mounted_on_meanwhile_is_left_alone() {
     let mut slow = slow.arg(&point).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut input = slow.stdin.take().unwrap();
     input.write_all(&fs::read(&image).unwrap()).unwrap();
-    // More than a pipe holds: once all of it is written, the image is being read, and the directory was looked at.
+    // More bytes than a pipe holds: when all are written, the mount point was checked and the image is
+    // being read.
     input.write_all(&[0; 256 << 10]).unwrap();
     let fast = Mounted::at(&point, run(imgmount.command(&["mount"]).arg(&image).arg(&point)).expect(0));
     drop(input);
@@ -313,7 +314,7 @@ fn a_directory_that_was_mounted_on_meanwhile_is_left_alone() {
     assert!(!is_mounted(&point));
 }
 
-/// The kernel gives the number of a mount that is gone to the next one.
+/// The kernel reuses the number of a mount that has ended for the next one.
 #[test]
 fn a_server_that_ends_leaves_the_next_mount_alone() {
     if !have(&[Need::Fuse, Need::Root]) {

@@ -1,7 +1,8 @@
-//! Hostile images by the thousand: the sample, damaged at random, must give an answer or an error.
+//! Tests thousands of hostile images: the sample, damaged at random, must give an answer or an error.
 //!
-//! Digests would catch nearly all damage, so they are not checked here: what reads headers, documents and
-//! compressed streams meets the damage itself. A failure prints the mutation's number and the seed.
+//! Digests would detect nearly all damage, so they are not verified here: the parsers of headers,
+//! documents and compressed streams have to handle the damage. A failure prints the mutation's number
+//! and the seed.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,12 +15,12 @@ use crate::fixture::{Compression, Image, docker_legacy, docker_modern, oci, tar}
 use crate::numbers::Random;
 use crate::seed;
 
-/// Mutations of each form.
+/// Number of mutations of each form.
 const MUTATIONS: u64 = 400;
-/// What none of these small images may take.
+/// No operation on these small images may take longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Flips bits, writes digits over header fields, cuts, repeats and removes blocks.
+/// Flips bits, writes digits over header fields, truncates, repeats and removes blocks.
 fn mutate(image: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = image.to_vec();
     for _ in 0..=random.below(4) {
@@ -44,7 +45,7 @@ fn mutate(image: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// Opens, merges, walks, reads every file, and counts those that could be read.
+/// Opens, merges and walks an image, and reads every file. Returns the number of readable files.
 fn look_at_all(path: &OsStr) -> imgmount::Result<usize> {
     let engine = Engine::new(EngineOptions::default().verify(Verify::Off));
     let image = engine.select(&Reference::parse(path, None)?, None)?.load(&LoadOptions::default())?;
@@ -55,14 +56,14 @@ fn read(image: &Loaded, id: InodeId) -> bool {
     let Some(inode) = image.inode(id) else { return false };
     let mut block = vec![0; 64 << 10];
     let end = inode.size();
-    // The first and the last block: a size may be hostile, too.
+    // Reads the first and the last block, since a size may be hostile, too.
     inode.file_type() == FileType::File
         && [0, end.saturating_sub(block.len() as u64)]
             .into_iter()
             .all(|offset| image.read_at(id, &mut block, offset).is_ok())
 }
 
-/// Gives how many could be opened all the same: with none, only the outermost check was tried.
+/// Returns how many mutations could still be opened: if none, only the outermost check was tested.
 fn survives(form: &str, image: &[u8]) -> u64 {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("image");
@@ -107,7 +108,7 @@ fn an_archive_of_zstd_layers_survives() {
 fn an_archive_that_is_compressed_as_a_whole_survives() {
     for compression in [Compression::Gzip(6), Compression::Xz, Compression::Bzip2, Compression::Zstd] {
         let whole = compression.compress(&tar(&docker_legacy(&[sample(Compression::Plain)])));
-        // Most formats lose everything behind the damage, and with it the manifest.
+        // Most formats lose all data after the damage, and the manifest with it.
         assert!(survives(&format!("{compression:?} as a whole"), &whole) < MUTATIONS);
     }
 }

@@ -1,10 +1,11 @@
-//! Numbers for tests that try many cases: one sequence for each seed and case, so a failure names its case.
+//! Random numbers for tests that try many cases: one sequence for each seed and case, so that a failure
+//! names its case.
 
 /// A small generator with a known sequence (Vigna, "SplitMix64").
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// The sequence of one case of a run.
+    /// Returns the sequence of one case of a run.
     pub(crate) fn new(seed: u64, case: u64) -> Self {
         Random(Random(seed).next() ^ case)
     }
@@ -17,7 +18,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`, which is not 0.
+    /// Returns a number below `end`, which is not 0.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.next() % (end as u64)).expect("smaller than a usize")
     }
@@ -26,7 +27,7 @@ impl Random {
         &from[self.below(from.len())]
     }
 
-    /// True once in `times`.
+    /// Returns true once in `times` calls, on average.
     pub(crate) fn once_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }

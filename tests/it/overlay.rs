@@ -1,10 +1,10 @@
-//! The kernel as referee: random layers, unpacked as engines do, merged by overlayfs, must be the tree that
-//! imgmount shows.
+//! Compares imgmount with the kernel: random layers, unpacked as engines do and merged by overlayfs,
+//! must give the same tree.
 //!
-//! Engines unpack each layer into a directory of its own, turn whiteouts into 0/0 character devices and
+//! Engines unpack each layer into its own directory, turn whiteouts into 0/0 character devices and
 //! opaque marks into an attribute, and leave merging to overlayfs (kernel documentation,
-//! filesystems/overlayfs.rst). The layers here keep to what every engine accepts: parents have entries, and
-//! whiteouts name something that is there.
+//! filesystems/overlayfs.rst). The layers here contain only what every engine accepts: parents have
+//! entries, and whiteouts name existing paths.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,7 +23,7 @@ use crate::tree::{Field, Snapshot};
 
 const CASES: u64 = 40;
 const LAYERS: usize = 5;
-/// Few names, so that layers meet. Any of them may be a directory in one layer and a file in the next.
+/// Few names, so that layers meet. Each may be a directory in one layer and a file in the next.
 const NAMES: [&str; 12] =
     ["a", "b", "a/a", "a/b", "a/a/a", "a/a/b", "b/a", "b/a/a", "b/b", "b/b/b", "a/b/a", "c"];
 
@@ -54,7 +54,7 @@ fn overlayfs_shows_the_same_tree() {
     }
 }
 
-/// A random layer over a tree with the paths `below`, each with whether it is a directory.
+/// Returns a random layer over a tree with the paths `below`, each with a flag for directories.
 fn layer(random: &mut Random, number: usize, below: &BTreeMap<String, bool>) -> Vec<Item> {
     let mut own: BTreeMap<String, Item> = BTreeMap::new();
     let mut marks = Vec::new();
@@ -87,7 +87,7 @@ fn layer(random: &mut Random, number: usize, below: &BTreeMap<String, bool>) -> 
     for name in gone {
         delete(&mut own, &mut marks, name, below);
     }
-    // Marks hide only what is below, wherever in the layer they stand.
+    // Marks hide only lower layers, whatever their position in the layer.
     let mut items: Vec<Item> = own.into_values().collect();
     for mark in marks {
         let parent = parent_of(std::str::from_utf8(&mark.name).unwrap()).unwrap_or_default().to_owned();
@@ -98,7 +98,7 @@ fn layer(random: &mut Random, number: usize, below: &BTreeMap<String, bool>) -> 
     items
 }
 
-/// Adds an entry, with entries for its parents, unless one of them is no directory in this layer.
+/// Adds an entry, with entries for its parents, unless a parent is not a directory in this layer.
 fn put(own: &mut BTreeMap<String, Item>, name: &str, item: Item) {
     let mut parents: Vec<&str> = std::iter::successors(parent_of(name), |name| parent_of(name)).collect();
     parents.reverse();
@@ -111,7 +111,8 @@ fn put(own: &mut BTreeMap<String, Item>, name: &str, item: Item) {
     }
 }
 
-/// A whiteout, where its directory is one in all layers, and so the kernel looks into all of them.
+/// Adds a whiteout if its directory is a directory in all layers, so that the kernel merges all of
+/// them.
 fn delete(
     own: &mut BTreeMap<String, Item>,
     marks: &mut Vec<Item>,
@@ -138,7 +139,7 @@ fn parent_of(name: &str) -> Option<&str> {
     name.rsplit_once('/').map(|(parent, _)| parent)
 }
 
-/// What an engine does with a layer.
+/// Unpacks a layer as an engine does.
 fn unpack(items: &[Item], to: &Path) {
     fs::create_dir(to).unwrap();
     for item in items {
@@ -152,7 +153,7 @@ fn unpack(items: &[Item], to: &Path) {
             make(item, &path);
         }
     }
-    // Last, since each new entry gives its directory a new time.
+    // Times are set last, since each new entry changes the time of its directory.
     for item in items.iter().rev() {
         let path = to.join(std::ffi::OsStr::from_bytes(&item.name));
         if !item.name.rsplit(|byte| *byte == b'/').next().unwrap().starts_with(b".wh.") {
@@ -187,7 +188,7 @@ impl Overlay {
     fn mount(imgmount: &Imgmount, layers: &[PathBuf]) -> Self {
         let point = imgmount.mount_point();
         let mut lower: Vec<&str> = layers.iter().rev().map(|path| path.to_str().unwrap()).collect();
-        // The kernel wants two at least.
+        // The kernel requires at least two layers.
         if lower.len() == 1 {
             lower.push(imgmount.dir().to_str().unwrap());
             return Overlay { point };
@@ -197,7 +198,7 @@ impl Overlay {
         Overlay { point }
     }
 
-    /// Every path, and whether it is a directory.
+    /// Returns every path, and whether it is a directory.
     fn paths(&self) -> BTreeMap<String, bool> {
         let mut found = BTreeMap::new();
         let mut todo = vec![self.point.clone()];
@@ -217,7 +218,7 @@ impl Overlay {
 
 impl Drop for Overlay {
     fn drop(&mut self) {
-        // Fails for the first, which is a plain directory.
+        // Fails for the first one, which is a plain directory.
         let _ = rustix::mount::unmount(&self.point, UnmountFlags::DETACH);
     }
 }

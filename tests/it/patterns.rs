@@ -1,4 +1,4 @@
-//! Paths with patterns, and lists in the order of bytes.
+//! Tests paths with patterns, and lists in the order of bytes.
 
 use std::path::PathBuf;
 

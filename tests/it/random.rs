@@ -1,9 +1,9 @@
-//! Stacks of layers at random, written as real images and read through the library, against a plain second
-//! merge; and reads at random against the whole content.
+//! Compares random layers, written as real images and read through the library, with a simple second
+//! merge; and random reads with the whole content.
 //!
-//! The merge has such a test of its own, on layers that never were a tar. Here everything lies between: names
-//! as tools write them, compressions, archives, indexes. Layers are such as engines write; what they refuse is
-//! `semantics`' business.
+//! The merge has such a test of its own, on layers that never were a tar. This test covers everything
+//! between: names as tools write them, compressions, archives, indexes. The layers contain only what
+//! engines write; `semantics` tests layers that engines refuse.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::fixture::{
 };
 use crate::seed;
 
-/// Names in each directory, and how deep directories go.
+/// The names in each directory, and the depth of directories.
 const NAMES: [&str; 3] = ["a", "b", "c"];
 const DEPTH: usize = 3;
 const COMPRESSIONS: [Compression; 7] = [
@@ -34,7 +34,7 @@ const COMPRESSIONS: [Compression; 7] = [
     Compression::Gzip(9),
 ];
 
-/// Choices that were drawn beforehand; 0, the plainest, when there are no more.
+/// Choices that were drawn in advance; 0, the simplest, when none are left.
 struct Choices<'a>(std::slice::Iter<'a, u8>);
 
 impl Choices<'_> {
@@ -43,11 +43,11 @@ impl Choices<'_> {
     }
 }
 
-/// A layer in which no name means two things.
+/// A layer in which each name has one meaning.
 #[derive(Default)]
 struct Layer {
     items: Vec<Item>,
-    /// A file that hard links may name.
+    /// A file that hard links can have as target.
     last_file: Option<Item>,
 }
 
@@ -92,7 +92,7 @@ impl Layer {
     }
 }
 
-/// What the second merge has at a path.
+/// The state of a path in the second merge.
 #[derive(Clone)]
 struct Node {
     kind: NodeKind,
@@ -103,7 +103,7 @@ struct Node {
 
 #[derive(Clone)]
 enum NodeKind {
-    /// Names with the same number are one file.
+    /// A file; names with the same number are one file.
     File(usize, Vec<u8>),
     Dir,
     Symlink(Vec<u8>),
@@ -111,7 +111,7 @@ enum NodeKind {
 
 type Paths = BTreeMap<String, Node>;
 
-/// The rules as a page of text would put them: deletions first, then what the layer has.
+/// Applies a layer by the rules in their simplest form: deletions first, then the layer's entries.
 fn apply(paths: &mut Paths, layer: usize, items: &[Item]) {
     let name_of = |item: &Item| String::from_utf8(item.name.clone()).unwrap();
     let (marks, mut rest): (Vec<_>, Vec<_>) =
@@ -124,7 +124,7 @@ fn apply(paths: &mut Paths, layer: usize, items: &[Item]) {
             None => remove(paths, &name.replace(".wh.", "")),
         }
     }
-    // Parents before children, and links when all that they may name is there.
+    // Parents come before children, and links after all their possible targets.
     rest.sort_by_key(|item| (matches!(item.kind, Kind::Hardlink(_)), item.name.clone()));
     for (number, item) in rest.into_iter().enumerate() {
         let name = name_of(item);
@@ -146,8 +146,8 @@ fn apply(paths: &mut Paths, layer: usize, items: &[Item]) {
     }
 }
 
-/// A directory that only its children's names tell of. It has the attributes of the one `below`, also where
-/// a mark hides that (docs/semantics.md M1).
+/// Adds a directory that only its children's names imply. It gets the attributes of the directory
+/// `below`, even if a mark hides that directory (docs/semantics.md M1).
 fn imply(paths: &mut Paths, below: &Paths, layer: usize, name: &str) {
     if !paths.get(name).is_some_and(is_dir) {
         remove(paths, name);
@@ -171,7 +171,7 @@ fn remove_below(paths: &mut Paths, name: &str) {
     paths.retain(|path, _| !path.starts_with(&below));
 }
 
-/// One line a path with all that is known of it.
+/// Returns one line per path with everything known about it.
 fn describe(paths: &Paths) -> Vec<String> {
     let names_of = |wanted: usize| {
         paths.values().filter(|node| matches!(&node.kind, NodeKind::File(file, _) if *file == wanted)).count()
@@ -197,7 +197,7 @@ fn describe(paths: &Paths) -> Vec<String> {
     lines
 }
 
-/// The same of a loaded image. The root is left out.
+/// As [`describe`], for a loaded image. The root is left out.
 fn describe_loaded(image: &Loaded) -> Vec<String> {
     let mut lines = Vec::new();
     for (path, id) in image.walk().skip(1) {
@@ -221,7 +221,7 @@ fn describe_loaded(image: &Loaded) -> Vec<String> {
     lines
 }
 
-/// Writes `image` in one of the forms that tools write; where it is.
+/// Writes `image` in one of the forms that tools write. Returns its path.
 fn write_image(image: Image, form: usize, into: &Path) -> std::path::PathBuf {
     let path = into.join("image");
     let images = [image];
@@ -256,7 +256,7 @@ fn load_without_surprise(engine: &Engine, path: &Path) -> Loaded {
 fn layers_at_random_merge_as_a_plain_second_merge_has_it() {
     static PATHS: AtomicUsize = AtomicUsize::new(0);
     let layers = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..120), 1..6);
-    // Of each layer: how it is compressed, how its names begin.
+    // For each layer: its compression, and the prefix of its names.
     let ways = prop::collection::vec((0..COMPRESSIONS.len(), 0..3_usize), 6);
     let outcome = TestRunner::new(seed::config(200)).run(
         &(layers, ways, 0..6_usize, any::<u64>()),
@@ -277,7 +277,7 @@ fn layers_at_random_merge_as_a_plain_second_merge_has_it() {
             let engine = Engine::new(EngineOptions::default().store(store));
             let expected = describe(&expected);
             PATHS.fetch_add(expected.len(), Ordering::Relaxed);
-            // By the first pass, and from the index that it left.
+            // First during the first pass, then from the index that it stored.
             prop_assert_eq!(&describe_loaded(&load_without_surprise(&engine, &path)), &expected);
             prop_assert_eq!(&describe_loaded(&load_without_surprise(&engine, &path)), &expected);
             Ok(())
@@ -287,7 +287,8 @@ fn layers_at_random_merge_as_a_plain_second_merge_has_it() {
     assert!(PATHS.load(Ordering::Relaxed) > 500, "hardly anything was compared");
 }
 
-/// Another order of the same entries: none of the rules above depends on it, but for links, which must follow.
+/// Reorders the entries: none of the rules above depends on their order, except that links must follow
+/// their targets.
 fn turn(items: &mut [Item], seed: u64) {
     if !items.is_empty() {
         let by = usize::try_from(seed % items.len() as u64).unwrap();
@@ -306,7 +307,7 @@ fn any_run_of_bytes_of_any_file_is_that_run_of_its_content() {
     for compression in COMPRESSIONS.into_iter().chain([Compression::Xz, Compression::Bzip2]) {
         let home = tempfile::tempdir().unwrap();
         let path = write_image(Image::sample("./", compression), 0, home.path());
-        // Too small for the largest file: spans come and go.
+        // The cache is smaller than the largest file, so spans are evicted.
         let engine = Engine::new(EngineOptions::default().cache_bytes(1 << 20));
         let image = load(&engine, &path);
         let cases = (0..files.len(), 0.0..1.1_f64, 0..400_000_usize);

@@ -1,4 +1,4 @@
-//! What README.md promises: its commands are taken from it and run, its links and names looked up.
+//! Tests README.md: its commands are extracted and run, its links and names are looked up.
 
 use std::fs;
 use std::os::unix::fs::symlink as link;
@@ -12,19 +12,19 @@ use crate::fixture::{Compression, Image, dir, docker_legacy, file, oci, symlink,
 use crate::mounted::{Imgmount, Mounted, Need, have, is_mounted, run};
 use crate::mounts::by_mount_8;
 
-/// Read when the tests run, so that a change of the text needs no compiler.
+/// Read when the tests run, so that a change of the text needs no compilation.
 static README: LazyLock<String> = LazyLock::new(|| {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("README.md")
 });
 
-/// The text below a heading, to the next one.
+/// Returns the text below a heading, up to the next one.
 fn section(heading: &str) -> &'static str {
     let start = README.find(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no section {heading}"));
     let section = &README[start + 4..];
     &section[..section.find("\n## ").unwrap_or(section.len())]
 }
 
-/// The indented blocks of a section, each as its lines.
+/// Returns the indented blocks of a section, each as its lines.
 fn blocks(heading: &str) -> Vec<Vec<&'static str>> {
     let paragraphs = section(heading).split("\n\n");
     let indented = paragraphs.filter(|paragraph| paragraph.starts_with("    "));
@@ -37,7 +37,8 @@ struct Example {
     output: Vec<&'static str>,
 }
 
-/// The `console` blocks: a line that begins with `$ ` is a command, the lines below it are its output.
+/// Returns the `console` blocks: a line that begins with `$ ` is a command, the lines below it are its
+/// output.
 fn console_blocks() -> Vec<Vec<Example>> {
     let blocks = README.split("```console\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     blocks
@@ -54,7 +55,7 @@ fn console_blocks() -> Vec<Vec<Example>> {
         .collect()
 }
 
-/// The images that the examples read: `app.tar`, and its next version `app-2.tar`.
+/// Writes the images that the examples read: `app.tar`, and its next version `app-2.tar`.
 fn write_images(imgmount: &Imgmount) {
     let base = [
         dir("app"),
@@ -97,12 +98,12 @@ fn write_images(imgmount: &Imgmount) {
     imgmount.write("app-2.tar", &tar(&oci(&[next])));
 }
 
-/// Runs the commands of a block in one shell, and gives what each printed.
+/// Runs the commands of a block in one shell, and returns the output of each.
 fn run_block(imgmount: &Imgmount, block: &[Example], point: &str) -> Vec<String> {
-    // Before each command, a line that no command prints.
+    // A line that no command prints marks the start of each command.
     let commands = block.iter().map(|example| format!("printf '\\n\\001'\n{}\n", example.command));
     let script = commands.collect::<String>().replace("/mnt", point);
-    // Two images that differ are a negative answer.
+    // For two images that differ, the exit status is 1.
     let is_diff = block.iter().any(|example| example.command.starts_with("imgmount diff"));
     let script = if is_diff { format!("set +e\n{script}\n[ $? = 1 ]") } else { script };
     let out = run(&mut imgmount.shell_with_program(&script)).expect(0);
@@ -188,7 +189,7 @@ fn every_option_that_is_named_exists() {
     }
     help.push_str(imgmount.run(&["cache", "prune", "--help"]).expect(0).text());
     let words = README.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
-    // Of getfattr, umoci, podman, docker and cargo.
+    // Options of getfattr, umoci, podman, docker and cargo.
     let of_others = [
         "--only-values",
         "--rootless",
@@ -303,7 +304,7 @@ fn an_absolute_link_leads_out_of_a_mount_and_stays_inside_for_cat() {
     let mounted = imgmount.mount(path, &[]);
     assert_eq!(fs::read(mounted.path().join("x")).unwrap(), b"the host's");
     assert_eq!(imgmount.run(&["cat", "image.tar:/x"]).expect(0).text(), "the image's");
-    // Through another link to the mount it is the same.
+    // A path through another symbolic link gives the same mount.
     link(mounted.path(), imgmount.dir().join("shortcut")).unwrap();
     assert_eq!(fs::read(imgmount.dir().join("shortcut/x")).unwrap(), b"the host's");
 }
@@ -314,7 +315,7 @@ fn the_recording_is_what_a_terminal_shows() {
         return;
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    // `cargo test` has built the example; a run of one test may not have.
+    // `cargo test` builds the example; a run of a single test may not.
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--quiet", "--locked", "--offline", "--example", "sample_image"]);
     run(build.current_dir(root)).expect(0);

@@ -1,7 +1,7 @@
-//! The seed of every random test, in here and in the library's own tests, which include this file.
+//! The seed of every random test, here and in the library's own tests, which include this file.
 //!
-//! The default is 0, so that a run is the same run everywhere. `IMGMOUNT_TEST_SEED=N` selects another;
-//! `make random` draws one.
+//! The default is 0, so that every run uses the same cases. `IMGMOUNT_TEST_SEED=N` selects another
+//! seed; `make random` draws one.
 
 use std::env;
 use std::io::Write as _;
@@ -18,15 +18,15 @@ pub(crate) fn seed() -> u64 {
     let set = env::var(VARIABLE).ok();
     let seed = set.as_deref().map_or(0, |text| text.parse().expect("a seed is a number below 2^64"));
     if set.is_some() {
-        // The test harness keeps what `eprintln!` prints to itself until a test fails.
+        // The test harness holds the output of `eprintln!` back until a test fails.
         START.call_once(|| drop(writeln!(std::io::stderr(), "{VARIABLE}={seed}")));
     }
     eprintln!("repeat with {VARIABLE}={seed}");
     seed
 }
 
-/// Settings for a property that is tried on this many cases.
+/// Returns the settings for a property that is tested on this many cases.
 pub(crate) fn config(cases: u32) -> Config {
-    // A file of failed cases would say no more than the seed, and change the checkout.
+    // A file of failed cases would contain no more than the seed, and would change the checkout.
     Config { cases, rng_seed: RngSeed::Fixed(seed()), failure_persistence: None, ..Config::default() }
 }

@@ -1,7 +1,7 @@
-//! Rows of the merge rules, end to end: layers go in, the mounted tree is compared as a whole.
+//! Tests rows of the merge rules end to end: mounts images and compares the whole tree.
 //!
-//! Each row is proved more closely beside the code that decides it; this shows that nothing on the
-//! way to the mount loses the answer.
+//! Each row has closer tests beside the code that implements it. These tests show that the result
+//! reaches the mount unchanged.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
@@ -115,7 +115,8 @@ fn w12_whiteouts_of_dot_and_dot_dot_do_nothing() {
 
 #[test]
 fn w14_the_prefix_on_a_middle_component_means_nothing() {
-    // An entry for the directory itself would be a whiteout of `etc`: by its name, whatever its type (W13).
+    // An entry for the directory itself would be a whiteout of `etc`: its name decides, not its type
+    // (W13).
     shows(
         &[vec![dir("etc")], vec![dir(".wh.etc"), file(".wh.etc/f", b"1")]],
         &[implied(".wh.etc"), file(".wh.etc/f", b"1")],
@@ -222,8 +223,8 @@ fn m6_m7_m9_mode_time_and_attributes_are_exact() {
     shows(&[layer], &expected);
 }
 
-/// A layer packed on macOS, one with labels of its host, and one by a tool that labels links: the mount listed all
-/// of that, `rsync -aX` exited with 23 and `extract -a` with 2.
+/// A layer packed on macOS, one with labels of its host, and one by a tool that labels links: the mount
+/// listed all of these attributes, `rsync -aX` exited with 23 and `extract -a` with 2.
 #[test]
 fn m9_attributes_that_linux_cannot_hold_are_left_out_of_every_view() {
     const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
@@ -267,7 +268,7 @@ fn m9_attributes_that_linux_cannot_hold_are_left_out_of_every_view() {
 #[test]
 fn m21_an_extension_header_at_the_end_is_ignored_with_a_warning() {
     let with_attribute = tar(&[file("f", b"1"), file("gone", b"").xattr("user.a", b"1")]);
-    // The first file takes two blocks; the PAX header of the second and its body as many.
+    // The first file takes two blocks; the PAX header of the second and its body take two more.
     let layer = vec![file("f", b"1"), raw(with_attribute[1024..2048].to_vec())];
     shows(std::slice::from_ref(&layer), &[file("f", b"1")]);
     let imgmount = Imgmount::new();
@@ -397,8 +398,8 @@ fn z7_the_bytes_decide_the_compression_and_a_wrong_media_type_is_a_warning() {
 }
 
 /// `podman save --uncompressed --format oci-dir` of podman 4.3 writes plain tars as `.tar+gzip`, and
-/// `skopeo copy` from a docker-archive to `dir:` does so too. However a layer is packed, its tree is
-/// the same, so there is nothing for `--strict` to refuse.
+/// `skopeo copy` from a docker-archive to `dir:` does so too. The tree of a layer does not depend on
+/// its compression, so `--strict` has nothing to refuse.
 #[test]
 fn z7_strict_accepts_layers_that_are_packed_in_another_way_than_their_type_says() {
     let imgmount = Imgmount::new();
@@ -428,8 +429,8 @@ fn z8_the_files_that_estargz_adds_are_ordinary_files() {
 
 #[test]
 fn m13_raw_headers_a_pax_size_governs_the_payload() {
-    // The header says 1 byte, the PAX record 700: a reader that believes the header would take the
-    // rest of the payload, itself a tar, for members (CVE-2025-62518).
+    // The header declares 1 byte, the PAX record 700: a reader that uses the header would read the rest of
+    // the payload, itself a tar, as members (CVE-2025-62518).
     let smuggled = tar(&[file("smuggled", b"!")])[..700].to_vec();
     let mut header = tar(&[file("f", b"x")])[..512].to_vec();
     header.splice(148..156, *b"        ");

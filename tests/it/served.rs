@@ -1,4 +1,4 @@
-//! What programs get from a mount: the calls of the kernel, one by one, against the fixture.
+//! Tests the calls of the kernel, one by one, through a mount of the fixture.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -20,7 +20,7 @@ fn sample(imgmount: &Imgmount) -> PathBuf {
     imgmount.write("image.tar", &tar(&oci(&[Image::sample("", Compression::Gzip(6))])))
 }
 
-/// Every name below `dir` in the order in which it is listed, with inode number and link count.
+/// Returns every name below `dir` in the order of the listing, with inode number and link count.
 fn listing(dir: &Path) -> Vec<(PathBuf, u64, u64)> {
     let mut listed = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -54,7 +54,7 @@ fn numbers_link_counts_and_order_are_the_same_at_every_mount() {
             .fold(Image::named("a:1"), |image, layer| image.layer_as("RUN", layer, "", compression));
         tar(&docker_legacy(&[image]))
     };
-    // Indexed and from the store, in one process and in others, and from another file altogether.
+    // While indexing and from the store, in one process and in several, and from another file.
     let imgmount = Imgmount::new();
     let image = imgmount.write("image.tar", &archive(Compression::Gzip(6)));
     let other = imgmount.write("other.tar", &archive(Compression::Plain));
@@ -92,7 +92,7 @@ fn a_directory_of_20000_names_is_listed_whole_and_once_through_a_small_buffer() 
     let expected = [".".to_owned(), "..".to_owned()].into_iter().chain((0..COUNT).map(name));
     assert!(names.iter().eq(&expected.collect::<Vec<_>>()), "{} names", names.len());
 
-    // From where an earlier listing stopped, as `telldir` and `seekdir` do.
+    // Continues where an earlier listing stopped, as `telldir` and `seekdir` do.
     seek(&open, SeekFrom::Start(offsets[10_000])).unwrap();
     let resumed = RawDir::new(&open, &mut buffer).next().unwrap().unwrap().file_name().to_owned();
     assert_eq!(resumed.to_str().unwrap(), names[10_001]);
@@ -107,7 +107,7 @@ fn statfs_says_what_is_there_and_that_nothing_is_free() {
     let imgmount = Imgmount::new();
     let mounted = imgmount.mount(sample(&imgmount), &[]);
     let found = rustix::fs::statvfs(mounted.path()).unwrap();
-    // The sample has no hard links left, so each name is an inode; the root is among them.
+    // The merged sample has no hard links, so each name is an inode; the root is one of them.
     assert_eq!(found.f_files, sample_tree().len() as u64);
     assert_eq!((found.f_ffree, found.f_bfree, found.f_bavail), (0, 0, 0));
     assert_eq!(found.f_namemax, 255);
@@ -148,7 +148,7 @@ fn m14_seek_data_and_seek_hole_find_each_part_of_a_sparse_file() {
     }
 }
 
-/// Beginning and end of each run of data, as `cp --sparse` finds them.
+/// Returns start and end of each range of data, as `cp --sparse` finds them.
 fn segments(file: &File) -> Vec<(u64, u64)> {
     let mut found = Vec::new();
     let mut at = 0;

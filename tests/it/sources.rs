@@ -1,4 +1,4 @@
-//! Every form of image that the command line reaches, named after the rows of the formats table.
+//! Tests every form of image that the command line reaches, named after the rows of docs/formats.md.
 
 use std::ffi::OsString;
 use std::fs;
@@ -16,12 +16,12 @@ fn sample() -> Image {
     Image::sample("./", Compression::Gzip(6))
 }
 
-/// An image with one file, `name`, that holds `content`.
+/// Makes an image with one file, `name`, that contains `content`.
 fn small(reference: &str, name: &str, content: &str) -> Image {
     Image::named(reference).layer("COPY", &[file(name, content)])
 }
 
-/// Mounts `reference` and compares all of it with the sample.
+/// Mounts `reference` and compares the whole tree with the sample.
 #[track_caller]
 fn shows_sample(imgmount: &Imgmount, reference: impl Into<OsString>) {
     if !have(&[Need::Fuse]) {
@@ -39,14 +39,14 @@ fn prefixed(transport: &str, path: &Path) -> OsString {
     reference
 }
 
-/// `path` with a selector behind it.
+/// Returns `path` followed by a selector.
 fn selected(path: &Path, selector: &str) -> OsString {
     let mut reference = path.as_os_str().to_owned();
     reference.push(selector);
     reference
 }
 
-/// What `ls` prints for a docker-archive with these members.
+/// Runs `ls` on a docker-archive with these members.
 fn ls(items: &[Item], options: &[&str]) -> Run {
     let imgmount = Imgmount::new();
     let path = imgmount.write("image.tar", &tar(items));
@@ -260,7 +260,7 @@ fn f11_a_blob_may_be_a_symlink_inside_the_layout_but_not_out_of_it() {
     let outside = imgmount.write("outside", &image.layers[0].blob);
     fs::remove_file(layout.join(&name)).unwrap();
     std::os::unix::fs::symlink(outside, layout.join(&name)).unwrap();
-    // With a cache of its own: an index made before would answer without the blob.
+    // Uses a separate cache: an existing index would give the answer without the blob.
     run(Imgmount::new().command(&["ls"]).arg(&layout)).expect(2);
 }
 
@@ -371,8 +371,8 @@ fn what_is_no_image_is_named() {
 /// A change of a document's text.
 type Edit<'a> = &'a dyn Fn(String) -> String;
 
-/// It announces that nothing is checked, and yet refused a wrong size in a descriptor and a config or
-/// manifest that was edited after the image was made.
+/// `--verify off` announces that nothing is verified, but refused a wrong size in a descriptor, and a
+/// config or manifest that was edited after the image was made.
 #[test]
 fn verify_off_reads_documents_that_are_not_what_their_descriptors_promise() {
     let image = small("a:1", "f", "");

@@ -1,4 +1,5 @@
-//! One large file, read whole by its stored index: on all cores, and with the same answers as without.
+//! Tests reading one large file with its stored index: on all cores, and with the same results as
+//! without an index.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,9 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::fixture::{Compression, Image, file, oci, patterned, sha256_hex, write_dir};
 use crate::mounted::{Imgmount, Run, inside, run};
 
-/// Some 24 spans: more than are on their way at a time.
+/// About 24 spans: more than are decoded ahead at a time.
 const LARGE: usize = 24 << 20;
-/// What `-v` says when the stored index is no help after all.
+/// Printed by `-v` if the stored index cannot be used.
 const IN_DOUBT: &str = "decoding from the start";
 
 /// A layout of one file, with its index in the cache.
@@ -35,7 +36,7 @@ impl Large {
         run(self.imgmount.command(&["verify", "--json"]).args(options).arg(&self.layout))
     }
 
-    /// The same as somebody who has no index.
+    /// Verifies without a stored index.
     fn verify_in_one_pass(&self) -> Run {
         let nowhere = self.imgmount.dir().join("nowhere");
         let mut command = self.imgmount.command(&["verify", "--json"]);
@@ -55,7 +56,7 @@ impl Large {
         damage_file(&self.blob, damage);
     }
 
-    /// The stored index: windows first, the table behind them.
+    /// Returns the path of the stored index: windows first, followed by the table.
     fn index(&self) -> PathBuf {
         let mut files = fs::read_dir(self.imgmount.cache()).unwrap().map(|entry| entry.unwrap().path());
         files.find(|path| path.extension().is_some_and(|ending| ending == "idx")).unwrap()
@@ -78,7 +79,7 @@ fn every_way_to_read_all_of_it_gives_its_bytes() {
     for compression in [Compression::Gzip(6), Compression::ZstdFrames, Compression::Zstd, Compression::Plain]
     {
         let large = Large::new(compression);
-        // Also where the cache is smaller than what would be read ahead.
+        // Also with a cache that is smaller than the read-ahead.
         for cache_size in ["1", "3M", "256M"] {
             let mut export = large.imgmount.command(&["export", "--cache-size", cache_size]);
             let tar = run(export.arg(&large.layout)).expect(0).stdout;
@@ -109,14 +110,14 @@ fn every_way_to_read_all_of_it_gives_its_bytes() {
 fn verify_takes_the_index_and_its_verdict_needs_none() {
     let large = Large::new(Compression::Gzip(6));
     assert!(!large.verify(&["-v"]).expect(0).stderr.contains(IN_DOUBT));
-    // A byte in the middle, the same length: what the index promises is not there.
+    // One byte in the middle, the same length: the blob no longer matches the index.
     large.damage_blob(|blob| {
         let middle = blob.len() / 2;
         blob[middle] ^= 0x10;
     });
     large.verify(&["-v"]).expect(1).says(IN_DOUBT);
     large.verifies_alike(1, "a byte flipped");
-    // The length of the uncompressed data, at the very end: every span can still be decoded.
+    // The length of the uncompressed data, at the end of the blob: every span can still be decoded.
     large.damage_blob(|blob| {
         let (middle, last) = (blob.len() / 2, blob.len() - 1);
         blob[middle] ^= 0x10;
@@ -135,13 +136,13 @@ fn verify_takes_the_index_and_its_verdict_needs_none() {
 fn a_damaged_or_stale_index_changes_no_verdict_and_no_bytes() {
     let large = Large::new(Compression::Gzip(6));
     let sound = large.verify(&[]).expect(0).stdout;
-    // Windows of a few checkpoints: decoding begins before them.
+    // The windows of a few checkpoints are damaged: decoding starts before them.
     damage_file(&large.index(), |bytes| bytes[..4096].fill(0xAA));
     assert_eq!(large.verify(&[]).expect(0).stdout, sound);
     let (extracted, path) = large.extract();
     extracted.expect(0);
     assert!(fs::read(path).unwrap() == large.content);
-    // The index of another layer under this one's name.
+    // The index of another layer under the name of this layer's index.
     let other = Large::new(Compression::Gzip(1));
     fs::copy(other.index(), large.index()).unwrap();
     assert_eq!(large.verify(&[]).expect(0).stdout, sound);

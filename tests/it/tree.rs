@@ -1,7 +1,7 @@
-//! Whole trees, read through the file system and compared path by path.
+//! Reads whole trees through the file system, and compares them path by path.
 //!
-//! [`Snapshot::of`] reads what is there with the calls that any program would use;
-//! [`Snapshot::described`] says what ought to be there. Neither knows anything of imgmount.
+//! [`Snapshot::of`] reads a directory with the calls that any program would use;
+//! [`Snapshot::described`] is the expected tree. Neither uses imgmount.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::fixture::{Item, Kind};
 
-/// Differences that are printed; the rest is counted.
+/// Number of differences that are printed; the others are only counted.
 const MAX_REPORTED: usize = 40;
 
 /// A tree: every path below its root, and the root itself as an empty path.
@@ -31,7 +31,7 @@ struct Node {
     kind: &'static str,
     mode: u32,
     owner: (u32, u32),
-    /// In bytes; 0 for what is neither a file nor a symlink.
+    /// Size in bytes; 0 unless the node is a file or a symlink.
     size: u64,
     mtime: (i64, i64),
     nlink: u64,
@@ -40,11 +40,11 @@ struct Node {
     target: Option<Vec<u8>>,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     sha256: Option<[u8; 32]>,
-    /// Of a file with several names, the first in the order of bytes.
+    /// For a file with several names, the first name in the order of bytes.
     shared_with: Option<Vec<u8>>,
 }
 
-/// A field that a comparison leaves out, because one side cannot tell it.
+/// A field that a comparison leaves out, because one side does not have it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Field {
     /// Mode, owner, time and attributes of the root.
@@ -60,7 +60,7 @@ pub(crate) enum Field {
 }
 
 impl Snapshot {
-    /// What lies below `dir`.
+    /// Reads the tree below `dir`.
     pub(crate) fn of(dir: &Path) -> Self {
         let paths = walk(dir);
         let next = AtomicUsize::new(0);
@@ -90,8 +90,9 @@ impl Snapshot {
         Snapshot { nodes }
     }
 
-    /// The tree in which these items are all there is. Each directory must be among them; the root
-    /// need not, and is then 0755, 0:0, of the epoch. A hard link is one more name of a file.
+    /// Returns the tree that consists of these items. Each directory must be among them. The root need not
+    /// be; its defaults are mode 0755, owner 0:0 and the time of the epoch. A hard link is a further name
+    /// of a file.
     pub(crate) fn described(items: &[Item]) -> Self {
         let mut nodes = BTreeMap::from([(Vec::new(), described_node(&crate::fixture::dir("").mtime(0, 0)))]);
         for item in items.iter().filter(|item| !matches!(item.kind, Kind::Hardlink(_))) {
@@ -120,7 +121,7 @@ impl Snapshot {
         Snapshot { nodes }
     }
 
-    /// The same without what `field` names.
+    /// Returns the tree without `field`.
     pub(crate) fn without(mut self, field: Field) -> Self {
         for (path, node) in &mut self.nodes {
             let is_dir = node.kind == "directory";
@@ -139,7 +140,7 @@ impl Snapshot {
         self
     }
 
-    /// The same without `paths` and all that is below them.
+    /// Returns the tree without `paths` and everything below them.
     pub(crate) fn without_paths(mut self, paths: &[&str]) -> Self {
         let below = |path: &[u8], top: &[u8]| {
             path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
@@ -148,7 +149,7 @@ impl Snapshot {
         self
     }
 
-    /// Number of paths, the root included.
+    /// Returns the number of paths, including the root.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -165,7 +166,7 @@ impl Snapshot {
         assert!(differences.is_empty(), "{about}: trees differ\n{report}  and {rest} more");
     }
 
-    /// One line for each path that is not the same in `found`.
+    /// Returns one line for each path that differs in `found`.
     fn differences(&self, found: &Snapshot) -> Vec<String> {
         let mut lines = Vec::new();
         for (path, wanted) in &self.nodes {
@@ -269,7 +270,7 @@ fn set_content(node: &mut Node, content: &[u8]) {
     node.sha256 = Some(Sha256::digest(content).into());
 }
 
-/// Every path below `dir`, relative to it, and the empty one.
+/// Returns every path below `dir`, relative to it, and the empty path.
 fn walk(dir: &Path) -> Vec<PathBuf> {
     let mut paths = vec![PathBuf::new()];
     let mut open = vec![PathBuf::new()];
@@ -287,7 +288,7 @@ fn walk(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// The node at `path` and its inode number.
+/// Returns the node at `path` and its inode number.
 fn read_node(path: &Path) -> (Node, u64) {
     let fail = |what: &str, e: io::Error| -> ! { panic!("{what} {}: {e}", path.display()) };
     let meta = path.symlink_metadata().unwrap_or_else(|e| fail("stat of", e));

@@ -1,4 +1,4 @@
-//! Every kind of damage, and what `verify` says of it.
+//! Tests `verify` with every kind of damage.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ fn image() -> Image {
         .layer("RUN third", &[file("d/c", b"3")])
 }
 
-/// The item of a layout that holds `bytes`, to be damaged.
+/// Returns the item of a layout that contains `bytes`, so that a test can damage it.
 fn blob<'a>(items: &'a mut [Item], bytes: &[u8]) -> &'a mut Vec<u8> {
     let hex = sha256_hex(bytes);
     let found = items.iter_mut().find(|item| item.name.ends_with(hex.as_bytes())).unwrap();
@@ -36,7 +36,7 @@ fn replace(bytes: &mut Vec<u8>, from: &str, to: &str) {
     *bytes = text.replacen(from, to, 1).into_bytes();
 }
 
-/// What is not ok: `mismatch layer 1 digest`, and in how many lines all that is told.
+/// Returns the failed checks, such as `mismatch layer 1 digest`, and asserts the exit code.
 fn faults(items: &[Item], code: i32) -> Vec<String> {
     let imgmount = Imgmount::new();
     let image = imgmount.write("image.tar", &tar(items));
@@ -147,14 +147,14 @@ fn a_blob_that_is_the_promised_one_can_still_hold_another_tar() {
     assert_eq!(faults(&items, 1), ["mismatch layer 0 diff_id"]);
 }
 
-/// An image whose config was made from a broken tar has matching digests. It cannot be mounted, and `verify` called
-/// it sound.
+/// An image whose config was made from a broken tar has matching digests. It cannot be mounted, but
+/// `verify` reported no mismatch.
 #[test]
 fn a_layer_with_the_right_digests_must_hold_a_tar_that_can_be_read() {
     let imgmount = Imgmount::new();
     for compression in [Compression::Plain, Compression::Gzip(6), Compression::Zstd] {
         let mut stream = tar(&[file("a", b"1"), file("b", b"2")]);
-        // One bit of the second header: its checksum no longer fits.
+        // One bit of the second header is flipped, so its checksum is wrong.
         stream[1024 + 50] ^= 1;
         let image = image().layer_of_tar("RUN broken", stream, compression);
         for (name, items) in
@@ -176,7 +176,7 @@ fn a_layer_with_the_right_digests_must_hold_a_tar_that_can_be_read() {
     let cut = tar(&[file("a", b"1"), file("b", b"2")])[..1500].to_vec();
     let cut = image().layer_of_tar("RUN cut", cut, Compression::Gzip(6));
     assert_eq!(faults(&oci(&[cut]), 1), ["mismatch layer 3 tar"]);
-    // What is wrong with the headers of damaged bytes follows from the damage.
+    // Header faults in damaged bytes follow from the damage.
     let damaged = damaged(|items, image| blob(items, &image.layers[2].blob)[0] ^= 1);
     assert_eq!(damaged, ["mismatch layer 2 digest", "mismatch layer 2 diff_id"]);
 }

@@ -1,4 +1,4 @@
-//! `--view all`: layers, states and documents beside the rootfs.
+//! Tests `--view all`: layers, states and documents next to the rootfs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -24,7 +24,7 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Paths of the mount below `at`.
+/// Returns the paths of the mount below `at`.
 fn below(mounted: &Mounted, at: &str) -> Vec<PathBuf> {
     let mut open = vec![mounted.path().join(at)];
     let mut found = open.clone();
@@ -64,7 +64,7 @@ fn the_four_parts_have_the_names_that_are_documented() {
     }
 }
 
-/// What a layer by itself looks like: its own entries, and directories that it only implies.
+/// Returns the expected tree of a single layer: its own entries, and the directories that they imply.
 fn by_itself(entries: Vec<Item>, implied: &[&str]) -> Snapshot {
     let mut items: Vec<Item> = implied.iter().map(|name| dir(name).mtime(0, 0)).collect();
     // The root is shown as in every tree (M5).
@@ -139,7 +139,7 @@ fn a_state_is_what_ls_lists_up_to_its_layer() {
         let mut expected = BTreeMap::new();
         for line in out.lines() {
             let entry: Value = serde_json::from_str(line).unwrap();
-            // Names that are not UTF-8 read the same both ways.
+            // A name that is not UTF-8 gives the same text on both sides.
             let path = entry["path"].as_str().unwrap().to_owned();
             let fields = ["type", "mode", "uid", "gid", "size", "nlink"].map(|name| entry[name].to_string());
             expected.insert(path, fields);

@@ -1,4 +1,4 @@
-//! Other programs that mount a tar by FUSE, on one layer: they know no image.
+//! Measures other programs that mount a tar with FUSE, on one layer: they do not support images.
 
 use std::path::Path;
 use std::process::Command;
@@ -18,11 +18,11 @@ use crate::trees::Trees;
 const FIRST: Quantity = ("first mount", Unit::Seconds);
 const AGAIN: Quantity = ("second mount", Unit::Seconds);
 const READ: Quantity = ("reading all", Unit::Seconds);
-/// Who is not done by then will not be.
+/// Time limit of a mount.
 const LIMIT: Duration = Duration::from_secs(60);
 const TAR: &str = "tar cf - -C \"$1\" . | cat >/dev/null";
 
-/// A peer: its options come before archive and mount point; some keep an index in a directory.
+/// A peer. Its options come before archive and mount point; some peers store an index in a directory.
 #[derive(Debug, Clone, Copy)]
 struct Peer {
     program: &'static str,
@@ -52,7 +52,7 @@ pub(crate) fn measure(bench: &Bench, _: &Trees<'_>) -> Result<Findings> {
 fn compare(bench: &Bench, title: &str, image: &Path) -> Result<Group> {
     let layers = blobs(image)?;
     read_once(&layers)?;
-    // Some go by the name.
+    // Some peers detect the format from the file name.
     let dir = bench.directory("archive-")?;
     let archive = dir.path().join("layer.tar.gz");
     std::os::unix::fs::symlink(&layers[0], &archive)?;
@@ -82,7 +82,7 @@ fn theirs(bench: &Bench, peer: &Peer, archive: &Path) -> Result<Sample> {
     figures(first, again, point.path())
 }
 
-/// Mounts by a peer; seconds until the mount can be used.
+/// Mounts with a peer. Returns the seconds until the mount can be used.
 fn mount(bench: &Bench, peer: &Peer, archive: &Path, index: &Path) -> Result<(f64, Point)> {
     let mut point = Point::below(bench.work.path())?;
     let mut command: Command = tools::command(peer.program);

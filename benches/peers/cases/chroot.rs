@@ -1,4 +1,4 @@
-//! Programs of the image, run in its tree: many small reads of libraries and modules.
+//! Measures programs of the image, run in its tree: many small reads of libraries and modules.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Two versions of an image, compared.
+//! Measures the comparison of two versions of an image.
 
 use std::process::Command;
 
@@ -11,7 +11,7 @@ use crate::measure::{Contender, race, run_to};
 use crate::tools::missing;
 use crate::trees::Trees;
 
-/// They differ, and that is an answer.
+/// Exit status if the versions differ, which is the expected result.
 const DIFFERENT: i32 = 1;
 
 pub(crate) fn measure(bench: &Bench, _: &Trees<'_>) -> Result<Findings> {

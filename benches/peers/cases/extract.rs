@@ -1,4 +1,4 @@
-//! The whole tree written out.
+//! Measures the extraction of the whole tree.
 
 use std::path::Path;
 use std::process::Command;

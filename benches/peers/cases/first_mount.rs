@@ -1,4 +1,4 @@
-//! The first mount: the image is read once, and every digest checked.
+//! Measures the first mount: the image is read once, and every digest is verified.
 
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ const NOTES: &[&str] = &[
     "CPU time of `podman` and `docker` does not count what their daemons use.",
 ];
 
-/// Each layer in turn.
+/// Decompresses each layer in turn.
 const IGZIP: &str = "for layer; do igzip -dc \"$layer\" >/dev/null; done";
 const GZIP: &str = "for layer; do gzip -dc \"$layer\" >/dev/null; done";
 const GZIP_TAR: &str = "for layer; do gzip -dc \"$layer\" | tar t >/dev/null; done";

@@ -1,4 +1,4 @@
-//! How costs grow with the number of files and of layers. Worse than linear is a defect.
+//! Measures how costs grow with the number of files and of layers. Growth above linear is a defect.
 
 use std::path::PathBuf;
 
@@ -13,12 +13,12 @@ use crate::report::unit::{Unit, to_f64};
 use crate::report::{Figure, Group, Row};
 use crate::trees::Trees;
 
-/// Files in each layer where layers are added, and in all of them where files are spread.
+/// Files in each layer where layers are added, and in all layers together where files are spread.
 const EACH: usize = 1000;
 const SPREAD: usize = 100_000;
 const FILES: [usize; 4] = [1000, 10_000, 100_000, 1_000_000];
 const LAYERS: [usize; 8] = [1, 2, 5, 10, 20, 50, 100, 200];
-/// In a quick run.
+/// As `SPREAD`, for a quick run.
 const QUICK_SPREAD: usize = 10_000;
 
 const FIRST_MOUNT: Quantity = ("first mount", Unit::Seconds);
@@ -26,9 +26,9 @@ const REMOUNT: Quantity = ("remount", Unit::Seconds);
 const PEAK: Quantity = ("VmHWM", Unit::Bytes);
 const WALK: Quantity = ("walk", Unit::Seconds);
 const COSTS: [Quantity; 4] = [FIRST_MOUNT, REMOUNT, WALK, PEAK];
-/// How far apart images are that are judged by their difference.
+/// Factor between the sizes of two images that are compared for growth.
 const APART: f64 = 10.0;
-/// What the exponents of these are called.
+/// Names of the exponents in the report.
 const EXPONENTS: [&str; 4] = ["e (first mount)", "e (remount)", "e (walk)", "e (VmHWM)"];
 
 const NOTES: &[&str] = &[
@@ -46,7 +46,7 @@ struct Series {
 }
 
 struct Image {
-    /// That number.
+    /// The number in which the images differ.
     count: usize,
     files: usize,
     path: PathBuf,
@@ -73,7 +73,7 @@ pub(crate) fn measure(bench: &Bench, _: &Trees<'_>) -> Result<Findings> {
     Ok(findings)
 }
 
-/// More files in one layer, more layers, and the files of `spread` in more layers.
+/// Returns the series: more files in one layer, more layers, and the files of `spread` in more layers.
 fn series(bench: &Bench, spread: usize) -> Result<[Series; 3]> {
     let (inputs, sizes) = (&bench.inputs, bench.inputs.sizes);
     let files = FILES.into_iter().filter(|count| *count <= sizes.many_files);
@@ -92,7 +92,7 @@ fn series(bench: &Bench, spread: usize) -> Result<[Series; 3]> {
     ])
 }
 
-/// All costs of one image. The smaller it is, the more often it is measured.
+/// Measures all costs of one image; the smaller the image, the more runs.
 fn costs<'a>(bench: &'a Bench, image: &'a Image) -> Contender<'a> {
     let runs = match image.files {
         0..=20_000 => bench.many_runs(),
@@ -111,8 +111,8 @@ fn costs<'a>(bench: &'a Bench, image: &'a Image) -> Contender<'a> {
     })
 }
 
-/// Adds to each row how every cost has grown since the row above, and a row with the steepest growth of each over ten times as many. A
-/// line for each cost.
+/// Adds to each row the growth of every cost since the row above, and a last row with the steepest
+/// growth of each cost over a factor of ten. Returns a line for each cost.
 fn growth(series: &Series, measured: &mut Group) -> Vec<Line> {
     let mut last =
         Row { contender: "steepest over a tenfold".to_owned(), figures: Vec::new(), skipped: None };
@@ -125,7 +125,7 @@ fn growth(series: &Series, measured: &mut Group) -> Vec<Line> {
             .zip(figures)
             .filter_map(|(image, figure)| Some((to_f64(image.count as u64), figure?.median)));
         let points: Vec<(f64, f64)> = points.collect();
-        // With a cost missing, nobody knows which rows are neighbours.
+        // If a cost is missing, the neighbouring rows are unknown.
         let exponents = if points.len() == measured.rows.len() { exponents(&points) } else { Vec::new() };
         for (row, value) in measured.rows.iter_mut().skip(1).zip(&exponents) {
             row.figures.extend(Figure::of(exponent, Unit::Number, vec![*value]));
@@ -141,7 +141,7 @@ fn growth(series: &Series, measured: &mut Group) -> Vec<Line> {
     lines
 }
 
-/// A panel for each cost.
+/// Returns a plot with a panel for each cost.
 fn plot(file: &str, title: &str, x: &str, lines: Vec<Vec<Line>>) -> Plot {
     let panels = COSTS.into_iter().zip(lines).map(|((cost, unit), lines)| Panel {
         title: cost.to_owned(),

@@ -1,4 +1,4 @@
-//! What the serving process holds in memory.
+//! Measures the memory of the serving process.
 
 use anyhow::Result;
 
@@ -53,7 +53,7 @@ fn real_image(bench: &Bench) -> Result<Group> {
 fn many_files(bench: &Bench) -> Result<Group> {
     let image = bench.inputs.many_files(bench.inputs.sizes.many_files)?;
     let cache = bench.index(&image)?;
-    // Directories are few.
+    // Directories are few and not counted.
     let entries = to_f64(bench.inputs.sizes.many_files as u64);
     let an_entry = |served: &Served| {
         let memory = served.memory()?;

@@ -1,4 +1,4 @@
-//! What is measured, a topic a file.
+//! The table of topics; each topic has its own file.
 
 mod archives;
 mod chroot;
@@ -27,7 +27,7 @@ use crate::report::plot::Plot;
 use crate::tools::{Need, missing};
 use crate::trees::Trees;
 
-/// A topic: its name for `--only`, its title, and what measures it.
+/// A topic: its name for `--only`, its title, and the function that measures it.
 #[derive(Debug)]
 pub(crate) struct Topic {
     pub(crate) name: &'static str,
@@ -35,7 +35,7 @@ pub(crate) struct Topic {
     pub(crate) measure: fn(&Bench, &Trees<'_>) -> Result<Findings>,
 }
 
-/// What a topic's figures are.
+/// The figures of a topic.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     pub(crate) groups: Vec<Group>,
@@ -49,7 +49,7 @@ impl Findings {
     }
 }
 
-/// All topics, in the order they are measured and reported.
+/// All topics, in the order of measuring and reporting.
 pub(crate) const TOPICS: &[Topic] = &[
     Topic { name: "first-mount", title: "First mount", measure: first_mount::measure },
     Topic { name: "one-layer", title: "One large layer", measure: one_layer::measure },
@@ -67,7 +67,7 @@ pub(crate) const TOPICS: &[Topic] = &[
     Topic { name: "growth", title: "Growth", measure: growth::measure },
 ];
 
-/// A contender that runs `script` with the files as $1, $2, ...
+/// Returns a contender that runs `script` with the files as $1, $2, ...
 fn scripted<'a>(
     name: &str,
     runs: usize,
@@ -79,17 +79,17 @@ fn scripted<'a>(
     Contender::new(name, runs, measured).unless(missing(&[Need::Program(program)]))
 }
 
-/// The first mount of `image` by this program.
+/// Returns the first mount of `image` with imgmount as a contender.
 fn first_mount<'a>(bench: &'a Bench, image: &'a Path, options: &'a [&'a str]) -> Contender<'a> {
     Contender::new("imgmount", bench.runs, move || Ok(bench.first_mount(image, options)?.0.with_cpu()))
 }
 
-/// The blobs of an OCI layout's layers.
+/// Returns the blobs of an OCI layout's layers.
 fn blobs(image: &Path) -> Result<Vec<PathBuf>> {
     Ok(layout::layers(image)?.into_iter().map(|layer| layer.path).collect())
 }
 
-/// Reads files once, so that what is measured next has them in memory.
+/// Reads files once, so that they are in the page cache for the next measurement.
 fn read_once<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
     for file in files {
         std::io::copy(&mut std::fs::File::open(file)?, &mut std::io::sink())?;

@@ -1,4 +1,4 @@
-//! One large gzip layer: what can be done side by side when there are no other layers to work on.
+//! Measures one large gzip layer: the parallelism within a layer, without other layers to work on.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Reads of 4 KiB, anywhere in any file, by one thread.
+//! Measures reads of 4 KiB at random offsets of random files, by one thread.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -24,15 +24,15 @@ const READ_MAX: Quantity = ("read max", Unit::Seconds);
 const OPEN_P50: Quantity = ("open p50", Unit::Seconds);
 const OPEN_P99: Quantity = ("open p99", Unit::Seconds);
 
-/// Regular files of a tree, from its root, with their lengths.
+/// Regular files of a tree, as paths relative to its root, with their lengths.
 #[derive(Debug)]
 pub(crate) struct Files {
-    /// Each with the sum of lengths up to its end.
+    /// Each file with the sum of all lengths up to its end.
     ends: Vec<(PathBuf, u64)>,
 }
 
 impl Files {
-    /// All that are below `root` and not empty, in the order of their paths.
+    /// Lists all files below `root` that are not empty, in the order of their paths.
     pub(crate) fn below(root: &Path) -> Result<Self> {
         let mut found = Vec::new();
         let mut open = vec![root.to_owned()];
@@ -60,14 +60,15 @@ impl Files {
         self.ends.last().map_or(0, |(_, end)| *end)
     }
 
-    /// The file that has this byte of all bytes, and where.
+    /// Returns the file that contains this byte of all bytes, and the offset in the file.
     fn at(&self, byte: u64) -> (&Path, u64) {
         let i = self.ends.partition_point(|(_, end)| *end <= byte);
         let start = if i == 0 { 0 } else { self.ends[i - 1].1 };
         (&self.ends[i].0, byte - start)
     }
 
-    /// Opens a file at random, the larger the likelier, and reads a piece of it at random. Seconds for both.
+    /// Opens a random file, the larger the likelier, and reads at a random offset. Returns the seconds of
+    /// both steps.
     pub(crate) fn read_somewhere(&self, root: &Path, random: &mut Random) -> Result<(f64, f64)> {
         let (path, offset) = self.somewhere(root, random);
         let start = Instant::now();
@@ -77,7 +78,7 @@ impl Files {
         Ok((opened.as_secs_f64(), (start.elapsed() - opened).as_secs_f64()))
     }
 
-    /// Reads a piece of a file at random, and makes the kernel forget what it has of that file.
+    /// Reads at a random offset of a random file, and drops the file from the page cache.
     pub(crate) fn read_and_forget(&self, root: &Path, random: &mut Random) -> Result<()> {
         let (path, offset) = self.somewhere(root, random);
         let file = open(&path)?;
@@ -85,13 +86,13 @@ impl Files {
         fadvise(&file, 0, None, Advice::DontNeed).context("cannot drop pages")
     }
 
-    /// A file, the larger the likelier, and a place in it.
+    /// Returns a random file, the larger the likelier, and an offset in it.
     fn somewhere(&self, root: &Path, random: &mut Random) -> (PathBuf, u64) {
         let (path, offset) = self.at(random.below(self.total_len()));
         (root.join(path), offset)
     }
 
-    /// The files cut into `parts` runs of about the same length in bytes.
+    /// Splits the files into `parts` runs of about the same length in bytes.
     pub(crate) fn split(&self, parts: usize) -> Vec<Vec<&Path>> {
         let mut split = vec![Vec::new(); parts];
         let mut start = 0;

@@ -1,4 +1,4 @@
-//! `tar` of everything: all names, attributes and content.
+//! Measures `tar` of the whole tree: all names, attributes and contents.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::bench::Bench;
 use crate::measure::{Spent, run, shell};
 use crate::trees::{Trees, WAYS};
 
-/// tar knows /dev/null and would read nothing.
+/// The pipe is needed because tar detects /dev/null and would read nothing.
 const TAR: &str = "tar cf - -C \"$1\" . | cat >/dev/null";
 
 pub(crate) fn measure(bench: &Bench, trees: &Trees<'_>) -> Result<Findings> {
@@ -19,7 +19,7 @@ pub(crate) fn measure(bench: &Bench, trees: &Trees<'_>) -> Result<Findings> {
     Ok(Findings::new(groups, &["`tar cf - . | cat >/dev/null` in the root of the tree."]))
 }
 
-/// Reads a tree as a whole.
+/// Reads a whole tree.
 pub(crate) fn tar(path: &Path) -> Result<Spent> {
     run(&mut shell(TAR, &[path]))
 }

@@ -1,4 +1,5 @@
-//! Several threads that read files as a whole, each its own: how throughput grows with their number.
+//! Measures several threads that each read whole files of their own: how throughput grows with their
+//! number.
 
 use std::fs::File;
 use std::io;
@@ -43,7 +44,7 @@ pub(crate) fn measure(_: &Bench, trees: &Trees<'_>) -> Result<Findings> {
     Ok(findings)
 }
 
-/// Adds to each row how many times the throughput of one reader it has.
+/// Adds to each row its throughput relative to that of one reader.
 fn add_scale(group: &mut Group, alone: &Group) {
     for row in &mut group.rows {
         let one = alone.row(&row.contender).and_then(|row| row.figure(THROUGHPUT.0));

@@ -1,4 +1,4 @@
-//! Mounts of an image that was mounted before: its indexes are read, and nothing of itself.
+//! Measures mounts of an image that was mounted before: its indexes are read, and none of its layers.
 
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,7 @@ fn remount(bench: &Bench, title: &str, image: &Path) -> Result<Group> {
         drop_caches()?;
         warm()
     };
-    // Not in turn: each cold one would leave the next warm one with less than it should have.
+    // The two do not take turns: each cold run would leave the next warm run with less in the page cache.
     let mut group = race(title, vec![Contender::new("imgmount", bench.many_runs(), warm)]);
     let cold = Contender::new("imgmount, cold", bench.runs, cold).unless(missing(&[Need::Root]));
     group.rows.extend(race(title, vec![cold]).rows);

@@ -1,4 +1,4 @@
-//! What the serving process holds in memory when it reads at random for long.
+//! Measures the memory of the serving process during a long time of random reads.
 
 use std::time::Instant;
 
@@ -19,10 +19,10 @@ const NOW: Quantity = ("VmRSS", Unit::Bytes);
 const GROWTH: Quantity = ("VmRSS since the middle", Unit::Bytes);
 const READS: Quantity = ("reads", Unit::Number);
 
-/// So many reads fill the cache before the test starts.
+/// Number of reads that fill the cache before the test starts.
 const READS_BEFORE: u32 = 2000;
 
-/// When memory is looked at: a quarter of the time lies between two of them.
+/// Times at which memory is measured, a quarter of the duration apart.
 const MOMENTS: [&str; 5] = ["start", "quarter", "middle", "three quarters", "end"];
 const MIDDLE: usize = 2;
 

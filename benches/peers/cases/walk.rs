@@ -1,4 +1,4 @@
-//! `find -ls`: names and attributes of everything.
+//! Measures `find -ls`: names and attributes of everything.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +13,7 @@ use crate::trees::{Trees, WAYS, Way};
 pub(crate) fn measure(bench: &Bench, trees: &Trees<'_>) -> Result<Findings> {
     let entries = count(trees.mount(Way::Imgmount)?.path())?;
     let walk = |path: &Path, run: usize| {
-        // A tree that lacks something is walked fast.
+        // An incomplete tree would be walked faster, so the first run checks the number of names.
         if run == 0 {
             let found = count(path)?;
             ensure!(found == entries, "{found} entries, {entries} in imgmount's tree");

@@ -1,17 +1,17 @@
-//! Bytes that look like files: words, some of them frequent, between stretches that do not compress. gzip
-//! makes about 40 % of them, as it does of a distribution's files.
+//! Generates bytes that resemble files: words, some of them frequent, between ranges that do not
+//! compress. gzip compresses them to about 40 %, like the files of a distribution.
 
 use super::random::Random;
 
-/// Words that text is made of.
+/// Number of different words in the text.
 const WORDS: usize = 4096;
 const LETTERS: &[u8; 26] = b"etaoinshrdlucmfwypvbgkqjxz";
 const ENDS: &[u8; 4] = b"   \n";
-/// Words of text between two stretches of noise, and the noise's length in bytes.
+/// Words of text between two ranges of noise, and the length of the noise in bytes.
 const TEXT_WORDS: usize = 800;
 const NOISE_LEN: usize = 640;
 
-/// A source of such bytes.
+/// A generator of such bytes.
 #[derive(Debug)]
 pub(crate) struct Data {
     random: Random,
@@ -25,12 +25,12 @@ impl Data {
         Data { random, words }
     }
 
-    /// Puts `len` bytes in place of what `buffer` has.
+    /// Replaces the contents of `buffer` by `len` bytes.
     pub(crate) fn fill(&mut self, buffer: &mut Vec<u8>, len: usize) {
         buffer.clear();
         while buffer.len() < len {
             for _ in 0..TEXT_WORDS {
-                // The product of two even ones prefers the small: the first words come often.
+                // The product of two uniform numbers favours small values: the first words are frequent.
                 let (a, b) = (self.random.index(64), self.random.index(64));
                 buffer.extend_from_slice(&self.words[a * b]);
             }

@@ -1,4 +1,4 @@
-//! OCI layouts, written as a stream and taken apart: no layer is ever in memory.
+//! Writes OCI layouts as a stream and splits them: no layer is ever in memory.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -15,13 +15,13 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const GZIP_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-/// What gzip does unasked.
+/// The default level of gzip.
 const LEVEL: u32 = 6;
 
 /// A layer of a layout.
 #[derive(Debug, Clone)]
 pub(crate) struct Layer {
-    /// Its blob.
+    /// The path of its blob.
     pub(crate) path: PathBuf,
     pub(crate) len: u64,
     media_type: String,
@@ -32,7 +32,7 @@ pub(crate) struct Layer {
 /// A layer that is being written.
 pub(crate) type LayerTar = tar::Builder<Hashed<GzEncoder<Hashed<BufWriter<File>>>>>;
 
-/// Counts and hashes what goes through.
+/// Counts and hashes the bytes that it passes on.
 pub(crate) struct Hashed<W> {
     inner: W,
     hash: Sha256,
@@ -58,7 +58,8 @@ impl<W: Write> Write for Hashed<W> {
     }
 }
 
-/// Writes a layout into the directory `dir`, with gzipped layers that `fill` writes as tars, one after the other.
+/// Writes a layout into the directory `dir`. `fill` writes its layers as tars, one after the other;
+/// they are compressed with gzip.
 pub(crate) fn write(
     dir: &Path,
     layers: usize,
@@ -89,7 +90,7 @@ pub(crate) fn write(
     write_documents(dir, &written)
 }
 
-/// Writes a layout into `dir` that has those layers of the layout `from`. Blobs are linked where that is
+/// Writes a layout into `dir` with these layers of the layout `from`. Blobs are hard links where
 /// possible.
 pub(crate) fn select(from: &Path, range: Range<usize>, dir: &Path) -> Result<()> {
     fs::create_dir_all(blobs(dir))?;
@@ -105,7 +106,7 @@ pub(crate) fn select(from: &Path, range: Range<usize>, dir: &Path) -> Result<()>
     write_documents(dir, chosen)
 }
 
-/// The layers of the first image in a layout, from the lowest up.
+/// Returns the layers of the first image in a layout, the lowest first.
 pub(crate) fn layers(dir: &Path) -> Result<Vec<Layer>> {
     let index = read_json(&dir.join("index.json"))?;
     let manifest = read_json(&blob(dir, &index["manifests"][0])?)?;
@@ -164,7 +165,7 @@ fn blobs(dir: &Path) -> PathBuf {
     dir.join("blobs/sha256")
 }
 
-/// Where the blob of a descriptor is.
+/// Returns the path of a descriptor's blob.
 fn blob(dir: &Path, descriptor: &Value) -> Result<PathBuf> {
     let digest = descriptor["digest"].as_str().and_then(|digest| digest.strip_prefix("sha256:"));
     Ok(blobs(dir).join(digest.with_context(|| format!("'{}' names no sha256 digest", dir.display()))?))
@@ -174,7 +175,7 @@ fn hex_of(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What OCI calls this machine.
+/// Returns OCI's name of this machine's architecture.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

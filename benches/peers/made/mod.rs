@@ -1,5 +1,5 @@
-//! Images that are made up, and OCI layouts in general: streamed to disk, the same bytes every time. Nothing here
-//! knows what is measured, so that the integration tests can look at what is made.
+//! Makes synthetic images, and OCI layouts in general: streamed to disk, with the same bytes every
+//! time. This module must not know what is measured, so that the integration tests can use it.
 
 pub(crate) mod data;
 pub(crate) mod layout;

@@ -1,6 +1,6 @@
-//! Numbers at random that are the same in every run.
+//! Random numbers that are the same in every run.
 
-/// Steele, Lea and Flood's splitmix64.
+/// The generator splitmix64 of Steele, Lea and Flood.
 #[derive(Debug, Clone)]
 pub(crate) struct Random(u64);
 
@@ -17,12 +17,12 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// Below `bound`, which is not 0.
+    /// Returns a number below `bound`, which is not 0.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
-    /// An index of something that has `len` of it.
+    /// Returns an index into a list of `len` items.
     pub(crate) fn index(&mut self, len: usize) -> usize {
         usize::try_from(self.below(len as u64)).unwrap_or(0)
     }

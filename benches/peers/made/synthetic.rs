@@ -1,4 +1,4 @@
-//! Images that no distribution makes: a million files, hundreds of layers, one huge file.
+//! Makes images that no distribution makes: a million files, hundreds of layers, one huge file.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -10,31 +10,31 @@ use super::data::Data;
 use super::layout::{self, LayerTar};
 use super::random::Random;
 
-/// Time of everything, in seconds since 1970.
+/// Time of all members, in seconds since 1970.
 const MTIME: u64 = 1_700_000_000;
-/// Files are as long as 1 to this many bytes.
+/// Maximum length of a small file, in bytes; the minimum is 1.
 const SMALL_LEN: usize = 1500;
 const FILES_A_DIRECTORY: usize = 100;
-/// What small files are cut from.
+/// Length of the pool that small files are cut from, in bytes.
 const POOL_LEN: usize = 4 << 20;
-/// What a huge file is written by.
+/// Length of the pieces in which a huge file is written, in bytes.
 const CHUNK_LEN: usize = 1 << 20;
-/// A sparse file has one chunk of data in this many.
+/// A sparse file has one chunk of data in this many chunks.
 const HOLES: u64 = 128;
 
-/// One layer of `count` small files, 100 a directory.
+/// Makes one layer of `count` small files, 100 in each directory.
 pub(crate) fn many_files(dir: &Path, count: usize) -> Result<()> {
     layered_files(dir, 1, count)
 }
 
-/// Layers of `each` small files. Every layer but the first has a tenth of them in place of files of the layer
-/// below, and hides one in a hundred of that one's others.
+/// Makes layers of `each` small files. In every layer but the first, a tenth of the files replace files
+/// of the layer below, and one in a hundred of the files there is hidden.
 pub(crate) fn layered_files(dir: &Path, layers: usize, each: usize) -> Result<()> {
     let mut files = Files::new();
     layout::write(dir, layers, |layer, tar| {
         let (hidden, replaced) = if layer == 0 { (0, 0) } else { (each / 100, each / 10) };
         for number in 0..each {
-            // Counted from the end, where the layer below has files of its own.
+            // Counted from the end, where the layer below has its own files.
             let below = each - 1 - number;
             if number < replaced {
                 files.append(tar, layer - 1, below)?;
@@ -50,7 +50,7 @@ pub(crate) fn layered_files(dir: &Path, layers: usize, each: usize) -> Result<()
     })
 }
 
-/// One layer of one file of so many MiB that compress as files do.
+/// Makes one layer with one file of so many MiB that compress as files do.
 pub(crate) fn dense_file(dir: &Path, mebibytes: u64) -> Result<()> {
     layout::write(dir, 1, |_, tar| {
         let content = Chunks { data: Data::new(1), chunk: Vec::new(), at: 0 };
@@ -58,8 +58,8 @@ pub(crate) fn dense_file(dir: &Path, mebibytes: u64) -> Result<()> {
     })
 }
 
-/// One layer of one file of so many MiB, nearly all of it holes, as GNU tar stores that in PAX format 1.0:
-/// a map of the data in decimal, then the data.
+/// Makes one layer with one file of so many MiB, nearly all of it holes, as GNU tar stores it in PAX
+/// format 1.0: a map of the data in decimal, then the data.
 pub(crate) fn sparse_file(dir: &Path, mebibytes: u64) -> Result<()> {
     let chunk_len = CHUNK_LEN as u64;
     let data: Vec<u64> =
@@ -68,7 +68,7 @@ pub(crate) fn sparse_file(dir: &Path, mebibytes: u64) -> Result<()> {
     for offset in &data {
         map.push_str(&format!("{offset}\n{chunk_len}\n"));
     }
-    // An empty piece at the end says how long the file is.
+    // An empty run at the end gives the length of the file.
     map.push_str(&format!("{}\n0\n", mebibytes << 20));
     let map_len = map.len().next_multiple_of(512);
     map.extend(std::iter::repeat_n('\0', map_len - map.len()));
@@ -108,7 +108,7 @@ impl Files {
     }
 }
 
-/// Endless data, chunk by chunk.
+/// An endless sequence of data in chunks.
 struct Chunks {
     data: Data,
     chunk: Vec<u8>,

@@ -1,13 +1,13 @@
-//! The whole report as text, and as the generated part of a document.
+//! Formats the whole report as text, and as the generated part of a document.
 
 use super::table::Table;
 use super::{Case, Report};
 
-/// Between these lines a document belongs to the bench.
+/// The bench generates the part of the document between these lines.
 pub(crate) const BEGIN: &str = "<!-- what follows is written by `make bench BENCH=--docs` -->";
 pub(crate) const END: &str = "<!-- end of what the bench writes -->";
 
-/// For a terminal.
+/// Formats the report for a terminal.
 pub(crate) fn text(report: &Report) -> String {
     let mut out = format!("Machine\n\n{}", Table::of_machine(report).text());
     out.push_str(&format!("\nGoals\n\n{}", Table::of_goals(&report.goals).text()));
@@ -24,7 +24,7 @@ pub(crate) fn text(report: &Report) -> String {
     out
 }
 
-/// For a document that has the plots in `plots`.
+/// Formats the report for a document that has the plots in `plots`.
 pub(crate) fn markdown(report: &Report, plots: &str) -> String {
     let mut out = format!("## Goals\n\n{}", Table::of_goals(&report.goals).markdown());
     for case in &report.cases {
@@ -44,7 +44,7 @@ pub(crate) fn markdown(report: &Report, plots: &str) -> String {
     out
 }
 
-/// `document` with what stands between the two lines replaced; none when it does not have both.
+/// Replaces the text between the two lines of `document`; `None` if it does not have both.
 pub(crate) fn replace_generated(document: &str, generated: &str) -> Option<String> {
     let begin = document.find(BEGIN)? + BEGIN.len();
     let end = begin + document[begin..].find(END)?;

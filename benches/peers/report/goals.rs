@@ -1,4 +1,4 @@
-//! What this program promises to itself, and whether a report keeps it.
+//! The goals of imgmount, and the comparison of a report with them.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,10 +6,10 @@ use super::Report;
 use super::unit::Unit;
 
 const MIB: f64 = 1_048_576.0;
-/// What is kept of decompressed data unless `--cache-size` says otherwise.
+/// The default of `--cache-size`, in bytes.
 const CACHE_BUDGET: f64 = 256.0 * MIB;
 
-/// A figure in a report.
+/// The position of a figure in a report.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) case: &'static str,
@@ -23,27 +23,27 @@ pub(crate) struct Place {
 pub(crate) struct Goal {
     pub(crate) what: &'static str,
     pub(crate) figure: Place,
-    /// Whose figure of the same name it is divided by.
+    /// The place of the figure that `figure` is divided by, if the goal is a ratio.
     pub(crate) reference: Option<Place>,
-    /// Of the limit, unless that is a ratio.
+    /// The unit of the limit, unless the goal is a ratio.
     pub(crate) unit: Unit,
     pub(crate) at_most: f64,
 }
 
-/// How a goal came out.
+/// The result of comparing a report with a goal.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Verdict {
     pub(crate) what: String,
-    /// In `unit`, as is the goal unless it is a ratio.
+    /// The figure, in `unit`.
     pub(crate) figure: Option<f64>,
     pub(crate) unit: Unit,
-    /// Who is compared with, and its figure; none for a goal that stands alone.
+    /// The contender that imgmount is compared with; none for a goal about a single figure.
     pub(crate) against: Option<String>,
     pub(crate) reference: Option<f64>,
     pub(crate) ratio: Option<f64>,
     pub(crate) goal: f64,
     pub(crate) outcome: Outcome,
-    /// Whether the figures are of a quick run, and say little.
+    /// Whether the figures are from a quick run and thus say little.
     pub(crate) quick: bool,
 }
 
@@ -52,11 +52,12 @@ pub(crate) struct Verdict {
 pub(crate) enum Outcome {
     Met,
     NotMet,
-    /// With what is missing.
+    /// A required figure is missing; with its description.
     NotMeasured(String),
 }
 
-/// `case / group / contender / figure` of imgmount, and of whom it is compared with.
+/// Makes a goal from `case / group / contender / figure` of imgmount, and the contender that it is
+/// compared with.
 const fn ratio(what: &'static str, figure: Place, reference: &'static str, at_most: f64) -> Goal {
     let reference = Place { contender: reference, ..figure };
     Goal { what, figure, reference: Some(reference), unit: Unit::Seconds, at_most }
@@ -141,7 +142,7 @@ pub(crate) const GOALS: &[Goal] = &[
     limit(
         "growth of memory, second half of random reads",
         at("soak", "random reads", "end", "VmRSS since the middle"),
-        // A span's buffer more or less.
+        // Tolerance: one span buffer more or less.
         4.0 * MIB,
         Unit::Bytes,
     ),
@@ -155,7 +156,7 @@ pub(crate) const GOALS: &[Goal] = &[
     steepest("growth with layers, walk", "layers of 1000 files", "e (walk)"),
 ];
 
-/// Every goal against the report's figures.
+/// Compares the report's figures with every goal.
 pub(crate) fn judge(report: &Report) -> Vec<Verdict> {
     GOALS.iter().map(|goal| verdict(goal, report)).collect()
 }
@@ -185,7 +186,7 @@ fn verdict(goal: &Goal, report: &Report) -> Verdict {
     }
 }
 
-/// The median at `place`, or why there is none.
+/// Returns the median at `place`, or the reason why it is missing.
 fn find(report: &Report, place: Place) -> Result<f64, String> {
     let case = report.case(place.case).ok_or(format!("case {} was not run", place.case))?;
     let group = case.group(place.group).ok_or(format!("no '{}' in {}", place.group, place.case))?;
@@ -198,7 +199,7 @@ fn find(report: &Report, place: Place) -> Result<f64, String> {
 }
 
 impl Verdict {
-    /// One or two words for a table.
+    /// Returns the outcome in one or two words, for a table.
     pub(crate) fn outcome_text(&self) -> String {
         let quick = if self.quick { " (quick)" } else { "" };
         match &self.outcome {
@@ -208,7 +209,7 @@ impl Verdict {
         }
     }
 
-    /// The goal with the unit that it is in.
+    /// Returns the goal with its unit.
     pub(crate) fn goal_text(&self) -> String {
         let unit = if self.against.is_some() { Unit::Number } else { self.unit };
         format!("≤ {}", unit.show(self.goal))

@@ -1,7 +1,8 @@
-//! What a bench run found, and how it is told: pure, so that the integration tests can hold it to its word.
+//! The results of the bench, and their formats. Pure, so that the integration tests can check it.
 //!
-//! A report has cases, a case has groups, a group compares contenders by a row each. It is kept as JSON; the
-//! text, the document and the plots are made from that alone. Nothing here runs or measures anything.
+//! A report has cases, a case has groups, and a group compares contenders with one row each. It is
+//! stored as JSON; text, document and plots are made from the JSON alone. This module runs and measures
+//! nothing.
 
 pub(crate) mod document;
 pub(crate) mod goals;
@@ -17,7 +18,7 @@ use plot::Plot;
 use stats::{max, median, min};
 use unit::Unit;
 
-/// Everything that was measured, perhaps in several runs of the bench.
+/// All figures, possibly from several runs of the bench.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,
@@ -26,7 +27,7 @@ pub(crate) struct Report {
     pub(crate) goals: Vec<Verdict>,
 }
 
-/// Where it was measured.
+/// The machine of the measurement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) cpu: String,
@@ -35,44 +36,44 @@ pub(crate) struct Machine {
     pub(crate) kernel: String,
     /// Name and version of the distribution.
     pub(crate) system: String,
-    /// The file system that the inputs are on, and its device.
+    /// The file system of the inputs, and its device.
     pub(crate) inputs_on: String,
 }
 
-/// A program that takes part, or would if it were there.
+/// A program that takes part if it is installed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Tool {
     pub(crate) name: String,
-    /// None: not installed.
+    /// `None` if it is not installed.
     pub(crate) version: Option<String>,
 }
 
 /// One topic, measured at one time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Case {
-    /// What `--only` calls it.
+    /// Its name in `--only`.
     pub(crate) name: String,
     pub(crate) title: String,
-    /// When, as YYYY-MM-DD.
+    /// The date, as YYYY-MM-DD.
     pub(crate) date: String,
     /// The commit that was measured, or `unknown`.
     pub(crate) commit: String,
-    /// Whether the inputs were small and the runs few, so that figures say little.
+    /// Whether inputs were small and runs few, so that the figures say little.
     pub(crate) quick: bool,
-    /// What a reader has to know to judge the figures.
+    /// Facts that a reader needs to interpret the figures.
     pub(crate) notes: Vec<String>,
     pub(crate) groups: Vec<Group>,
     pub(crate) plots: Vec<Plot>,
 }
 
-/// Contenders that did the same; the first is the one that the others are compared with.
+/// Contenders that did the same work; the others are compared with the first.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Group {
     pub(crate) title: String,
     pub(crate) rows: Vec<Row>,
 }
 
-/// What one contender needed.
+/// The figures of one contender.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) contender: String,
@@ -89,18 +90,19 @@ pub(crate) struct Figure {
     pub(crate) median: f64,
     pub(crate) min: f64,
     pub(crate) max: f64,
-    /// In the order of the runs.
+    /// The samples in the order of the runs.
     pub(crate) samples: Vec<f64>,
 }
 
 impl Report {
-    /// A report with what an older one has, unless that is of another machine.
+    /// Starts a report with the cases of an older one, unless that is from another machine.
     pub(crate) fn after(older: Option<Report>, machine: Machine, tools: Vec<Tool>) -> Self {
         let same = older.filter(|older| older.machine == machine);
         Report { machine, tools, cases: same.map_or(Vec::new(), |older| older.cases), goals: Vec::new() }
     }
 
-    /// Adds a case, in place of the one of that name, and judges anew. Cases stand in this `order`.
+    /// Adds a case, replaces an earlier case of its name, and checks the goals anew. Cases are sorted in
+    /// this `order`.
     pub(crate) fn put(&mut self, case: Case, order: &[&str]) {
         self.cases.retain(|old| old.name != case.name);
         self.cases.push(case);
@@ -137,7 +139,7 @@ impl Row {
 }
 
 impl Figure {
-    /// None without samples.
+    /// Returns `None` without samples.
     pub(crate) fn of(name: impl Into<String>, unit: Unit, samples: Vec<f64>) -> Option<Self> {
         let (median, min, max) = (median(&samples)?, min(&samples)?, max(&samples)?);
         Some(Figure { name: name.into(), unit, median, min, max, samples })

@@ -1,11 +1,11 @@
-//! Line plots with two logarithmic axes, as SVG written by hand. A white ground keeps them readable on dark
+//! Draws line plots with two logarithmic axes as SVG. A white background keeps them readable on dark
 //! pages.
 
 use serde::{Deserialize, Serialize};
 
 use super::unit::{Unit, to_f64};
 
-/// One file.
+/// A plot, which is one file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Plot {
     pub(crate) file: String,
@@ -31,14 +31,14 @@ pub(crate) struct Line {
 
 const COLUMNS: usize = 2;
 const PANEL: (f64, f64) = (460.0, 300.0);
-/// Around the axes of a panel: left, top, right, bottom.
+/// Margins around the axes of a panel, in pixels: left, top, right, bottom.
 const MARGIN: (f64, f64, f64, f64) = (80.0, 50.0, 20.0, 45.0);
 const HEAD: f64 = 36.0;
 const BLACK: &str = "#000000";
-/// Colours that the colour-blind can tell apart.
+/// Colours that colour-blind readers can distinguish.
 const COLOURS: [&str; 4] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"];
 
-/// Whole powers of ten around values.
+/// A range of whole powers of ten that contains all values.
 #[derive(Debug, Clone, Copy)]
 struct Decades {
     low: f64,
@@ -52,12 +52,12 @@ impl Decades {
         Decades { low, high: high.log10().ceil().max(low + 1.0) }
     }
 
-    /// 0 at the low end, 1 at the high one.
+    /// Returns the position of a value: 0 at the low end, 1 at the high end.
     fn place(self, value: f64) -> f64 {
         (value.log10() - self.low) / (self.high - self.low)
     }
 
-    /// Every power of ten, with its place.
+    /// Returns every power of ten with its position.
     fn ticks(self) -> impl Iterator<Item = (f64, f64)> {
         let count = (self.high - self.low).round();
         (0..=20_u8)
@@ -67,7 +67,7 @@ impl Decades {
     }
 }
 
-/// The file's content.
+/// Returns the content of the file.
 pub(crate) fn svg(plot: &Plot) -> String {
     let rows = plot.panels.len().div_ceil(COLUMNS);
     let (width, height) = (PANEL.0 * to_f64(COLUMNS as u64), HEAD + PANEL.1 * to_f64(rows as u64));
@@ -127,7 +127,7 @@ fn panel_svg(panel: &Panel, origin: (f64, f64)) -> String {
             out.push_str(&format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>\n"));
         }
     }
-    // One line needs no name.
+    // A single line has no legend.
     for (i, line) in panel.lines.iter().enumerate().filter(|_| panel.lines.len() > 1) {
         let place = (left + wide * to_f64(i as u64) / to_f64(panel.lines.len() as u64), top - 8.0);
         out.push_str(&label(place, "start", COLOURS[i % COLOURS.len()], &line.name));
@@ -136,7 +136,7 @@ fn panel_svg(panel: &Panel, origin: (f64, f64)) -> String {
     out
 }
 
-/// What linear growth from a line's last point back would look like, as far as it is in sight.
+/// Returns the visible part of a line that shows linear growth, drawn back from the last point.
 fn guide(points: &[(f64, f64)], x: Decades, y: Decades) -> Option<((f64, f64), (f64, f64))> {
     let &(last_x, last_y) = points.last()?;
     let start_x = 10_f64.powf(x.low).max(last_x / last_y * 10_f64.powf(y.low));

@@ -1,10 +1,10 @@
-//! Tables, in plain text and in Markdown.
+//! Formats tables in plain text and in Markdown.
 
 use super::goals::Verdict;
 use super::unit::{Unit, to_f64};
 use super::{Group, Report, Row};
 
-/// What this program is called among contenders.
+/// The name of imgmount among the contenders.
 const OURS: &str = "imgmount";
 
 /// Rows of cells below a head.
@@ -15,7 +15,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// The machine, and what takes part.
+    /// Describes the machine and the programs that take part.
     pub(crate) fn of_machine(report: &Report) -> Self {
         let machine = &report.machine;
         let facts = [
@@ -32,7 +32,8 @@ impl Table {
         Table { head: vec![String::new(), String::new()], rows: facts.chain(tools).collect() }
     }
 
-    /// One line a contender: its figures, the spread of the first, and how the group's first compares.
+    /// Makes one line for each contender: its figures, the range of the first figure, and the comparison
+    /// with the group's first contender.
     pub(crate) fn of_group(group: &Group) -> Self {
         let names = figure_names(group);
         let compares = compares(group);
@@ -53,7 +54,7 @@ impl Table {
     pub(crate) fn of_goals(verdicts: &[Verdict]) -> Self {
         let head = ["goal for", "figure", "against", "its figure", "ratio", "goal", ""];
         let rows = verdicts.iter().map(|verdict| {
-            // A ratio of 0.253 does not meet 0.25, and has to show why.
+            // Enough digits to show why a ratio of 0.253 does not meet 0.25.
             let shown = |value: Option<f64>| match (value, verdict.unit) {
                 (None, _) => String::new(),
                 (Some(value), Unit::Number) => format!("{value:.3}"),
@@ -72,8 +73,8 @@ impl Table {
         Table { head: head.map(str::to_owned).to_vec(), rows: rows.collect() }
     }
 
-    /// Columns aligned by spaces: the first to the left, the others to the right. The last may be a sentence,
-    /// and so may what stands alone in its line.
+    /// Aligns columns with spaces: the first to the left, the others to the right. The last column, and a
+    /// cell that is alone in its line, may be a sentence.
     pub(crate) fn text(&self) -> String {
         let lines: Vec<&Vec<String>> = std::iter::once(&self.head).chain(&self.rows).collect();
         let last = self.head.len() - 1;
@@ -96,7 +97,7 @@ impl Table {
         out.replace("**", "")
     }
 
-    /// A table of GitHub's Markdown.
+    /// Formats a table in GitHub's Markdown.
     pub(crate) fn markdown(&self) -> String {
         let line = |cells: &[String]| {
             let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
@@ -110,7 +111,7 @@ impl Table {
     }
 }
 
-/// Names of all figures in the group, in the order they come up.
+/// Returns the names of all figures in the group, in the order of their first occurrence.
 fn figure_names(group: &Group) -> Vec<&str> {
     let mut names: Vec<&str> = Vec::new();
     for figure in group.rows.iter().flat_map(|row| &row.figures) {
@@ -121,7 +122,7 @@ fn figure_names(group: &Group) -> Vec<&str> {
     names
 }
 
-/// Whether the first row is this program, and another one can be compared with it.
+/// Whether the first row is imgmount, and another row can be compared with it.
 fn compares(group: &Group) -> bool {
     let mut measured = group.rows.iter().filter(|row| row.skipped.is_none());
     measured.next().is_some_and(|row| row.contender == OURS)

@@ -1,10 +1,10 @@
-//! Units, and figures as a reader wants them.
+//! Units, and the formatting of figures.
 
 use serde::{Deserialize, Serialize};
 
 const MIB: f64 = 1_048_576.0;
 
-/// What a figure counts. JSON has it in this unit, unscaled.
+/// The unit of a figure. JSON has figures in this unit, unscaled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Unit {
@@ -17,7 +17,7 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
-    /// `value` with the unit, scaled so that about three digits tell it.
+    /// Formats `value` with the unit, scaled to about three digits.
     pub(crate) fn show(self, value: f64) -> String {
         match self {
             Unit::Seconds if value >= 1.0 => format!("{} s", digits(value)),
@@ -31,7 +31,7 @@ impl Unit {
         }
     }
 
-    /// What an axis counts in.
+    /// Returns the divisor for the labels of an axis.
     pub(crate) fn scale(self) -> f64 {
         match self {
             Unit::Bytes | Unit::BytesPerSecond => MIB,
@@ -39,7 +39,7 @@ impl Unit {
         }
     }
 
-    /// Both ends, with the unit once where it is the same.
+    /// Formats a range; the unit appears once if both ends have the same.
     pub(crate) fn show_range(self, low: f64, high: f64) -> String {
         let (low, high) = (self.show(low), self.show(high));
         match (low.split_once(' '), high.split_once(' ')) {
@@ -49,7 +49,7 @@ impl Unit {
     }
 }
 
-/// Three digits or all before the point.
+/// Formats three digits, or all digits before the point if there are more.
 fn digits(value: f64) -> String {
     let decimals = match value.abs() {
         size if size >= 100.0 => 0,
@@ -59,7 +59,7 @@ fn digits(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
-/// A count as what is computed with.
+/// Converts a count to a number for computations.
 #[expect(clippy::cast_precision_loss, reason = "nothing here comes to 2^53: not bytes, not entries")]
 pub(crate) fn to_f64(count: u64) -> f64 {
     count as f64

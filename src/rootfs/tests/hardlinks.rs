@@ -1,4 +1,4 @@
-//! Rows H1 to H11.
+//! Tests rows H1 to H11 of docs/semantics.md.
 
 use super::*;
 use WarningKind::*;
@@ -84,8 +84,8 @@ fn h4_a_link_to_a_symlink_is_the_symlink() {
     assert_tree(&tree, &expected);
 }
 
-/// Only the merge knows what a hard link's header describes. Listed for a symbolic link, `user.b` answered with an
-/// error.
+/// Only the merge knows the type of the object that a hard link's header describes. Without this rule,
+/// `user.b` was listed for a symbolic link, and reading it failed.
 #[test]
 fn h4_m9_a_link_to_a_symlink_gives_it_no_attribute_of_a_file() {
     let link = symlink("a", "f").xattr("security.a", "1");
@@ -136,8 +136,8 @@ fn h8_a_target_that_leaves_the_root_is_placed_inside() {
     assert_warned(&tree, &[(EscapingTarget, "b")]);
 }
 
-/// containerd cleans a hard link's target and the targets of the symbolic links on its way as texts, so
-/// `missing/..` and `file/..` are nothing at all. Following them name by name dropped `b`.
+/// containerd cleans a hard link's target, and the targets of the symbolic links on its way, as texts:
+/// `missing/..` and `file/..` vanish. Following them name by name dropped `b`.
 #[test]
 fn h8_a_target_goes_back_through_names_that_are_no_directories() {
     let links = [symlink("l", "missing/.."), symlink("through", "g/.."), symlink("deep", "/m/n/../../l")];

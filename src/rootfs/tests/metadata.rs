@@ -1,4 +1,4 @@
-//! Rows M1 to M5 and M19.
+//! Tests rows M1 to M5 and M19 of docs/semantics.md.
 
 use super::*;
 use crate::layer::LayerId;

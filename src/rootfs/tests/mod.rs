@@ -1,8 +1,8 @@
-//! The rows of the semantics table as small stories: layers written down entry by entry, merged, and the
-//! whole listing compared.
+//! Tests the rows of docs/semantics.md: each test writes layers entry by entry, merges them, and
+//! compares the whole listing.
 //!
-//! A listing has a line for each name below the root: path, type, mode, owner, names, and what tells
-//! contents apart (`#n` is the number that the test gave to a file).
+//! A listing has a line for each name below the root: path, type, mode, owner, number of names, and an
+//! identification of the contents (`#n` is the number that the test gave to a file).
 
 mod hardlinks;
 mod metadata;
@@ -24,7 +24,7 @@ use crate::layer::entry::{
 use crate::layer::table::{IndexBuilder, LayerFacts, LayerIndex};
 use crate::warning::WarningKind;
 
-/// An entry of a layer, as a test writes it down.
+/// An entry of a layer in a test's notation.
 #[derive(Debug, Clone)]
 struct Item {
     name: Vec<u8>,
@@ -48,7 +48,7 @@ fn item(name: impl Into<Vec<u8>>, kind: ItemKind, mode: u16) -> Item {
     Item { name: name.into(), kind, meta: Meta { mode, ..Meta::default() }, xattrs: Vec::new() }
 }
 
-/// A regular file; `content` tells it apart from others.
+/// A regular file; `content` identifies its contents.
 fn file(name: impl Into<Vec<u8>>, content: u64) -> Item {
     item(name, ItemKind::File(content), 0o644)
 }
@@ -65,7 +65,7 @@ fn hardlink(name: impl Into<Vec<u8>>, target: impl Into<Vec<u8>>) -> Item {
     item(name, ItemKind::Hardlink(target.into()), 0o644)
 }
 
-/// An empty file, which is what a whiteout or opaque mark mostly is.
+/// An empty file, as most whiteouts and opaque marks are.
 fn mark(name: impl Into<Vec<u8>>) -> Item {
     file(name, 0)
 }
@@ -92,7 +92,7 @@ impl Item {
     }
 }
 
-/// The layer that has these entries.
+/// Makes a layer of these entries.
 fn layer(items: &[Item]) -> Arc<LayerIndex> {
     let mut builder = IndexBuilder::default();
     for (at, item) in items.iter().enumerate() {
@@ -130,22 +130,22 @@ fn merged_with(layers: &[Vec<Item>], options: MergeOptions) -> Rootfs {
     merge(layers.iter().map(|items| layer(items)).collect(), &options).unwrap()
 }
 
-/// The layers as a runtime shows them.
+/// Merges the layers with runtime semantics.
 fn merged(layers: &[Vec<Item>]) -> Rootfs {
     merged_with(layers, MergeOptions::default())
 }
 
-/// The layers as the specification has them.
+/// Merges the layers with OCI semantics.
 fn merged_oci(layers: &[Vec<Item>]) -> Rootfs {
     merged_with(layers, MergeOptions { semantics: Semantics::Oci, ..MergeOptions::default() })
 }
 
-/// The layers with `follow_dirlinks`.
+/// Merges the layers with `follow_dirlinks`.
 fn merged_following(layers: &[Vec<Item>]) -> Rootfs {
     merged_with(layers, MergeOptions { follow_dirlinks: true, ..MergeOptions::default() })
 }
 
-/// One line for each name below the root.
+/// Returns one line for each name below the root.
 fn listing(tree: &Rootfs) -> Vec<String> {
     tree.walk(ROOT)
         .skip(1)
@@ -177,7 +177,7 @@ fn assert_tree(tree: &Rootfs, expected: &[&str]) {
     assert_eq!(listing(tree), expected);
 }
 
-/// What merging warned of: layer, kind and path.
+/// Returns the warnings of merging: layer, kind and path.
 fn warned(tree: &Rootfs) -> Vec<(u16, WarningKind, String)> {
     let escaped = |path: &[u8]| crate::path::escape(path);
     tree.warnings().iter().map(|(layer, w)| (layer.0, w.kind, escaped(&w.path))).collect()
@@ -191,7 +191,7 @@ fn assert_warned(tree: &Rootfs, expected: &[(WarningKind, &str)]) {
     assert_eq!(warned(tree), expected);
 }
 
-/// The inode at a path, links not followed.
+/// Returns the inode at a path, without following links.
 #[track_caller]
 fn at(tree: &Rootfs, path: &str) -> InodeId {
     tree.resolve(path.as_bytes(), super::Follow::NotLast).unwrap()

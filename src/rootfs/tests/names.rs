@@ -1,4 +1,4 @@
-//! Rows N1 to N15.
+//! Tests rows N1 to N15 of docs/semantics.md.
 
 use super::*;
 use WarningKind::*;
@@ -109,8 +109,8 @@ fn n3_what_a_dangling_parent_leads_to_is_made() {
     assert_tree(&tree, &expected);
 }
 
-/// Followed name by name, `l` made a directory `missing` that no runtime has, and `through` turned the file
-/// `g` into a directory. containerd joins a link's target to its directory as text.
+/// containerd joins a link's target to its directory as text. Following the target name by name, `l`
+/// made a directory `missing` that no runtime has, and `through` turned the file `g` into a directory.
 #[test]
 fn n3_what_a_target_goes_back_from_is_not_made() {
     let links = [symlink("l", "missing/.."), symlink("through", "g/../d"), symlink("half", "d/a/b/..")];
@@ -131,14 +131,14 @@ fn n3_what_a_target_goes_back_from_is_not_made() {
     assert_eq!(warned(&tree), []);
 }
 
-/// A link is followed before `..` is: only a name that leads nowhere is cancelled as text.
+/// A link is followed before a later `..` is: only a name without an object is cancelled as text.
 #[test]
 fn n2_going_back_from_a_link_leads_to_the_parent_of_its_target() {
     let tree = merged(&[vec![dir("a/b"), symlink("s", "a/b"), symlink("l", "s/../c"), file("l/x", 1)]]);
     assert_eq!(line(&tree, at(&tree, "/a/c/x")), "file 644 0:0 1 #1");
 }
 
-/// Looking for the `..` that cancels a name costs steps, as following a link does.
+/// Finding the `..` that cancels a name counts as steps, as following a link does.
 #[test]
 fn x12_many_missing_names_before_one_way_back_take_no_quadratic_time() {
     let mut items = vec![symlink("l", format!("{}..", "x/".repeat(2000)))];

@@ -1,4 +1,4 @@
-//! Paths in byte order, and paths that a pattern matches.
+//! Tests paths in byte order, and paths that a pattern matches.
 
 use super::*;
 use crate::glob::Glob;

@@ -1,6 +1,7 @@
-//! Random stacks of layers against the [`reference`](super::reference) merge.
+//! Compares merges of random layers with the [`reference`](super::reference) merge.
 //!
-//! Few names, so that entries meet: every whiteout has a chance of a target, every link of a cycle.
+//! There are few names, so that entries meet: whiteouts often have a target, and links often form
+//! cycles.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,12 +1,12 @@
-//! A second merge, slow and plain, to compare the real one with: maps from whole paths to what is there.
-//! Nothing is shared with the code under test but the notation of [`super::Item`].
+//! A second merge, slow and simple, to compare the real one with: maps from whole paths to their
+//! states. It shares no code with the merge under test except the notation of [`super::Item`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Item, ItemKind, MergeOptions, Semantics};
 use crate::path::escape;
 
-/// The way from the root; empty for the root itself.
+/// The components of a path from the root; empty for the root itself.
 type Path = Vec<Vec<u8>>;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,7 +25,7 @@ struct Object {
     attributes: Attributes,
 }
 
-/// What a layer alone has at a path.
+/// The state of a path in one layer.
 #[derive(Debug, Clone)]
 enum Own {
     Directory(Option<Attributes>),
@@ -33,10 +33,10 @@ enum Own {
     Waiting(usize),
 }
 
-/// What all layers together have at a path.
+/// The state of a path in all layers together.
 #[derive(Debug, Clone)]
 enum All {
-    /// What it looks like, and what it looked like in each layer that has it.
+    /// A directory with its attributes, and its attributes in each layer that has it.
     Directory(Attributes, BTreeMap<usize, Attributes>),
     Object(usize),
 }
@@ -47,15 +47,15 @@ struct Deletion {
     remade: bool,
 }
 
-/// What one layer says.
+/// The contents of one layer.
 #[derive(Debug, Clone, Default)]
 struct Said {
     own: BTreeMap<Path, Own>,
     deleted: BTreeMap<Path, Deletion>,
     opaque: BTreeSet<Path>,
-    /// Directories that stand for more than whiteouts.
+    /// Directories that are more than parents of whiteouts.
     real: BTreeSet<Path>,
-    /// Directories that lower layers had, too, when they came up.
+    /// Directories that lower layers also had when this layer first mentioned them.
     in_lower: BTreeSet<Path>,
 }
 
@@ -66,7 +66,7 @@ struct Waiting {
 }
 
 impl Said {
-    /// Takes out everything at and below a path; deletions of the path itself stay.
+    /// Removes everything at and below a path; deletions of the path itself stay.
     fn cut(&mut self, path: &Path) -> Said {
         let below = |other: &Path| other.starts_with(path);
         let strictly = |other: &Path| other.starts_with(path) && other != path;
@@ -106,7 +106,7 @@ pub(super) struct Reference {
     waiting: Vec<Waiting>,
 }
 
-/// Merges layers and lists what comes out, in the notation of [`super::listing`].
+/// Merges layers and lists the result in the notation of [`super::listing`].
 pub(super) fn listing(layers: &[Vec<Item>], options: MergeOptions) -> Vec<String> {
     let mut all = BTreeMap::new();
     all.insert(Path::new(), All::Directory(PLAIN, BTreeMap::new()));
@@ -140,7 +140,7 @@ fn joined(path: &Path, name: &[u8]) -> Path {
     joined
 }
 
-/// Takes back a name that leads nowhere, if a later `..` does, with everything in between.
+/// Cancels a name without an object, and everything between, if a later `..` belongs to it.
 fn taken_back(ahead: &mut VecDeque<Vec<u8>>) -> bool {
     let mut depth = 1;
     for at in 0..ahead.len() {
@@ -199,7 +199,8 @@ impl Reference {
         }
     }
 
-    /// Walks to a directory of the layer and makes what is missing; `None` after too many links.
+    /// Walks to a directory of the layer and makes missing directories. Returns `None` after too many
+    /// links.
     fn enter(&mut self, path: Path) -> Option<Path> {
         let (mut at, mut links) = (Path::new(), 0);
         let mut ahead = VecDeque::from(path);
@@ -321,7 +322,7 @@ impl Reference {
         }
     }
 
-    /// Where a target leads within the layer, whether or not something is there.
+    /// Resolves a target within the layer, whether or not an object exists there.
     fn find_own(&self, target: &Path) -> Option<Path> {
         let Some((base, parents)) = target.split_last() else { return Some(Path::new()) };
         let (mut at, mut links) = (Path::new(), 0);
@@ -365,7 +366,7 @@ impl Reference {
         Some(joined(&at, base))
     }
 
-    /// Follows a path of the lower layers from a directory; every link counts.
+    /// Follows a path of the lower layers from a directory; every link counts toward the limit.
     fn find_lower(&self, from: &Path, path: &[u8]) -> Option<Path> {
         let mut at = if path.starts_with(b"/") { Path::new() } else { from.clone() };
         let (mut links, mut ahead) = (1, VecDeque::new());
@@ -417,7 +418,7 @@ impl Reference {
             Some(Own::Waiting(next)) => Some(*next),
             _ => None,
         };
-        // Whoever comes back to itself is left out first.
+        // Links in a cycle are left out first.
         let mut cyclic = Vec::new();
         for start in (0..waiting.len()).filter(|at| waits(&self.said, *at)) {
             let mut at = aimed(&self.said, start);
@@ -471,7 +472,7 @@ impl Reference {
         })
     }
 
-    /// What lower layers know of an implied directory.
+    /// Returns the attributes of an implied directory in lower layers.
     fn lower_attributes(&self, path: &Path) -> Option<Attributes> {
         let (mut at, mut only) = (Path::new(), None);
         for len in 1..=path.len() {
@@ -499,7 +500,7 @@ impl Reference {
     }
 
     fn merge(&mut self) {
-        // A deleted directory in which only deletions are is no directory.
+        // A deleted directory that contains only deletions is not a directory.
         let own = self.said.own.clone();
         let void: Vec<_> = own
             .iter()
@@ -530,7 +531,7 @@ impl Reference {
         }
         for path in self.said.opaque.iter().filter(|path| shown(path)) {
             self.all.retain(|at, _| !at.starts_with(path) || at == path);
-            // An opaque directory is another one than that below.
+            // An opaque directory is not the same directory as the one below it.
             if let Some(All::Directory(_, seen)) = self.all.get_mut(path) {
                 seen.clear();
             }

@@ -1,4 +1,4 @@
-//! The tree as bytes and back.
+//! Tests storing a tree as bytes and reading it back.
 
 use std::mem::discriminant;
 
@@ -28,7 +28,7 @@ fn written(tree: &Rootfs) -> Vec<u8> {
     bytes
 }
 
-/// Makes the checksum right.
+/// Corrects the checksum after a change of the bytes.
 fn seal(bytes: &mut [u8]) {
     let sum = checksum(&bytes[..64], &bytes[96..]);
     bytes[64..96].copy_from_slice(&sum);
@@ -63,7 +63,8 @@ fn x16_a_tree_that_is_cut_or_flipped_is_refused() {
     }
 }
 
-/// A tree that was stored for other layers cannot come by that name; if it does all the same, it finds nothing.
+/// A tree of other layers is never found under this name. If it is used all the same, missing entries
+/// read as empty.
 #[test]
 fn x16_a_tree_without_its_layers_can_be_walked() {
     let tree = sample();
@@ -76,8 +77,8 @@ fn x16_a_tree_without_its_layers_can_be_walked() {
     }
 }
 
-/// Whoever can write the cache can make the checksum right, too: then the tree may be another one, but
-/// looking at it ends.
+/// An attacker who can write to the cache can also correct the checksum. The tree may then be another
+/// one, but walking it ends.
 #[test]
 fn x16_a_forged_tree_is_refused_or_can_be_walked() {
     let tree = sample();
@@ -97,7 +98,7 @@ fn x16_a_forged_tree_is_refused_or_can_be_walked() {
                 let _ = (tree.lookup(tree.parent(*id), path), tree.target(*id));
             });
             assert!(names.count() <= 1 + whole.len(), "byte {at} as {value}");
-            // Also what no name leads to: the kernel can ask for any number.
+            // Includes inodes without a name: the kernel can ask for any number.
             for id in (0..=tree.inode_count()).map(InodeId) {
                 assert_eq!(tree.inode(id).is_some(), id.0 < tree.inode_count());
                 assert!(tree.path(id).len() <= 1 + whole.len(), "byte {at} as {value}");
@@ -109,7 +110,7 @@ fn x16_a_forged_tree_is_refused_or_can_be_walked() {
     assert!(refused > 100 && walked > 100, "{refused} refused, {walked} walked");
 }
 
-/// Long names make a tree that is large enough to be mapped.
+/// Long names make the tree large enough to be mapped.
 #[test]
 fn x16_a_large_tree_is_mapped_unless_it_is_cut_flipped_or_foreign() {
     let items: Vec<_> = (0..34_000).map(|n| file(format!("d{}/{n:0>250}", n % 100), n)).collect();
@@ -125,7 +126,7 @@ fn x16_a_large_tree_is_mapped_unless_it_is_cut_flipped_or_foreign() {
 
     let path = std::fs::read_dir(store.directory()).unwrap().next().unwrap().unwrap().path();
     let whole = written(&tree);
-    // Whoever has a tree mapped keeps it: a file is replaced, never changed.
+    // A stored file is replaced, never changed, so an existing mapping keeps its tree.
     let replace = |bytes: &[u8]| {
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, bytes).unwrap();

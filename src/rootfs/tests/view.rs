@@ -1,4 +1,4 @@
-//! The tree as it is read: paths, walks, numbers, and how merging holds up against hostile layers.
+//! Tests reading the tree (paths, walks, numbers), and merging hostile layers.
 
 use super::super::Follow;
 use super::*;
@@ -160,7 +160,7 @@ fn x9_directories_that_names_imply_are_bounded() {
 
 #[test]
 fn x11_long_ways_through_links_are_cut_off_in_the_end() {
-    // Each link leads back and forth 800 times before it leads to the next.
+    // Each link goes back and forth 800 times before it leads to the next link.
     let wiggle = "a/../".repeat(800);
     let mut items = vec![dir("a"), dir("l0")];
     items.extend((1..=200).map(|n| symlink(format!("l{n}"), format!("{wiggle}l{}", n - 1))));

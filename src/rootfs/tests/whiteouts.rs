@@ -1,4 +1,4 @@
-//! Rows W1 to W18.
+//! Tests rows W1 to W18 of docs/semantics.md.
 
 use super::*;
 use WarningKind::*;

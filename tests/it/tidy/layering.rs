@@ -1,8 +1,8 @@
-//! The order of modules: each uses only those to its left.
+//! Checks the order of modules: each module uses only modules to its left.
 //!
-//! The order is the one that ARCHITECTURE.md states. Files are parsed, so that no way to write a path
-//! escapes: grouped and nested imports, `super`, paths in code, in types and in macros. Only items under
-//! `#[cfg(test)]` are passed over.
+//! ARCHITECTURE.md states the order. Files are parsed, so that every way to write a path is found:
+//! grouped and nested imports, `super`, paths in code, in types and in macros. Only items under
+//! `#[cfg(test)]` are skipped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,7 +14,7 @@ use syn::{Attribute, ImplItem, Item, Meta, UseTree};
 
 use super::sources;
 
-/// Modules in groups, the leftmost first. Those of the first group may use one another.
+/// Modules in groups, the leftmost first. Modules of the first group may use one another.
 struct Order(Vec<Vec<String>>);
 
 impl Order {
@@ -38,7 +38,8 @@ impl Order {
     }
 }
 
-/// Names at the crate's root: modules by their own names, and what `pub use` takes out of them.
+/// The names at the crate's root: modules by their own names, and the names that `pub use` re-exports
+/// from them.
 type Root = BTreeMap<String, String>;
 
 fn names_of_root(text: &str) -> Root {
@@ -64,7 +65,7 @@ fn names_of_root(text: &str) -> Root {
     root
 }
 
-/// What one branch of a `use` brings in, and under which name.
+/// The path that one branch of a `use` imports, and the name that it gets.
 struct Import {
     path: Vec<String>,
     name: String,
@@ -127,7 +128,7 @@ fn attributes(item: &Item) -> &[Attribute] {
 
 /// Collects every path of a file that begins at the crate's root, written with `crate`, `self` or `super`.
 struct Paths {
-    /// Where the code at hand is.
+    /// The module that contains the current code.
     module: Vec<String>,
     found: BTreeSet<Vec<String>>,
 }
@@ -149,7 +150,7 @@ impl Paths {
         self.found.insert(at);
     }
 
-    /// Paths in the tokens of a macro, of which nothing else is known.
+    /// Adds the paths in the tokens of a macro, which cannot be parsed further.
     fn add_tokens(&mut self, tokens: TokenStream) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         for (at, token) in tokens.iter().enumerate() {
@@ -171,7 +172,7 @@ impl Paths {
         }
     }
 
-    /// A path at the front of `tokens`, which may end in a group.
+    /// Adds a path at the front of `tokens`, which may end in a group.
     fn add_from(&mut self, tokens: &[TokenTree], above: &[String]) {
         match tokens {
             [TokenTree::Ident(word), rest @ ..] => {
@@ -235,7 +236,7 @@ impl<'ast> Visit<'ast> for Paths {
     }
 }
 
-/// What in the text of `module`, such as `rootfs::merge`, breaks the order.
+/// Returns the paths in the text of `module`, such as `rootfs::merge`, that break the order.
 fn violations(order: &Order, root: &Root, module: &str, text: &str) -> Vec<String> {
     let module: Vec<String> = module.split("::").map(str::to_owned).collect();
     let Some(user) = module.first().cloned() else { return Vec::new() };
@@ -257,7 +258,7 @@ fn violations(order: &Order, root: &Root, module: &str, text: &str) -> Vec<Strin
     found
 }
 
-/// A file of the library, and the module that it is.
+/// A file of the library, and its module.
 struct Source {
     module: String,
     path: PathBuf,
@@ -344,7 +345,8 @@ fn every_file_in_src_is_compiled() {
     assert_eq!(forgotten, Vec::<PathBuf>::new());
 }
 
-/// `words | low | middle | one two`, and `Tree` at the root, out of `middle`.
+/// Checks a text against the order `words | low | middle | one two`, with `Tree` re-exported from
+/// `middle` at the root.
 fn planted(module: &str, text: &str) -> Vec<String> {
     let order = Order::read(
         "\n## Order of modules\n\nText.\n\n    words error | low\n    | middle | one two\n\nText.",

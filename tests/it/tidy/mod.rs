@@ -1,8 +1,9 @@
-//! What the compiler does not see: the rulebook, the order of modules, files that are never run.
+//! Checks that the compiler does not make: the rulebook, the order of modules, files that are never
+//! run.
 //!
 //! | part | checks |
 //! |---|---|
-//! | `rules` | rules have tests, and codes that are cited are rules |
+//! | `rules` | rules have tests, and cited codes are rules |
 //! | `layering` | the order of modules |
 
 mod layering;
@@ -13,10 +14,10 @@ use std::path::{Path, PathBuf};
 
 use crate::mounted::Imgmount;
 
-/// A file that grows past this asks for a second one.
+/// Maximum number of lines of a file; a longer file should be split.
 const MAX_LINES: usize = 600;
 
-/// Every Rust file below `folder` of the checkout, by its path from there, with its text.
+/// Returns every Rust file below `folder` of the checkout: its relative path and its text.
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
@@ -37,7 +38,7 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The library without its own tests.
+/// Returns the files of the library without its own tests.
 fn library() -> impl Iterator<Item = (PathBuf, String)> {
     let is_test =
         |path: &Path| path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs");
@@ -45,7 +46,7 @@ fn library() -> impl Iterator<Item = (PathBuf, String)> {
     sources("src").into_iter().filter(move |(path, _)| !is_test(path) && !is_program(path))
 }
 
-/// Lines of `text` that have one of `words` in their code.
+/// Returns the lines of `text` whose code contains one of `words`.
 fn lines_with(text: &str, words: &[&str]) -> Vec<String> {
     let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
     code.filter(|line| words.iter().any(|word| line.contains(word))).map(str::to_owned).collect()
@@ -76,7 +77,7 @@ fn the_library_neither_prints_nor_looks_at_environment_or_terminal() {
     assert_absent(library(), &words, "only src/cli prints");
     let environment =
         ["env::var", "env::args", "env::vars", "env::temp_dir", "env::home_dir", "env::current_dir"];
-    // A program that is to be run is looked for where programs are.
+    // fusermount.rs reads PATH, to find a program to run.
     let others = library().filter(|(path, _)| path != Path::new("src/fuse/fusermount.rs"));
     assert_absent(others, &environment, "only src/cli looks at the environment");
 }
@@ -102,7 +103,7 @@ fn every_command_is_in_the_help_and_every_command_of_the_help_in_the_readme() {
     let commands: Vec<&str> = commands.lines().filter_map(|line| line.split_whitespace().next()).collect();
     for (path, text) in sources("src/cli") {
         let name = path.file_stem().unwrap().to_str().unwrap();
-        // `man` is for `make install` and not in the help.
+        // `man` is for `make install`, and the help does not list it.
         if path.components().count() == 3 && text.contains("impl Command for ") {
             assert!(commands.contains(&name), "{name}: {commands:?}");
         }

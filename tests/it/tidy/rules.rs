@@ -1,4 +1,4 @@
-//! The rulebook: every rule names tests that exist, and every code that is cited is a rule.
+//! Checks the rulebook: every rule names existing tests, and every cited code is a rule.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,14 +14,14 @@ const PAGES: [(&str, &str); 4] = [
     ("docs/cli.md", "C"),
 ];
 
-/// One row of a page.
+/// A row of a page.
 #[derive(Debug, PartialEq, Eq)]
 struct Rule {
     code: String,
     tests: Vec<String>,
 }
 
-/// Reads `W3` from `W3` and `w3`; letters that begin no rule are no code.
+/// Reads `W3` from `W3` and `w3`; letters that begin no rule give no code.
 fn code(word: &str) -> Option<String> {
     let (letter, digits) = (word.get(..1)?.to_ascii_uppercase(), word.get(1..)?);
     let is_letter = PAGES.iter().any(|(_, letters)| letters.contains(&letter));
@@ -33,18 +33,18 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
 }
 
-/// Codes in prose: upper-case, as whole words.
+/// Returns the codes in prose: upper-case, as whole words.
 fn codes(text: &str) -> Vec<String> {
     words(text).filter(|word| word.starts_with(char::is_uppercase)).filter_map(code).collect()
 }
 
-/// Codes that a test's name begins with, as `f21_to_f24_layer_types`.
+/// Returns the codes that a test's name begins with, such as `f21_to_f24_layer_types`.
 fn codes_of_name(name: &str) -> Vec<String> {
     let parts = name.split('_').map(|part| (part, code(part)));
     parts.take_while(|(part, code)| code.is_some() || *part == "to").filter_map(|(_, code)| code).collect()
 }
 
-/// Words in backquotes that look like a test's name.
+/// Returns the words in backquotes that look like a test's name.
 fn named_tests(text: &str) -> Vec<String> {
     let quoted = text.split('`').skip(1).step_by(2);
     let is_name = |word: &&str| {
@@ -54,7 +54,7 @@ fn named_tests(text: &str) -> Vec<String> {
     quoted.filter(is_name).map(str::to_owned).collect()
 }
 
-/// The rows of a page: a code in the first cell, tests in the last.
+/// Returns the rows of a page: a code in the first cell, tests in the last.
 fn rules(page: &str) -> Vec<Rule> {
     let rows = page.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix('|'));
     rows.filter_map(|row| {
@@ -65,7 +65,7 @@ fn rules(page: &str) -> Vec<Rule> {
     .collect()
 }
 
-/// Names of all functions with `#[test]` in Rust text, those in `proptest!` included.
+/// Returns the names of all functions with `#[test]` in Rust text, including those in `proptest!`.
 fn tests_of(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut is_test = false;
@@ -80,11 +80,11 @@ fn tests_of(text: &str) -> Vec<String> {
     found
 }
 
-/// The comments of Rust text.
+/// Returns the comments of Rust text.
 fn comments(text: &str) -> String {
     let of_line = |line: &str| {
         let starts = line.match_indices("//").map(|(at, _)| at);
-        // Not the slashes of a URL.
+        // Skips the slashes of a URL.
         let start = starts.into_iter().find(|at| !line[..*at].ends_with([':', '/']))?;
         Some(format!("{}\n", line[start..].trim_start_matches(['/', '!'])))
     };
@@ -95,7 +95,7 @@ fn page(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
-/// Every Markdown page of the repository, by its path.
+/// Returns every Markdown page of the repository with its path.
 fn pages() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
@@ -111,7 +111,7 @@ fn pages() -> Vec<(String, String)> {
     found
 }
 
-/// All Rust text of the repository, by its path.
+/// Returns all Rust text of the repository with its path.
 fn rust() -> impl Iterator<Item = (String, String)> {
     let files = ["src", "tests", "examples", "benches"].into_iter().flat_map(sources);
     files.map(|(path, text)| (path.display().to_string(), text))
@@ -181,7 +181,7 @@ fn every_code_that_is_cited_is_a_rule() {
     let known: BTreeSet<String> = all_rules().into_iter().map(|rule| rule.code).collect();
     let in_rust = rust().flat_map(|(path, text)| {
         let names = tests_of(&text).iter().flat_map(|name| codes_of_name(name)).collect::<Vec<_>>();
-        // The codes in here are examples.
+        // The codes in this file are examples.
         let comments = if path.ends_with("tidy/rules.rs") { String::new() } else { comments(&text) };
         let cited = codes(&comments).into_iter().chain(names);
         cited.map(move |code| (path.clone(), code)).collect::<Vec<_>>()
