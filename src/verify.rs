@@ -188,7 +188,8 @@ impl VerifyItem {
 /// Checks all documents and layers in `survey`, several layers in parallel, and reports each item in
 /// the order of the image. Returns true if all checks passed.
 ///
-/// # Errors The errors of `report`; the first fault of the survey if there is nothing else to report.
+/// # Errors
+/// The errors of `report`; the first fault of the survey if there is nothing else to report.
 pub(crate) fn verify<E: From<Error>>(
     survey: Survey,
     options: &VerifyOptions<'_>,

@@ -102,7 +102,8 @@ impl std::fmt::Debug for Readable<'_> {
 /// both are not read, however large: they are zeros on both sides. Returns false if one is not a
 /// regular file.
 ///
-/// # Errors The errors of [`ReadFile::read_file`].
+/// # Errors
+/// The errors of [`ReadFile::read_file`].
 pub(crate) fn same_bytes(a: Readable<'_>, b: Readable<'_>) -> Result<bool> {
     let (Some((a_at, a_data)), Some((b_at, b_data))) = (a.inode.file(), b.inode.file()) else {
         return Ok(false);
@@ -133,7 +134,8 @@ pub(crate) fn same_bytes(a: Readable<'_>, b: Readable<'_>) -> Result<bool> {
 /// first file in its layer: pairs that share a span are compared by one thread, one after the other,
 /// and other pairs in parallel.
 ///
-/// # Errors As [`same_bytes`], for the first pair that fails.
+/// # Errors
+/// As [`same_bytes`], for the first pair that fails.
 pub(super) fn same_bytes_of_all(pairs: &[(Readable<'_>, Readable<'_>)]) -> Result<Vec<bool>> {
     let groups: Vec<_> = pairs.chunk_by(|(one, _), (next, _)| place(one) == place(next)).collect();
     let found = try_map(&Queue::new(&groups), cores(), |group| {

@@ -84,7 +84,8 @@ impl DeletedOptions {
 
 /// Lists the files that later layers removed, sorted by path and then by the layer that removed them.
 ///
-/// # Errors As [`replay`]; [`crate::Error::Limit`] if the paths exceed 1 GiB.
+/// # Errors
+/// As [`replay`]; [`crate::Error::Limit`] if the paths exceed 1 GiB.
 pub(crate) fn find<'a>(
     layers: &'a [Arc<LayerIndex>],
     merge: &MergeOptions,

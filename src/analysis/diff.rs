@@ -134,7 +134,8 @@ impl DifferenceKind {
 
 /// Compares two trees. The differences are sorted by the bytes of their whole paths.
 ///
-/// # Errors The errors of reading files; [`crate::Error::Limit`] if the paths exceed 1 GiB.
+/// # Errors
+/// The errors of reading files; [`crate::Error::Limit`] if the paths exceed 1 GiB.
 pub(crate) fn diff(a: Side<'_>, b: Side<'_>, options: &DiffOptions) -> Result<Vec<Difference>> {
     let mut comparison = Comparison {
         a,

@@ -112,7 +112,8 @@ impl Action {
 /// Lists what each layer did to `path` (absolute, clean; `/` for the root), the lowest layer first.
 /// `files` reads contents where only bytes can tell whether the content changed.
 ///
-/// # Errors As [`replay`], and the errors of `files`.
+/// # Errors
+/// As [`replay`], and the errors of `files`.
 pub(crate) fn of_path<'a>(
     layers: &'a [Arc<LayerIndex>],
     options: &MergeOptions,

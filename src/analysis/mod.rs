@@ -30,7 +30,8 @@ pub(crate) trait ReadFile: Sync {
     /// Reads into `buf` from `offset` of the regular file that `file` describes. Returns the number of
     /// bytes, which is less than the length of `buf` only at the end of the file. Holes are zeros.
     ///
-    /// # Errors Any failure to get the bytes.
+    /// # Errors
+    /// Any failure to get the bytes.
     fn read_file(&self, file: EntryAt, buf: &mut [u8], offset: u64) -> Result<usize>;
 }
 

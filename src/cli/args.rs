@@ -119,7 +119,8 @@ impl PathArgs {
 impl SelectArgs {
     /// Parses the image reference `text` and the `--platform` option.
     ///
-    /// # Errors [`Error::Reference`](imgmount::Error::Reference) if one of them is malformed.
+    /// # Errors
+    /// [`Error::Reference`](imgmount::Error::Reference) if one of them is malformed.
     pub(crate) fn parse(&self, text: &OsStr) -> imgmount::Result<(Reference, Option<Platform>)> {
         let reference = Reference::parse(text, self.image.as_deref())?;
         let platform = self.platform.as_deref().map(str::parse).transpose()?;

@@ -38,7 +38,8 @@ pub(crate) struct Waiting {
 
 /// Forks. The parent returns only when the child is ready or has ended.
 ///
-/// # Errors When this process already has threads, or the system refuses to fork.
+/// # Errors
+/// When this process already has threads, or the system refuses to fork.
 pub(crate) fn fork() -> anyhow::Result<Process> {
     if thread_count()? != 1 {
         bail!("cannot go to the background: threads are running already");
@@ -88,7 +89,8 @@ fn exit_code(status: Option<i32>, signal: Option<i32>) -> anyhow::Result<ExitCod
 impl Waiting {
     /// Leaves the terminal and notifies the parent, which then exits with success.
     ///
-    /// # Errors When the parent is gone, or the terminal cannot be left.
+    /// # Errors
+    /// When the parent is gone, or the terminal cannot be left.
     pub(crate) fn ready(mut self, log: Option<File>) -> io::Result<()> {
         // setsid fails only in a leader of a process group, and a forked child is none.
         let _ = setsid();

@@ -119,7 +119,8 @@ pub(crate) enum ViewMode {
 impl MountArgs {
     /// Applies the `-o` options to the other fields. They take precedence.
     ///
-    /// # Errors For an unknown option or a bad value; the error names the option.
+    /// # Errors
+    /// For an unknown option or a bad value; the error names the option.
     pub(crate) fn fold_options(&mut self) -> anyhow::Result<()> {
         for list in std::mem::take(&mut self.options) {
             let items = split_list(&list);
@@ -196,8 +197,9 @@ impl Command for MountArgs {
 /// The image is loaded in the process that serves it, after all cheap checks. It must not keep relative
 /// paths: the process leaves its working directory.
 ///
-/// # Errors Any error that keeps the image from being mounted. If this process is in the background, it
-/// has printed the error before the parent returns.
+/// # Errors
+/// Any error that keeps the image from being mounted. If this process is in the background, it has
+/// printed the error before the parent returns.
 fn run(mut args: MountArgs) -> anyhow::Result<ExitCode> {
     args.fold_options()?;
     let dir = check_mount_point(&args.dir)?;

@@ -63,8 +63,9 @@ impl<'a> ExportOptions<'a> {
 
 /// Writes an inode and everything below it as a tar.
 ///
-/// # Errors [`Error::Io`] if writing to `out` fails; otherwise as [`LoadedTree::read_stored`]. The tar
-/// is incomplete then.
+/// # Errors
+/// [`Error::Io`] if writing to `out` fails; otherwise as [`LoadedTree::read_stored`]. The tar is
+/// incomplete then.
 pub(crate) fn export(
     tree: &LoadedTree,
     inode: InodeId,

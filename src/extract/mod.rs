@@ -110,7 +110,8 @@ impl<'a> ExtractOptions<'a> {
 
 /// Creates the contents of the directory `root` of the tree in `dir`, which is created if missing.
 ///
-/// # Errors [`Error::Path`] if `root` is not a directory, [`Error::Io`] if `dir` cannot be used,
+/// # Errors
+/// [`Error::Path`] if `root` is not a directory, [`Error::Io`] if `dir` cannot be used,
 /// [`Error::NotEmpty`] under [`Existing::Refuse`], [`Error::Incomplete`] if the file system is full,
 /// and [`Error::Interrupted`]. Other objects that cannot be created are listed in the
 /// [`ExtractReport`].
@@ -136,8 +137,8 @@ pub(crate) fn extract(
 /// Creates an inode of the tree, with everything below it, under the name `name` in the directory
 /// `dir`.
 ///
-/// # Errors [`Error::Path`] if `name` cannot be a file name, otherwise as [`extract`]; `dir` need not
-/// be empty.
+/// # Errors
+/// [`Error::Path`] if `name` cannot be a file name, otherwise as [`extract`]; `dir` need not be empty.
 pub(crate) fn extract_as(
     tree: &LoadedTree,
     inode: InodeId,

@@ -11,8 +11,9 @@ impl Rootfs {
     /// Resolves a path from the root; `..` stays inside the root, as in a container. An empty path is the
     /// root. A trailing slash requires a directory, and follows a symbolic link to one.
     ///
-    /// # Errors [`Error::Path`] if the path does not exist, if a component is not a directory, or after
-    /// more than 40 symbolic links.
+    /// # Errors
+    /// [`Error::Path`] if the path does not exist, if a component is not a directory, or after more than 40
+    /// symbolic links.
     pub(crate) fn resolve(&self, path: &[u8], follow: Follow) -> Result<InodeId> {
         self.follow_path(path, follow).map_err(|reason| Error::Path { path: escape(path), reason })
     }

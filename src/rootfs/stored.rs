@@ -27,7 +27,8 @@ const HEADER_BYTES: usize = 8 + 4 + 4 + SECTIONS * 8 + CHECKSUM_BYTES;
 impl Rootfs {
     /// Writes the tree, without its layers.
     ///
-    /// # Errors The errors of `out`.
+    /// # Errors
+    /// The errors of `out`.
     pub(crate) fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut head = Vec::with_capacity(HEADER_BYTES);
         head.extend_from_slice(MAGIC);
@@ -41,8 +42,8 @@ impl Rootfs {
 
     /// Reads the tree that [`Rootfs::write_to`] wrote for the same layers.
     ///
-    /// # Errors [`Error::Malformed`] if the bytes are truncated, damaged, of another version, or not a
-    /// tree.
+    /// # Errors
+    /// [`Error::Malformed`] if the bytes are truncated, damaged, of another version, or not a tree.
     pub(crate) fn from_bytes(bytes: impl Into<Bytes>, layers: Vec<Arc<LayerIndex>>) -> Result<Self> {
         let bytes = bytes.into();
         let bad = |reason: &str| Error::malformed(Subject::MergedTree, reason);

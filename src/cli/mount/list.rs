@@ -37,7 +37,8 @@ fn split_item(item: &str) -> (String, Option<String>) {
 /// `command`, which is the command of `args`, prepared for updates. Every long option that is not
 /// hidden can be given this way.
 ///
-/// # Errors For an unknown option, or a value that is missing or not accepted: a message about `name`.
+/// # Errors
+/// For an unknown option, or a value that is missing or not accepted: a message about `name`.
 pub(super) fn fold_long(
     args: &mut impl FromArgMatches,
     command: Command,

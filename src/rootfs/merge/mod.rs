@@ -54,8 +54,8 @@ pub(crate) struct MergeOptions {
 /// Merges layers, the lowest first. The same layers and options always give the same tree with the same
 /// inode numbers.
 ///
-/// # Errors [`Error::Limit`] past [`MAX_LAYERS`](crate::layer::MAX_LAYERS), 2^32 names or 4 GiB of
-/// names.
+/// # Errors
+/// [`Error::Limit`] past [`MAX_LAYERS`](crate::layer::MAX_LAYERS), 2^32 names or 4 GiB of names.
 pub(crate) fn merge(layers: Vec<Arc<LayerIndex>>, options: &MergeOptions) -> Result<Rootfs> {
     let mut merged = over::Merged::new(&layers);
     let mut warnings = Vec::new();

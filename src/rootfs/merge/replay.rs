@@ -116,7 +116,8 @@ impl NameState {
 /// directories that a path only passes through. Changes are reported layer by layer; their order within
 /// a layer is not specified.
 ///
-/// # Errors As [`merge`](super::merge), and the errors of `visit`.
+/// # Errors
+/// As [`merge`](super::merge), and the errors of `visit`.
 pub(crate) fn replay(
     layers: &[Arc<LayerIndex>],
     options: &MergeOptions,
