@@ -104,7 +104,10 @@ impl Digest {
     /// Returns the hash as lower-case hexadecimal digits.
     #[must_use]
     pub fn hex(&self) -> String {
-        self.hash().iter().map(|byte| format!("{byte:02x}")).collect()
+        let nibbles = self.hash().iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+        let mut hex = String::with_capacity(2 * self.hash().len());
+        hex.extend(nibbles.filter_map(|nibble| char::from_digit(nibble.into(), 16)));
+        hex
     }
 }
 
