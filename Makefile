@@ -15,7 +15,7 @@ completions = \
 	$(datadir)/zsh/site-functions/_imgmount \
 	$(datadir)/fish/vendor_completions.d/imgmount.fish
 
-.PHONY: build deps demo test random bench lint recording install uninstall clean
+.PHONY: build deps demo test random bench lint recording dist test-dist install uninstall clean
 
 build:
 	$(CARGO) build --release --locked
@@ -71,6 +71,16 @@ recording:
 	$(CARGO) build --locked --bins --example sample_image
 	scripts/record.py target/debug > docs/recording.svg.new
 	mv docs/recording.svg.new docs/recording.svg
+
+# Packages for others, in target/dist: a tarball with a static binary, and a .deb; see scripts/dist.sh.
+dist:
+	scripts/deps.sh dist
+	scripts/dist.sh
+
+# Tries what `make dist` made, as root: the binary in an empty root directory, the .deb in a fresh Debian.
+test-dist:
+	scripts/deps.sh dist
+	scripts/test-dist.sh
 
 # Installs what `make build` has built. It does not build, so that cargo need not run as root.
 install:
