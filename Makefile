@@ -72,12 +72,12 @@ recording:
 	scripts/record.py target/debug > docs/recording.svg.new
 	mv docs/recording.svg.new docs/recording.svg
 
-# Packages for others, in target/dist: a tarball with a static binary, and a .deb; see scripts/dist.sh.
+# Writes packages to target/dist: a tarball with a static binary, and a .deb. See scripts/dist.sh.
 dist:
 	scripts/deps.sh dist
 	scripts/dist.sh
 
-# Tries what `make dist` made, as root: the binary in an empty root directory, the .deb in a fresh Debian.
+# Tests what `make dist` has written: the binary in an empty root directory, the .deb in a fresh Debian. Needs root.
 test-dist:
 	scripts/deps.sh dist
 	scripts/test-dist.sh
