@@ -1,7 +1,7 @@
 //! Writes a tree, or a part of it, as a tar; the bytes are always the same for the same tree.
 //!
-//! This module owns names, order and parallelism; [`header`] owns the encoding of one member. It must
-//! not know where the tar is written.
+//! This module owns names, order and parallelism; [`crate::layer::tar::encode`] owns the encoding of
+//! one member. It must not know where the tar is written.
 //!
 //! Members are ordered parents first, siblings sorted by bytes. Their names are relative to the root
 //! (`etc/passwd`); the root itself is `./`. A file with several names is a file under the first name
@@ -13,19 +13,15 @@
 //! file, but cannot save the image again: the layer that it assembles does not have the expected
 //! digest.
 
-mod header;
-#[cfg(test)]
-mod tests;
-
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use self::header::{BLOCK_BYTES, Kind, Member, SparseMap, encode};
 use crate::content::Schedule;
 use crate::error::{Error, Result};
 use crate::layer::entry::{FileData, Stored};
+use crate::layer::tar::encode::{BLOCK_BYTES, Kind, Member, SparseMap, encode};
 use crate::load::LoadedTree;
 use crate::rootfs::{InodeId, InodeKind, ROOT};
 

@@ -1,4 +1,4 @@
-//! A parser for tar streams: a state machine from bytes to entries, without I/O.
+//! A parser for tar streams: a state machine from bytes to entries, without I/O; and an encoder of headers.
 //!
 //! This module owns which headers are legal, the precedence of PAX, GNU and ustar, where a payload ends, and
 //! how much memory an archive may use. It must not know where the bytes come from, what a name means
@@ -16,10 +16,17 @@
 //! | `member` | a header combined with its extension headers |
 //! | `parser` | the order of blocks, and the end |
 //! | `emit` | where a member's payload is, and when its entry is emitted |
+//!
+//! `encode` does the reverse: it writes the header of a member. All tars that this program makes come from it.
 
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 mod emit;
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "it adds lengths of names and positions in files, which are far below 2^64"
+)]
+pub(crate) mod encode;
 mod header;
 mod member;
 mod parser;

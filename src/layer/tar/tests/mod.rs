@@ -8,6 +8,7 @@
     reason = "a test that goes out of bounds fails, as it should"
 )]
 
+mod encode;
 mod extensions;
 mod members;
 mod programs;

@@ -1,6 +1,6 @@
 //! Tests headers at the limits of their fields.
 
-use super::header::{Kind, Member, SparseMap, encode};
+use super::super::encode::{Kind, Member, SparseMap, encode};
 use crate::layer::entry::{DeviceNumber, Extent, Meta, Segment, Timestamp, Xattrs};
 
 fn member<'a>(path: &'a [u8], kind: Kind<'a>) -> Member<'a> {
@@ -8,9 +8,9 @@ fn member<'a>(path: &'a [u8], kind: Kind<'a>) -> Member<'a> {
 }
 
 /// Returns the PAX records of encoded blocks, and the ustar header.
-fn parts(blocks: &[u8]) -> (String, tar::Header) {
-    let header = |at: usize| tar::Header::from_byte_slice(&blocks[at..at + 512]).clone();
-    if header(0).entry_type() != tar::EntryType::XHeader {
+fn parts(blocks: &[u8]) -> (String, ::tar::Header) {
+    let header = |at: usize| ::tar::Header::from_byte_slice(&blocks[at..at + 512]).clone();
+    if header(0).entry_type() != ::tar::EntryType::XHeader {
         return (String::new(), header(0));
     }
     let len = usize::try_from(header(0).entry_size().unwrap()).unwrap();
@@ -22,8 +22,8 @@ fn an_ordinary_member_is_one_block() {
     let file = Meta { mode: 0o644, uid: 1, gid: 2, mtime: Timestamp { seconds: 3, nanos: 0 } };
     let blocks = encode(&Member { meta: file, ..member(b"etc/passwd", Kind::File(10)) });
     assert_eq!(blocks.len(), 512);
-    let mut expected = tar::Header::new_ustar();
-    expected.set_entry_type(tar::EntryType::Regular);
+    let mut expected = ::tar::Header::new_ustar();
+    expected.set_entry_type(::tar::EntryType::Regular);
     expected.set_path("etc/passwd").unwrap();
     expected.set_mode(0o644);
     expected.set_uid(1);

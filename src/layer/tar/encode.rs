@@ -6,12 +6,12 @@
 //! Sources: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Extended Header"; GNU tar manual,
 //! "PAX Format, Version 1.0" (sparse files).
 
-use tar::{EntryType, Header};
+use ::tar::{EntryType, Header};
 
 use crate::layer::entry::{DeviceNumber, Meta, Segment, Xattrs};
 
 /// Block size of a tar, in bytes.
-pub(super) const BLOCK_BYTES: usize = 512;
+pub(crate) const BLOCK_BYTES: usize = 512;
 /// Length of the name and link name fields of a ustar header, in bytes.
 const NAME_FIELD: usize = 100;
 /// Length of the prefix field, in bytes.
@@ -25,17 +25,17 @@ const SPARSE_OVERHEAD_BYTES: u64 = 2 * BLOCK_BYTES as u64;
 
 /// A member of a tar.
 #[derive(Debug)]
-pub(super) struct Member<'a> {
+pub(crate) struct Member<'a> {
     /// The name, without a leading or trailing slash; `.` for the root.
-    pub(super) path: &'a [u8],
-    pub(super) kind: Kind<'a>,
-    pub(super) meta: Meta,
-    pub(super) xattrs: Xattrs<'a>,
+    pub(crate) path: &'a [u8],
+    pub(crate) kind: Kind<'a>,
+    pub(crate) meta: Meta,
+    pub(crate) xattrs: Xattrs<'a>,
 }
 
 /// The type of a member.
 #[derive(Debug)]
-pub(super) enum Kind<'a> {
+pub(crate) enum Kind<'a> {
     /// A file of this many bytes, which follow.
     File(u64),
     /// A file with holes. Its map is part of the header; its stored bytes follow.
@@ -55,7 +55,7 @@ pub(super) enum Kind<'a> {
 /// space around the stored bytes. Some programs (Go's) read all runs as one stream, others (GNU tar)
 /// look for each run in its own block; both read the same bytes only if the runs are aligned.
 #[derive(Debug)]
-pub(super) struct SparseMap {
+pub(crate) struct SparseMap {
     /// Offset and length of each run, in bytes.
     runs: Vec<(u64, u64)>,
     /// The map as decimal lines, padded to a block.
@@ -67,7 +67,7 @@ impl SparseMap {
     /// Makes the map of a file of `size` bytes that stores `segments`. Returns `None` if leaving out holes
     /// would save nothing: then the file is smaller, and readable by more programs, with its holes as
     /// zeros.
-    pub(super) fn new(size: u64, segments: &[Segment]) -> Option<Self> {
+    pub(crate) fn new(size: u64, segments: &[Segment]) -> Option<Self> {
         let block = BLOCK_BYTES as u64;
         let mut runs: Vec<(u64, u64)> = Vec::new();
         for segment in segments {
@@ -93,7 +93,7 @@ impl SparseMap {
     }
 
     /// Returns offset and length of each run, in bytes, ascending.
-    pub(super) fn runs(&self) -> &[(u64, u64)] {
+    pub(crate) fn runs(&self) -> &[(u64, u64)] {
         &self.runs
     }
 
@@ -104,7 +104,7 @@ impl SparseMap {
 }
 
 /// Encodes the header blocks of a member, with the map of a sparse file.
-pub(super) fn encode(member: &Member<'_>) -> Vec<u8> {
+pub(crate) fn encode(member: &Member<'_>) -> Vec<u8> {
     let mut header = Header::new_ustar();
     header.set_entry_type(entry_type(&member.kind));
     let mut records = Records::default();
@@ -124,7 +124,7 @@ pub(super) fn encode(member: &Member<'_>) -> Vec<u8> {
 }
 
 /// Pads `bytes` with zeros to a whole block.
-pub(super) fn pad(bytes: &mut Vec<u8>) {
+pub(crate) fn pad(bytes: &mut Vec<u8>) {
     bytes.resize(bytes.len().next_multiple_of(BLOCK_BYTES), 0);
 }
 
