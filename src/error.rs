@@ -113,6 +113,16 @@ pub enum Error {
         /// The value computed from the bytes.
         found: String,
     },
+    /// A layer whose bytes cannot be compared with the digest that the image states, because the engine did
+    /// not keep what is needed for it.
+    #[error("{subject}: cannot be verified: {reason}")]
+    #[non_exhaustive]
+    Unverifiable {
+        /// The layer.
+        subject: Box<Subject>,
+        /// What is missing or does not fit.
+        reason: String,
+    },
     /// A blob that the image names is missing.
     #[error("{}{}", missing(.subject, .digest), foreign(.urls))]
     #[non_exhaustive]
@@ -313,6 +323,11 @@ impl Error {
     ) -> Self {
         let (expected, found) = (expected.to_string(), found.to_string());
         Error::Mismatch { subject: subject.into(), property, expected, found }
+    }
+
+    /// Creates [`Error::Unverifiable`].
+    pub(crate) fn unverifiable(subject: impl Into<Box<Subject>>, reason: impl Into<String>) -> Self {
+        Error::Unverifiable { subject: subject.into(), reason: reason.into() }
     }
 
     /// Creates [`Error::MissingBlob`]. `urls` are the download addresses in the manifest.

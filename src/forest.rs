@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 
 use self::extras::{Extra, tree_of};
+use crate::digest::Digest;
 use crate::error::{Error, PathFault, Result};
 use crate::image::ImageInfo;
 use crate::load::LoadedTree;
@@ -284,9 +285,10 @@ fn places(rootfs: &LoadedTree) -> Vec<(String, Shows)> {
     let width = count.saturating_sub(1).to_string().len().max(2);
     let mut places = vec![("rootfs".to_owned(), Shows::Rootfs)];
     for (number, layer) in (0..).zip(rootfs.layers()) {
-        let hex = layer.diff_id.hex();
-        let short = hex.get(..NAME_DIGITS).unwrap_or(&hex);
-        places.push((format!("layers/{number:0width$}-{short}"), Shows::Layer(number)));
+        // The diff_id is unknown if neither an image nor a verified pass states it.
+        let digits = |diff_id: Digest| format!("-{:.NAME_DIGITS$}", diff_id.hex());
+        let ending = layer.diff_id.map(digits).unwrap_or_default();
+        places.push((format!("layers/{number:0width$}{ending}"), Shows::Layer(number)));
     }
     for (number, _) in (0..).zip(rootfs.layers()) {
         places.push((format!("states/{number:0width$}"), Shows::State(number)));

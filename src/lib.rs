@@ -186,12 +186,16 @@ pub use image::Platform;
 pub use layer::index::Verify;
 pub use load::{Engine, EngineOptions, LayerRange, LoadOptions, Progress};
 pub use rootfs::Semantics;
-pub use source::{ImageSummary, Location, Reference, Selection, Transport, split_path};
+pub use source::{
+    Environment, ImageKind, ImageSummary, Location, Reference, Selection, Transport, split_path,
+};
 
 // Contents of manifests and configs.
 pub use compress::Compression;
 pub use digest::{Algorithm, Digest};
-pub use image::{HistoryEntry, ImageConfig, ImageInfo, LayerDescriptor};
+pub use image::{
+    Container, ContainerMount, HistoryEntry, ImageConfig, ImageInfo, LayerDescriptor, LayerOrigin,
+};
 pub use layer::LayerId;
 pub use load::LayerInfo;
 pub use warning::{Warning, WarningKind};

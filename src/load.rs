@@ -37,7 +37,7 @@ use crate::path::escape;
 use crate::read_at::ReadAt;
 use crate::rootfs::stored::TREE_VERSION;
 use crate::rootfs::{MergeOptions, Rootfs, Semantics, merge};
-use crate::source::{BlobIdentity, LayerBlob, OpenedImage};
+use crate::source::{BlobIdentity, Environment, LayerBlob, OpenedImage};
 use crate::store::{Key, Store};
 use crate::warning::{Warning, WarningKind};
 use crate::workers::{Queue, try_map};
@@ -88,6 +88,11 @@ pub struct EngineOptions {
     /// The directory for a copy of standard input while it is open, if there is no store: with a store, the
     /// copy is made in the directory of the store. Without either, an image on standard input is refused.
     pub spool_dir: Option<PathBuf>,
+    /// The environment of the user, which decides where engines keep their images. By default only the
+    /// places of the system are known.
+    pub environment: Environment,
+    /// The namespace of containerd in which images are searched. All by default.
+    pub namespace: Option<String>,
     /// Limits on the contents of a tar.
     pub(crate) limits: Limits,
     /// The observer of long operations. None by default.
@@ -123,6 +128,20 @@ impl EngineOptions {
         self
     }
 
+    /// Sets the environment of the user.
+    #[must_use]
+    pub fn environment(mut self, environment: Environment) -> Self {
+        self.environment = environment;
+        self
+    }
+
+    /// Sets the namespace of containerd in which images are searched.
+    #[must_use]
+    pub fn namespace(mut self, namespace: impl Into<Option<String>>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
     /// Sets the observer of long operations.
     #[must_use]
     pub fn progress(mut self, progress: impl Into<Option<Arc<dyn Progress>>>) -> Self {
@@ -138,6 +157,8 @@ impl Default for EngineOptions {
             cache_bytes: DEFAULT_CACHE_BYTES,
             store: None,
             spool_dir: None,
+            environment: Environment::default(),
+            namespace: None,
             limits: Limits::default(),
             progress: None,
         }
@@ -257,7 +278,7 @@ impl Engine {
     pub(crate) fn load(&self, image: OpenedImage, options: &LoadOptions) -> Result<LoadedTree> {
         let (first, blobs) = select(image.layers, options.layers)?;
         let progress = self.inner.options.progress.as_deref();
-        let total_bytes = blobs.iter().map(|blob| blob.bytes.len()).sum();
+        let total_bytes = blobs.iter().map(LayerBlob::about_bytes).sum();
         let open = reported(progress, "Indexing layers", total_bytes, || {
             self.index_all(first, &blobs, image.reads_at_once)
         })?;
@@ -311,7 +332,7 @@ impl Engine {
     /// Opens the layers, the largest first. A layer that occurs repeatedly in an image is opened once.
     fn index_all(&self, first: u16, blobs: &[LayerBlob], reads_at_once: usize) -> Result<Vec<OpenLayer>> {
         let mut jobs: Vec<(usize, &LayerBlob)> = Vec::new();
-        let mut job_of: HashMap<(Digest, BlobIdentity), usize> = HashMap::new();
+        let mut job_of: HashMap<(Option<Digest>, BlobIdentity), usize> = HashMap::new();
         let places: Vec<usize> = blobs
             .iter()
             .enumerate()
@@ -326,7 +347,7 @@ impl Engine {
                 same
             })
             .collect();
-        let queue = Queue::largest_first(&jobs, |(_, blob)| blob.bytes.len());
+        let queue = Queue::largest_first(&jobs, |(_, blob)| blob.about_bytes());
         let open =
             try_map(&queue, reads_at_once, |(at, blob)| self.open_layer(usize::from(first) + at, blob))?;
         Ok(places.iter().filter_map(|job| open.get(*job)).cloned().collect())
@@ -334,11 +355,11 @@ impl Engine {
 
     fn open_layer(&self, at: usize, blob: &LayerBlob) -> Result<OpenLayer> {
         let descriptor = &blob.descriptor;
-        let what = Subject::Layer { number: at, diff_id: Some(descriptor.diff_id) };
+        let what = Subject::Layer { number: at, diff_id: descriptor.diff_id };
         let shared = self.shared(blob);
         if let Some(bytes) = shared.clone().filter(|bytes| is_known(bytes.reader().index().facts(), blob)) {
             if let Some(progress) = &self.inner.options.progress {
-                progress.advance(blob.bytes.len());
+                progress.advance(blob.about_bytes());
             }
             let compression = stored_as(&what, blob, bytes.reader().index().facts())?;
             return Ok(OpenLayer {
@@ -349,16 +370,17 @@ impl Engine {
         }
         let keys = Keys::of_layer(blob);
         let expected = Expected {
-            diff_id: Some(descriptor.diff_id),
+            diff_id: descriptor.diff_id,
             blob_digest: descriptor.digest,
             blob_bytes: descriptor.size,
+            learn: descriptor.diff_id.is_none(),
         };
         let index = self.index(&what, &blob.bytes, None, &keys, expected, None)?;
         let compression = index.index.facts().compression;
         let bytes = shared.unwrap_or_else(|| {
             let bytes = self.layer_bytes(&what, index, blob.bytes.clone());
-            if blob.identity != BlobIdentity::Unknown {
-                self.lock_open().insert(descriptor.diff_id, Arc::downgrade(&bytes));
+            if let Some(diff_id) = descriptor.diff_id.filter(|_| blob.identity != BlobIdentity::Unknown) {
+                self.lock_open().insert(diff_id, Arc::downgrade(&bytes));
             }
             bytes
         });
@@ -371,7 +393,7 @@ impl Engine {
         if self.verify() == Verify::Off || blob.identity == BlobIdentity::Unknown {
             return None;
         }
-        self.lock_open().get(&blob.descriptor.diff_id)?.upgrade()
+        self.lock_open().get(&blob.descriptor.diff_id?)?.upgrade()
     }
 
     fn lock_open(&self) -> MutexGuard<'_, HashMap<Digest, Weak<LayerBytes>>> {
@@ -389,9 +411,8 @@ impl Engine {
 /// in this image.
 fn is_known(verified: &LayerFacts, blob: &LayerBlob) -> bool {
     let LayerDescriptor { digest, size, .. } = blob.descriptor;
-    let stored_bytes = blob.bytes.len();
-    let known_blob = |digest| verified.blob_digest == Some(digest) && verified.blob_bytes == stored_bytes;
-    digest.is_none_or(known_blob) && size.is_none_or(|size| size == stored_bytes)
+    let known_blob = |digest| verified.blob_digest == Some(digest) && verified.blob_bytes == blob.bytes.len();
+    digest.is_none_or(known_blob) && size.is_none_or(|size| size == blob.bytes.len())
 }
 
 /// Returns a warning if the media type names another compression than the layer has (rule Z7).

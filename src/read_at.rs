@@ -17,6 +17,11 @@ pub(crate) trait ReadAt: Send + Sync + fmt::Debug + 'static {
     /// then reads fail.
     fn len(&self) -> u64;
 
+    /// Returns the length as [`ReadAt::len`] does, but `None` if much work would be needed to find it out.
+    fn known_len(&self) -> Option<u64> {
+        Some(self.len())
+    }
+
     /// Fills `buf` from `offset` (bytes), or fails. There are no short reads.
     ///
     /// # Errors
@@ -37,11 +42,21 @@ pub(crate) trait ReadAt: Send + Sync + fmt::Debug + 'static {
     fn may_wait(&self) -> bool {
         false
     }
+
+    /// Returns how many bytes to read at a time if only some of them are needed, such as the headers of a
+    /// tar. The default suits files, where a seek costs more than reading this many bytes.
+    fn probe_bytes(&self) -> usize {
+        32 << 10
+    }
 }
 
 impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
     fn len(&self) -> u64 {
         (**self).len()
+    }
+
+    fn known_len(&self) -> Option<u64> {
+        (**self).known_len()
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
@@ -54,6 +69,10 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
 
     fn may_wait(&self) -> bool {
         (**self).may_wait()
+    }
+
+    fn probe_bytes(&self) -> usize {
+        (**self).probe_bytes()
     }
 }
 

@@ -128,16 +128,20 @@ pub enum Verdict {
     Mismatch(VerifyMismatch),
     /// The blob is missing.
     Missing,
+    /// The bytes cannot be compared, or no digest is known; the text says why. The expected value is empty if
+    /// there is no digest.
+    Unchecked(String),
 }
 
 impl Verdict {
-    /// The name in output: `ok`, `mismatch` or `missing`.
+    /// The name in output: `ok`, `mismatch`, `missing` or `unchecked`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Verdict::Ok => "ok",
             Verdict::Mismatch(_) => "mismatch",
             Verdict::Missing => "missing",
+            Verdict::Unchecked(_) => "unchecked",
         }
     }
 }
@@ -161,7 +165,7 @@ pub struct VerifyItem {
     /// The property.
     pub check: Check,
     /// The expected digest or number of bytes. Empty for [`Check::Tar`] and [`Check::Documents`], which are
-    /// reported only when they fail.
+    /// reported only when they fail, and where nothing states a digest.
     pub expected: String,
     /// The result.
     pub verdict: Verdict,
@@ -179,6 +183,20 @@ impl VerifyItem {
         VerifyItem { subject, check, expected: digest.to_string(), verdict: Verdict::Missing }
     }
 
+    fn unchecked(subject: VerifySubject, digest: Option<Digest>, why: &str) -> Self {
+        let expected = digest.map(|digest| digest.to_string()).unwrap_or_default();
+        VerifyItem { subject, check: Check::DiffId, expected, verdict: Verdict::Unchecked(why.to_owned()) }
+    }
+
+    /// Whether everything that the image states is right, as far as this check is concerned.
+    fn is_sound(&self) -> bool {
+        match self.verdict {
+            Verdict::Ok => true,
+            Verdict::Unchecked(_) => self.expected.is_empty(),
+            Verdict::Mismatch(_) | Verdict::Missing => false,
+        }
+    }
+
     fn unreadable(subject: VerifySubject, check: Check, digest: Digest, why: &Error) -> Self {
         let verdict = Verdict::Mismatch(VerifyMismatch::Unreadable(why.to_string()));
         VerifyItem { subject, check, expected: digest.to_string(), verdict }
@@ -186,7 +204,7 @@ impl VerifyItem {
 }
 
 /// Checks all documents and layers in `survey`, several layers in parallel, and reports each item in
-/// the order of the image. Returns true if all checks passed.
+/// the order of the image. Returns true if everything that has a digest was checked and is right.
 ///
 /// # Errors
 /// The errors of `report`; the first fault of the survey if there is nothing else to report.
@@ -198,7 +216,7 @@ pub(crate) fn verify<E: From<Error>>(
     let mut sound = true;
     let mut report_all = |items: Vec<VerifyItem>| -> Result<(), E> {
         for item in items {
-            sound &= item.verdict == Verdict::Ok;
+            sound &= item.is_sound();
             report(&item)?;
         }
         Ok(())
@@ -290,7 +308,10 @@ fn check_layers<E: From<Error>>(
 
 fn check_layer(number: usize, layer: &SurveyedLayer, indexes: Option<&Indexes<'_>>) -> Vec<VerifyItem> {
     let subject = VerifySubject::Layer(number);
-    let SurveyedLayer { digest, size, diff_id, bytes } = layer;
+    let SurveyedLayer { digest, size, diff_id, bytes, unchecked } = layer;
+    if let Some(why) = unchecked {
+        return vec![VerifyItem::unchecked(subject, *diff_id, why)];
+    }
     let Some(bytes) = bytes else {
         let named = digest.map(|digest| (Check::Digest, digest)).or(diff_id.map(|id| (Check::DiffId, id)));
         return named

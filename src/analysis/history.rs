@@ -4,6 +4,7 @@
 //! assigned), and which actions describe the changes of a path. Paths are used as written: symbolic
 //! links are not followed.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::content::{Readable, same_bytes};
@@ -24,28 +25,32 @@ pub struct Step<'a> {
     pub entry: Option<&'a HistoryEntry>,
 }
 
-/// Returns the steps that made an image, the oldest first. If the history does not have exactly one
-/// step for each layer, no step is assigned: the list then has all layers without steps, followed by
-/// all steps without layers.
+/// Returns the steps that made an image of `layers` layers, the oldest first. If the history does not have
+/// exactly one step for each layer of the config, no step is assigned: the list then has all layers without
+/// steps, followed by all steps without layers. Layers above those of the config, such as the writable layer
+/// of a container, have no step and come last.
 #[must_use]
-pub(crate) fn steps(config: &ImageConfig) -> Vec<Step<'_>> {
-    let layers = || (0..config.diff_ids.len()).map(|at| LayerId(u16::try_from(at).unwrap_or(u16::MAX)));
+pub(crate) fn steps(config: &ImageConfig, layers: usize) -> Vec<Step<'_>> {
+    let numbers = |range: Range<usize>| range.map(|at| LayerId(u16::try_from(at).unwrap_or(u16::MAX)));
+    let without_step = |layer| Step { layer: Some(layer), entry: None };
+    let of_config = || numbers(0..config.diff_ids.len());
+    let above = numbers(config.diff_ids.len()..layers).map(without_step);
     if is_aligned(config) {
-        let mut layers = layers();
+        let mut layers = of_config();
         let step = |entry: &'_ HistoryEntry| if entry.empty_layer { None } else { layers.next() };
         let numbers: Vec<Option<LayerId>> = config.history.iter().map(step).collect();
         return numbers
             .into_iter()
             .zip(&config.history)
             .map(|(layer, entry)| Step { layer, entry: Some(entry) })
+            .chain(above)
             .collect();
     }
-    let layers = layers().map(|layer| Step { layer: Some(layer), entry: None });
     let entries = config.history.iter().map(|entry| Step { layer: None, entry: Some(entry) });
-    layers.chain(entries).collect()
+    of_config().map(without_step).chain(above).chain(entries).collect()
 }
 
-/// Whether the history has exactly one step for each layer.
+/// Whether the history has exactly one step for each layer of the config.
 #[must_use]
 pub(crate) fn is_aligned(config: &ImageConfig) -> bool {
     config.history.iter().filter(|step| !step.empty_layer).count() == config.diff_ids.len()

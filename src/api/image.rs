@@ -218,7 +218,7 @@ impl Image {
     /// steps, without layers.
     #[must_use]
     pub fn steps(&self) -> Vec<Step<'_>> {
-        history::steps(&self.info.config)
+        history::steps(&self.info.config, self.info.layers.len())
     }
 
     /// Lists what each loaded layer did to `path`, lowest layer first. Symbolic links in the path are not

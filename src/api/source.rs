@@ -9,7 +9,7 @@ use super::Image;
 use crate::error::{Error, Result};
 use crate::image::{ImageInfo, Platform};
 use crate::load::{Engine, LoadOptions};
-use crate::source::{ImageSummary, OpenedImage, Reference, Selection};
+use crate::source::{ImageSummary, LayerBlob, OpenedImage, Reference, Selection};
 use crate::verify::{VerifyItem, VerifyOptions, verify};
 
 impl Engine {
@@ -105,6 +105,14 @@ impl SelectedImage {
     #[must_use]
     pub fn format(&self) -> &'static str {
         self.format
+    }
+
+    /// Returns the size of the image in bytes as its engine counts it, or else the sum of the sizes of its
+    /// stored layers.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        let layers = || self.opened.layers.iter().map(LayerBlob::about_bytes).sum();
+        self.opened.size.unwrap_or_else(layers)
     }
 
     /// Loads the image: indexes the layers that have no stored index, merges all layers and makes their files

@@ -15,8 +15,8 @@ use clap::{Args, ValueEnum};
 use super::options::parse_bytes;
 use super::progress::Bars;
 use imgmount::{
-    Engine, EngineOptions, Image, LayerRange, LoadOptions, Platform, Progress, Reference, SelectedImage,
-    Semantics, Store, Verify, split_path,
+    Engine, EngineOptions, Environment, Image, LayerRange, LoadOptions, Platform, Progress, Reference,
+    SelectedImage, Semantics, Store, Verify, split_path,
 };
 
 /// Which of the images in a place is meant.
@@ -28,6 +28,9 @@ pub(crate) struct SelectArgs {
     /// Select the image for OS/ARCH[/VARIANT]; the default is Linux on this machine's architecture
     #[arg(long, value_name = "PLATFORM")]
     pub(crate) platform: Option<String>,
+    /// Search only this namespace of containerd; the default is all namespaces
+    #[arg(long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
 }
 
 /// How an image is opened and merged.
@@ -126,6 +129,27 @@ impl SelectArgs {
         let platform = self.platform.as_deref().map(str::parse).transpose()?;
         Ok((reference, platform))
     }
+
+    /// Returns the options of an engine that opens the sources that these arguments and the environment
+    /// name.
+    pub(crate) fn engine_options(&self) -> EngineOptions {
+        EngineOptions::default().environment(environment()).namespace(self.namespace.clone())
+    }
+}
+
+/// Returns what decides where engines keep their images.
+pub(crate) fn environment() -> Environment {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let path = |name| set(name).map(PathBuf::from);
+    let mut environment = Environment::default();
+    environment.uid = rustix::process::geteuid().as_raw();
+    environment.home = path("HOME");
+    environment.data_home = path("XDG_DATA_HOME");
+    environment.config_home = path("XDG_CONFIG_HOME");
+    environment.runtime_dir = path("XDG_RUNTIME_DIR");
+    environment.docker_host = set("DOCKER_HOST").and_then(|host| host.into_string().ok());
+    environment.storage_conf = path("CONTAINERS_STORAGE_CONF");
+    environment
 }
 
 impl ImageArgs {
@@ -144,7 +168,9 @@ impl ImageArgs {
             VerifyMode::Full => Verify::Full,
             VerifyMode::Off => Verify::Off,
         };
-        let options = EngineOptions::default()
+        let options = self
+            .select
+            .engine_options()
             .verify(verify)
             .cache_bytes(usize::try_from(self.cache_size).unwrap_or(usize::MAX))
             .store(self.store())

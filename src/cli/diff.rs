@@ -17,8 +17,8 @@ use super::diff_text::{self, TextFile, text_diff};
 use super::output::{JsonEntry, json_line, json_name, stdout};
 use super::{NEGATIVE, diff_html};
 use imgmount::{
-    DiffOptions, Difference, DifferenceKind, Field, FileType, Glob, Image, Inode, InodeId, LayerRange,
-    SelectedImage, diff, escape,
+    DiffOptions, Difference, DifferenceKind, Field, FileType, Glob, Image, Inode, InodeId, LayerDescriptor,
+    LayerOrigin, LayerRange, SelectedImage, diff, escape,
 };
 
 /// Compare two images, or two states of one image
@@ -174,8 +174,46 @@ fn run(args: &DiffArgs) -> Result<ExitCode> {
     // An image that is named twice is opened once: standard input can be read only once.
     let selected_b =
         if *b_text == args.a { selected_a.clone() } else { args.image.select_with(&engine, b_text)? };
-    let a = side(args, &args.a, &selected_a, a_range)?;
-    let b = side(args, b_text, &selected_b, b_range)?;
+    // A layer option chooses exactly what is compared.
+    let (a_range, b_range) = match (a_range, b_range) {
+        (LayerRange::All, LayerRange::All) => {
+            match (with_engine_files(&selected_a, &selected_b), with_engine_files(&selected_b, &selected_a)) {
+                // A container is compared with its image as the engine prepared it.
+                (Some(base), _) => return compare(args, (&selected_b, base), (&selected_b, b_range), b_text),
+                (_, Some(base)) => return compare(args, (&selected_a, a_range), (&selected_a, base), b_text),
+                (None, None) => (a_range, b_range),
+            }
+        }
+        ranges => ranges,
+    };
+    compare(args, (&selected_a, a_range), (&selected_b, b_range), b_text)
+}
+
+/// Returns the layers of `container` below its writable layer, if `image` is the image of the container. The
+/// engine's own files are among these layers, so they do not count as changes that the container made
+/// (C39 in docs/cli.md).
+fn with_engine_files(image: &SelectedImage, container: &SelectedImage) -> Option<LayerRange> {
+    let (image, container) = (image.info(), container.info());
+    if image.container.is_some() || container.container.is_none() {
+        return None;
+    }
+    let of_image = |layer: &&LayerDescriptor| layer.origin == LayerOrigin::Image;
+    let own = image.layers.iter().map(|layer| layer.diff_id);
+    let below = container.layers.iter().filter(of_image).map(|layer| layer.diff_id);
+    let writable = container.layers.iter().position(|layer| layer.origin == LayerOrigin::Container)?;
+    let last = u16::try_from(writable.checked_sub(1)?).ok()?;
+    own.eq(below).then_some(LayerRange::Upto(last))
+}
+
+/// Compares two images, or two states of them, and prints the result.
+fn compare(
+    args: &DiffArgs,
+    (selected_a, a_range): (&SelectedImage, LayerRange),
+    (selected_b, b_range): (&SelectedImage, LayerRange),
+    b_text: &OsStr,
+) -> Result<ExitCode> {
+    let a = side(args, &args.a, selected_a, a_range)?;
+    let b = side(args, b_text, selected_b, b_range)?;
     let differences = diff(&a.image, &b.image, &options(args))?;
     let pair = Pair { a: &a, b: &b };
     match &args.html {

@@ -133,7 +133,10 @@ fn images(pair: &Pair<'_>, page: &mut String) -> Result<()> {
         let digest = side.image.info().manifest_digest.map(|digest| format!("<code>{digest}</code>"));
         digest.unwrap_or_else(|| "none".to_owned())
     })?;
-    row("Config", |side| format!("<code>{}</code>", side.image.info().config_digest))?;
+    row("Config", |side| {
+        let digest = side.image.info().config_digest;
+        digest.map_or_else(|| "none".to_owned(), |digest| format!("<code>{digest}</code>"))
+    })?;
     write!(
         page,
         "<tr class=\"layers\"><th scope=\"row\">Layers</th><td>{}</td><td>{}</td></tr>\n\
@@ -151,8 +154,9 @@ fn known(text: &str, otherwise: &str) -> String {
 /// Returns the list of one image's layers, with a mark on each layer that the other image has, too.
 fn layers(side: &Side, other: &Side) -> String {
     let item = |layer: &LayerInfo| {
-        let digest = layer.diff_id.to_string();
-        let short: String = layer.diff_id.hex().chars().take(SHORT_DIGEST).collect();
+        let digest = layer.diff_id.map_or_else(|| "unknown".to_owned(), |digest| digest.to_string());
+        let hex = layer.diff_id.map_or_else(|| "unknown".to_owned(), |digest| digest.hex());
+        let short: String = hex.chars().take(SHORT_DIGEST).collect();
         let note = if is_in(layer, other) { " in both" } else { "" };
         let command = shown(layer.created_by.as_deref().unwrap_or("unknown command").as_bytes());
         format!("<li><code title=\"{digest}\">{short}</code>{note}<span class=\"cmd\">{command}</span></li>")
@@ -171,7 +175,7 @@ fn layers(side: &Side, other: &Side) -> String {
 }
 
 fn is_in(layer: &LayerInfo, side: &Side) -> bool {
-    side.image.layers().iter().any(|one| one.diff_id == layer.diff_id)
+    side.image.layers().iter().any(|one| one.diff_id.is_some() && one.diff_id == layer.diff_id)
 }
 
 fn summary(stat: &Stat, page: &mut String) -> Result<()> {

@@ -56,6 +56,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
                 _ => "the image is incomplete or damaged, or was changed after it was made",
             }
         }
+        Error::Unverifiable { .. } => "--verify off shows the layer's files as they are now, unverified",
         Error::NotEmpty { .. } => "use --force to extract anyway and replace existing files",
         Error::MissingBlob { .. } => "the image was saved without this blob, or for another platform",
         Error::Strict { .. } => "`imgmount inspect` lists all warnings; without --strict they are accepted",

@@ -59,7 +59,7 @@ fn run(args: &HistoryArgs) -> Result<ExitCode> {
     let (name, path) = args.path.split(&args.image_path);
     let image = args.image.load(&name, LayerRange::All)?;
     let steps = image.info().config.history.iter().filter(|step| !step.empty_layer).count();
-    let layers = image.layers().len();
+    let layers = image.info().config.diff_ids.len();
     if steps != layers {
         log::warn!(
             "the history has {steps} step(s) for {layers} layer(s): commands are not assigned to layers"
@@ -119,14 +119,15 @@ impl<'a> JsonStep<'a> {
         JsonStep {
             layer: step.layer.map(|layer| layer.0),
             empty_layer: step.entry.is_some_and(|entry| entry.empty_layer),
-            diff_id: layer.map(|layer| layer.diff_id.to_string()),
+            diff_id: layer.and_then(|layer| layer.diff_id).map(|digest| digest.to_string()),
             digest: layer.and_then(|layer| layer.digest).map(|digest| digest.to_string()),
             size: layer.map(|layer| layer.blob_bytes),
             tar_size: layer.map(|layer| layer.tar_bytes),
             entries: layer.map(|layer| layer.entries),
             created: text(|entry| &entry.created),
             author: text(|entry| &entry.author),
-            created_by: text(|entry| &entry.created_by),
+            created_by: text(|entry| &entry.created_by)
+                .or_else(|| layer.filter(|_| step.entry.is_none())?.created_by.as_deref()),
             comment: text(|entry| &entry.comment),
         }
     }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::args::{ImageArgs, image_value};
 use super::commands::{Command, Example};
 use super::output::{json_line, json_name, stdout};
-use imgmount::{Image, LayerRange, escape};
+use imgmount::{Container, Image, LayerRange, escape};
 
 /// Show an image's format, digests, platform, config, layers and warnings
 #[derive(Debug, Args)]
@@ -32,10 +32,11 @@ struct ImageReport<'a> {
     format: &'static str,
     names: &'a [String],
     manifest_digest: Option<String>,
-    config_digest: String,
+    config_digest: Option<String>,
     platform: Option<String>,
     created: Option<&'a str>,
     config: &'a Value,
+    container: Option<ContainerReport<'a>>,
     layers: Vec<LayerReport<'a>>,
     warnings: Vec<WarningReport>,
 }
@@ -43,7 +44,8 @@ struct ImageReport<'a> {
 #[derive(Debug, Serialize)]
 struct LayerReport<'a> {
     layer: u16,
-    diff_id: String,
+    diff_id: Option<String>,
+    origin: &'static str,
     digest: Option<String>,
     media_type: Option<&'a str>,
     compression: &'static str,
@@ -51,6 +53,22 @@ struct LayerReport<'a> {
     tar_size: u64,
     entries: u32,
     created_by: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize)]
+struct ContainerReport<'a> {
+    id: &'a str,
+    name: Option<&'a str>,
+    image: Option<&'a str>,
+    created: Option<&'a str>,
+    mounts: Vec<MountReport<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct MountReport<'a> {
+    destination: &'a str,
+    source: Option<&'a str>,
+    kind: &'a str,
 }
 
 #[derive(Debug, Serialize)]
@@ -90,7 +108,8 @@ fn report(image: &Image) -> ImageReport<'_> {
     let info = image.info();
     let layers = (0..).zip(image.layers()).map(|(at, layer)| LayerReport {
         layer: at,
-        diff_id: layer.diff_id.to_string(),
+        diff_id: layer.diff_id.map(|digest| digest.to_string()),
+        origin: layer.origin.name(),
         digest: layer.digest.map(|digest| digest.to_string()),
         media_type: layer.media_type.as_deref(),
         compression: layer.compression.name(),
@@ -108,12 +127,28 @@ fn report(image: &Image) -> ImageReport<'_> {
         format: image.format(),
         names: &info.names,
         manifest_digest: info.manifest_digest.map(|digest| digest.to_string()),
-        config_digest: info.config_digest.to_string(),
+        config_digest: info.config_digest.map(|digest| digest.to_string()),
         platform: info.platform.as_ref().map(ToString::to_string),
         created: info.config.created.as_deref(),
         config: &info.config.runtime,
+        container: info.container.as_ref().map(container_report),
         layers: layers.collect(),
         warnings: warnings.collect(),
+    }
+}
+
+fn container_report(container: &Container) -> ContainerReport<'_> {
+    let mounts = container.mounts.iter().map(|mount| MountReport {
+        destination: &mount.destination,
+        source: mount.source.as_deref(),
+        kind: &mount.kind,
+    });
+    ContainerReport {
+        id: &container.id,
+        name: container.name.as_deref(),
+        image: container.image.as_deref(),
+        created: container.created.as_deref(),
+        mounts: mounts.collect(),
     }
 }
 
@@ -126,13 +161,17 @@ fn print(report: &ImageReport<'_>, out: &mut impl Write) -> io::Result<()> {
     if let Some(digest) = &report.manifest_digest {
         field("Manifest:", digest)?;
     }
-    field("Config:", &report.config_digest)?;
+    field("Config:", report.config_digest.as_deref().unwrap_or("none"))?;
     field("Platform:", report.platform.as_deref().unwrap_or("unknown"))?;
     field("Created:", report.created.unwrap_or("unknown"))?;
     print_config(report.config, out)?;
+    if let Some(container) = &report.container {
+        print_container(container, out)?;
+    }
     writeln!(out, "\nLayers:")?;
     for layer in &report.layers {
-        let LayerReport { layer: at, diff_id, compression, size, tar_size, entries, .. } = layer;
+        let LayerReport { layer: at, compression, size, tar_size, entries, .. } = layer;
+        let diff_id = layer.diff_id.as_deref().unwrap_or("unknown diff_id");
         writeln!(out, "{at:>4}  {diff_id}  {compression}, {size} of {tar_size} bytes, {entries} entries")?;
         if let Some(digest) = &layer.digest {
             writeln!(out, "      blob {digest}")?;
@@ -146,6 +185,30 @@ fn print(report: &ImageReport<'_>, out: &mut impl Write) -> io::Result<()> {
     for warning in &report.warnings {
         let path = escape(warning.path.as_bytes());
         writeln!(out, "  layer {}: {path}: {} ({})", warning.layer, warning.message, warning.kind)?;
+    }
+    Ok(())
+}
+
+/// Prints the names of a container, and what is mounted over its tree when it runs.
+fn print_container(container: &ContainerReport<'_>, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "\nContainer:")?;
+    let fields = [
+        ("ID", Some(container.id)),
+        ("Name", container.name),
+        ("Image", container.image),
+        ("Created", container.created),
+    ];
+    for (name, value) in fields {
+        writeln!(out, "  {name}: {}", escape(value.unwrap_or("unknown").as_bytes()))?;
+    }
+    for mount in &container.mounts {
+        let from = mount.source.map(|source| format!(" from {}", escape(source.as_bytes())));
+        let (destination, kind) = (escape(mount.destination.as_bytes()), escape(mount.kind.as_bytes()));
+        writeln!(
+            out,
+            "  Mounted when it runs, not shown: {destination} ({kind}{})",
+            from.unwrap_or_default()
+        )?;
     }
     Ok(())
 }

@@ -76,7 +76,10 @@ impl JsonEntry {
             rdev: inode.device().map(|device| format!("{}:{}", device.major, device.minor)),
             xattrs,
             layer: inode.layer().0,
-            diff_id: image.layer(inode.layer()).map(|layer| layer.diff_id.to_string()),
+            diff_id: image
+                .layer(inode.layer())
+                .and_then(|layer| layer.diff_id)
+                .map(|digest| digest.to_string()),
         }
     }
 }
@@ -94,7 +97,7 @@ impl<'a> JsonLayer<'a> {
         let layer = image.layer(id);
         JsonLayer {
             layer: id.0,
-            diff_id: layer.map(|layer| layer.diff_id.to_string()),
+            diff_id: layer.and_then(|layer| layer.diff_id).map(|digest| digest.to_string()),
             created_by: layer.and_then(|layer| layer.created_by.as_deref()),
         }
     }

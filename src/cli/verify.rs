@@ -14,16 +14,16 @@ use super::args::{SelectArgs, cache_directory, image_value};
 use super::commands::{Command, Example};
 use super::output::{json_line, stdout};
 use super::progress::Bars;
-use imgmount::{
-    Engine, EngineOptions, Progress, Store, Verdict, VerifyItem, VerifyMismatch, VerifyOptions, escape,
-};
+use imgmount::{Engine, Progress, Store, Verdict, VerifyItem, VerifyMismatch, VerifyOptions, escape};
 
 /// Verify every size, digest and diff_id of an image
 ///
 /// Reads the whole image, whatever is in the cache, and continues after a mismatch. Prints one line for each
-/// size, digest and diff_id: `ok`, `mismatch` or `missing`, the layer or document, the expected value, and on
-/// a mismatch the value found. A layer whose tar cannot be read is a mismatch too, even if its digests are
-/// right. The exit code is 0 if everything is ok, 1 if not, and 2 if the image cannot be opened.
+/// size, digest and diff_id: `ok`, `mismatch`, `missing` or `unchecked`, the layer or document, the expected
+/// value, and on a mismatch the value found. A layer whose tar cannot be read is a mismatch too, even if its
+/// digests are right. A layer is `unchecked` if the engine's store does not hold what is needed to compare
+/// it, or if it has no digest, such as the writable layer of a container. The exit code is 0 if everything
+/// with a digest is ok, 1 if not, and 2 if the image cannot be opened.
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     /// Image: [TRANSPORT:]PATH[:REF | @INDEX], or - for standard input
@@ -67,7 +67,7 @@ fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let (reference, platform) = args.select.parse(&args.image_name)?;
     let bars: Arc<dyn Progress> = Arc::new(Bars::default());
     // Without a store, even an archive that is compressed as a whole is read anew.
-    let engine = Engine::new(EngineOptions::default().progress(bars.clone()));
+    let engine = Engine::new(args.select.engine_options().progress(bars.clone()));
     let source = engine.open(&reference)?;
     let mut out = stdout();
     let indexes = indexes();
@@ -95,7 +95,7 @@ fn indexes() -> Option<Store> {
 fn print(item: &VerifyItem, out: &mut impl Write) -> Result<()> {
     let VerifyItem { subject, check, expected, verdict, .. } = item;
     let (status, check) = (verdict.name(), check.name());
-    write!(out, "{status:<8}  {subject:<11}  {check:<9}")?;
+    write!(out, "{status:<9}  {subject:<11}  {check:<9}")?;
     if !expected.is_empty() {
         write!(out, "  {}", escape(expected.as_bytes()))?;
     }
@@ -103,7 +103,9 @@ fn print(item: &VerifyItem, out: &mut impl Write) -> Result<()> {
         Verdict::Mismatch(VerifyMismatch::Other(found)) => {
             write!(out, "  found {}", escape(found.as_bytes()))?
         }
-        Verdict::Mismatch(VerifyMismatch::Unreadable(why)) => write!(out, "  {}", escape(why.as_bytes()))?,
+        Verdict::Mismatch(VerifyMismatch::Unreadable(why)) | Verdict::Unchecked(why) => {
+            write!(out, "  {}", escape(why.as_bytes()))?
+        }
         _ => {}
     }
     Ok(writeln!(out)?)
@@ -113,7 +115,9 @@ fn json_item(item: &VerifyItem) -> JsonItem<'_> {
     let (found, error) = match &item.verdict {
         Verdict::Ok => (Some(item.expected.as_str()), None),
         Verdict::Mismatch(VerifyMismatch::Other(found)) => (Some(found.as_str()), None),
-        Verdict::Mismatch(VerifyMismatch::Unreadable(why)) => (None, Some(why.as_str())),
+        Verdict::Mismatch(VerifyMismatch::Unreadable(why)) | Verdict::Unchecked(why) => {
+            (None, Some(why.as_str()))
+        }
         _ => (None, None),
     };
     JsonItem {

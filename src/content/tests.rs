@@ -30,7 +30,6 @@ fn layer(content: &[u8], cache_bytes: usize, ahead: bool) -> (Arc<LayerBytes>, E
         what: &LAYER,
         compression: Some(Compression::Gzip),
         expected: Expected::default(),
-        learn: false,
         verify: Verify::Full,
         limits: Limits::default(),
         scratch: None,

@@ -41,7 +41,7 @@ pub(super) struct Provenance<'a> {
 pub(super) fn value(name: &[u8], own: Xattrs<'_>, provenance: &Provenance<'_>) -> Option<Vec<u8>> {
     let mut value = match name {
         LAYER => provenance.number.to_string().into_bytes(),
-        DIFF_ID => provenance.layer?.diff_id.to_string().into_bytes(),
+        DIFF_ID => provenance.layer?.diff_id?.to_string().into_bytes(),
         CREATED_BY => provenance.layer?.created_by.clone()?.into_bytes(),
         _ => return own.get(name).map(<[u8]>::to_vec),
     };
@@ -78,6 +78,7 @@ mod tests {
     use super::*;
     use crate::compress::Compression;
     use crate::digest::Algorithm;
+    use crate::image::LayerOrigin;
 
     fn packed(xattrs: &[(&[u8], &[u8])]) -> Vec<u8> {
         let mut packed = Vec::new();
@@ -89,7 +90,8 @@ mod tests {
 
     fn layer(created_by: Option<&str>) -> LayerInfo {
         LayerInfo {
-            diff_id: Algorithm::Sha256.digest(b"layer"),
+            diff_id: Some(Algorithm::Sha256.digest(b"layer")),
+            origin: LayerOrigin::Image,
             digest: None,
             media_type: None,
             created_by: created_by.map(str::to_owned),
@@ -107,7 +109,7 @@ mod tests {
         let text =
             |name: &[u8]| value(name, Xattrs::default(), &provenance).map(|v| String::from_utf8(v).unwrap());
         assert_eq!(text(LAYER).as_deref(), Some("12"));
-        assert_eq!(text(DIFF_ID), Some(layer.diff_id.to_string()));
+        assert_eq!(text(DIFF_ID), layer.diff_id.map(|digest| digest.to_string()));
         assert_eq!(text(CREATED_BY).as_deref(), Some("RUN make"));
     }
 

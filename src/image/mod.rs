@@ -29,12 +29,67 @@ pub struct LayerDescriptor {
     pub digest: Option<Digest>,
     /// Length of the blob in bytes, as the manifest states it.
     pub size: Option<u64>,
-    /// Digest of the uncompressed tar.
-    pub diff_id: Digest,
+    /// Digest of the uncompressed tar; `None` if nothing states it, as for the writable layer of a container.
+    pub diff_id: Option<Digest>,
     /// The command that created the layer, if the history names it.
     pub created_by: Option<String>,
+    /// Where the layer comes from.
+    pub origin: LayerOrigin,
     /// Download addresses of a foreign layer (F18).
     pub urls: Vec<String>,
+}
+
+/// Where a layer comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum LayerOrigin {
+    /// The image.
+    #[default]
+    Image,
+    /// The engine: files that it puts below the writable layer of a container, such as `/.dockerenv`.
+    Engine,
+    /// The container: its writable layer.
+    Container,
+}
+
+impl LayerOrigin {
+    /// Returns the name in JSON output: `image`, `engine` or `container`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            LayerOrigin::Image => "image",
+            LayerOrigin::Engine => "engine",
+            LayerOrigin::Container => "container",
+        }
+    }
+}
+
+/// A container: an image with a writable layer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Container {
+    /// The full ID.
+    pub id: String,
+    /// The name, without a leading slash.
+    pub name: Option<String>,
+    /// The name or ID of the image, as the container was created from it.
+    pub image: Option<String>,
+    /// Time of creation as the engine writes it (RFC 3339).
+    pub created: Option<String>,
+    /// What the engine mounts over the tree when the container runs. It is not part of the tree.
+    pub mounts: Vec<ContainerMount>,
+}
+
+/// A directory or file that an engine mounts into a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ContainerMount {
+    /// The path inside the container.
+    pub destination: String,
+    /// The path on the host, or the name of the volume, if there is one.
+    pub source: Option<String>,
+    /// The kind of mount as the engine names it: `bind`, `volume`, `tmpfs`.
+    pub kind: String,
 }
 
 /// The description of an image in its documents.
@@ -45,8 +100,9 @@ pub struct ImageInfo {
     pub names: Vec<String>,
     /// Digest of the manifest; docker-archives have none.
     pub manifest_digest: Option<Digest>,
-    /// Digest of the config, which Docker uses as the image's ID.
-    pub config_digest: Digest,
+    /// Digest of the config, which Docker uses as the image's ID; `None` for an image without a config, such
+    /// as a flat tar.
+    pub config_digest: Option<Digest>,
     /// Platform of the image from its config, or else from its image index.
     pub platform: Option<Platform>,
     /// The parsed config.
@@ -59,6 +115,8 @@ pub struct ImageInfo {
     pub raw_manifest: Vec<u8>,
     /// Bytes of the config.
     pub raw_config: Vec<u8>,
+    /// The container, if this is the tree of a container.
+    pub container: Option<Container>,
 }
 
 /// Combines the manifest's layers with the diff_ids and commands of the config. `what` names the manifest in
@@ -78,8 +136,9 @@ pub(crate) fn pair_layers(
             media_type: layer.media_type.clone(),
             digest: Some(layer.digest),
             size: Some(layer.size),
-            diff_id: *diff_id,
+            diff_id: Some(*diff_id),
             created_by,
+            origin: LayerOrigin::Image,
             urls: layer.urls.clone(),
         })
         .collect())

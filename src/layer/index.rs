@@ -38,6 +38,8 @@ pub(crate) struct Expected {
     pub blob_digest: Option<Digest>,
     /// Length in bytes of the layer as stored.
     pub blob_bytes: Option<u64>,
+    /// Whether SHA-256 digests are also computed where none are expected.
+    pub learn: bool,
 }
 
 /// A request to index a layer.
@@ -50,8 +52,6 @@ pub(crate) struct Request<'a> {
     pub compression: Option<Compression>,
     /// The expected digests and size.
     pub expected: Expected,
-    /// Whether SHA-256 digests are also computed where none are expected.
-    pub learn: bool,
     /// Whether digests are compared with the expected ones.
     pub verify: Verify,
     /// The limits for the tar.

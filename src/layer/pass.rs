@@ -46,8 +46,7 @@ const QUEUE: usize = 4;
 
 /// Runs the stages and combines their results.
 pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
-    let Request { bytes, what, compression, expected, learn, verify, limits, scratch, progress, observer } =
-        request;
+    let Request { bytes, what, compression, expected, verify, limits, scratch, progress, observer } = request;
     let hashed = verify == Verify::Full;
     let blob_bytes = bytes.len();
     let (compression, stream) =
@@ -56,8 +55,9 @@ pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
     // A plain layer needs no copy, because it can be read at any offset.
     let copy = copy.filter(|_| compression != Compression::Plain);
     let shared = Shared { pool: Pool::default(), abandoned: AtomicBool::new(false), progress };
-    let hasher_for = |expected: Option<Digest>| {
-        let algorithm = expected.map(|digest| digest.algorithm()).or(learn.then_some(Algorithm::Sha256));
+    let hasher_for = |known: Option<Digest>| {
+        let algorithm =
+            known.map(|digest| digest.algorithm()).or(expected.learn.then_some(Algorithm::Sha256));
         algorithm.filter(|_| hashed).map(Algorithm::hasher)
     };
     let mut stage = DigestStage {

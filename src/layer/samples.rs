@@ -64,6 +64,7 @@ pub(crate) fn expected(tar: &[u8], blob: &[u8]) -> Expected {
         diff_id: Some(Algorithm::Sha256.digest(tar)),
         blob_digest: Some(Algorithm::Sha256.digest(blob)),
         blob_bytes: Some(blob.len() as u64),
+        learn: false,
     }
 }
 
@@ -79,7 +80,6 @@ pub(crate) fn index(
         what: &LAYER,
         compression: Some(compression),
         expected,
-        learn: false,
         verify,
         limits: Limits::default(),
         scratch,

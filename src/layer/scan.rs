@@ -15,10 +15,6 @@ use crate::error::{Result, StreamFault, StreamResult};
 use crate::read_at::ReadAt;
 use crate::warning::WarningKind;
 
-/// Number of bytes read at a time: most files are smaller, and seeking costs more than reading this many
-/// bytes.
-pub(crate) const SCAN_BYTES: usize = 32 << 10;
-
 /// Indexes `request.bytes`, a plain tar, by scanning its headers.
 pub(super) fn scan_headers(request: &Request<'_>) -> Result<Indexed> {
     let mut sink = BuilderSink::default();
@@ -54,15 +50,16 @@ pub(super) fn scan_headers(request: &Request<'_>) -> Result<Indexed> {
 /// and the errors of `sink`.
 pub(crate) fn scan(bytes: &dyn ReadAt, limits: Limits, sink: &mut impl Sink) -> StreamResult<()> {
     let mut parser = TarParser::new(limits);
-    let mut buffer = vec![0; SCAN_BYTES];
+    let probe_bytes = bytes.probe_bytes();
+    let mut buffer = vec![0; probe_bytes];
     while parser.offset() < bytes.len() && !parser.at_end() {
         let left = bytes.len() - parser.offset();
         let skippable = parser.skippable().min(left);
-        if skippable >= SCAN_BYTES as u64 {
+        if skippable >= probe_bytes as u64 {
             parser.skip(skippable)?;
             continue;
         }
-        let len = usize::try_from(left).map_or(SCAN_BYTES, |left| left.min(SCAN_BYTES));
+        let len = usize::try_from(left).map_or(probe_bytes, |left| left.min(probe_bytes));
         let chunk = buffer.get_mut(..len).unwrap_or_default();
         bytes
             .read_exact_at(chunk, parser.offset())

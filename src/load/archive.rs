@@ -25,7 +25,13 @@ impl Engine {
         let store_dir = engine.store.as_ref().map(|store| store.directory().to_owned());
         let spool_dir = store_dir.or_else(|| engine.spool_dir.clone());
         let unpack = Some(Arc::new(self.clone()) as Arc<dyn Unpack>);
-        let options = OpenOptions { spool_dir, unpack, verify: engine.verify };
+        let options = OpenOptions {
+            spool_dir,
+            unpack,
+            verify: engine.verify,
+            environment: engine.environment.clone(),
+            namespace: engine.namespace.clone(),
+        };
         source::open(reference, &options)
     }
 }

@@ -30,13 +30,18 @@ pub(super) struct Keys {
 
 impl Keys {
     pub(super) fn of_layer(blob: &LayerBlob) -> Self {
-        let diff_id = &blob.descriptor.diff_id;
-        let known = blob.identity.store_name().map(|name| Key::layer(diff_id, Some(&name)));
-        let plain = match blob.identity {
-            BlobIdentity::Digest(_) => None,
-            BlobIdentity::File(_) | BlobIdentity::Unknown => Some(Key::layer(diff_id, None)),
+        let name = blob.identity.store_name();
+        let Some(diff_id) = &blob.descriptor.diff_id else {
+            return Keys { known: name.map(|name| Key::unnamed_layer(&name)), plain: None };
         };
-        Keys { known, plain }
+        let known = || name.map(|name| Key::layer(diff_id, Some(&name)));
+        match blob.identity {
+            BlobIdentity::Tar => Keys { known: Some(Key::layer(diff_id, None)), plain: None },
+            BlobIdentity::Digest(_) => Keys { known: known(), plain: None },
+            BlobIdentity::File(_) | BlobIdentity::Walk(_) | BlobIdentity::Unknown => {
+                Keys { known: known(), plain: Some(Key::layer(diff_id, None)) }
+            }
+        }
     }
 
     pub(super) fn of_archive(identity: BlobIdentity) -> Self {
@@ -44,16 +49,21 @@ impl Keys {
     }
 }
 
-/// Returns whether a stored index matches a blob of `len` bytes and its expected digests and size.
-fn fits(found: &StoredIndex, len: u64, expected: &Expected) -> bool {
+/// Returns whether a stored index matches a blob of `len` bytes, if that is known, and its expected digests
+/// and size.
+fn fits(found: &StoredIndex, len: Option<u64>, expected: &Expected) -> bool {
     let facts = found.index.facts();
     let same_blob = match (facts.blob_digest, expected.blob_digest) {
         (Some(found), Some(expected)) => found == expected,
         _ => true,
     };
-    facts.blob_bytes == len
-        && expected.blob_bytes.is_none_or(|expected| expected == len)
-        && facts.diff_id == expected.diff_id
+    let same_tar = match expected.diff_id {
+        None => facts.diff_id.is_some() == expected.learn,
+        expected => facts.diff_id == expected,
+    };
+    len.is_none_or(|len| len == facts.blob_bytes)
+        && expected.blob_bytes.is_none_or(|expected| expected == facts.blob_bytes)
+        && same_tar
         && same_blob
 }
 
@@ -78,7 +88,7 @@ impl Engine {
         expected: Expected,
         observer: Option<Box<dyn TarObserver>>,
     ) -> Result<StoredIndex> {
-        let len = bytes.len();
+        let len = bytes.known_len();
         if let Some(found) = keys.known.as_ref().and_then(|key| self.stored(key, len, &expected)) {
             return Ok(found);
         }
@@ -110,7 +120,7 @@ impl Engine {
 
     /// Returns the index from the store, if it matches a blob of `len` bytes and its expected digests and
     /// size.
-    fn stored(&self, key: &Key, len: u64, expected: &Expected) -> Option<StoredIndex> {
+    fn stored(&self, key: &Key, len: Option<u64>, expected: &Expected) -> Option<StoredIndex> {
         let options = &self.inner.options;
         let found = options.store.as_ref()?.load(key).filter(|found| fits(found, len, expected))?;
         // With `Verify::Off`, a plain layer is indexed by a scan of its headers. The scan is as fast as
@@ -119,7 +129,7 @@ impl Engine {
             return None;
         }
         if let Some(progress) = &options.progress {
-            progress.advance(len);
+            progress.advance(len.unwrap_or(0));
         }
         Some(found)
     }
@@ -143,7 +153,6 @@ impl Engine {
             what,
             compression,
             expected,
-            learn: false,
             verify: options.verify,
             limits: options.limits,
             scratch,

@@ -12,6 +12,7 @@ use crate::compress::Compression;
 use crate::content::{LayerBytes, Schedule, ScheduledExtent, stored_extents};
 use crate::digest::Digest;
 use crate::error::{Error, PathFault, Result};
+use crate::image::LayerOrigin;
 use crate::layer::LayerId;
 use crate::layer::entry::{EntryKind, FileData};
 use crate::rootfs::{EntryAt, InodeId, Rootfs};
@@ -22,14 +23,17 @@ use crate::warning::Warning;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct LayerInfo {
-    /// The digest of the uncompressed tar.
-    pub diff_id: Digest,
+    /// The digest of the uncompressed tar: the one that the image states or, if it states none, the computed
+    /// one. `None` if nothing states it and nothing is verified.
+    pub diff_id: Option<Digest>,
     /// The digest of the stored blob, if the image names it.
     pub digest: Option<Digest>,
     /// The media type in the manifest.
     pub media_type: Option<String>,
     /// The command that made the layer, if the image's history names it.
     pub created_by: Option<String>,
+    /// Where the layer comes from.
+    pub origin: LayerOrigin,
     /// The compression of the stored blob, detected from its content.
     pub compression: Compression,
     /// The length of the stored blob in bytes.
@@ -45,12 +49,13 @@ impl LayerInfo {
         let index = open.bytes.reader().index();
         let facts = index.facts();
         LayerInfo {
-            diff_id: blob.descriptor.diff_id,
+            diff_id: blob.descriptor.diff_id.or(facts.diff_id),
             digest: blob.descriptor.digest,
             media_type: blob.descriptor.media_type,
             created_by: blob.descriptor.created_by,
+            origin: blob.descriptor.origin,
             compression: open.compression,
-            blob_bytes: blob.bytes.len(),
+            blob_bytes: blob.bytes.known_len().unwrap_or(facts.blob_bytes),
             tar_bytes: facts.tar_bytes,
             entries: index.entry_count(),
         }

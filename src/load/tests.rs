@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::digest::Algorithm;
-use crate::image::{ImageConfig, ImageInfo, LayerDescriptor};
+use crate::image::{ImageConfig, ImageInfo, LayerDescriptor, LayerOrigin};
 
 /// Counts how many layers are being read, and the maximum so far.
 #[derive(Debug, Default)]
@@ -59,28 +59,31 @@ fn most_at_once(reads_at_once: usize) -> usize {
                 media_type: None,
                 digest: Some(digest),
                 size: Some(tar.len() as u64),
-                diff_id: digest,
+                diff_id: Some(digest),
+                origin: LayerOrigin::Image,
                 created_by: None,
                 urls: Vec::new(),
             };
             let bytes = Counted { tar, turnstile: turnstile.clone(), expected: reads_at_once };
-            LayerBlob { descriptor, bytes: Arc::new(bytes), identity: BlobIdentity::Digest(digest) }
+            let identity = BlobIdentity::Digest(digest);
+            LayerBlob { descriptor, bytes: Arc::new(bytes), identity, size_hint: None }
         })
         .collect();
-    let diff_ids: Vec<_> = layers.iter().map(|layer| layer.descriptor.diff_id.to_string()).collect();
+    let diff_ids: Vec<_> = layers.iter().map(|layer| layer.descriptor.diff_id.unwrap().to_string()).collect();
     let raw_config = serde_json::json!({"rootfs": {"diff_ids": diff_ids}}).to_string().into_bytes();
     let info = ImageInfo {
         names: Vec::new(),
         manifest_digest: None,
-        config_digest: Algorithm::Sha256.digest(&raw_config),
+        config_digest: Some(Algorithm::Sha256.digest(&raw_config)),
         platform: None,
         config: ImageConfig::parse(&crate::error::Subject::Image, &raw_config).unwrap(),
         layers: layers.iter().map(|layer| layer.descriptor.clone()).collect(),
         annotations: std::collections::BTreeMap::new(),
         raw_manifest: Vec::new(),
         raw_config,
+        container: None,
     };
-    let image = OpenedImage { info, layers, reads_at_once };
+    let image = OpenedImage { info, layers, reads_at_once, size: None };
     Engine::new(EngineOptions::default()).load(image, &LoadOptions::default()).unwrap();
     turnstile.inside.lock().unwrap().1
 }

@@ -8,14 +8,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
 
 use super::OpenOptions;
+use super::beneath::Beneath;
 use super::blobs::{BlobIdentity, FileIdentity, read_bounded};
 use super::scan::{Member, MemberKind, scan};
 use crate::compress::Compression;
@@ -34,7 +33,7 @@ pub(crate) struct Archive {
 
 #[derive(Debug)]
 enum Files {
-    Directory(OwnedFd),
+    Directory(Beneath),
     Tar(Tar),
 }
 
@@ -76,7 +75,8 @@ impl Archive {
         let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|e| cannot(e.into()))?);
         let kind = file.metadata().map_err(cannot)?.file_type();
         if kind.is_dir() {
-            return Ok(Archive { path: path.to_owned(), files: Files::Directory(file.into()) });
+            let root = Beneath::new(file.into(), path.to_owned());
+            return Ok(Archive { path: path.to_owned(), files: Files::Directory(root) });
         }
         if !kind.is_file() {
             return Err(not_an_image(path, "neither a file nor a directory"));
@@ -165,23 +165,9 @@ impl Archive {
         Subject::Member { archive: self.path.clone(), name: name.to_owned() }
     }
 
-    fn find_beneath(&self, root: &OwnedFd, name: &str) -> Result<Option<ArchiveFile>> {
-        let what = || self.describe(name);
-        // Names in archives may begin with a slash, which would lead out of the directory.
-        let relative = name.trim_start_matches('/');
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let file = match rustix::fs::openat2(root, relative, flags, Mode::empty(), resolve) {
-            Ok(fd) => File::from(fd),
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-            Err(Errno::XDEV) => return Err(Error::malformed(what(), "the path leads out of the directory")),
-            Err(Errno::LOOP) => return Err(Error::malformed(what(), "too many levels of symbolic links")),
-            Err(errno) => return Err(Error::io_on("cannot open", what(), errno.into())),
-        };
-        let cannot = |cause: io::Error| Error::io_on("cannot read", what(), cause);
-        if !file.metadata().map_err(cannot)?.is_file() {
-            return Err(Error::malformed(what(), "not a regular file"));
-        }
+    fn find_beneath(&self, root: &Beneath, name: &str) -> Result<Option<ArchiveFile>> {
+        let Some(file) = root.file(name)? else { return Ok(None) };
+        let cannot = |cause: io::Error| Error::io_on("cannot read", self.describe(name), cause);
         let identity = BlobIdentity::File(FileIdentity::of(&file).map_err(cannot)?);
         let bytes = Arc::new(FileBytes::new(file).map_err(cannot)?);
         Ok(Some(ArchiveFile { bytes, identity }))

@@ -66,6 +66,11 @@ pub(crate) enum BlobIdentity {
     /// A part of a file with the properties that the file had when it was opened, for bytes without a stated
     /// digest.
     File(FileIdentity),
+    /// The exact tar that the diff_id of the layer names, put together from other files. Its index is that of
+    /// every uncompressed copy of the layer.
+    Tar,
+    /// A directory as it was when it was walked: the digest of everything that was seen.
+    Walk(Digest),
     /// No identity, for bytes that cannot be recognised later, such as spooled standard input. Their index is
     /// never stored or shared.
     Unknown,
@@ -112,7 +117,7 @@ impl BlobIdentity {
     pub(super) fn part(self, offset: u64, len_bytes: u64) -> Self {
         match self {
             BlobIdentity::File(whole) => BlobIdentity::File(FileIdentity { offset, len_bytes, ..whole }),
-            BlobIdentity::Digest(_) | BlobIdentity::Unknown => BlobIdentity::Unknown,
+            _ => BlobIdentity::Unknown,
         }
     }
 
@@ -127,7 +132,8 @@ impl BlobIdentity {
                     "device {device} inode {inode} size {size} mtime {mtime_ns} at {offset} length {len_bytes}"
                 ))
             }
-            BlobIdentity::Unknown => None,
+            BlobIdentity::Walk(digest) => Some(format!("walk {digest}")),
+            BlobIdentity::Tar | BlobIdentity::Unknown => None,
         }
     }
 }

@@ -65,7 +65,7 @@ impl Dir {
     }
 
     fn summary() -> ImageSummary {
-        ImageSummary { index: 0, names: Vec::new(), platform: None }
+        ImageSummary::default()
     }
 
     /// Refuses a selection that does not select the only image.

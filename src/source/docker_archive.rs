@@ -45,7 +45,7 @@ impl DockerArchive {
         items
             .map(|(index, item)| {
                 let names = item.names();
-                let summary = ImageSummary { index, names: names.shown(), platform: None };
+                let summary = ImageSummary { index, names: names.shown(), ..ImageSummary::default() };
                 (names, summary)
             })
             .collect()

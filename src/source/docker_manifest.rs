@@ -13,7 +13,7 @@ use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result, Subject};
 use crate::image::manifest::MAX_DOCUMENT_BYTES;
 use crate::image::strict_json::{self, Object};
-use crate::image::{ImageConfig, ImageInfo, LayerDescriptor, Platform, check_layer_count};
+use crate::image::{ImageConfig, ImageInfo, LayerDescriptor, LayerOrigin, Platform, check_layer_count};
 use crate::layer::check_layers;
 use crate::workers::cores;
 
@@ -90,29 +90,36 @@ impl DockerManifest {
                 media_type: None,
                 digest: None,
                 size: None,
-                diff_id: *diff_id,
+                diff_id: Some(*diff_id),
                 created_by,
+                origin: LayerOrigin::Image,
                 urls: Vec::new(),
             })
             .collect();
-        let named = item.layers.iter().zip(layers.iter().cloned()).enumerate();
+        let named = item.layers.iter().zip(&config.diff_ids).zip(layers.iter().cloned()).enumerate();
         let blobs = named
-            .map(|(number, (name, descriptor))| layer(archive, number, name, descriptor))
+            .map(|(number, ((name, diff_id), descriptor))| {
+                let found = archive.find(name)?;
+                let found = found.ok_or_else(|| without_layer(archive, number, name, *diff_id))?;
+                Ok(LayerBlob { descriptor, bytes: found.bytes, identity: found.identity, size_hint: None })
+            })
             .collect::<Result<_>>()?;
         Ok(OpenedImage {
             info: ImageInfo {
                 names: item.repo_tags.clone(),
                 manifest_digest: None,
-                config_digest,
+                config_digest: Some(config_digest),
                 platform: config.platform.clone(),
                 config,
                 layers,
                 annotations: std::collections::BTreeMap::new(),
                 raw_manifest: self.raw.clone(),
                 raw_config,
+                container: None,
             },
             layers: blobs,
             reads_at_once: cores(),
+            size: None,
         })
     }
 }
@@ -120,7 +127,7 @@ impl DockerManifest {
 impl Item {
     /// Returns the names of the image, as selectors find them.
     pub(super) fn names(&self) -> Names {
-        Names { reference: None, full: self.repo_tags.clone() }
+        Names { full: self.repo_tags.clone(), ..Names::default() }
     }
 
     /// Returns true if both entries are one image, which may be listed once for each of its names.
@@ -156,7 +163,7 @@ impl Item {
         let named = self.layers.iter().zip(&config.diff_ids);
         let found = named.map(|(name, diff_id)| {
             let bytes = archive.find(name)?.map(|found| found.bytes);
-            Ok(SurveyedLayer { digest: None, size: None, diff_id: Some(*diff_id), bytes })
+            Ok(SurveyedLayer { digest: None, size: None, diff_id: Some(*diff_id), bytes, unchecked: None })
         });
         found.collect()
     }
@@ -182,12 +189,9 @@ impl Item {
     }
 }
 
-fn layer(archive: &Archive, number: usize, name: &str, descriptor: LayerDescriptor) -> Result<LayerBlob> {
-    let Some(found) = archive.find(name)? else {
-        let what = Subject::LayerFile { number, archive: archive.path().to_owned(), name: name.to_owned() };
-        return Err(Error::missing_blob(what, descriptor.diff_id, Vec::new()));
-    };
-    Ok(LayerBlob { descriptor, bytes: found.bytes, identity: found.identity })
+fn without_layer(archive: &Archive, number: usize, name: &str, diff_id: Digest) -> Error {
+    let what = Subject::LayerFile { number, archive: archive.path().to_owned(), name: name.to_owned() };
+    Error::missing_blob(what, diff_id, Vec::new())
 }
 
 fn read_manifest(archive: &Archive) -> Result<Option<Vec<u8>>> {

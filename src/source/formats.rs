@@ -6,11 +6,13 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::archive::{Archive, not_an_image};
+use super::beneath::Beneath;
 use super::blobs::BlobIdentity;
-use super::{ImageSource, Location, OpenOptions, dir, docker_archive, oci_layout};
+use super::environment::Environment;
+use super::{ImageSource, Location, OpenOptions, Reference, Selection, dir, docker_archive, oci_layout};
 use crate::error::{Error, Result, Subject};
 use crate::layer::index::Verify;
 
@@ -19,24 +21,28 @@ static FORMATS: &[Format] = &[
     Format {
         transport: "oci",
         needs_slashes: false,
+        path: PathRule::Required,
         about: "an OCI layout in a directory",
         reader: Some(FormatReader { detect: oci_layout::detect, open: oci_layout::open }),
     },
     Format {
         transport: "oci-archive",
         needs_slashes: false,
+        path: PathRule::Required,
         about: "an OCI layout in a tar archive",
         reader: Some(FormatReader { detect: oci_layout::detect, open: oci_layout::open }),
     },
     Format {
         transport: "dir",
         needs_slashes: false,
+        path: PathRule::Required,
         about: "a directory written by skopeo",
         reader: Some(FormatReader { detect: dir::detect, open: dir::open }),
     },
     Format {
         transport: "docker-archive",
         needs_slashes: false,
+        path: PathRule::Required,
         about: "a tar archive written by docker save or podman save",
         reader: Some(FormatReader { detect: docker_archive::detect, open: docker_archive::open }),
     },
@@ -55,10 +61,23 @@ struct Format {
     transport: &'static str,
     /// True if `//` must follow the colon; a name with the colon alone counts as a file name.
     needs_slashes: bool,
+    /// Whether a path follows the colon.
+    path: PathRule,
     /// The kind of place that the transport leads to, with its article.
     about: &'static str,
     /// Functions that read the format; `None` for transports that are known but not supported.
     reader: Option<FormatReader>,
+}
+
+/// Whether a path follows the colon of a transport.
+#[derive(Clone, Copy)]
+enum PathRule {
+    /// A path must follow.
+    Required,
+    /// A path can be left out: then the engine's own place is meant, the first of these that exists.
+    Own(fn(&Environment) -> Vec<PathBuf>),
+    /// Only the name of an image follows.
+    NameOnly,
 }
 
 /// The functions that detect and open a format.
@@ -71,7 +90,7 @@ struct FormatReader {
 
 impl Format {
     const fn unsupported(transport: &'static str, about: &'static str) -> Self {
-        Format { transport, needs_slashes: false, about, reader: None }
+        Format { transport, needs_slashes: false, path: PathRule::Required, about, reader: None }
     }
 }
 
@@ -100,6 +119,37 @@ impl Transport {
     #[must_use]
     pub fn about(self) -> &'static str {
         self.0.about
+    }
+
+    /// Returns the places where the engine of this transport keeps its images, the preferred one first,
+    /// whether or not they exist. Empty for transports that always need a path.
+    #[must_use]
+    pub fn own_places(self, environment: &Environment) -> Vec<PathBuf> {
+        match self.0.path {
+            PathRule::Own(places) => places(environment),
+            PathRule::Required | PathRule::NameOnly => Vec::new(),
+        }
+    }
+
+    /// Returns whether a reference can leave out the path.
+    pub(super) fn has_own_place(self) -> bool {
+        !matches!(self.0.path, PathRule::Required)
+    }
+
+    /// Returns whether only the name of an image follows the colon.
+    pub(super) fn takes_names_only(self) -> bool {
+        matches!(self.0.path, PathRule::NameOnly)
+    }
+
+    /// Returns the first own place that exists.
+    fn own_place(self, environment: &Environment) -> Result<PathBuf> {
+        let places = self.own_places(environment);
+        if let Some(found) = places.iter().find(|path| path.exists()) {
+            return Ok(found.clone());
+        }
+        let looked: Vec<_> = places.iter().map(|path| format!("'{}'", path.display())).collect();
+        let reason = format!("{} was not found; looked in {}", self.about(), looked.join(", "));
+        Err(Error::unsupported(Subject::Transport(self.to_string()), reason))
     }
 
     /// Returns the transport that `text` begins with; a colon must follow the name.
@@ -155,7 +205,12 @@ impl fmt::Debug for Transport {
 /// supported, and the errors of opening the format.
 pub(super) fn open(transport: Option<Transport>, mut place: Site<'_>) -> Result<Box<dyn ImageSource>> {
     if let Some(transport) = transport {
-        return (transport.reader()?.open)(place);
+        let reader = transport.reader()?;
+        if place.location == Location::Own && !transport.takes_names_only() {
+            place.location = Location::Path(transport.own_place(place.environment())?);
+            place.own = true;
+        }
+        return (reader.open)(place);
     }
     for reader in FORMATS.iter().filter_map(|format| format.reader.as_ref()) {
         if (reader.detect)(&mut place)? {
@@ -168,16 +223,58 @@ pub(super) fn open(transport: Option<Transport>, mut place: Site<'_>) -> Result<
 
 /// The place that a reference leads to. It is opened only when a format needs it.
 pub(super) struct Site<'a> {
-    location: &'a Location,
+    location: Location,
+    selection: &'a Selection,
     options: &'a OpenOptions,
     input: &'a mut dyn Read,
     archive: Option<Archive>,
+    own: bool,
 }
 
 impl<'a> Site<'a> {
-    /// Creates the place at `location`. `input` is read for standard input.
-    pub(super) fn new(location: &'a Location, options: &'a OpenOptions, input: &'a mut dyn Read) -> Self {
-        Site { location, options, input, archive: None }
+    /// Creates the place of `reference`. `input` is read for standard input.
+    pub(super) fn new(reference: &'a Reference, options: &'a OpenOptions, input: &'a mut dyn Read) -> Self {
+        let Reference { location, selection, .. } = reference;
+        Site { location: location.clone(), selection, options, input, archive: None, own: false }
+    }
+
+    /// Returns the image that will be selected, for a source that fetches only that image.
+    pub(super) fn selection(&self) -> &Selection {
+        self.selection
+    }
+
+    /// Returns the options that the source is opened with.
+    pub(super) fn options(&self) -> &OpenOptions {
+        self.options
+    }
+
+    /// Returns the environment of the user.
+    pub(super) fn environment(&self) -> &'a Environment {
+        &self.options.environment
+    }
+
+    /// Returns whether the user left out the path, so that this is the engine's own place on this host.
+    pub(super) fn is_own_place(&self) -> bool {
+        self.own
+    }
+
+    /// Returns the path that the user gave; `None` for standard input and sources without a path.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match &self.location {
+            Location::Path(path) => Some(path),
+            Location::Stdin | Location::Own => None,
+        }
+    }
+
+    /// Returns the place as a directory; `None` if it is something else or does not exist.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the directory cannot be opened.
+    pub(super) fn directory(&self) -> Result<Option<Beneath>> {
+        match self.path() {
+            Some(path) if path.is_dir() => Beneath::open(path).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// Returns whether digests and sizes in documents are checked.
@@ -209,8 +306,9 @@ impl<'a> Site<'a> {
     }
 
     fn open_archive(&mut self) -> Result<Archive> {
-        match self.location {
+        match &self.location {
             Location::Path(path) => Archive::open(path, self.options),
+            Location::Own => Err(Error::unsupported(Subject::Image, "no path was given")),
             Location::Stdin => {
                 let file = spool(self.input, self.options)?;
                 Archive::from_file(Path::new("-"), file, BlobIdentity::Unknown, self.options)

@@ -18,10 +18,13 @@ use crate::read_at::ReadAt;
 pub(crate) mod archive;
 mod archive_blobs;
 mod artifact;
+#[allow(dead_code, reason = "the stores of engines use all of it")]
+mod beneath;
 mod blobs;
 mod dir;
 mod docker_archive;
 mod docker_manifest;
+mod environment;
 mod formats;
 mod names;
 mod oci_layout;
@@ -32,6 +35,7 @@ mod walk;
 
 use self::formats::Site;
 pub(crate) use blobs::BlobIdentity;
+pub use environment::Environment;
 pub use formats::Transport;
 pub use reference::{Location, Reference, Selection, split_path};
 pub(crate) use scan::{Member, members};
@@ -73,24 +77,62 @@ pub(crate) trait ImageSource: Send + Sync + fmt::Debug {
 }
 
 /// One image in the list of a place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ImageSummary {
-    /// Position of the image, as `@INDEX` selects it.
+    /// Position of the image in the list.
     pub index: usize,
     /// Names of the image; may be empty.
     pub names: Vec<String>,
     /// Platform of the image, if the list itself states it.
     pub platform: Option<Platform>,
+    /// ID of the image or container as its engine writes it, if the place is the store of an engine.
+    pub id: Option<String>,
+    /// Whether this is an image or a container.
+    pub kind: ImageKind,
 }
+
+/// Whether an entry of a list is an image or a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ImageKind {
+    /// An image.
+    #[default]
+    Image,
+    /// A container: the layers of an image and a writable layer.
+    Container,
+}
+
+impl ImageKind {
+    /// Returns the name in JSON output: `image` or `container`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            ImageKind::Image => "image",
+            ImageKind::Container => "container",
+        }
+    }
+}
+
+/// The number of digits to which an ID is shortened for people, as engines do.
+const SHORT_ID_DIGITS: usize = 12;
 
 impl fmt::Display for ImageSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.names.iter().map(|name| name.escape_debug().to_string()).collect();
+        let kind = if self.kind == ImageKind::Container { "container " } else { "" };
+        f.write_str(kind)?;
         match (names.is_empty(), &self.platform) {
-            (true, None) => write!(f, "(@{})", self.index),
-            (true, Some(platform)) => write!(f, "{platform} (@{})", self.index),
-            (false, _) => write!(f, "{} (@{})", names.join(", "), self.index),
+            (true, None) => {}
+            (true, Some(platform)) => write!(f, "{platform} ")?,
+            (false, _) => write!(f, "{} ", names.join(", "))?,
+        }
+        match &self.id {
+            Some(id) => {
+                let id = id.rsplit(':').next().unwrap_or(id).escape_debug().to_string();
+                write!(f, "({id:.SHORT_ID_DIGITS$})")
+            }
+            None => write!(f, "(@{})", self.index),
         }
     }
 }
@@ -105,6 +147,9 @@ pub(crate) struct OpenedImage {
     /// How many layers should be read at the same time, at least 1: more than the number of cores where
     /// answers take long to arrive, fewer where parallel reads slow each other down.
     pub reads_at_once: usize,
+    /// The size of the image in bytes as its engine counts it; `None` if the sum of the layers' sizes is as
+    /// good.
+    pub size: Option<u64>,
 }
 
 /// The stored bytes of one layer.
@@ -116,6 +161,17 @@ pub(crate) struct LayerBlob {
     pub bytes: Arc<dyn ReadAt>,
     /// Identity of the bytes.
     pub identity: BlobIdentity,
+    /// The approximate length in bytes, for the order and the progress of work, where the exact length is not
+    /// known before the bytes are read.
+    pub size_hint: Option<u64>,
+}
+
+impl LayerBlob {
+    /// Returns the length of the stored bytes, exact if it is known without work. The order and the progress
+    /// of work depend on it, nothing else.
+    pub(crate) fn about_bytes(&self) -> u64 {
+        self.bytes.known_len().or(self.size_hint).unwrap_or(0)
+    }
 }
 
 /// Makes an archive that is compressed as a whole readable at any offset (F10).
@@ -143,6 +199,10 @@ pub(crate) struct OpenOptions {
     pub unpack: Option<Arc<dyn Unpack>>,
     /// Whether a document that does not match its descriptor is an error or a warning.
     pub verify: Verify,
+    /// The environment of the user, which decides where engines keep their images.
+    pub environment: Environment,
+    /// The namespace of containerd in which images are searched; all if `None`.
+    pub namespace: Option<String>,
 }
 
 impl fmt::Debug for OpenOptions {
@@ -151,7 +211,8 @@ impl fmt::Debug for OpenOptions {
             .field("spool_dir", &self.spool_dir)
             .field("unpack", &self.unpack.is_some())
             .field("verify", &self.verify)
-            .finish()
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
     }
 }
 
@@ -173,7 +234,7 @@ pub(crate) fn open_with_input(
     options: &OpenOptions,
     input: &mut dyn Read,
 ) -> Result<Box<dyn ImageSource>> {
-    formats::open(reference.transport, Site::new(&reference.location, options, input))
+    formats::open(reference.transport, Site::new(reference, options, input))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! This module does no I/O. It owns the order in which kinds of name are compared: the first kind that
 //! matches any image decides. The caller decides whether several matches are an error.
 
-use super::{ImageSummary, Selection};
+use super::{ImageKind, ImageSummary, Selection};
 use crate::error::{Error, Result};
 
 /// The names of one image.
@@ -13,6 +13,11 @@ pub(super) struct Names {
     pub(super) reference: Option<String>,
     /// Full names, from `io.containerd.image.name` or `RepoTags`.
     pub(super) full: Vec<String>,
+    /// Names with a digest, such as `alpine@sha256:...`. They select an image, but are not shown.
+    pub(super) digests: Vec<String>,
+    /// IDs that select the image or container, also by their first digits: hexadecimal, without the name of
+    /// the algorithm.
+    pub(super) ids: Vec<String>,
 }
 
 impl Names {
@@ -33,6 +38,12 @@ impl Names {
         self.all().map(|name| normalise(name))
     }
 
+    /// Returns true if one of the IDs begins with `selector`, which may also state the algorithm.
+    fn has_id(&self, selector: &str) -> bool {
+        let digits = selector.strip_prefix("sha256:").unwrap_or(selector);
+        !digits.is_empty() && self.ids.iter().any(|id| id.starts_with(digits))
+    }
+
     /// Returns the full names, and the reference if it can be a full name.
     fn all(&self) -> impl Iterator<Item = &String> {
         let reference = self.reference.iter().filter(|name| name.contains([':', '/']));
@@ -50,11 +61,12 @@ pub(super) fn select(
     images: &[(Names, ImageSummary)],
 ) -> Result<Vec<usize>> {
     let found: Vec<usize> = match selection {
-        Selection::Sole => (0..images.len()).collect(),
+        Selection::Sole => sole(images),
         Selection::Index(index) => {
             images.iter().position(|(_, summary)| summary.index == *index).into_iter().collect()
         }
         Selection::Name(name) => by_name(name, images),
+        Selection::Container(name) => by_container(name, images),
     };
     if !found.is_empty() {
         return Ok(found);
@@ -84,19 +96,51 @@ pub(super) fn ambiguous(place: &str, images: &[(Names, ImageSummary)], found: &[
     }
 }
 
+/// Returns the positions of all images; of all containers if there is no image.
+fn sole(images: &[(Names, ImageSummary)]) -> Vec<usize> {
+    let of = |kind| {
+        let found = images.iter().enumerate().filter(move |(_, (_, summary))| summary.kind == kind);
+        found.map(|(at, _)| at).collect::<Vec<usize>>()
+    };
+    Some(of(ImageKind::Image)).filter(|found| !found.is_empty()).unwrap_or_else(|| of(ImageKind::Container))
+}
+
 fn by_name(selector: &str, images: &[(Names, ImageSummary)]) -> Vec<usize> {
     let normal = normalise(selector);
     let by_path = format!("/{}", with_tag(selector));
+    first_kind(
+        ImageKind::Image,
+        images,
+        &[
+            &|names| names.reference.as_deref() == Some(selector),
+            &|names| names.full.iter().any(|name| name == selector),
+            &|names| names.digests.iter().any(|name| name == selector),
+            &|names| names.all().chain(&names.digests).any(|name| normalise(name) == normal),
+            &|names| names.all().any(|name| has_tag(name, selector) || with_tag(name).ends_with(&by_path)),
+            &|names| names.has_id(selector),
+        ],
+    )
+}
+
+/// Returns the positions of the containers with this name, or with an ID that begins with it.
+fn by_container(selector: &str, images: &[(Names, ImageSummary)]) -> Vec<usize> {
+    first_kind(
+        ImageKind::Container,
+        images,
+        &[&|names| names.full.iter().any(|name| name == selector), &|names| names.has_id(selector)],
+    )
+}
+
+/// Returns the positions that the first kind of name matches; a kind without a match is skipped.
+fn first_kind(
+    wanted: ImageKind,
+    images: &[(Names, ImageSummary)],
+    kinds: &[&dyn Fn(&Names) -> bool],
+) -> Vec<usize> {
     let fits = |kind: &dyn Fn(&Names) -> bool| -> Vec<usize> {
-        let found = images.iter().enumerate().filter(|(_, (names, _))| kind(names));
-        found.map(|(at, _)| at).collect()
+        let of_kind = images.iter().enumerate().filter(|(_, (_, summary))| summary.kind == wanted);
+        of_kind.filter(|(_, (names, _))| kind(names)).map(|(at, _)| at).collect()
     };
-    let kinds: [&dyn Fn(&Names) -> bool; 4] = [
-        &|names| names.reference.as_deref() == Some(selector),
-        &|names| names.full.iter().any(|name| name == selector),
-        &|names| names.all().any(|name| normalise(name) == normal),
-        &|names| names.all().any(|name| has_tag(name, selector) || with_tag(name).ends_with(&by_path)),
-    ];
     kinds.iter().map(|kind| fits(kind)).find(|found| !found.is_empty()).unwrap_or_default()
 }
 
@@ -134,8 +178,9 @@ mod tests {
 
     fn image(index: usize, reference: &str, full: &str) -> (Names, ImageSummary) {
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        let names = Names { reference: some(reference), full: some(full).into_iter().collect() };
-        let summary = ImageSummary { index, names: names.shown(), platform: None };
+        let full = some(full).into_iter().collect();
+        let names = Names { reference: some(reference), full, ..Names::default() };
+        let summary = ImageSummary { index, names: names.shown(), ..ImageSummary::default() };
         (names, summary)
     }
 
@@ -166,6 +211,37 @@ mod tests {
         ] {
             assert_eq!(by_name(selector, &images), found, "{selector}");
         }
+    }
+
+    #[test]
+    fn f48_containers_and_ids_are_selected_apart_from_names() {
+        let entry = |index, kind, name: &str, id: &str| {
+            let names = Names {
+                full: vec![name.to_owned()],
+                digests: vec![format!("x@sha256:{id}")],
+                ids: vec![id.to_owned()],
+                ..Names::default()
+            };
+            (names, ImageSummary { index, kind, ..ImageSummary::default() })
+        };
+        let images = [
+            entry(0, ImageKind::Image, "docker.io/library/cafe:latest", "beef01"),
+            entry(1, ImageKind::Image, "docker.io/library/web:latest", "cafe02"),
+            entry(2, ImageKind::Container, "web", "cafe03"),
+            entry(3, ImageKind::Container, "beef", "0304"),
+        ];
+        let found = |selection| select("place", &selection, &images).unwrap_or_default();
+        let name = |name: &str| found(Selection::Name(name.to_owned()));
+        let container = |name: &str| found(Selection::Container(name.to_owned()));
+        assert_eq!(found(Selection::Sole), [0, 1]);
+        assert_eq!(found(Selection::Index(3)), [3]);
+        assert_eq!([name("cafe"), name("cafe0"), name("sha256:beef")], [[0], [1], [0]]);
+        assert_eq!([name("x@sha256:cafe02"), name("web")], [[1], [1]]);
+        assert_eq!(
+            [container("web"), container("beef"), container("cafe"), container("03")],
+            [[2], [3], [2], [3]]
+        );
+        assert_eq!([name("03"), container("beef01")], [[0; 0], []]);
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl OciLayout {
         let items = self.unlisted.iter().filter_map(|at| self.docker.items.get(*at)).enumerate();
         let items = items.map(|(at, item)| (self.entries.len() + at, item.names(), None));
         let summarised = entries.chain(items).map(|(index, names, platform)| {
-            let summary = ImageSummary { index, names: names.shown(), platform };
+            let summary = ImageSummary { index, names: names.shown(), platform, ..ImageSummary::default() };
             (names, summary)
         });
         summarised.collect()
@@ -292,6 +292,7 @@ fn names_of(entry: &Descriptor) -> Names {
     Names {
         reference: entry.annotations.get(REF_NAME).cloned(),
         full: entry.annotations.get(CONTAINERD_NAME).cloned().into_iter().collect(),
+        ..Names::default()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Image references: `[TRANSPORT:]PATH[:REF | @INDEX]`, and a path inside the image.
+//! Image references: `[TRANSPORT:]PATH[:REF | @INDEX | @CONTAINER]`, and a path inside the image.
 //!
 //! This module owns that grammar. File names may contain colons, so if a text can be read in two ways, the
 //! existing files decide, and `--image` resolves what remains ambiguous. This module opens no file.
@@ -19,6 +19,8 @@ pub enum Location {
     Stdin,
     /// A file or directory.
     Path(PathBuf),
+    /// The own place of the transport: the directory or socket that its engine uses on this host.
+    Own,
 }
 
 impl fmt::Display for Location {
@@ -26,6 +28,7 @@ impl fmt::Display for Location {
         match self {
             Location::Stdin => f.write_str("standard input"),
             Location::Path(path) => fmt::Display::fmt(&path.display(), f),
+            Location::Own => f.write_str("the engine's own place"),
         }
     }
 }
@@ -40,6 +43,8 @@ pub enum Selection {
     Name(String),
     /// The image at this position, from 0.
     Index(usize),
+    /// The container with this name, or with an ID that begins with this text.
+    Container(String),
 }
 
 impl fmt::Display for Selection {
@@ -48,6 +53,7 @@ impl fmt::Display for Selection {
             Selection::Sole => Ok(()),
             Selection::Name(name) => f.write_str(name),
             Selection::Index(index) => write!(f, "@{index}"),
+            Selection::Container(name) => write!(f, "@{name}"),
         }
     }
 }
@@ -90,22 +96,28 @@ impl Reference {
         let (transport, rest) =
             if exists(Path::new(text)) { (None, text.as_bytes()) } else { split_transport(text.as_bytes()) };
         transport.map_or(Ok(()), Transport::check_supported)?;
+        let has_own_place = transport.is_some_and(Transport::has_own_place);
         let (location, selector) = match image {
             Some(image) => (rest, Some(image.as_bytes())),
+            None if transport.is_some_and(Transport::takes_names_only) => (&b""[..], not_empty(rest)),
+            None if has_own_place => split_store(rest, exists),
             None => split_selector(rest, exists),
         };
-        if location.is_empty() {
-            return Err(bad("the path is missing"));
-        }
+        let location = match location {
+            b"" if has_own_place => Location::Own,
+            b"" => return Err(bad("the path is missing")),
+            b"-" if !has_own_place => Location::Stdin,
+            path => Location::Path(PathBuf::from(OsStr::from_bytes(path))),
+        };
         let selection = match selector.map(std::str::from_utf8) {
             None => Selection::Sole,
             Some(Ok("" | "@")) => return Err(bad("the image name is empty")),
+            // The ID of a container can consist of digits only.
+            Some(Ok(name)) if has_own_place && name.starts_with('@') => {
+                Selection::Container(name.trim_start_matches('@').to_owned())
+            }
             Some(Ok(name)) => read_selector(name).ok_or_else(|| bad("the index is too large"))?,
             Some(Err(_)) => return Err(bad("the image name is not UTF-8")),
-        };
-        let location = match location {
-            b"-" => Location::Stdin,
-            path => Location::Path(PathBuf::from(OsStr::from_bytes(path))),
         };
         Ok(Reference { transport, location, selection })
     }
@@ -137,6 +149,35 @@ fn split_transport(text: &[u8]) -> (Option<Transport>, &[u8]) {
     (Some(transport), rest.strip_prefix(b"//").unwrap_or(rest))
 }
 
+/// Splits the text after the transport of a store into its path, which may be empty, and its selector: `:REF`
+/// or `@CONTAINER`. The longest prefix that exists is the path. A text that does not begin with an existing
+/// path is a selector, unless its beginning shows that a path is meant.
+fn split_store<'a>(text: &'a [u8], exists: &dyn Fn(&Path) -> bool) -> (&'a [u8], Option<&'a [u8]>) {
+    let marks = || (0..text.len()).filter(|at| matches!(text.get(*at), Some(b':' | b'@')));
+    let split = |at: usize| match text.split_at_checked(at) {
+        Some((path, [b':', selector @ ..])) => (path, Some(selector)),
+        Some((path, selector)) => (path, Some(selector)),
+        None => (text, None),
+    };
+    let there = |path: &[u8]| !path.is_empty() && exists(Path::new(OsStr::from_bytes(path)));
+    if there(text) {
+        return (text, None);
+    }
+    if let Some(found) = marks().rev().map(split).find(|(path, _)| there(path)) {
+        return found;
+    }
+    match text {
+        [b'/', ..] | [b'.', b'/', ..] | [b'.', b'.', b'/', ..] => {
+            marks().map(split).next().unwrap_or((text, None))
+        }
+        _ => (b"", not_empty(text)),
+    }
+}
+
+fn not_empty(text: &[u8]) -> Option<&[u8]> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
 /// Splits off `:REF` or `@INDEX` after the longest prefix that exists as a path. If no prefix exists, the
 /// text is split at the last `:` or `@`, so that the error names the path that the user meant.
 fn split_selector<'a>(text: &'a [u8], exists: &dyn Fn(&Path) -> bool) -> (&'a [u8], Option<&'a [u8]>) {
@@ -149,7 +190,7 @@ fn split_selector<'a>(text: &'a [u8], exists: &dyn Fn(&Path) -> bool) -> (&'a [u
             .rev()
             .filter_map(|at| match split_at_byte(text, at) {
                 (path, selector) if text.get(at) == Some(&b':') => Some((path, Some(selector))),
-                (path, digits) if text.get(at) == Some(&b'@') && is_number(digits) => {
+                (path, digits) if text.get(at) == Some(&b'@') && (is_number(digits) || there(path)) => {
                     Some((path, text.get(path.len()..)))
                 }
                 _ => None,
@@ -160,11 +201,13 @@ fn split_selector<'a>(text: &'a [u8], exists: &dyn Fn(&Path) -> bool) -> (&'a [u
     chosen.unwrap_or((text, None))
 }
 
-/// Parses a selector: `@N` is a position, any other text a name; `None` if the position is too large.
+/// Parses a selector: `@N` is a position, `@` and other text a container, and any other text a name; `None`
+/// if the position is too large.
 fn read_selector(text: &str) -> Option<Selection> {
     match text.strip_prefix('@') {
         Some(digits) if is_number(digits.as_bytes()) => Some(Selection::Index(digits.parse().ok()?)),
-        _ => Some(Selection::Name(text.to_owned())),
+        Some(container) => Some(Selection::Container(container.to_owned())),
+        None => Some(Selection::Name(text.to_owned())),
     }
 }
 
@@ -211,6 +254,7 @@ mod tests {
             ("gone:1:2", "- | gone:1 | 2"),
             ("gone@1", "- | gone | @1"),
             ("me@home", "- | me@home | "),
+            ("od@home", "- | od | @home"),
             ("oci:dir", "oci | dir | "),
             ("oci:/abs/dir:v1", "oci | /abs/dir | v1"),
             ("oci://rel:v1", "oci | rel | v1"),
@@ -227,6 +271,38 @@ mod tests {
             ("./-", "- | ./- | "),
         ] {
             assert_eq!(shown(&parse(text, &there).unwrap()), read, "{text}");
+        }
+    }
+
+    #[test]
+    fn f48_a_store_is_a_path_only_if_it_exists_or_looks_like_one() {
+        let exists =
+            |path: &Path| ["/var/lib/docker", "data", "/od:d"].iter().any(|name| Path::new(name) == path);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        for (reference, path, selector) in [
+            ("", "", None),
+            ("nginx:1.27", "", Some("nginx:1.27")),
+            ("docker.io/library/nginx", "", Some("docker.io/library/nginx")),
+            ("@web", "", Some("@web")),
+            ("/var/lib/docker", "/var/lib/docker", None),
+            ("/var/lib/docker:nginx:1.27", "/var/lib/docker", Some("nginx:1.27")),
+            ("/var/lib/docker:nginx@sha256:ab", "/var/lib/docker", Some("nginx@sha256:ab")),
+            ("/var/lib/docker@web", "/var/lib/docker", Some("@web")),
+            ("/var/lib/docker@42", "/var/lib/docker", Some("@42")),
+            ("data:nginx", "data", Some("nginx")),
+            ("data/nginx:1", "", Some("data/nginx:1")),
+            ("/od:d", "/od:d", None),
+            ("/od:d:x", "/od:d", Some("x")),
+            ("/gone:nginx:1", "/gone", Some("nginx:1")),
+            ("../gone", "../gone", None),
+            ("./gone@web", "./gone", Some("@web")),
+        ] {
+            let (found, selected) = split_store(reference.as_bytes(), &exists);
+            assert_eq!(
+                (text(found), selected.map(text)),
+                (path.to_owned(), selector.map(str::to_owned)),
+                "{reference}"
+            );
         }
     }
 

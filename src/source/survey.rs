@@ -48,6 +48,8 @@ pub(crate) struct SurveyedLayer {
     pub diff_id: Option<Digest>,
     /// Bytes of the blob, not read yet; `None` when the blob is missing.
     pub bytes: Option<Arc<dyn ReadAt>>,
+    /// Why the layer cannot be compared with a digest, if so; then `bytes` is `None`.
+    pub unchecked: Option<String>,
 }
 
 impl SurveyedDocument {

@@ -271,23 +271,25 @@ impl<'a> Walk<'a> {
             .map(|(number, (stored, descriptor))| {
                 let bytes = self.layer(number, descriptor.diff_id, stored)?;
                 let identity = BlobIdentity::Digest(stored.digest);
-                Ok(LayerBlob { descriptor: descriptor.clone(), bytes, identity })
+                Ok(LayerBlob { descriptor: descriptor.clone(), bytes, identity, size_hint: None })
             })
             .collect::<Result<_>>()?;
         Ok(OpenedImage {
             info: ImageInfo {
                 names,
                 manifest_digest: Some(descriptor.digest),
-                config_digest: manifest.config.digest,
+                config_digest: Some(manifest.config.digest),
                 platform: config.platform.clone().or_else(|| descriptor.platform.clone()),
                 config,
                 layers,
                 annotations: manifest.annotations,
                 raw_manifest,
                 raw_config,
+                container: None,
             },
             layers: blobs,
             reads_at_once: self.blobs.reads_at_once(),
+            size: None,
         })
     }
 
@@ -319,8 +321,13 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn layer(&self, number: usize, diff_id: Digest, descriptor: &Descriptor) -> Result<Arc<dyn ReadAt>> {
-        let what = Subject::Layer { number, diff_id: Some(diff_id) };
+    fn layer(
+        &self,
+        number: usize,
+        diff_id: Option<Digest>,
+        descriptor: &Descriptor,
+    ) -> Result<Arc<dyn ReadAt>> {
+        let what = Subject::Layer { number, diff_id };
         if let Some(data) = &descriptor.data {
             self.checked(descriptor.check(&what, data))?;
         }
@@ -383,6 +390,7 @@ impl<'a> Walk<'a> {
                 size: Some(stored.size),
                 diff_id: diff_ids.get(number).copied(),
                 bytes,
+                unchecked: None,
             });
         }
         Ok(manifest.config.digest)

@@ -58,6 +58,12 @@ impl Key {
         Key(format!("{}-{}{stored}.v{FORMAT_VERSION}", diff_id.algorithm().name(), diff_id.hex()))
     }
 
+    /// Returns the key for the index of a layer without a diff_id. `stored` identifies its stored bytes.
+    #[must_use]
+    pub fn unnamed_layer(stored: &str) -> Self {
+        Key(format!("layer-{}.v{FORMAT_VERSION}", short_name(stored)))
+    }
+
     /// Returns the key for the index of a compressed archive, which is identified by its file.
     #[must_use]
     pub fn archive(identity: &str) -> Self {

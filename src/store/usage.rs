@@ -256,7 +256,7 @@ fn split_name(file_name: &str) -> Option<(&str, Ending)> {
     let (kind, rest) = stem.split_once('-')?;
     let known = match rest.split_once('-') {
         _ if (kind == "tree") != (ending == Ending::Tree) => false,
-        None if kind == "archive" || kind == "tree" => is_short(rest),
+        None if matches!(kind, "archive" | "layer" | "tree") => is_short(rest),
         None => is_digest(kind, rest),
         Some((hex, stored)) => is_digest(kind, hex) && is_short(stored),
     };
@@ -389,7 +389,12 @@ mod tests {
     #[test]
     fn the_names_of_keys_are_known() {
         let diff_id: Digest = format!("sha256:{HEX}").parse().unwrap();
-        for key in [Key::layer(&diff_id, None), Key::layer(&diff_id, Some("blob")), Key::archive("file")] {
+        for key in [
+            Key::layer(&diff_id, None),
+            Key::layer(&diff_id, Some("blob")),
+            Key::unnamed_layer("file"),
+            Key::archive("file"),
+        ] {
             assert!(split_name(&format!("{}.idx", key.0)).is_some(), "{key:?}");
         }
     }

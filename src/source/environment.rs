@@ -1,0 +1,73 @@
+//! What sources need to know of the user and the host, passed in because the library reads no environment
+//! variable.
+//!
+//! This module owns the names of these facts. The sources decide what follows from them (rule F48 in
+//! docs/formats.md).
+
+use std::path::{Path, PathBuf};
+
+/// The facts about the user and the host that decide where engines keep their images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Environment {
+    /// The directory below which the places of engines and their configuration files are looked up. `/` by
+    /// default.
+    pub root: PathBuf,
+    /// User ID of the process. Root has other default places than ordinary users.
+    pub uid: u32,
+    /// Home directory: `HOME`.
+    pub home: Option<PathBuf>,
+    /// Directory for user data: `XDG_DATA_HOME`.
+    pub data_home: Option<PathBuf>,
+    /// Directory for user configuration: `XDG_CONFIG_HOME`.
+    pub config_home: Option<PathBuf>,
+    /// Directory for sockets: `XDG_RUNTIME_DIR`.
+    pub runtime_dir: Option<PathBuf>,
+    /// Address of the Docker daemon: `DOCKER_HOST`.
+    pub docker_host: Option<String>,
+    /// Configuration file of containers-storage: `CONTAINERS_STORAGE_CONF`.
+    pub storage_conf: Option<PathBuf>,
+}
+
+impl Default for Environment {
+    /// Returns an environment in which only the places of the system are known, not those of the user.
+    fn default() -> Self {
+        Environment {
+            root: PathBuf::from("/"),
+            uid: 0,
+            home: None,
+            data_home: None,
+            config_home: None,
+            runtime_dir: None,
+            docker_host: None,
+            storage_conf: None,
+        }
+    }
+}
+
+impl Environment {
+    /// Returns the place of the absolute path `path` below the root.
+    #[must_use]
+    pub fn place(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// Returns the directory for user data: `data_home` if it is an absolute path, as the XDG Base Directory
+    /// Specification requires, else `.local/share` in the home directory.
+    #[must_use]
+    pub fn user_data(&self) -> Option<PathBuf> {
+        self.user_directory(self.data_home.as_deref(), ".local/share")
+    }
+
+    /// Returns the directory for user configuration: `config_home` if it is an absolute path, else `.config`
+    /// in the home directory.
+    #[must_use]
+    pub fn user_config(&self) -> Option<PathBuf> {
+        self.user_directory(self.config_home.as_deref(), ".config")
+    }
+
+    fn user_directory(&self, set: Option<&Path>, otherwise: &str) -> Option<PathBuf> {
+        let set = set.filter(|path| path.is_absolute()).map(Path::to_owned);
+        set.or_else(|| Some(self.home.as_ref()?.join(otherwise)))
+    }
+}
