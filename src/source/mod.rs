@@ -18,6 +18,8 @@ use crate::read_at::ReadAt;
 pub(crate) mod archive;
 mod archive_blobs;
 mod artifact;
+#[allow(dead_code, reason = "used by the sources that read unpacked layers")]
+mod assembled;
 #[allow(dead_code, reason = "the stores of engines use all of it")]
 mod beneath;
 mod blobs;
