@@ -368,6 +368,15 @@ impl AssembledTar {
         AssembledTar { make: Box::new(make), plan: OnceLock::new(), files: Arc::new(Files::new(root, true)) }
     }
 
+    /// Creates a tar of the files below `root` with a plan that exists already.
+    pub(super) fn planned(root: Beneath, plan: TarPlan) -> Self {
+        AssembledTar {
+            make: Box::new(|| Err(invalid("the plan exists already".to_owned()))),
+            plan: OnceLock::from(Ok(Arc::new(plan))),
+            files: Arc::new(Files::new(root, true)),
+        }
+    }
+
     /// Makes the tar show files whose CRC-64 does not match, for [`crate::layer::index::Verify::Off`].
     pub(super) fn without_checksums(self) -> Self {
         let files = Files::new(self.files.root().clone(), false);

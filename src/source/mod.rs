@@ -33,6 +33,8 @@ mod oci_layout;
 pub(crate) mod reference;
 mod scan;
 mod survey;
+#[allow(dead_code, reason = "used by the sources that read unpacked layers")]
+mod tar_split;
 mod walk;
 
 use self::formats::Site;
