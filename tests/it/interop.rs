@@ -4,14 +4,15 @@
 //! Each engine works in its own directories, below the test's temporary directory.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 
+use crate::engines::{Docker, succeed, unpack};
 use crate::fixture::{
     Compression, Image, Item, Kind, dir, docker_legacy, file, hardlink, oci, sample_layers, sample_tree,
     symlink, tar, write_dir,
 };
-use crate::mounted::{Imgmount, Need, find_program, have, run, wait, wait_until};
+use crate::mounted::{Imgmount, Need, find_program, have};
 use crate::tree::{Field, Snapshot};
 
 /// `cap_net_raw+ep` as the kernel stores it: struct vfs_cap_data, revision 2. This is the only
@@ -40,31 +41,10 @@ fn base() -> Vec<Item> {
     ]
 }
 
-/// Runs a tool. Panics with its output if it fails.
-#[track_caller]
-fn succeed(command: &mut Command) -> String {
-    let done = run(command);
-    assert_eq!(done.code, 0, "{command:?}: {}{}", String::from_utf8_lossy(&done.stdout), done.stderr);
-    String::from_utf8_lossy(&done.stdout).trim().to_owned()
-}
-
 /// Leaves out the paths and fields in which a mount may differ from a directory or container of an
 /// engine.
 fn comparable(tree: Snapshot) -> Snapshot {
     tree.without_paths(&ADDED).without(Field::Root).without(Field::DirectoryLinks)
-}
-
-/// Unpacks a tar that an engine exported.
-fn unpack(archive: &Path, into: &Path) -> Snapshot {
-    fs::create_dir(into).unwrap();
-    let mut command = Command::new("tar");
-    command
-        .args(["--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf"])
-        .arg(archive)
-        .arg("-C")
-        .arg(into);
-    succeed(&mut command);
-    Snapshot::of(into)
 }
 
 #[track_caller]
@@ -234,72 +214,6 @@ fn umoci_inserts_and_whites_out() {
     let mounted = imgmount.mount("layout:2", &[]);
     assert_eq!(fs::read(mounted.path().join("etc/inserted")).unwrap(), b"inserted");
     assert!(!mounted.path().join("srv/data/old").exists());
-}
-
-/// A docker daemon with its own socket and data, ended on drop.
-struct Docker {
-    dir: PathBuf,
-    daemon: Child,
-}
-
-impl Docker {
-    /// Starts docker with overlay2, which writes opaque marks; where overlay2 does not work, as on another
-    /// overlay, with vfs.
-    fn start(imgmount: &Imgmount) -> Self {
-        let overlay = Docker::start_with(imgmount, "overlay2");
-        overlay.or_else(|_| Docker::start_with(imgmount, "vfs")).expect("a docker daemon")
-    }
-
-    fn start_with(imgmount: &Imgmount, driver: &str) -> Result<Self, String> {
-        let dir = imgmount.dir().join(driver);
-        fs::create_dir_all(dir.join("context")).unwrap();
-        let option = |name: &str, file: &str| format!("--{name}={}", dir.join(file).display());
-        let mut command = Command::new(find_program("dockerd").unwrap());
-        command.args([option("data-root", "data"), option("exec-root", "exec"), option("pidfile", "pid")]);
-        command.arg(format!("--host=unix://{}", dir.join("socket").display()));
-        command.args(["--iptables=false", "--bridge=none", &format!("--storage-driver={driver}")]);
-        let log = fs::File::create(dir.join("log")).unwrap();
-        let daemon = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let mut docker = Docker { dir, daemon };
-        let answers = |docker: &Docker| run(&mut docker.command(&["version"])).code == 0;
-        wait_until(|| answers(&docker) || docker.daemon.try_wait().unwrap().is_some());
-        if answers(&docker) {
-            return Ok(docker);
-        }
-        Err(fs::read_to_string(docker.dir.join("log")).unwrap())
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("docker");
-        // Uses the classic builder: the other one is a plug-in that distributions package separately.
-        command.env("DOCKER_HOST", format!("unix://{}", self.dir.join("socket").display()));
-        command.env("DOCKER_BUILDKIT", "0").env("DOCKER_CONFIG", &self.dir).args(args).current_dir(&self.dir);
-        command
-    }
-
-    /// Builds the files in `context` by these steps, each of which makes a layer.
-    fn build(&self, name: &str, steps: &str) {
-        fs::write(self.dir.join("context/Dockerfile"), steps).unwrap();
-        succeed(&mut self.command(&["build", "-q", "--network", "none", "-t", name, "context"]));
-    }
-
-    fn export(&self, image: &str) -> Snapshot {
-        let container = succeed(&mut self.command(&["create", image, "/bin/none"]));
-        let archive = format!("{container}.tar");
-        succeed(&mut self.command(&["export", "-o", &archive, &container]));
-        unpack(&self.dir.join(archive), &self.dir.join(container))
-    }
-}
-
-impl Drop for Docker {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.daemon);
-        let told = rustix::process::kill_process(pid, rustix::process::Signal::TERM).is_ok();
-        if !told || wait(&mut self.daemon).is_none() {
-            // This may run during a panic, so failures are ignored.
-            let _ = self.daemon.kill();
-        }
-    }
 }
 
 /// Attributes that docker does not export, and fractions of seconds, which it drops.

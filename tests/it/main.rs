@@ -18,6 +18,7 @@
 //! | `overlay` | the kernel's overlay of the same layers shows the same tree |
 //! | `numbers` | random numbers for tests that try many cases (no tests) |
 //! | `seed` | the seed of random tests (no tests) |
+//! | `engines` | starts real engines (no tests) |
 //! | `interop` | images by podman, skopeo, umoci and docker |
 //! | `cli` | commands, formats, exit codes |
 //! | `history` | its exact output |
@@ -46,6 +47,7 @@ mod deleted;
 mod diff;
 mod diff_page;
 mod diff_random;
+mod engines;
 mod examples;
 mod export;
 mod extract;
