@@ -24,6 +24,8 @@ mod assembled;
 mod beneath;
 mod blobs;
 mod dir;
+#[allow(dead_code, reason = "the stores of engines use all of it")]
+mod directory;
 mod docker_archive;
 mod docker_manifest;
 mod environment;
