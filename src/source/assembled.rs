@@ -402,6 +402,18 @@ impl ReadAt for AssembledTar {
         self.plan().map_or(512, |plan| plan.len())
     }
 
+    fn known_len(&self) -> Option<u64> {
+        match self.plan.get()? {
+            Ok(plan) => Some(plan.len()),
+            Err(_) => None,
+        }
+    }
+
+    /// Returns the length of one header: a longer read would open the files between headers.
+    fn probe_bytes(&self) -> usize {
+        512
+    }
+
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let plan = self.plan()?;
         let end = offset.checked_add(buf.len() as u64).filter(|end| *end <= plan.len());

@@ -18,7 +18,6 @@ use crate::read_at::ReadAt;
 pub(crate) mod archive;
 mod archive_blobs;
 mod artifact;
-#[allow(dead_code, reason = "used by the sources that read unpacked layers")]
 mod assembled;
 #[allow(dead_code, reason = "the stores of engines use all of it")]
 mod beneath;
@@ -35,8 +34,9 @@ mod oci_layout;
 pub(crate) mod reference;
 mod scan;
 mod survey;
-#[allow(dead_code, reason = "used by the sources that read unpacked layers")]
 mod tar_split;
+#[allow(dead_code, reason = "the stores of engines use it")]
+mod unpacked;
 mod walk;
 
 use self::formats::Site;
