@@ -191,7 +191,7 @@ fn run(args: &DiffArgs) -> Result<ExitCode> {
 
 /// Returns the layers of `container` below its writable layer, if `image` is the image of the container. The
 /// engine's own files are among these layers, so they do not count as changes that the container made
-/// (C39 in docs/cli.md).
+/// (C40 in docs/cli.md).
 fn with_engine_files(image: &SelectedImage, container: &SelectedImage) -> Option<LayerRange> {
     let (image, container) = (image.info(), container.info());
     if image.container.is_some() || container.container.is_none() {

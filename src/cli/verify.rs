@@ -95,7 +95,7 @@ fn indexes() -> Option<Store> {
 fn print(item: &VerifyItem, out: &mut impl Write) -> Result<()> {
     let VerifyItem { subject, check, expected, verdict, .. } = item;
     let (status, check) = (verdict.name(), check.name());
-    write!(out, "{status:<9}  {subject:<11}  {check:<9}")?;
+    write!(out, "{status:<8}  {subject:<11}  {check:<9}")?;
     if !expected.is_empty() {
         write!(out, "  {}", escape(expected.as_bytes()))?;
     }

@@ -42,6 +42,15 @@ impl Schema {
             let (name, rest) = part.split_once('`').unwrap();
             schema.inner.insert(name.to_owned(), Schema { fields: rows(rest), inner: BTreeMap::new() });
         }
+        // A table can have a field whose table follows it.
+        let tables: Vec<(String, Vec<(String, String)>)> =
+            schema.inner.iter().map(|(name, table)| (name.clone(), table.fields.clone())).collect();
+        for table in schema.inner.values_mut() {
+            let inner = tables.iter().map(|(name, fields)| {
+                (name.clone(), Schema { fields: fields.clone(), inner: BTreeMap::new() })
+            });
+            table.inner = inner.collect();
+        }
         schema
     }
 
