@@ -25,7 +25,7 @@ const NEW_FILE: u32 = 0o666;
 /// `tar`.
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
-    /// Image: [TRANSPORT:]PATH[:REF | @INDEX], or - for standard input
+    /// Image: [TRANSPORT:]PATH[:REF | @INDEX | @CONTAINER], or - for standard input
     #[arg(value_name = "IMAGE", value_parser = image_value())]
     image_name: OsString,
     /// Write to FILE, which appears when it is complete; - is standard output

@@ -45,8 +45,12 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     let hint = match error.downcast_ref::<Error>()? {
         #[cfg(feature = "fuse")]
         Error::Mount { dir, reason } => return mount::hint(dir, reason),
-        Error::Ambiguous { .. } => "select one with PATH:NAME, PATH@INDEX or --image",
-        Error::NoSuchImage { .. } => "use a full name, @INDEX, or a tag that only one image has",
+        Error::Ambiguous { .. } => {
+            "select one with PATH:NAME, PATH:ID, PATH@INDEX, PATH@CONTAINER or --image"
+        }
+        Error::NoSuchImage { .. } => {
+            "use a full name, an ID, @INDEX, or a tag that only one image has; @NAME is a container"
+        }
         Error::NoPlatform { .. } => "select one with --platform",
         Error::Mismatch { subject, .. } | Error::Decompress { subject, .. } | Error::Tar { subject, .. } => {
             match **subject {

@@ -17,7 +17,7 @@ use imgmount::{Container, Image, LayerRange, escape};
 /// Show an image's format, digests, platform, config, layers and warnings
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// Image: [TRANSPORT:]PATH[:REF | @INDEX], or - for standard input
+    /// Image: [TRANSPORT:]PATH[:REF | @INDEX | @CONTAINER], or - for standard input
     #[arg(value_name = "IMAGE", value_parser = image_value())]
     image_name: OsString,
     /// Print one JSON object

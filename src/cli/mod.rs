@@ -70,11 +70,15 @@ pub(crate) struct Cli {
 fn image_help() -> String {
     let transports: Vec<_> =
         Transport::supported().map(|one| format!("{} ({})", one.name(), one.about())).collect();
+    let stores: Vec<_> = Transport::supported().filter(|one| one.is_store()).map(Transport::name).collect();
     format!(
-        "IMAGE is [TRANSPORT:]PATH[:REF | @INDEX]. PATH is a directory, an archive, or - for an archive on \
-         standard input; an archive can be compressed with gzip, zstd, xz or bzip2. REF is a name or tag, INDEX a \
-         position from 0. TRANSPORT is one of {}; the default is to detect the format from the content.",
-        transports.join(", ")
+        "IMAGE is [TRANSPORT:]PATH[:REF | @INDEX | @CONTAINER]. PATH is a directory, an archive, or - for an \
+         archive on standard input; an archive can be compressed with gzip, zstd, xz or bzip2. REF is a name, tag \
+         or ID, INDEX a position from 0, CONTAINER the name or ID of a container. TRANSPORT is one of {}; the \
+         default is to detect the format from the content. With {}, PATH can be left out: then the engine's own \
+         place on this host is used, as in docker-graph:nginx:1.27.",
+        transports.join(", "),
+        stores.join(", "),
     )
 }
 

@@ -131,6 +131,12 @@ impl Transport {
         }
     }
 
+    /// Returns whether this is the transport of a store, whose path can be left out.
+    #[must_use]
+    pub fn is_store(self) -> bool {
+        matches!(self.0.path, PathRule::Own(_))
+    }
+
     /// Returns whether a reference can leave out the path.
     pub(super) fn has_own_place(self) -> bool {
         !matches!(self.0.path, PathRule::Required)

@@ -17,11 +17,11 @@ fn table() -> Vec<(Error, Option<&'static str>)> {
         (Error::NotAnImage { path: "a".into(), reason: "why".into() }, None),
         (
             Error::Ambiguous { path: "a".into(), candidates: one() },
-            Some("select one with PATH:NAME, PATH@INDEX or --image"),
+            Some("select one with PATH:NAME, PATH:ID, PATH@INDEX, PATH@CONTAINER or --image"),
         ),
         (
             Error::NoSuchImage { path: "a".into(), selector: "c".into(), candidates: one() },
-            Some("use a full name, @INDEX, or a tag that only one image has"),
+            Some("use a full name, an ID, @INDEX, or a tag that only one image has; @NAME is a container"),
         ),
         (
             Error::NoPlatform { wanted: "linux/arm64".into(), available: Vec::new() },
