@@ -11,6 +11,9 @@ use imgmount::{Error, Subject};
 use super::mount;
 use super::{FAILURE, complain, print_line};
 
+/// The hint for a layer that an engine keeps as files, and whose tar cannot be put together.
+const UNVERIFIED_FILES: &str = "--verify off shows the layer's files as they are now, unverified";
+
 /// Prints the error with its hint, if any, and returns the exit code.
 pub(super) fn fail(error: &anyhow::Error) -> ExitCode {
     let code = exit_code(error);
@@ -60,7 +63,14 @@ fn hint(error: &anyhow::Error) -> Option<String> {
                 _ => "the image is incomplete or damaged, or was changed after it was made",
             }
         }
-        Error::Unverifiable { .. } => "--verify off shows the layer's files as they are now, unverified",
+        Error::Unverifiable { .. } => UNVERIFIED_FILES,
+        // The store of an engine, in which a file is missing, was changed or is damaged.
+        Error::Io { subject: Some(subject), cause, .. }
+            if matches!(**subject, Subject::Layer { .. })
+                && matches!(cause.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound) =>
+        {
+            UNVERIFIED_FILES
+        }
         Error::NotEmpty { .. } => "use --force to extract anyway and replace existing files",
         Error::MissingBlob { .. } => "the image was saved without this blob, or for another platform",
         Error::Strict { .. } => "`imgmount inspect` lists all warnings; without --strict they are accepted",
