@@ -12,7 +12,9 @@ use super::archive::{Archive, not_an_image};
 use super::beneath::Beneath;
 use super::blobs::BlobIdentity;
 use super::environment::Environment;
-use super::{ImageSource, Location, OpenOptions, Reference, Selection, dir, docker_archive, oci_layout};
+use super::{
+    ImageSource, Location, OpenOptions, Reference, Selection, dir, docker_archive, docker_graph, oci_layout,
+};
 use crate::error::{Error, Result, Subject};
 use crate::layer::index::Verify;
 
@@ -47,7 +49,13 @@ static FORMATS: &[Format] = &[
         reader: Some(FormatReader { detect: docker_archive::detect, open: docker_archive::open }),
     },
     Format::unsupported("registry-storage", "the storage directory of a registry"),
-    Format::unsupported("docker-graph", "the data directory of a Docker engine"),
+    Format {
+        transport: "docker-graph",
+        needs_slashes: false,
+        path: PathRule::Own(docker_graph::own_places),
+        about: "the data directory of a Docker engine",
+        reader: Some(FormatReader { detect: docker_graph::detect, open: docker_graph::open }),
+    },
     Format::unsupported("containers-storage", "the storage of podman, buildah or CRI-O"),
     Format::unsupported("containerd", "the data directory of containerd"),
     Format::unsupported("docker-daemon", "an image of a running Docker engine"),

@@ -26,6 +26,7 @@ mod dir;
 #[allow(dead_code, reason = "the stores of engines use all of it")]
 mod directory;
 mod docker_archive;
+mod docker_graph;
 mod docker_manifest;
 mod environment;
 mod formats;
@@ -35,7 +36,6 @@ pub(crate) mod reference;
 mod scan;
 mod survey;
 mod tar_split;
-#[allow(dead_code, reason = "the stores of engines use it")]
 mod unpacked;
 mod walk;
 
