@@ -133,7 +133,10 @@ impl SelectArgs {
     /// Returns the options of an engine that opens the sources that these arguments and the environment
     /// name.
     pub(crate) fn engine_options(&self) -> EngineOptions {
-        EngineOptions::default().environment(environment()).namespace(self.namespace.clone())
+        EngineOptions::default()
+            .environment(environment())
+            .namespace(self.namespace.clone())
+            .spool_dir(std::env::temp_dir())
     }
 }
 
@@ -174,7 +177,6 @@ impl ImageArgs {
             .verify(verify)
             .cache_bytes(usize::try_from(self.cache_size).unwrap_or(usize::MAX))
             .store(self.store())
-            .spool_dir(std::env::temp_dir())
             .progress(Arc::new(Bars::default()) as Arc<dyn Progress>);
         Engine::new(options)
     }

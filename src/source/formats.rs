@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::archive::{Archive, not_an_image};
@@ -14,11 +14,16 @@ use super::blobs::BlobIdentity;
 use super::environment::Environment;
 use super::{
     ImageSource, Location, OpenOptions, Reference, Selection, dir, docker_archive, docker_graph, oci_layout,
+    registry_storage,
 };
 use crate::error::{Error, Result, Subject};
 use crate::layer::index::Verify;
 
+/// Bytes that are copied at once to a temporary file.
+const SPOOL_BUFFER_BYTES: usize = 256 * 1024;
+
 /// The table. OCI layouts come first, because archives of Docker 25 and later are docker-archives too (F3).
+/// A registry and an old docker-archive both have a name `repositories`: a directory and a file.
 static FORMATS: &[Format] = &[
     Format {
         transport: "oci",
@@ -42,13 +47,19 @@ static FORMATS: &[Format] = &[
         reader: Some(FormatReader { detect: dir::detect, open: dir::open }),
     },
     Format {
+        transport: "registry-storage",
+        needs_slashes: false,
+        path: PathRule::Own(registry_storage::own_places),
+        about: "the storage directory of a registry",
+        reader: Some(FormatReader { detect: registry_storage::detect, open: registry_storage::open }),
+    },
+    Format {
         transport: "docker-archive",
         needs_slashes: false,
         path: PathRule::Required,
         about: "a tar archive written by docker save or podman save",
         reader: Some(FormatReader { detect: docker_archive::detect, open: docker_archive::open }),
     },
-    Format::unsupported("registry-storage", "the storage directory of a registry"),
     Format {
         transport: "docker-graph",
         needs_slashes: false,
@@ -324,20 +335,33 @@ impl<'a> Site<'a> {
             Location::Path(path) => Archive::open(path, self.options),
             Location::Own => Err(Error::unsupported(Subject::Image, "no path was given")),
             Location::Stdin => {
-                let file = spool(self.input, self.options)?;
+                let file = spool(self.input, &Subject::StandardInput, self.options)?;
                 Archive::from_file(Path::new("-"), file, BlobIdentity::Unknown, self.options)
             }
         }
     }
 }
 
-/// Copies `input` to an unnamed temporary file, which is removed when it is closed.
-fn spool(input: &mut dyn Read, options: &OpenOptions) -> Result<File> {
+/// Copies `input` to an unnamed temporary file, which is removed when it is closed. `what` names the input in
+/// errors.
+///
+/// # Errors
+/// [`Error::Io`] for an input that cannot be read to its end, and for a disk that is full.
+fn spool(input: &mut dyn Read, what: &Subject, options: &OpenOptions) -> Result<File> {
     let Some(dir) = &options.spool_dir else {
-        return Err(Error::unsupported(Subject::StandardInput, "no directory for temporary files is set"));
+        return Err(Error::unsupported(what.clone(), "no directory for temporary files is set"));
     };
-    let cannot = |cause| Error::io_on("cannot spool standard input in", Subject::File(dir.clone()), cause);
-    let mut file = tempfile::tempfile_in(dir).map_err(cannot)?;
-    io::copy(input, &mut file).map_err(cannot)?;
-    Ok(file)
+    let cannot_write =
+        |cause| Error::io_on("cannot write a temporary file in", Subject::File(dir.clone()), cause);
+    let mut file = tempfile::tempfile_in(dir).map_err(cannot_write)?;
+    let mut buffer = vec![0; SPOOL_BUFFER_BYTES];
+    loop {
+        let count = match input.read(&mut buffer) {
+            Ok(0) => return Ok(file),
+            Ok(count) => count,
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => continue,
+            Err(cause) => return Err(Error::io_on("cannot read", what.clone(), cause)),
+        };
+        file.write_all(buffer.get(..count).unwrap_or_default()).map_err(cannot_write)?;
+    }
 }

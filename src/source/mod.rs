@@ -33,6 +33,7 @@ mod formats;
 mod names;
 mod oci_layout;
 pub(crate) mod reference;
+mod registry_storage;
 mod scan;
 mod survey;
 mod tar_split;

@@ -28,6 +28,7 @@
 //! | `diff_page` | the page that `diff --html` writes, also in a browser |
 //! | `json` | the output of `--json` against its document |
 //! | `json_changes` | the same, for layers and differences |
+//! | `registry_storage` | the storage directory of a registry, with and without a running registry |
 //! | `examples` | the library's examples |
 //! | `readme` | the commands and statements of README.md |
 //! | `tidy` | rules and their tests, order of modules, forgotten files |
@@ -67,6 +68,7 @@ mod overlay;
 mod patterns;
 mod random;
 mod readme;
+mod registry_storage;
 mod seed;
 mod semantics;
 mod served;
