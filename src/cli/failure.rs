@@ -71,6 +71,11 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         {
             UNVERIFIED_FILES
         }
+        Error::Io { subject: Some(subject), cause, .. }
+            if matches!(**subject, Subject::Socket(_)) && cause.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            "only root and the members of the socket's group, usually 'docker', can use the engine"
+        }
         Error::NotEmpty { .. } => "use --force to extract anyway and replace existing files",
         Error::MissingBlob { .. } => "the image was saved without this blob, or for another platform",
         Error::Strict { .. } => "`imgmount inspect` lists all warnings; without --strict they are accepted",

@@ -48,6 +48,8 @@ pub enum Subject {
     },
     /// Another file or directory of the host: in the cache, of the kernel, or a target.
     File(PathBuf),
+    /// The engine behind a socket.
+    Socket(PathBuf),
     /// The bytes read from standard input.
     StandardInput,
     /// A transport in an image reference.
@@ -138,6 +140,7 @@ impl fmt::Display for Subject {
             Subject::Member { archive, name } => {
                 write!(f, "'{}' in '{}'", name.escape_debug(), archive.display())
             }
+            Subject::Socket(path) => write!(f, "the engine at '{}'", path.display()),
             Subject::StandardInput => f.write_str("standard input"),
             Subject::Transport(name) => write!(f, "transport '{name}'"),
             Subject::MediaType(text) => write!(f, "'{}'", text.escape_debug()),

@@ -13,8 +13,8 @@ use super::beneath::Beneath;
 use super::blobs::BlobIdentity;
 use super::environment::Environment;
 use super::{
-    ImageSource, Location, OpenOptions, Reference, Selection, dir, docker_archive, docker_graph, oci_layout,
-    registry_storage,
+    ImageSource, Location, OpenOptions, Reference, Selection, dir, docker_archive, docker_daemon,
+    docker_graph, oci_layout, registry_storage,
 };
 use crate::error::{Error, Result, Subject};
 use crate::layer::index::Verify;
@@ -69,7 +69,13 @@ static FORMATS: &[Format] = &[
     },
     Format::unsupported("containers-storage", "the storage of podman, buildah or CRI-O"),
     Format::unsupported("containerd", "the data directory of containerd"),
-    Format::unsupported("docker-daemon", "an image of a running Docker engine"),
+    Format {
+        transport: "docker-daemon",
+        needs_slashes: false,
+        path: PathRule::NameOnly,
+        about: "an image of a running Docker or Podman engine",
+        reader: Some(FormatReader { detect: docker_daemon::detect, open: docker_daemon::open }),
+    },
     Format { needs_slashes: true, ..Format::unsupported("docker", "an image in a registry") },
     Format { needs_slashes: true, ..Format::unsupported("https", "an image on a web server") },
 ];
@@ -342,12 +348,28 @@ impl<'a> Site<'a> {
     }
 }
 
+/// Opens `archive` as the format that is detected from its content.
+///
+/// # Errors
+/// As [`open`].
+pub(super) fn open_archive(archive: Archive, options: &OpenOptions) -> Result<Box<dyn ImageSource>> {
+    let place = Site {
+        location: Location::Path(archive.path().to_owned()),
+        selection: &Selection::Sole,
+        options,
+        input: &mut io::empty(),
+        archive: Some(archive),
+        own: false,
+    };
+    open(None, place)
+}
+
 /// Copies `input` to an unnamed temporary file, which is removed when it is closed. `what` names the input in
 /// errors.
 ///
 /// # Errors
 /// [`Error::Io`] for an input that cannot be read to its end, and for a disk that is full.
-fn spool(input: &mut dyn Read, what: &Subject, options: &OpenOptions) -> Result<File> {
+pub(super) fn spool(input: &mut dyn Read, what: &Subject, options: &OpenOptions) -> Result<File> {
     let Some(dir) = &options.spool_dir else {
         return Err(Error::unsupported(what.clone(), "no directory for temporary files is set"));
     };

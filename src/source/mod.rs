@@ -26,6 +26,7 @@ mod dir;
 #[allow(dead_code, reason = "the stores of engines use all of it")]
 mod directory;
 mod docker_archive;
+mod docker_daemon;
 mod docker_graph;
 mod docker_manifest;
 mod environment;

@@ -9,8 +9,8 @@ use std::process::Command;
 
 use crate::engines::{Docker, succeed, unpack};
 use crate::fixture::{
-    Compression, Image, Item, Kind, dir, docker_legacy, file, hardlink, oci, sample_layers, sample_tree,
-    symlink, tar, write_dir,
+    Compression, Image, Item, dir, docker_legacy, file, hardlink, oci, sample_layers, sample_tree, symlink,
+    tar, without_sparse, write_dir,
 };
 use crate::mounted::{Imgmount, Need, find_program, have};
 use crate::tree::{Field, Snapshot};
@@ -273,24 +273,19 @@ fn docker_builds_on_an_imported_tree(imgmount: &Imgmount, docker: &Docker) {
     mounts_as(&docker.export("imported:1"), imgmount, "imported.tar", &NOT_EXPORTED);
 }
 
-/// When docker loads a layer, it writes out sparse files, and does not record how they were stored:
-/// `docker save` then fails with "could not verify layer data". So the image that is saved again has no
-/// sparse file.
+/// The image that is saved again has no sparse file, because docker could not save it.
 fn docker_loads_the_sample(imgmount: &Imgmount, docker: &Docker) {
     imgmount.write("sample.tar", &tar(&docker_legacy(&[Image::sample("", Compression::Plain)])));
     succeed(&mut docker.command(&["load", "-q", "-i", "../sample.tar"]));
     mounts_as(&docker.export("example.com/sample:1"), imgmount, "sample.tar", &NOT_EXPORTED);
 
-    let not_sparse = |items: Vec<Item>| -> Vec<Item> {
-        items.into_iter().filter(|item| !matches!(item.kind, Kind::Sparse(..))).collect()
-    };
     let image = sample_layers()
         .into_iter()
-        .fold(Image::named("dense:1"), |image, (by, items)| image.layer(by, &not_sparse(items)));
+        .fold(Image::named("dense:1"), |image, (by, items)| image.layer(by, &without_sparse(items)));
     imgmount.write("dense.tar", &tar(&docker_legacy(&[image])));
     succeed(&mut docker.command(&["load", "-q", "-i", "../dense.tar"]));
     succeed(&mut docker.command(&["save", "-o", "../resaved.tar", "dense:1"]));
-    Snapshot::described(&not_sparse(sample_tree())).assert_shown_by(
+    Snapshot::described(&without_sparse(sample_tree())).assert_shown_by(
         &Snapshot::of(imgmount.mount("resaved.tar", &[]).path()),
         "loaded and saved by docker",
     );

@@ -28,6 +28,7 @@
 //! | `diff_page` | the page that `diff --html` writes, also in a browser |
 //! | `json` | the output of `--json` against its document |
 //! | `json_changes` | the same, for layers and differences |
+//! | `docker_daemon` | images of running engines, through their sockets |
 //! | `registry_storage` | the storage directory of a registry, with and without a running registry |
 //! | `examples` | the library's examples |
 //! | `readme` | the commands and statements of README.md |
@@ -48,6 +49,7 @@ mod deleted;
 mod diff;
 mod diff_page;
 mod diff_random;
+mod docker_daemon;
 mod engines;
 mod examples;
 mod export;
