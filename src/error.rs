@@ -55,6 +55,9 @@ pub enum Error {
         path: String,
         /// What was found at the path instead.
         reason: String,
+        /// Whether the path is a directory or a tar, which could be a root file system without an image's
+        /// documents.
+        may_be_rootfs: bool,
     },
     /// The place holds several images and none was selected, or the selector matches several.
     #[error("'{path}' holds several images{}", list(.candidates))]

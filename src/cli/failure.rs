@@ -48,6 +48,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     let hint = match error.downcast_ref::<Error>()? {
         #[cfg(feature = "fuse")]
         Error::Mount { dir, reason } => return mount::hint(dir, reason),
+        Error::NotAnImage { path, may_be_rootfs: true, .. } => {
+            return Some(format!("if it is a root file system, use rootfs:{path}"));
+        }
         Error::Ambiguous { .. } => {
             "select one with PATH:NAME, PATH:ID, PATH@INDEX, PATH@CONTAINER or --image"
         }

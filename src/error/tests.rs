@@ -42,7 +42,10 @@ fn table() -> Vec<(Error, String)> {
             "cannot read LAYER at offset 7: refused",
         ),
         (Error::Reference { text: "a:b".into(), reason: "why".into() }, "'a:b': why"),
-        (Error::NotAnImage { path: "a".into(), reason: "why".into() }, "'a': not a container image: why"),
+        (
+            Error::NotAnImage { path: "a".into(), reason: "why".into(), may_be_rootfs: false },
+            "'a': not a container image: why",
+        ),
         (
             Error::Ambiguous { path: "a".into(), candidates: one() },
             "'a' holds several images; available:\n  b:1",

@@ -62,6 +62,39 @@ pub(crate) struct ArchiveFile {
     pub identity: BlobIdentity,
 }
 
+/// What was found at a path.
+#[derive(Debug)]
+pub(super) enum Opened {
+    /// A directory.
+    Directory(Beneath),
+    /// A regular file.
+    File {
+        file: File,
+        /// Identity of all of the file.
+        identity: BlobIdentity,
+    },
+}
+
+/// Opens the directory or the regular file at `path`.
+///
+/// # Errors
+/// [`Error::Io`] when `path` cannot be opened, [`Error::NotAnImage`] when it is something else.
+pub(super) fn open_path(path: &Path) -> Result<Opened> {
+    let cannot = |cause: io::Error| Error::io_on("cannot open", Subject::Archive(path.to_owned()), cause);
+    // O_NONBLOCK: opening a named pipe must not wait for a writer.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|e| cannot(e.into()))?);
+    let kind = file.metadata().map_err(cannot)?.file_type();
+    if kind.is_dir() {
+        return Ok(Opened::Directory(Beneath::new(file.into(), path.to_owned())));
+    }
+    if !kind.is_file() {
+        return Err(not_an_image(path, "neither a file nor a directory"));
+    }
+    let identity = BlobIdentity::File(FileIdentity::of(&file).map_err(cannot)?);
+    Ok(Opened::File { file, identity })
+}
+
 impl Archive {
     /// Opens the directory or the archive at `path`.
     ///
@@ -69,20 +102,18 @@ impl Archive {
     /// [`Error::Io`] when `path` cannot be opened, [`Error::NotAnImage`] when it is neither a directory nor
     /// an archive, and the errors of a damaged archive.
     pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
-        let cannot = |cause: io::Error| Error::io_on("cannot open", Subject::Archive(path.to_owned()), cause);
-        // O_NONBLOCK: opening a named pipe must not wait for a writer.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|e| cannot(e.into()))?);
-        let kind = file.metadata().map_err(cannot)?.file_type();
-        if kind.is_dir() {
-            let root = Beneath::new(file.into(), path.to_owned());
-            return Ok(Archive { path: path.to_owned(), files: Files::Directory(root) });
+        Archive::from_opened(path, open_path(path)?, options)
+    }
+
+    /// Opens an archive that was found at `path`.
+    ///
+    /// # Errors
+    /// As [`Archive::open`].
+    pub(super) fn from_opened(path: &Path, opened: Opened, options: &OpenOptions) -> Result<Self> {
+        match opened {
+            Opened::Directory(root) => Ok(Archive { path: path.to_owned(), files: Files::Directory(root) }),
+            Opened::File { file, identity } => Archive::from_file(path, file, identity, options),
         }
-        if !kind.is_file() {
-            return Err(not_an_image(path, "neither a file nor a directory"));
-        }
-        let identity = BlobIdentity::File(FileIdentity::of(&file).map_err(cannot)?);
-        Archive::from_file(path, file, identity, options)
     }
 
     /// Opens an archive from an open file. `path` names the file in errors, `identity` identifies it in the
@@ -289,5 +320,5 @@ fn parent(path: &[u8]) -> Option<usize> {
 }
 
 pub(super) fn not_an_image(path: &Path, reason: &str) -> Error {
-    Error::NotAnImage { path: path.display().to_string(), reason: reason.to_owned() }
+    Error::NotAnImage { path: path.display().to_string(), reason: reason.to_owned(), may_be_rootfs: false }
 }

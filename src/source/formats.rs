@@ -8,13 +8,12 @@ use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::archive::{Archive, not_an_image};
+use super::archive::{Archive, Opened, open_path};
 use super::beneath::Beneath;
 use super::blobs::BlobIdentity;
 use super::environment::Environment;
 use super::{
-    ImageSource, Location, OpenOptions, Reference, Selection, dir, docker_archive, docker_daemon,
-    docker_graph, oci_layout, registry_storage,
+    ImageSource, Location, OpenOptions, Reference, Selection, dir, docker_archive, docker_daemon, docker_graph, oci_layout, registry_storage, rootfs,
 };
 use crate::error::{Error, Result, Subject};
 use crate::layer::index::Verify;
@@ -75,6 +74,12 @@ static FORMATS: &[Format] = &[
         path: PathRule::NameOnly,
         about: "an image of a running Docker or Podman engine",
         reader: Some(FormatReader { detect: docker_daemon::detect, open: docker_daemon::open }),
+    Format {
+        transport: "rootfs",
+        needs_slashes: false,
+        path: PathRule::Required,
+        about: "a root file system: a directory or a flat tar",
+        reader: Some(FormatReader { detect: rootfs::detect, open: rootfs::open }),
     },
     Format { needs_slashes: true, ..Format::unsupported("docker", "an image in a registry") },
     Format { needs_slashes: true, ..Format::unsupported("https", "an image on a web server") },
@@ -248,8 +253,12 @@ pub(super) fn open(transport: Option<Transport>, mut place: Site<'_>) -> Result<
             return (reader.open)(place);
         }
     }
-    let reason = "found neither 'oci-layout' with 'index.json' nor 'manifest.json'";
-    Err(not_an_image(place.archive()?.path(), reason))
+    // It is a directory or a tar, because the formats have looked for names in it.
+    Err(Error::NotAnImage {
+        path: place.archive()?.path().display().to_string(),
+        reason: "found neither 'oci-layout' with 'index.json' nor 'manifest.json'".to_owned(),
+        may_be_rootfs: true,
+    })
 }
 
 /// The place that a reference leads to. It is opened only when a format needs it.
@@ -336,15 +345,27 @@ impl<'a> Site<'a> {
         }
     }
 
-    fn open_archive(&mut self) -> Result<Archive> {
+    /// Opens the place as it is, and returns its path, which is `-` for standard input. Standard input is
+    /// spooled.
+    ///
+    /// # Errors
+    /// As [`open_path`]; [`Error::Io`] when standard input cannot be spooled.
+    pub(super) fn opened(&mut self) -> Result<(PathBuf, Opened)> {
         match &self.location {
-            Location::Path(path) => Archive::open(path, self.options),
+            Location::Path(path) => Ok((path.clone(), open_path(path)?)),
             Location::Own => Err(Error::unsupported(Subject::Image, "no path was given")),
             Location::Stdin => {
                 let file = spool(self.input, &Subject::StandardInput, self.options)?;
                 Archive::from_file(Path::new("-"), file, BlobIdentity::Unknown, self.options)
+                let file = spool(self.input, self.options)?;
+                Ok((PathBuf::from("-"), Opened::File { file, identity: BlobIdentity::Unknown }))
             }
         }
+    }
+
+    fn open_archive(&mut self) -> Result<Archive> {
+        let (path, opened) = self.opened()?;
+        Archive::from_opened(&path, opened, self.options)
     }
 }
 

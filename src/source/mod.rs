@@ -35,6 +35,7 @@ mod names;
 mod oci_layout;
 pub(crate) mod reference;
 mod registry_storage;
+mod rootfs;
 mod scan;
 mod survey;
 mod tar_split;

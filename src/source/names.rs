@@ -75,6 +75,7 @@ pub(super) fn select(
         return Err(Error::NotAnImage {
             path: place.to_owned(),
             reason: "the list of images is empty".to_owned(),
+            may_be_rootfs: false,
         });
     }
     Err(Error::NoSuchImage {

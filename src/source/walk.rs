@@ -202,6 +202,7 @@ impl<'a> Walk<'a> {
             (None, _) if present.is_empty() && absent.is_empty() => Err(Error::NotAnImage {
                 path: self.blobs.place(),
                 reason: "the image index lists no image manifest".to_owned(),
+                may_be_rootfs: false,
             }),
             (None, _) => {
                 let present = platforms.iter().zip(&present).map(|(found, one)| (found, one, ""));

@@ -14,7 +14,11 @@ fn table() -> Vec<(Error, Option<&'static str>)> {
     let one = || vec!["b:1".to_owned()];
     vec![
         (Error::Reference { text: "a:b".into(), reason: "why".into() }, None),
-        (Error::NotAnImage { path: "a".into(), reason: "why".into() }, None),
+        (Error::NotAnImage { path: "a".into(), reason: "why".into(), may_be_rootfs: false }, None),
+        (
+            Error::NotAnImage { path: "a.tar".into(), reason: "why".into(), may_be_rootfs: true },
+            Some("if it is a root file system, use rootfs:a.tar"),
+        ),
         (
             Error::Ambiguous { path: "a".into(), candidates: one() },
             Some("select one with PATH:NAME, PATH:ID, PATH@INDEX, PATH@CONTAINER or --image"),
