@@ -157,8 +157,9 @@ impl<'a> Walk<'a> {
             self.mount = node.stat.mount;
             self.whiteout_files = marks.whiteout_files;
         }
-        // The kernel looks for empty files as whiteouts only in a layer whose root says so.
-        marks.whiteout_files &= self.whiteout_files;
+        // The kernel looks for them in every directory of a layer whose root says so, and in no other layer.
+        // The mark on other directories only makes listing them faster.
+        marks.whiteout_files = self.whiteout_files;
         self.count(&path, &nodes)?;
         self.object(&path, &node)?;
         if marks.opaque {

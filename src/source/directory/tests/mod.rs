@@ -1,5 +1,7 @@
 //! Tests of the walk: what the tar contains, and what happens when the directory changes.
 
+mod overlay;
+
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
