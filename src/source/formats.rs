@@ -13,7 +13,8 @@ use super::beneath::Beneath;
 use super::blobs::BlobIdentity;
 use super::environment::Environment;
 use super::{
-    ImageSource, Location, OpenOptions, Reference, Selection, dir, docker_archive, docker_daemon, docker_graph, oci_layout, registry_storage, rootfs,
+    ImageSource, Location, OpenOptions, Reference, Selection, dir, docker_archive, docker_daemon,
+    docker_graph, oci_layout, registry_storage, rootfs,
 };
 use crate::error::{Error, Result, Subject};
 use crate::layer::index::Verify;
@@ -74,6 +75,7 @@ static FORMATS: &[Format] = &[
         path: PathRule::NameOnly,
         about: "an image of a running Docker or Podman engine",
         reader: Some(FormatReader { detect: docker_daemon::detect, open: docker_daemon::open }),
+    },
     Format {
         transport: "rootfs",
         needs_slashes: false,
@@ -356,8 +358,6 @@ impl<'a> Site<'a> {
             Location::Own => Err(Error::unsupported(Subject::Image, "no path was given")),
             Location::Stdin => {
                 let file = spool(self.input, &Subject::StandardInput, self.options)?;
-                Archive::from_file(Path::new("-"), file, BlobIdentity::Unknown, self.options)
-                let file = spool(self.input, self.options)?;
                 Ok((PathBuf::from("-"), Opened::File { file, identity: BlobIdentity::Unknown }))
             }
         }
