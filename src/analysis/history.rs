@@ -25,18 +25,18 @@ pub struct Step<'a> {
     pub entry: Option<&'a HistoryEntry>,
 }
 
-/// Returns the steps that made an image of `layers` layers, the oldest first. If the history does not have
-/// exactly one step for each layer of the config, no step is assigned: the list then has all layers without
-/// steps, followed by all steps without layers. Layers above those of the config, such as the writable layer
-/// of a container, have no step and come last.
+/// Returns the steps that made an image of `layers` layers, the oldest first. The first `of_image` of them are
+/// those of the config; others, such as the writable layer of a container, have no step and come last. If the
+/// history does not have exactly one step for each layer of the image, no step is assigned: the list then has
+/// all layers without steps, followed by all steps without layers.
 #[must_use]
-pub(crate) fn steps(config: &ImageConfig, layers: usize) -> Vec<Step<'_>> {
+pub(crate) fn steps(config: &ImageConfig, of_image: usize, layers: usize) -> Vec<Step<'_>> {
     let numbers = |range: Range<usize>| range.map(|at| LayerId(u16::try_from(at).unwrap_or(u16::MAX)));
     let without_step = |layer| Step { layer: Some(layer), entry: None };
-    let of_config = || numbers(0..config.diff_ids.len());
-    let above = numbers(config.diff_ids.len()..layers).map(without_step);
-    if is_aligned(config) {
-        let mut layers = of_config();
+    let below = || numbers(0..of_image);
+    let above = numbers(of_image..layers).map(without_step);
+    if is_aligned(config) && of_image == config.diff_ids.len() {
+        let mut layers = below();
         let step = |entry: &'_ HistoryEntry| if entry.empty_layer { None } else { layers.next() };
         let numbers: Vec<Option<LayerId>> = config.history.iter().map(step).collect();
         return numbers
@@ -47,7 +47,7 @@ pub(crate) fn steps(config: &ImageConfig, layers: usize) -> Vec<Step<'_>> {
             .collect();
     }
     let entries = config.history.iter().map(|entry| Step { layer: None, entry: Some(entry) });
-    of_config().map(without_step).chain(above).chain(entries).collect()
+    below().map(without_step).chain(above).chain(entries).collect()
 }
 
 /// Whether the history has exactly one step for each layer of the config.

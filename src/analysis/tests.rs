@@ -247,7 +247,7 @@ fn config(layers: u8, history: &str) -> ImageConfig {
 }
 
 fn step_list(config: &ImageConfig) -> Vec<(Option<u16>, Option<&str>)> {
-    steps(config, config.diff_ids.len())
+    steps(config, config.diff_ids.len(), config.diff_ids.len())
         .iter()
         .map(|step| {
             (step.layer.map(|layer| layer.0), step.entry.and_then(|entry| entry.created_by.as_deref()))

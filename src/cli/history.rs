@@ -13,8 +13,8 @@ use super::args::{ImageArgs, PathArgs, image_value};
 use super::commands::{Command, Example};
 use super::output::{JsonEntry, JsonLayer, json_line, json_name_of, stdout};
 use imgmount::{
-    Action, Error, Event, Field, HistoryEntry, Image, LayerInfo, LayerRange, PathFault, Step, escape,
-    normalize_path,
+    Action, Error, Event, Field, HistoryEntry, Image, LayerDescriptor, LayerInfo, LayerOrigin, LayerRange,
+    PathFault, Step, escape, normalize_path,
 };
 
 /// Printed instead of a command or a time that the image does not contain.
@@ -59,7 +59,8 @@ fn run(args: &HistoryArgs) -> Result<ExitCode> {
     let (name, path) = args.path.split(&args.image_path);
     let image = args.image.load(&name, LayerRange::All)?;
     let steps = image.info().config.history.iter().filter(|step| !step.empty_layer).count();
-    let layers = image.info().config.diff_ids.len();
+    let of_image = |layer: &&LayerDescriptor| layer.origin == LayerOrigin::Image;
+    let layers = image.info().layers.iter().filter(of_image).count();
     if steps != layers {
         log::warn!(
             "the history has {steps} step(s) for {layers} layer(s): commands are not assigned to layers"

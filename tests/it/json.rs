@@ -190,16 +190,43 @@ fn inspect_prints_what_the_document_says() {
     let imgmount = Imgmount::new();
     let schema = Schema::of("inspect --json");
     let mut seen = Seen::new();
-    let bare = bare_archive();
-    for (name, archive) in [("oci.tar", tar(&oci(&[odd_image()]))), ("bare.tar", bare)] {
-        let image = imgmount.write(name, &archive);
-        let answers = printed(&imgmount, &["inspect", "--json"], &image);
-        let [answer] = answers.as_slice() else { panic!("one object: {answers:?}") };
-        schema.check(answer, "image", &mut seen);
-        let out = run(imgmount.command(&["inspect", "--json"]).arg(&image)).expect(0);
+    imgmount.write("oci.tar", &tar(&oci(&[odd_image()])));
+    imgmount.write("bare.tar", &bare_archive());
+    imgmount.write("rootfs.tar", &tar(&[file("f", b"1")]));
+    write_containers(&imgmount.dir().join("data"));
+    for (image, option) in [
+        ("oci.tar", "--verify=full"),
+        ("bare.tar", "--verify=full"),
+        ("rootfs:rootfs.tar", "--verify=off"),
+        ("docker-graph:data@web", "--verify=full"),
+        ("docker-graph:data@bare", "--verify=full"),
+    ] {
+        let out = imgmount.run(&["inspect", "--json", option, image]).expect(0);
         assert!(out.text().starts_with("{\"format\":"), "{}", out.text());
+        schema.check(&serde_json::from_str(out.text().trim()).unwrap(), "image", &mut seen);
     }
     assert_eq!(seen, schema.claims("image"), "each claim of the document is seen, and nothing else");
+}
+
+/// Writes the data directory of a Docker engine with the driver vfs and two containers: `web` with all
+/// fields, and one with the ID `bare` and only the required fields.
+fn write_containers(data: &Path) {
+    let write = |path: String, text: String| {
+        let path = data.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    fs::create_dir_all(data.join("image/vfs/imagedb")).unwrap();
+    let point = serde_json::json!({"Type": "volume", "Name": "logs", "Destination": "/var/log"});
+    let web = serde_json::json!({
+        "ID": "web1", "Name": "/web", "Created": "2026-01-02T03:04:05Z", "Driver": "vfs", "Config": {"Image": "app:1"},
+        "ShmPath": "/run/shm", "MountPoints": {"/var/log": point},
+    });
+    for (id, config) in [("web1", web), ("bare", serde_json::json!({"ID": "bare", "Driver": "vfs"}))] {
+        write(format!("containers/{id}/config.v2.json"), config.to_string());
+        write(format!("image/vfs/layerdb/mounts/{id}/mount-id"), format!("mount-{id}"));
+        write(format!("vfs/dir/mount-{id}/file"), "1".to_owned());
+    }
 }
 
 /// Makes a docker-archive whose config has only the required fields.
