@@ -19,6 +19,7 @@
 //! | `numbers` | random numbers for tests that try many cases (no tests) |
 //! | `seed` | the seed of random tests (no tests) |
 //! | `engines` | starts real engines (no tests) |
+//! | `docker_graph` | the data directory of a real Docker engine, running and stopped |
 //! | `interop` | images by podman, skopeo, umoci and docker |
 //! | `cli` | commands, formats, exit codes |
 //! | `history` | its exact output |
@@ -50,6 +51,7 @@ mod diff;
 mod diff_page;
 mod diff_random;
 mod docker_daemon;
+mod docker_graph;
 mod engines;
 mod examples;
 mod export;

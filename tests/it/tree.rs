@@ -51,6 +51,9 @@ pub(crate) enum Field {
     Root,
     /// Link counts of directories, which overlay and btrfs do not keep.
     DirectoryLinks,
+    /// Link counts of files: the kernel's overlay shows those of the layer's directory, although other names
+    /// may be deleted or changed.
+    FileLinks,
     /// Times of directories, which engines set when they add to one.
     DirectoryTimes,
     /// The fraction of a second of each time.
@@ -123,6 +126,10 @@ impl Snapshot {
 
     /// Returns the tree without `field`.
     pub(crate) fn without(mut self, field: Field) -> Self {
+        let mut names: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
+        for first in self.nodes.values().filter_map(|node| node.shared_with.clone()) {
+            *names.entry(first).or_default() += 1;
+        }
         for (path, node) in &mut self.nodes {
             let is_dir = node.kind == "directory";
             match field {
@@ -131,6 +138,11 @@ impl Snapshot {
                     node.xattrs.clear();
                 }
                 Field::DirectoryLinks if is_dir => node.nlink = 0,
+                Field::FileLinks if !is_dir => {
+                    node.nlink = 0;
+                    // A file whose other names are gone shares nothing.
+                    node.shared_with = node.shared_with.take().filter(|first| names.get(first) > Some(&1));
+                }
                 Field::DirectoryTimes if is_dir => node.mtime = (0, 0),
                 Field::Nanoseconds => node.mtime.1 = 0,
                 Field::UserXattrs => node.xattrs.retain(|name, _| !name.starts_with(b"user.")),

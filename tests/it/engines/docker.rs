@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use super::{succeed, unpack};
+use crate::fixture::{Item, tar};
 use crate::mounted::{Imgmount, find_program, run, wait, wait_until};
 use crate::tree::Snapshot;
 
@@ -22,7 +23,8 @@ impl Docker {
         overlay.or_else(|_| Docker::start_with(imgmount, "vfs")).expect("a docker daemon")
     }
 
-    fn start_with(imgmount: &Imgmount, driver: &str) -> Result<Self, String> {
+    /// Starts docker with this storage driver; fails with its log.
+    pub(crate) fn start_with(imgmount: &Imgmount, driver: &str) -> Result<Self, String> {
         let dir = imgmount.dir().join(driver);
         fs::create_dir_all(dir.join("context")).unwrap();
         let option = |name: &str, file: &str| format!("--{name}={}", dir.join(file).display());
@@ -39,6 +41,32 @@ impl Docker {
             return Ok(docker);
         }
         Err(fs::read_to_string(docker.dir.join("log")).unwrap())
+    }
+
+    /// Returns the data directory.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Runs a command of docker. Panics with its output if it fails.
+    #[track_caller]
+    pub(crate) fn run(&self, args: &[&str]) -> String {
+        succeed(&mut self.command(args))
+    }
+
+    /// Loads the images in the docker-archive with these members.
+    #[track_caller]
+    pub(crate) fn load(&self, items: &[Item]) {
+        fs::write(self.dir.join("load.tar"), tar(items)).unwrap();
+        self.run(&["load", "-q", "-i", "load.tar"]);
+    }
+
+    /// Ends the daemon and waits for its end. The data stay.
+    pub(crate) fn stop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.daemon);
+        if rustix::process::kill_process(pid, rustix::process::Signal::TERM).is_ok() {
+            wait(&mut self.daemon).expect("the end of a docker daemon");
+        }
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
@@ -66,6 +94,9 @@ impl Docker {
 impl Drop for Docker {
     fn drop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.daemon);
+        if self.daemon.try_wait().is_ok_and(|ended| ended.is_some()) {
+            return;
+        }
         let told = rustix::process::kill_process(pid, rustix::process::Signal::TERM).is_ok();
         if !told || wait(&mut self.daemon).is_none() {
             // This may run during a panic, so failures are ignored.
