@@ -32,6 +32,7 @@
 //! | `docker_daemon` | images of running engines, through their sockets |
 //! | `registry_storage` | the storage directory of a registry, with and without a running registry |
 //! | `examples` | the library's examples |
+//! | `rootfs` | flat tars and directories as images |
 //! | `readme` | the commands and statements of README.md |
 //! | `tidy` | rules and their tests, order of modules, forgotten files |
 //! | `patterns` | paths with patterns, and lists in the order of bytes |
@@ -73,6 +74,7 @@ mod patterns;
 mod random;
 mod readme;
 mod registry_storage;
+mod rootfs;
 mod seed;
 mod semantics;
 mod served;
