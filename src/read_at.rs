@@ -43,6 +43,13 @@ pub(crate) trait ReadAt: Send + Sync + fmt::Debug + 'static {
         false
     }
 
+    /// Returns true if the bytes are put together from files, and each read checks that the files it reads
+    /// have not changed since they were seen first, by their times. A file that changed then makes reads of
+    /// its own bytes fail, but not those of other bytes. The default is false.
+    fn checks_files(&self) -> bool {
+        false
+    }
+
     /// Returns how many bytes to read at a time if only some of them are needed, such as the headers of a
     /// tar. The default suits files, where a seek costs more than reading this many bytes.
     fn probe_bytes(&self) -> usize {
@@ -69,6 +76,10 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
 
     fn may_wait(&self) -> bool {
         (**self).may_wait()
+    }
+
+    fn checks_files(&self) -> bool {
+        (**self).checks_files()
     }
 
     fn probe_bytes(&self) -> usize {

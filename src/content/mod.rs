@@ -75,7 +75,11 @@ impl LayerBytes {
     /// # Errors
     /// As [`LayerReader::read_span`], and [`Error::Io`] when the range ends beyond the layer.
     pub(crate) fn read_exact(self: &Arc<Self>, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.read_exact_by(|at| self.span(at), buf, offset)
+        match self.read_exact_by(|at| self.span(at), buf, offset) {
+            // Another file in the span has changed.
+            Err(Error::Io { .. }) if self.reader.read_alone(buf, offset) => Ok(()),
+            read => read,
+        }
     }
 
     /// Reads from `offset` (bytes) of a file of this layer into `buf`; holes read as zeros. Returns the
@@ -89,7 +93,7 @@ impl LayerBytes {
         buf: &mut [u8],
         offset: u64,
     ) -> Result<usize> {
-        self.read_file_by(|at| self.span(at), file, buf, offset)
+        self.read_file_by(|buf, offset| self.read_exact(buf, offset), file, buf, offset)
     }
 
     /// Fills `buf` from `offset` of the uncompressed tar, with spans that `span` returns.
@@ -118,9 +122,10 @@ impl LayerBytes {
         Ok(())
     }
 
+    /// Reads as [`LayerBytes::read_file`]; `read` fills a buffer from an offset of the uncompressed tar.
     fn read_file_by<E: From<Error>>(
         self: &Arc<Self>,
-        span: impl Fn(u32) -> Result<CachedSpan, E>,
+        read: impl Fn(&mut [u8], u64) -> Result<(), E>,
         file: &FileData<'_>,
         buf: &mut [u8],
         offset: u64,
@@ -129,7 +134,7 @@ impl LayerBytes {
         let len = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
         let buf = buf.get_mut(..len).unwrap_or_default();
         match &file.stored {
-            Stored::Contiguous(extent) => self.read_exact_by(span, buf, extent.offset + offset)?,
+            Stored::Contiguous(extent) => read(buf, extent.offset + offset)?,
             Stored::Sparse(segments) => {
                 buf.fill(0);
                 let end = offset + len as u64;
@@ -140,7 +145,7 @@ impl LayerBytes {
                     let place = to_range(start - offset, stop - offset);
                     let part = buf.get_mut(place).unwrap_or_default();
                     let from = segment.extent.offset + (start - segment.file_offset);
-                    self.read_exact_by(&span, part, from)?;
+                    read(part, from)?;
                 }
             }
         }
@@ -182,10 +187,19 @@ impl LayerBytes {
             let offset = extent.offset + done;
             let (at, span) = self.span_at(offset)?;
             schedule.reached(place, at);
-            let bytes = self.span(at)?;
             let from = offset - span.extent.offset;
             let to = (from + extent.len_bytes - done).min(span.extent.len_bytes);
-            let piece = bytes.get(to_range(from, to)).unwrap_or_default();
+            let (bytes, alone);
+            let piece = match self.span(at) {
+                Ok(span) => {
+                    bytes = span;
+                    bytes.get(to_range(from, to)).unwrap_or_default()
+                }
+                Err(error) => {
+                    alone = self.read_alone(error, offset, to - from)?;
+                    &alone
+                }
+            };
             if piece.is_empty() {
                 return Err(self.past_end(offset));
             }
@@ -193,6 +207,15 @@ impl LayerBytes {
             done += piece.len() as u64;
         }
         Ok(())
+    }
+
+    /// Reads bytes of a span that cannot be read as a whole; `error` says why.
+    fn read_alone(&self, error: Error, offset: u64, len_bytes: u64) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(len_bytes).unwrap_or(0)];
+        if matches!(error, Error::Io { .. }) && self.reader.read_alone(&mut bytes, offset) {
+            return Ok(bytes);
+        }
+        Err(error)
     }
 
     fn span_at(&self, offset: u64) -> Result<(u32, Span)> {

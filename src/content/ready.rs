@@ -23,7 +23,8 @@ impl LayerBytes {
         if !self.reader.may_wait() {
             return self.read_file(file, buf, offset).map(Some);
         }
-        match self.read_file_by(|at| self.span_if_ready(at), file, buf, offset) {
+        let read = |buf: &mut [u8], offset| self.read_exact_by(|at| self.span_if_ready(at), buf, offset);
+        match self.read_file_by(read, file, buf, offset) {
             Ok(len) => Ok(Some(len)),
             Err(Unready::Wait) => Ok(None),
             Err(Unready::Failed(error)) => Err(error),

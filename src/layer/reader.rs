@@ -120,6 +120,16 @@ impl LayerReader {
         Ok(())
     }
 
+    /// Fills `buf` from `offset` of the uncompressed tar without the rest of its span, which cannot be read.
+    /// Returns false if that is not possible. Only bytes that their source itself compares with the files as
+    /// they were indexed are read in this way: they are not checked against the hash of the span.
+    pub(crate) fn read_alone(&self, buf: &mut [u8], offset: u64) -> bool {
+        match &self.tar {
+            Tar::Plain(stored) if stored.checks_files() => stored.read_exact_at(buf, offset).is_ok(),
+            Tar::Plain(_) | Tar::Compressed(_) => false,
+        }
+    }
+
     /// Reads the span from the seekable copy; returns false when it is not there. A damaged copy makes reads
     /// slower, but the span is then decoded from the blob.
     fn read_copied(&self, span: &Span, buffer: &mut Vec<u8>) -> bool {

@@ -96,19 +96,10 @@ pub(super) fn open_path(path: &Path) -> Result<Opened> {
 }
 
 impl Archive {
-    /// Opens the directory or the archive at `path`.
+    /// Opens the directory or the archive that was found at `path`.
     ///
     /// # Errors
-    /// [`Error::Io`] when `path` cannot be opened, [`Error::NotAnImage`] when it is neither a directory nor
-    /// an archive, and the errors of a damaged archive.
-    pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
-        Archive::from_opened(path, open_path(path)?, options)
-    }
-
-    /// Opens an archive that was found at `path`.
-    ///
-    /// # Errors
-    /// As [`Archive::open`].
+    /// [`Error::NotAnImage`] for a file that is no archive, and the errors of a damaged archive.
     pub(super) fn from_opened(path: &Path, opened: Opened, options: &OpenOptions) -> Result<Self> {
         match opened {
             Opened::Directory(root) => Ok(Archive { path: path.to_owned(), files: Files::Directory(root) }),
@@ -120,7 +111,7 @@ impl Archive {
     /// store.
     ///
     /// # Errors
-    /// As [`Archive::open`].
+    /// As [`Archive::from_opened`].
     pub(crate) fn from_file(
         path: &Path,
         file: File,

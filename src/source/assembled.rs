@@ -103,6 +103,8 @@ pub(super) struct TarPlan {
     /// A [`FilePart`] for each of `parts`, without its length.
     details: Blocks,
     len_bytes: u64,
+    /// Whether all parts are checked by [`FileCheck::Stamp`].
+    stamped: bool,
 }
 
 /// The place of a file part in the tar. Its length follows from the next part.
@@ -135,6 +137,7 @@ pub(super) struct PlanBuilder {
     literals: BlocksBuilder,
     details: BlocksBuilder,
     offset: u64,
+    stamped: bool,
     fault: Option<io::Error>,
 }
 
@@ -146,6 +149,7 @@ impl PlanBuilder {
             literals: BlocksBuilder::new(),
             details: BlocksBuilder::new(),
             offset: 0,
+            stamped: true,
             fault: None,
         }
     }
@@ -189,6 +193,7 @@ impl PlanBuilder {
             literals: self.literals.finish()?,
             details: self.details.finish()?,
             len_bytes: self.offset,
+            stamped: self.stamped,
         })
     }
 
@@ -209,6 +214,7 @@ impl PlanBuilder {
             literals: self.literals.len(),
             detail: self.details.len(),
         });
+        self.stamped &= matches!(part.expected, FileCheck::Stamp(_));
         self.details.push(&encode(part))?;
         self.details.push(&part.path)?;
         self.advance(part.len_bytes)
@@ -410,6 +416,11 @@ impl ReadAt for AssembledTar {
     }
 
     /// Returns the length of one header: a longer read would open the files between headers.
+    /// Only for a plan of a walk: a checksum is compared when a whole file is read.
+    fn checks_files(&self) -> bool {
+        matches!(self.plan.get(), Some(Ok(plan)) if plan.stamped)
+    }
+
     fn probe_bytes(&self) -> usize {
         512
     }

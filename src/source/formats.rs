@@ -327,7 +327,7 @@ impl<'a> Site<'a> {
     /// Returns the place as a set of named files: a directory or an archive.
     ///
     /// # Errors
-    /// As [`Archive::open`].
+    /// As [`Site::opened`] and [`Archive::from_opened`].
     pub(super) fn archive(&mut self) -> Result<&Archive> {
         let archive = match self.archive.take() {
             Some(archive) => archive,
@@ -339,7 +339,7 @@ impl<'a> Site<'a> {
     /// Converts the place into the archive that [`Site::archive`] returns.
     ///
     /// # Errors
-    /// As [`Archive::open`].
+    /// As [`Site::opened`] and [`Archive::from_opened`].
     pub(super) fn into_archive(mut self) -> Result<Archive> {
         match self.archive.take() {
             Some(archive) => Ok(archive),

@@ -229,7 +229,7 @@ impl fmt::Debug for OpenOptions {
 ///
 /// # Errors
 /// [`crate::Error::NotAnImage`] when no format is detected, [`crate::Error::Unsupported`] for transports that
-/// are not supported, and the errors of opening an [`archive::Archive`].
+/// are not supported, and the errors of opening the place.
 pub(crate) fn open(reference: &Reference, options: &OpenOptions) -> Result<Box<dyn ImageSource>> {
     open_with_input(reference, options, &mut io::stdin().lock())
 }

@@ -112,7 +112,7 @@ mod tests {
         let rootless = "         0       1000          1\n         1     100000      65536\n";
         assert!(!is_of_root(0, rootless, false));
         assert!(!is_of_root(5, rootless, false));
-        assert!(is_of_root(70_000, "0 0 1", false) == false);
+        assert!(!is_of_root(70_000, "0 0 1", false));
         assert!(is_of_root(0, "0 0 1", false));
         assert!(is_of_root(OVERFLOW_ID, "0 1000 1\n1 100000 65000\n", false));
     }

@@ -137,7 +137,7 @@ pub(super) fn read_directory(directory: &OwnedFd) -> Result<(Node, Vec<Node>), N
 fn read_once(directory: &OwnedFd) -> Result<(Node, Vec<Node>), NamedFault> {
     let before = Stat::of_open(directory.as_fd()).map_err(io("cannot examine"))?;
     let mut reader = XattrReader::new();
-    let xattrs = reader.read(&format!("/proc/self/fd/{}", directory.as_raw_fd()), Follow::Yes)?;
+    let xattrs = reader.read(format!("/proc/self/fd/{}", directory.as_raw_fd()), Follow::Yes)?;
     let mut names = names(directory)?;
     names.sort_unstable();
     let mut nodes = Vec::with_capacity(names.len());
