@@ -8,8 +8,10 @@ use crate::mounted::run;
 use crate::tree::Snapshot;
 
 mod docker;
+mod registry;
 
 pub(crate) use docker::Docker;
+pub(crate) use registry::Registry;
 
 /// Runs a tool. Panics with its output if it fails.
 #[track_caller]

@@ -1,0 +1,94 @@
+//! Starts registries (docker-registry of CNCF Distribution) with their own ports and storage.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use crate::mounted::{Imgmount, find_program, run, wait, wait_until};
+
+/// A registry on a port of this host, stopped on drop.
+pub(crate) struct Registry {
+    pub(crate) dir: PathBuf,
+    pub(crate) port: u16,
+    server: Option<Child>,
+}
+
+impl Registry {
+    /// Starts a registry with its storage in `registry` below the test's directory.
+    pub(crate) fn start(imgmount: &Imgmount) -> Self {
+        let dir = imgmount.dir().join("registry");
+        fs::create_dir(&dir).unwrap();
+        let mut registry = Registry { dir, port: 0, server: None };
+        // Another process can take the free port before the registry does.
+        for _ in 0..10 {
+            registry.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            registry.serve();
+            let mut answers = false;
+            wait_until(|| {
+                answers = TcpStream::connect(("127.0.0.1", registry.port)).is_ok();
+                answers || registry.server.as_mut().unwrap().try_wait().unwrap().is_some()
+            });
+            if answers && registry.server.as_mut().unwrap().try_wait().unwrap().is_none() {
+                return registry;
+            }
+        }
+        panic!("no registry: {}", fs::read_to_string(registry.dir.join("../registry.log")).unwrap());
+    }
+
+    fn serve(&mut self) {
+        let config = format!(
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n\
+             http:\n  addr: 127.0.0.1:{}\n",
+            self.dir.display(),
+            self.port
+        );
+        fs::write(self.config(), config).unwrap();
+        let log = fs::File::create(self.dir.join("../registry.log")).unwrap();
+        let mut command = Command::new(find_program("docker-registry").unwrap());
+        command.arg("serve").arg(self.config()).stdin(Stdio::null());
+        self.server = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.join("../registry.yml")
+    }
+
+    /// Copies `source` to the repository and tag `name`. Returns the digest of the manifest.
+    #[track_caller]
+    pub(crate) fn push(&self, imgmount: &Imgmount, source: &str, name: &str, options: &[&str]) -> String {
+        let digest = imgmount.dir().join("digest");
+        let mut command = Command::new("skopeo");
+        command.args(["--insecure-policy", "copy", "-q", "--dest-tls-verify=false"]).args(options);
+        command.arg("--digestfile").arg(&digest).arg(source).current_dir(imgmount.dir());
+        run(command.arg(format!("docker://127.0.0.1:{}/{name}", self.port))).expect(0);
+        fs::read_to_string(digest).unwrap().trim().to_owned()
+    }
+
+    /// Deletes blobs that no manifest needs, as operators do. The registry must not run.
+    pub(crate) fn collect_garbage(&self) {
+        let mut command = Command::new(find_program("docker-registry").unwrap());
+        run(command.args(["garbage-collect", "--delete-untagged"]).arg(self.config())).expect(0);
+    }
+
+    pub(crate) fn stop(&mut self) {
+        let Some(mut server) = self.server.take() else { return };
+        let pid = rustix::process::Pid::from_child(&server);
+        let told = rustix::process::kill_process(pid, rustix::process::Signal::TERM).is_ok();
+        if !told || wait(&mut server).is_none() {
+            // This may run during a panic, so failures are ignored.
+            let _ = server.kill();
+        }
+    }
+
+    /// Returns the reference to an image of the storage.
+    pub(crate) fn reference(&self, name: &str) -> String {
+        format!("registry-storage:{}:{name}", self.dir.display())
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
