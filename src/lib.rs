@@ -90,7 +90,7 @@
 //! | To | Use |
 //! |---|---|
 //! | open an image | [`Image::open`], or [`Engine::select`] and [`SelectedImage::load`] |
-//! | list the images of an archive | [`Engine::open`], [`Source::images`] |
+//! | list the images of an archive or a store | [`Engine::open`], [`Source::images`], [`Source::details`] |
 //! | keep indexes on disk, so that the image opens faster next time | [`Store`], [`EngineOptions::store`] |
 //! | find and describe files | [`Image::resolve`], [`Image::walk`], [`Image::glob`], [`Image::inode`] |
 //! | read files | [`Image::open_file`], [`Image::read_at`] |
@@ -187,7 +187,7 @@ pub use layer::index::Verify;
 pub use load::{Engine, EngineOptions, LayerRange, LoadOptions, Progress};
 pub use rootfs::Semantics;
 pub use source::{
-    Environment, ImageKind, ImageSummary, Location, Reference, Selection, Transport, split_path,
+    Environment, ImageDetails, ImageKind, ImageSummary, Location, Reference, Selection, Transport, split_path,
 };
 
 // Contents of manifests and configs.

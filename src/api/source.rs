@@ -9,7 +9,7 @@ use super::Image;
 use crate::error::{Error, Result};
 use crate::image::{ImageInfo, Platform};
 use crate::load::{Engine, LoadOptions};
-use crate::source::{ImageSummary, LayerBlob, OpenedImage, Reference, Selection};
+use crate::source::{ImageDetails, ImageSummary, OpenedImage, Reference, Selection};
 use crate::verify::{VerifyItem, VerifyOptions, verify};
 
 impl Engine {
@@ -53,6 +53,15 @@ impl Source {
     /// [`Error`] when a document that lists them cannot be read.
     pub fn images(&self) -> Result<Vec<ImageSummary>> {
         self.source.images()
+    }
+
+    /// Returns the properties of an image that [`Source::images`] returned. No layer is read. Without
+    /// `platform`, an image for the host's platform is preferred.
+    ///
+    /// # Errors
+    /// As [`Source::select`].
+    pub fn details(&self, summary: &ImageSummary, platform: Option<&Platform>) -> Result<ImageDetails> {
+        self.source.details(summary, platform)
     }
 
     /// Selects one image: checks its manifest and config, and finds its layers. Without `platform`, an image
@@ -111,8 +120,7 @@ impl SelectedImage {
     /// stored layers.
     #[must_use]
     pub fn size(&self) -> u64 {
-        let layers = || self.opened.layers.iter().map(LayerBlob::about_bytes).sum();
-        self.opened.size.unwrap_or_else(layers)
+        self.opened.size_or_sum()
     }
 
     /// Loads the image: indexes the layers that have no stored index, merges all layers and makes their files

@@ -207,15 +207,15 @@ impl ImageArgs {
             .strict(self.strict)
     }
 
-    /// Opens the index store. Without a usable cache directory the command is slower, but gives the same
-    /// result.
     fn store(&self) -> Option<Store> {
-        if self.no_cache {
-            return None;
-        }
-        let directory = cache_directory().map_err(|error| log::warn!("{error:#}")).ok()?;
-        Store::open(&directory).map_err(|error| log::warn!("the cache is not used: {error}")).ok()
+        if self.no_cache { None } else { open_store() }
     }
+}
+
+/// Opens the index store. Without a usable cache directory a command is slower, but gives the same result.
+pub(crate) fn open_store() -> Option<Store> {
+    let directory = cache_directory().map_err(|error| log::warn!("{error:#}")).ok()?;
+    Store::open(&directory).map_err(|error| log::warn!("the cache is not used: {error}")).ok()
 }
 
 /// Prefix that protects `-:/path` and `-@INDEX` from clap, which reads arguments with a leading hyphen

@@ -24,6 +24,7 @@ static COMMANDS: &[Row] = &[
     row::<super::deleted::DeletedArgs>(),
     row::<super::diff::DiffArgs>(),
     row::<super::verify::VerifyArgs>(),
+    row::<super::images::ImagesArgs>(),
     row::<super::cache::CacheArgs>(),
     row::<super::completions::CompletionsArgs>(),
     row::<super::man::ManArgs>(),

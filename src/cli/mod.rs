@@ -21,6 +21,7 @@ mod export;
 mod extract;
 mod failure;
 mod history;
+mod images;
 mod inspect;
 mod interrupt;
 mod logging;
@@ -31,6 +32,7 @@ mod memory;
 mod mount;
 mod options;
 mod output;
+mod places;
 mod progress;
 #[cfg(feature = "fuse")]
 mod umount;

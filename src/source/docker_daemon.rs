@@ -6,7 +6,7 @@
 //! engine but not read its directory. Source: Docker Engine API 1.24 to 1.51, and Podman's compatible API.
 
 use std::fmt::Write as _;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +19,7 @@ use super::blobs::BlobIdentity;
 use super::environment::Environment;
 use super::formats::{Site, open_archive, spool};
 use super::names::{self, Names};
-use super::{ImageSource, ImageSummary, OpenOptions, OpenedImage, Selection, Survey};
+use super::{ImageDetails, ImageSource, ImageSummary, OpenOptions, OpenedImage, Selection, Survey};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
 use crate::image::Platform;
@@ -48,6 +48,7 @@ const MAX_ENGINE_ANSWER_BYTES: u64 = 20 * 1024 * 1024;
 const MAX_MESSAGE_BYTES: u64 = 4096;
 
 const IMAGE_FIELDS: [&str; 3] = ["Id", "RepoTags", "RepoDigests"];
+const DETAIL_FIELDS: [&str; 6] = ["Architecture", "Os", "Variant", "Created", "Size", "RootFS"];
 const MESSAGE_FIELDS: [&str; 1] = ["message"];
 
 /// Returns false: no path leads to a running engine.
@@ -64,7 +65,7 @@ pub(super) fn open(place: Site<'_>) -> Result<Box<dyn ImageSource>> {
 /// Returns the socket of the engine: that of `DOCKER_HOST`, or else the first of the usual ones that exists.
 ///
 /// # Errors
-/// [`Error::Unsupported`] when `DOCKER_HOST` is not a unix socket, and when there is no socket.
+/// [`Error::Unsupported`] when `DOCKER_HOST` is not a unix socket, and [`Error::Io`] when there is no socket.
 fn socket(environment: &Environment) -> Result<PathBuf> {
     let refuse = |reason| Err(Error::unsupported(Subject::Transport("docker-daemon".to_owned()), reason));
     if let Some(host) = environment.docker_host.as_deref().filter(|host| !host.is_empty()) {
@@ -82,8 +83,10 @@ fn socket(environment: &Environment) -> Result<PathBuf> {
     if let Some(found) = places.iter().find(is_socket) {
         return Ok(found.clone());
     }
-    let looked: Vec<_> = places.iter().map(|path| format!("'{}'", path.display())).collect();
-    refuse(format!("no engine is running: found no socket {}", looked.join(" or ")))
+    let others: Vec<_> = places.iter().skip(1).map(|path| format!(", nor at '{}'", path.display())).collect();
+    let cause = std::io::Error::new(ErrorKind::NotFound, format!("no socket there{}", others.concat()));
+    let first = places.into_iter().next().unwrap_or_default();
+    Err(Error::io_on("cannot connect to", Subject::Socket(first), cause))
 }
 
 /// Returns the usual places of sockets, the preferred one first.
@@ -273,6 +276,30 @@ impl ImageSource for DockerDaemon {
 
     fn images(&self) -> Result<Vec<ImageSummary>> {
         Ok(summaries(&self.listed()?).into_iter().map(|(_, summary)| summary).collect())
+    }
+
+    /// Asks the engine for the properties, because an image that is only listed must not be fetched.
+    fn details(&self, summary: &ImageSummary, _: Option<&Platform>) -> Result<ImageDetails> {
+        let id = summary.id.clone().unwrap_or_default();
+        let target = format!("/images/{}/json", encode(&id));
+        let value = self.json(&target)?.map_err(|message| self.refused(&target, 404, &message))?;
+        let what = self.server.subject();
+        let image = Object::new(&what, &value, &DETAIL_FIELDS)?;
+        let layers = match image.get("RootFS") {
+            Some(rootfs) => Object::new(&what, rootfs, &["Layers"])?.array("Layers")?.len(),
+            None => 0,
+        };
+        let text = |name| image.string(name).map(Option::unwrap_or_default);
+        let (os, architecture) = (text("Os")?, text("Architecture")?);
+        let platform = Platform::new(os, architecture, text("Variant")?);
+        let created = text("Created")?;
+        Ok(ImageDetails {
+            id: summary.id.clone(),
+            platform: (!os.is_empty() && !architecture.is_empty()).then_some(platform),
+            created: (!created.is_empty()).then(|| created.to_owned()),
+            layers,
+            size: image.u64("Size")?.unwrap_or_default(),
+        })
     }
 
     fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage> {

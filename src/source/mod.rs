@@ -76,6 +76,16 @@ pub(crate) trait ImageSource: Send + Sync + fmt::Debug {
     /// the image.
     fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage>;
 
+    /// Returns the properties of an image that [`ImageSource::images`] returned. The default opens the image;
+    /// no layer is read.
+    ///
+    /// # Errors
+    /// As [`ImageSource::image`].
+    fn details(&self, summary: &ImageSummary, platform: Option<&Platform>) -> Result<ImageDetails> {
+        let opened = self.image(&Selection::Index(summary.index), platform)?;
+        Ok(ImageDetails::of(summary, &opened))
+    }
+
     /// Finds one image as [`ImageSource::image`] does, with all its documents and layers, whether or not they
     /// match their digests.
     ///
@@ -83,6 +93,39 @@ pub(crate) trait ImageSource: Send + Sync + fmt::Debug {
     /// [`crate::Error::Ambiguous`] and [`crate::Error::NoSuchImage`] when `select` does not select one image.
     /// Faults of the image itself are part of the survey.
     fn survey(&self, select: &Selection, platform: Option<&Platform>) -> Result<Survey>;
+}
+
+/// Properties of an image or container that a list shows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ImageDetails {
+    /// Digest of the config, which Docker uses as the image's ID; for a container its ID; otherwise the ID
+    /// that the place states. `None` for an image without an ID, such as a flat tar.
+    pub id: Option<String>,
+    /// Platform of the image.
+    pub platform: Option<Platform>,
+    /// Time of creation, as the config or the engine writes it (RFC 3339).
+    pub created: Option<String>,
+    /// Number of layers, including the writable layer of a container.
+    pub layers: usize,
+    /// Size in bytes as the engine counts it, or else the sum of the sizes of the stored layers.
+    pub size: u64,
+}
+
+impl ImageDetails {
+    fn of(summary: &ImageSummary, opened: &OpenedImage) -> Self {
+        let info = &opened.info;
+        let of_container = info.container.as_ref().map(|container| container.id.clone());
+        let of_image = || info.config_digest.map(|digest| digest.to_string());
+        let created = info.container.as_ref().and_then(|container| container.created.clone());
+        ImageDetails {
+            id: of_container.or_else(of_image).or_else(|| summary.id.clone()),
+            platform: info.platform.clone(),
+            created: created.or_else(|| info.config.created.clone()),
+            layers: info.layers.len(),
+            size: opened.size_or_sum(),
+        }
+    }
 }
 
 /// One image in the list of a place.
@@ -159,6 +202,14 @@ pub(crate) struct OpenedImage {
     /// The size of the image in bytes as its engine counts it; `None` if the sum of the layers' sizes is as
     /// good.
     pub size: Option<u64>,
+}
+
+impl OpenedImage {
+    /// Returns the size of the image in bytes as its engine counts it, or else the sum of the sizes of its
+    /// stored layers.
+    pub(crate) fn size_or_sum(&self) -> u64 {
+        self.size.unwrap_or_else(|| self.layers.iter().map(LayerBlob::about_bytes).sum())
+    }
 }
 
 /// The stored bytes of one layer.

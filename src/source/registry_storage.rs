@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::archive::not_an_image;
 use super::artifact;
@@ -92,6 +92,7 @@ fn find_tree(directory: &Beneath) -> Result<Option<Beneath>> {
 struct RegistryStorage {
     tree: Tree,
     verify: Verify,
+    listed: OnceLock<Vec<Listed>>,
 }
 
 /// What leads to an image: a tag of a repository, or a manifest without a tag.
@@ -162,12 +163,21 @@ impl RegistryStorage {
             let reason = "found no directory 'docker/registry/v2/repositories', which a registry fills";
             return Err(not_an_image(directory.path(), reason));
         };
-        Ok(RegistryStorage { tree: Tree { root }, verify })
+        Ok(RegistryStorage { tree: Tree { root }, verify, listed: OnceLock::new() })
     }
 
     /// Returns the images of all repositories, sorted by repository. Signatures and other artifacts are left
-    /// out (F17). A tag that cannot be read is listed; opening it reports the error.
-    fn listed(&self) -> Result<Vec<Listed>> {
+    /// out (F17). A tag that cannot be read is listed; opening it reports the error. The repositories are
+    /// searched once.
+    fn listed(&self) -> Result<&[Listed]> {
+        if let Some(listed) = self.listed.get() {
+            return Ok(listed);
+        }
+        let listed = self.list()?;
+        Ok(self.listed.get_or_init(|| listed))
+    }
+
+    fn list(&self) -> Result<Vec<Listed>> {
         let mut listed = Vec::new();
         for repository in self.tree.repositories()? {
             listed.extend(self.images_of(&repository));
@@ -250,7 +260,12 @@ impl RegistryStorage {
         }
         let place = self.tree.place();
         let listed = self.listed()?;
-        let images = summaries(&listed);
+        if let Selection::Index(index) = selection
+            && let Some(one) = listed.get(*index)
+        {
+            return Ok((one.entry.clone(), vec![one.entry.name()]));
+        }
+        let images = summaries(listed);
         let found = names::select(&place, selection, &images)?;
         let chosen: Vec<&Listed> = found.iter().filter_map(|at| listed.get(*at)).collect();
         match chosen.split_first() {
@@ -283,7 +298,7 @@ impl ImageSource for RegistryStorage {
     }
 
     fn images(&self) -> Result<Vec<ImageSummary>> {
-        Ok(summaries(&self.listed()?).into_iter().map(|(_, summary)| summary).collect())
+        Ok(summaries(self.listed()?).into_iter().map(|(_, summary)| summary).collect())
     }
 
     fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage> {

@@ -24,6 +24,7 @@
 //! | `cli` | commands, formats, exit codes |
 //! | `history` | its exact output |
 //! | `deleted` | its output, and that every listed file can be read |
+//! | `images` | lists of images, and the references in them |
 //! | `diff` | its exact output |
 //! | `diff_random` | `diff` against a simple comparison of random trees |
 //! | `diff_page` | the page that `diff --html` writes, also in a browser |
@@ -60,6 +61,7 @@ mod extract;
 mod faults;
 mod fixture;
 mod history;
+mod images;
 mod interop;
 mod json;
 mod json_changes;
