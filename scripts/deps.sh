@@ -19,6 +19,8 @@ python3|python3|checks docs/recording.svg
 podman|podman|writes and reads images for comparison
 skopeo|skopeo|copies images between formats
 umoci|umoci|unpacks images for comparison
+zsh|zsh|completes names of images
+fish|fish|completes names of images
 docker-registry|docker-registry|stores images that skopeo pushes
 dockerd|docker.io|writes and reads images for comparison
 docker|docker-cli|client of dockerd

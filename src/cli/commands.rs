@@ -27,6 +27,7 @@ static COMMANDS: &[Row] = &[
     row::<super::images::ImagesArgs>(),
     row::<super::cache::CacheArgs>(),
     row::<super::completions::CompletionsArgs>(),
+    row::<super::complete::CompleteArgs>(),
     row::<super::man::ManArgs>(),
 ];
 

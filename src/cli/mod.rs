@@ -7,6 +7,7 @@ mod args;
 mod cache;
 mod cat;
 mod commands;
+mod complete;
 mod completions;
 mod cp;
 #[cfg(feature = "fuse")]

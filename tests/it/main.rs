@@ -25,6 +25,7 @@
 //! | `history` | its exact output |
 //! | `deleted` | its output, and that every listed file can be read |
 //! | `images` | lists of images, and the references in them |
+//! | `completions` | names that shells complete |
 //! | `diff` | its exact output |
 //! | `diff_random` | `diff` against a simple comparison of random trees |
 //! | `diff_page` | the page that `diff --html` writes, also in a browser |
@@ -48,6 +49,7 @@
 mod bench;
 mod cache;
 mod cli;
+mod completions;
 mod deleted;
 mod diff;
 mod diff_page;
