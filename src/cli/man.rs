@@ -106,17 +106,19 @@ fn exit_codes(name: &str) -> &'static [(&'static str, &'static str)] {
     if command.is_some_and(|row| row.asks) { &ANSWERED } else { &DONE_OR_FAILED }
 }
 
-const ENVIRONMENT: [(&str, &str); 5] = [
+const ENVIRONMENT: [(&str, &str); 6] = [
     ("IMGMOUNT_CACHE_DIR", "The cache directory; the default is $XDG_CACHE_HOME/imgmount."),
     ("XDG_CACHE_HOME", "The parent of the default cache directory; the default is ~/.cache."),
     (
         "IMGMOUNT_LOG",
         "The level of messages on standard error: error, warn, info or debug. Overrides -q and -v.",
     ),
+    ("DOCKER_HOST", "The socket of the engine for docker-daemon:, as unix://PATH."),
     ("NO_COLOR", "If set, help texts have no colours."),
     (
         "TMPDIR",
-        "The directory for temporary copies of standard input if no cache is used; the default is /tmp.",
+        "The directory for temporary copies of standard input, and of images of docker-daemon:, if no cache is used; \
+         the default is /tmp.",
     ),
 ];
 

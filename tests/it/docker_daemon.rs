@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
+use serde_json::Value;
+
 use crate::engines::{Docker, succeed};
 use crate::fixture::{
     Compression, Image, Item, docker_legacy, file, sample_layers, sample_tree, sha256_hex, tar,
@@ -58,13 +60,14 @@ fn reads_what_was_loaded(imgmount: &Imgmount, socket: &Path, docker: &dyn Fn(&[&
         let shown = with_socket(imgmount, socket, &["ls", &format!("docker-daemon:{name}")]).expect(0);
         assert_eq!(shown.text(), "other\n", "{name}");
         let about = ["inspect", "--json", &format!("docker-daemon:{name}")];
-        let about: serde_json::Value =
+        let about: Value =
             serde_json::from_slice(&with_socket(imgmount, socket, &about).expect(0).stdout).unwrap();
         assert_eq!(about["format"], "docker-daemon");
         assert_eq!(about["config_digest"], format!("sha256:{id}"));
         assert_eq!(about["names"].as_array().unwrap().len(), 3, "{about}");
     }
     with_socket(imgmount, socket, &["verify", "docker-daemon:example.com/sample:1"]).expect(0);
+    lists(imgmount, socket, &id);
 
     let unknown = with_socket(imgmount, socket, &["ls", "docker-daemon:example.com/other:2"]).expect(2);
     unknown.says("holds no image 'example.com/other:2'").says("example.com/other:3");
@@ -75,6 +78,28 @@ fn reads_what_was_loaded(imgmount: &Imgmount, socket: &Path, docker: &dyn Fn(&[&
         let odd = with_socket(imgmount, socket, &["ls", &format!("docker-daemon:{name}")]);
         assert_eq!(odd.code, 2, "{name:?}: {}", odd.stderr);
     }
+}
+
+/// Checks the list of both images. `other` is the ID of the one with three names.
+fn lists(imgmount: &Imgmount, socket: &Path, other: &str) {
+    let listed = with_socket(imgmount, socket, &["images", "--json", "docker-daemon:"]).expect(0);
+    let lines = listed.lines().into_iter().map(|line| serde_json::from_str(line).unwrap());
+    let mut lines: Vec<Value> = lines.collect();
+    lines.sort_by_key(|line| line["names"].as_array().unwrap().len());
+    let other = format!("sha256:{other}");
+    let [sample, other_line] = lines.as_slice() else { panic!("two images: {lines:?}") };
+    assert_eq!(sample["source"], "docker-daemon:example.com/sample:1");
+    assert_eq!(sample["layers"], sample_layers().len());
+    assert_eq!(other_line["id"], other);
+    assert_eq!(other_line["created"], "2026-01-02T03:04:05Z");
+    for line in &lines {
+        assert_eq!(line["platform"], "linux/amd64");
+        assert!(line["size"].as_u64().unwrap() > 0, "{line}");
+        let source = line["source"].as_str().unwrap();
+        with_socket(imgmount, socket, &["ls", source]).expect(0);
+    }
+    let names = with_socket(imgmount, socket, &["complete", "--", "docker-daemon:example.com/s"]).expect(0);
+    assert_eq!(names.text(), "docker-daemon:example.com/sample:1\n");
 }
 
 #[test]
