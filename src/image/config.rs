@@ -18,7 +18,7 @@ const RUNTIME_FIELDS: [&str; 9] =
     ["User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal"];
 
 /// An image config.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct ImageConfig {
     /// Time of creation as the config writes it (RFC 3339).

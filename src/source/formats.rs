@@ -13,8 +13,8 @@ use super::beneath::Beneath;
 use super::blobs::BlobIdentity;
 use super::environment::Environment;
 use super::{
-    ImageSource, Location, OpenOptions, Reference, Selection, dir, docker_archive, docker_daemon,
-    docker_graph, oci_layout, registry_storage, rootfs,
+    ImageSource, Location, OpenOptions, Reference, Selection, containers_storage, dir, docker_archive,
+    docker_daemon, docker_graph, oci_layout, registry_storage, rootfs,
 };
 use crate::error::{Error, Result, Subject};
 use crate::layer::index::Verify;
@@ -67,7 +67,13 @@ static FORMATS: &[Format] = &[
         about: "the data directory of a Docker engine",
         reader: Some(FormatReader { detect: docker_graph::detect, open: docker_graph::open }),
     },
-    Format::unsupported("containers-storage", "the storage of podman, buildah or CRI-O"),
+    Format {
+        transport: "containers-storage",
+        needs_slashes: false,
+        path: PathRule::Own(containers_storage::own_places),
+        about: "the storage of podman, buildah or CRI-O",
+        reader: Some(FormatReader { detect: containers_storage::detect, open: containers_storage::open }),
+    },
     Format::unsupported("containerd", "the data directory of containerd"),
     Format {
         transport: "docker-daemon",

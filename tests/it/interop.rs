@@ -4,10 +4,9 @@
 //! Each engine works in its own directories, below the test's temporary directory.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 
-use crate::engines::{Docker, succeed, unpack};
+use crate::engines::{Docker, Podman, succeed};
 use crate::fixture::{
     Compression, Image, Item, dir, docker_legacy, file, hardlink, oci, sample_layers, sample_tree, symlink,
     tar, without_sparse, write_dir,
@@ -57,48 +56,20 @@ fn mounts_as(expected: &Snapshot, imgmount: &Imgmount, image: &str, fields: &[Fi
     drop_fields(expected.clone()).assert_shown_by(&found, image);
 }
 
-/// Podman with a store in directories of the test.
-struct Podman {
-    dir: PathBuf,
-}
-
-impl Podman {
-    fn new(imgmount: &Imgmount) -> Self {
-        Podman { dir: imgmount.dir().join("podman") }
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("podman");
-        for (option, name) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
-            command.arg(option).arg(self.dir.join(name));
-        }
-        // The vfs driver works wherever root can write, nested in a container too.
-        command.args(["--storage-driver", "vfs"]).args(args).current_dir(&self.dir);
-        command
-    }
-
-    /// Builds an image of several layers that add, change and delete, and names it `demo:1`.
-    fn build(&self) {
-        let context = self.dir.join("context");
-        fs::create_dir_all(&context).unwrap();
-        fs::write(context.join("base.tar"), tar(&base())).unwrap();
-        fs::write(context.join("new"), b"new").unwrap();
-        fs::copy(find_program("busybox").unwrap(), context.join("busybox")).unwrap();
-        let steps = "FROM scratch\nADD base.tar /\nCOPY busybox /bin/busybox\n\
-            RUN [\"/bin/busybox\", \"rm\", \"/etc/deleted\", \"/bin/ping6\"]\n\
-            RUN [\"/bin/busybox\", \"rm\", \"-r\", \"/srv/data\"]\nCOPY new /srv/data/\n\
-            RUN [\"/bin/busybox\", \"chmod\", \"0640\", \"/etc/kept\"]\n";
-        fs::write(context.join("Containerfile"), steps).unwrap();
-        let build = ["build", "-q", "--isolation", "chroot", "--network", "host", "--layers", "-t", "demo:1"];
-        succeed(self.command(&build).arg("context"));
-    }
-
-    /// Exports the tree of a container that is made of `image` and never started.
-    fn export(&self, image: &str) -> Snapshot {
-        succeed(&mut self.command(&["create", "--name", "exported", image, "/bin/none"]));
-        succeed(&mut self.command(&["export", "-o", "export.tar", "exported"]));
-        unpack(&self.dir.join("export.tar"), &self.dir.join("exported"))
-    }
+/// Builds an image of several layers that add, change and delete, and names it `demo:1`.
+fn podman_build(podman: &Podman) {
+    let context = podman.dir.join("context");
+    fs::create_dir_all(&context).unwrap();
+    fs::write(context.join("base.tar"), tar(&base())).unwrap();
+    fs::write(context.join("new"), b"new").unwrap();
+    fs::copy(find_program("busybox").unwrap(), context.join("busybox")).unwrap();
+    let steps = "FROM scratch\nADD base.tar /\nCOPY busybox /bin/busybox\n\
+        RUN [\"/bin/busybox\", \"rm\", \"/etc/deleted\", \"/bin/ping6\"]\n\
+        RUN [\"/bin/busybox\", \"rm\", \"-r\", \"/srv/data\"]\nCOPY new /srv/data/\n\
+        RUN [\"/bin/busybox\", \"chmod\", \"0640\", \"/etc/kept\"]\n";
+    fs::write(context.join("Containerfile"), steps).unwrap();
+    let build = ["build", "-q", "--isolation", "chroot", "--network", "host", "--layers", "-t", "demo:1"];
+    succeed(podman.command(&build).arg("context"));
 }
 
 #[test]
@@ -108,9 +79,9 @@ fn podman_builds_saves_and_exports() {
         return;
     }
     let imgmount = Imgmount::new();
-    let podman = Podman::new(&imgmount);
-    fs::create_dir_all(&podman.dir).unwrap();
-    podman.build();
+    // The vfs driver works wherever root can write, nested in a container too.
+    let podman = Podman::new(&imgmount, "vfs");
+    podman_build(&podman);
     for format in ["docker-archive", "oci-archive"] {
         let file = format!("../{format}.tar");
         succeed(&mut podman.command(&["save", "-q", "--format", format, "-o", &file, "localhost/demo:1"]));
@@ -134,8 +105,7 @@ fn podman_loads_the_sample_and_shows_the_same_tree() {
         return;
     }
     let imgmount = Imgmount::new();
-    let podman = Podman::new(&imgmount);
-    fs::create_dir_all(&podman.dir).unwrap();
+    let podman = Podman::new(&imgmount, "vfs");
     imgmount.write("sample.tar", &tar(&docker_legacy(&[Image::sample("", Compression::Plain)])));
     succeed(&mut podman.command(&["load", "-q", "-i", "../sample.tar"]));
     let exported = podman.export("example.com/sample:1");

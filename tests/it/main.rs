@@ -5,6 +5,7 @@
 //! | `fixture` | makes images (no tests) |
 //! | `tree` | reads and compares whole trees |
 //! | `mounted` | runs, mounts and unmounts the program (no tests) |
+//! | `containers_storage` | stores of podman, of root and of users |
 //! | `matrix` | every compression with every way of writing names |
 //! | `sources` | every form of image that the command line reaches |
 //! | `semantics` | rows of the merge rules through a real mount |
@@ -50,6 +51,7 @@ mod bench;
 mod cache;
 mod cli;
 mod completions;
+mod containers_storage;
 mod deleted;
 mod diff;
 mod diff_page;

@@ -12,6 +12,10 @@ mod registry;
 
 pub(crate) use docker::Docker;
 pub(crate) use registry::Registry;
+mod podman;
+
+pub(crate) use docker::Docker;
+pub(crate) use podman::{FURTHER_IDS, Podman, USER};
 
 /// Runs a tool. Panics with its output if it fails.
 #[track_caller]
