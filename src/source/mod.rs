@@ -22,6 +22,7 @@ mod assembled;
 #[allow(dead_code, reason = "the stores of engines use all of it")]
 mod beneath;
 mod blobs;
+mod bolt;
 mod containers_storage;
 mod dir;
 #[allow(dead_code, reason = "the stores of engines use all of it")]
