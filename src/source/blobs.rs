@@ -9,9 +9,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use super::DocumentRole;
+use super::{DocumentRole, LayerBlob};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
+use crate::image::LayerDescriptor;
 use crate::image::manifest::{Descriptor, MAX_DOCUMENT_BYTES};
 use crate::read_at::{ReadAt, read_to_vec};
 use crate::workers::cores;
@@ -51,11 +52,31 @@ pub(super) trait Blobs: Send + Sync + fmt::Debug {
         Ok(self.blob(wanted)?.is_some())
     }
 
+    /// Returns a layer whose blob is missing from another copy that the place has, such as the directory into
+    /// which the layer was unpacked; `None` when there is no copy.
+    ///
+    /// # Errors
+    /// [`Error::Unverifiable`] when the copy cannot be compared with the diff_id of the layer.
+    fn unpacked(&self, _missing: &MissingLayer<'_>) -> Result<Option<LayerBlob>> {
+        Ok(None)
+    }
+
     /// Returns how many layers should be read at the same time, at least 1. The default is the number of
     /// cores, which suits local files, because decoding takes most of the time.
     fn reads_at_once(&self) -> usize {
         cores()
     }
+}
+
+/// A layer whose blob is missing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MissingLayer<'a> {
+    /// Position of the layer in the image.
+    pub(super) number: usize,
+    /// The diff_ids of all layers of the image.
+    pub(super) diff_ids: &'a [Digest],
+    /// Description of the layer in the documents.
+    pub(super) descriptor: &'a LayerDescriptor,
 }
 
 /// The identity of stored bytes, with which an index of these bytes can be found again.

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::blobs::{BlobIdentity, Blobs, read_bounded};
+use super::blobs::{BlobIdentity, Blobs, MissingLayer, read_bounded};
 use super::survey::{DocumentLog, DocumentRole, Survey, SurveyedLayer};
 use super::{LayerBlob, OpenedImage};
 use crate::digest::Digest;
@@ -17,7 +17,9 @@ use crate::error::{Error, Result, Subject};
 use crate::image::manifest::{self, Descriptor, Document, MAX_DOCUMENT_BYTES, Manifest};
 use crate::image::media_type::{DocumentKind, document_kind};
 use crate::image::platform::choose;
-use crate::image::{ImageConfig, ImageInfo, Platform, check_layer_count, pair_layers};
+use crate::image::{
+    ImageConfig, ImageInfo, LayerDescriptor, LayerOrigin, Platform, check_layer_count, pair_layers,
+};
 use crate::layer::index::Verify;
 use crate::read_at::ReadAt;
 
@@ -264,17 +266,13 @@ impl<'a> Walk<'a> {
             .ok_or_else(|| missing(document(DocumentRole::Config, &manifest.config), &manifest.config))?;
         let config = ImageConfig::parse(&document(DocumentRole::Config, &manifest.config), &raw_config)?;
         let layers = pair_layers(&document(DocumentRole::Manifest, descriptor), &manifest.layers, &config)?;
-        let blobs = manifest
-            .layers
-            .iter()
-            .zip(&layers)
-            .enumerate()
+        let stored = manifest.layers.iter().zip(&layers).enumerate();
+        let blobs: Vec<LayerBlob> = stored
             .map(|(number, (stored, descriptor))| {
-                let bytes = self.layer(number, descriptor.diff_id, stored)?;
-                let identity = BlobIdentity::Digest(stored.digest);
-                Ok(LayerBlob { descriptor: descriptor.clone(), bytes, identity, size_hint: None })
+                self.layer(stored, MissingLayer { number, diff_ids: &config.diff_ids, descriptor })
             })
             .collect::<Result<_>>()?;
+        let layers = blobs.iter().map(|blob| blob.descriptor.clone()).collect();
         Ok(OpenedImage {
             info: ImageInfo {
                 names,
@@ -322,17 +320,21 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn layer(
-        &self,
-        number: usize,
-        diff_id: Option<Digest>,
-        descriptor: &Descriptor,
-    ) -> Result<Arc<dyn ReadAt>> {
-        let what = Subject::Layer { number, diff_id };
-        if let Some(data) = &descriptor.data {
-            self.checked(descriptor.check(&what, data))?;
+    /// Returns the layer with the blob `stored`. If the blob is missing, the place may have the layer in
+    /// another form.
+    fn layer(&self, stored: &Descriptor, layer: MissingLayer<'_>) -> Result<LayerBlob> {
+        let MissingLayer { number, descriptor, .. } = layer;
+        let what = Subject::Layer { number, diff_id: descriptor.diff_id };
+        if let Some(data) = &stored.data {
+            self.checked(stored.check(&what, data))?;
         }
-        self.blob(descriptor)?.ok_or_else(|| missing(what, descriptor))
+        match self.blob(stored)? {
+            Some(bytes) => {
+                let identity = BlobIdentity::Digest(stored.digest);
+                Ok(LayerBlob { descriptor: descriptor.clone(), bytes, identity, size_hint: None })
+            }
+            None => self.blobs.unpacked(&layer)?.ok_or_else(|| missing(what, stored)),
+        }
     }
 
     /// Returns the bytes of a blob, embedded or stored, not checked yet; `None` when the blob is missing.
@@ -386,15 +388,47 @@ impl<'a> Walk<'a> {
         };
         for (number, stored) in manifest.layers.iter().enumerate() {
             let bytes = self.blob(stored)?;
+            let unchecked = match bytes {
+                Some(_) => None,
+                None => self.survey_unpacked(number, stored, &diff_ids, survey),
+            };
             survey.layers.push(SurveyedLayer {
                 digest: Some(stored.digest),
                 size: Some(stored.size),
                 diff_id: diff_ids.get(number).copied(),
                 bytes,
-                unchecked: None,
+                unchecked,
             });
         }
         Ok(manifest.config.digest)
+    }
+
+    /// Returns why a layer whose blob is missing cannot be checked, if the place has it in another form.
+    fn survey_unpacked(
+        &self,
+        number: usize,
+        stored: &Descriptor,
+        diff_ids: &[Digest],
+        survey: &mut Survey,
+    ) -> Option<String> {
+        let descriptor = LayerDescriptor {
+            media_type: stored.media_type.clone(),
+            digest: Some(stored.digest),
+            size: Some(stored.size),
+            diff_id: diff_ids.get(number).copied(),
+            created_by: None,
+            origin: LayerOrigin::Image,
+            urls: stored.urls.clone(),
+        };
+        match self.blobs.unpacked(&MissingLayer { number, diff_ids, descriptor: &descriptor }) {
+            Ok(None) => None,
+            Ok(Some(_)) => Some("its blob is missing, and its unpacked files have no digest".to_owned()),
+            Err(Error::Unverifiable { reason, .. }) => Some(reason),
+            Err(fault) => {
+                survey.faults.push(fault);
+                None
+            }
+        }
     }
 }
 
