@@ -68,6 +68,20 @@ pub(crate) struct Descriptor {
 }
 
 impl Descriptor {
+    /// Creates a descriptor with the fields that every blob has.
+    pub(crate) fn new(media_type: Option<String>, digest: Digest, size: u64) -> Self {
+        Descriptor {
+            media_type,
+            digest,
+            size,
+            urls: Vec::new(),
+            annotations: BTreeMap::new(),
+            data: None,
+            platform: None,
+            artifact_type: None,
+        }
+    }
+
     /// Checks that `bytes` have the size and digest of the blob. `what` names the blob in errors.
     ///
     /// # Errors

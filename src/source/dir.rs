@@ -51,16 +51,8 @@ impl Dir {
         let Some(bytes) = archive.read("manifest.json", "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES)? else {
             return Err(not_an_image(archive.path(), "'manifest.json' is missing"));
         };
-        let top = Descriptor {
-            media_type: None,
-            digest: Algorithm::Sha256.digest(&bytes),
-            size: bytes.len() as u64,
-            urls: Vec::new(),
-            annotations: std::collections::BTreeMap::new(),
-            data: Some(bytes),
-            platform: None,
-            artifact_type: None,
-        };
+        let (digest, len_bytes) = (Algorithm::Sha256.digest(&bytes), bytes.len() as u64);
+        let top = Descriptor { data: Some(bytes), ..Descriptor::new(None, digest, len_bytes) };
         Ok(Dir { blobs: ArchiveBlobs { archive, names: blob_names }, top, verify })
     }
 

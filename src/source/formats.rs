@@ -13,8 +13,8 @@ use super::beneath::Beneath;
 use super::blobs::BlobIdentity;
 use super::environment::Environment;
 use super::{
-    ImageSource, Location, OpenOptions, Reference, Selection, containers_storage, dir, docker_archive,
-    docker_daemon, docker_graph, oci_layout, registry_storage, rootfs,
+    ImageSource, Location, OpenOptions, Reference, Selection, containerd, containers_storage, dir,
+    docker_archive, docker_daemon, docker_graph, oci_layout, registry_storage, rootfs,
 };
 use crate::error::{Error, Result, Subject};
 use crate::layer::index::Verify;
@@ -74,7 +74,6 @@ static FORMATS: &[Format] = &[
         about: "the storage of podman, buildah or CRI-O",
         reader: Some(FormatReader { detect: containers_storage::detect, open: containers_storage::open }),
     },
-    Format::unsupported("containerd", "the data directory of containerd"),
     Format {
         transport: "docker-daemon",
         needs_slashes: false,
@@ -88,6 +87,13 @@ static FORMATS: &[Format] = &[
         path: PathRule::Required,
         about: "a root file system: a directory or a flat tar",
         reader: Some(FormatReader { detect: rootfs::detect, open: rootfs::open }),
+    },
+    Format {
+        transport: "containerd",
+        needs_slashes: false,
+        path: PathRule::Own(containerd::own_places),
+        about: "the data directory of containerd",
+        reader: Some(FormatReader { detect: containerd::detect, open: containerd::open }),
     },
     Format { needs_slashes: true, ..Format::unsupported("docker", "an image in a registry") },
     Format { needs_slashes: true, ..Format::unsupported("https", "an image on a web server") },

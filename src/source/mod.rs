@@ -23,6 +23,7 @@ mod assembled;
 mod beneath;
 mod blobs;
 mod bolt;
+mod containerd;
 mod containers_storage;
 mod dir;
 #[allow(dead_code, reason = "the stores of engines use all of it")]
