@@ -23,6 +23,7 @@
 //! | `docker_graph` | the data directory of a real Docker engine, running and stopped |
 //! | `interop` | images by podman, skopeo, umoci and docker |
 //! | `cli` | commands, formats, exit codes |
+//! | `containerd` | stores of a real containerd, live and dead, and faults in them |
 //! | `history` | its exact output |
 //! | `deleted` | its output, and that every listed file can be read |
 //! | `images` | lists of images, and the references in them |
@@ -51,6 +52,7 @@ mod bench;
 mod cache;
 mod cli;
 mod completions;
+mod containerd;
 mod containers_storage;
 mod deleted;
 mod diff;

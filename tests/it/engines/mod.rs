@@ -7,9 +7,11 @@ use std::process::Command;
 use crate::mounted::run;
 use crate::tree::Snapshot;
 
+mod containerd;
 mod docker;
 mod registry;
 
+pub(crate) use containerd::{CHANGES, Containerd, DEMO, comparable, demo, have_containerd, unique};
 pub(crate) use docker::Docker;
 pub(crate) use registry::Registry;
 mod podman;
