@@ -9,15 +9,13 @@ use crate::tree::Snapshot;
 
 mod containerd;
 mod docker;
+mod podman;
 mod registry;
 
 pub(crate) use containerd::{CHANGES, Containerd, DEMO, comparable, demo, have_containerd, unique};
 pub(crate) use docker::Docker;
-pub(crate) use registry::Registry;
-mod podman;
-
-pub(crate) use docker::Docker;
 pub(crate) use podman::{FURTHER_IDS, Podman, USER};
+pub(crate) use registry::Registry;
 
 /// Runs a tool. Panics with its output if it fails.
 #[track_caller]
