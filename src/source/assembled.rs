@@ -36,7 +36,7 @@ pub(super) const MAX_PARTS: u64 = 16 << 20;
 pub(super) const MAX_LITERAL_BYTES: u64 = 32 << 30;
 
 /// Maximum memory that the compressed literals and names of one tar take, in bytes. A million entries take
-/// about 50 MiB.
+/// about 60 MiB.
 pub(super) const MAX_PLAN_BYTES: u64 = 1 << 30;
 
 /// Maximum length of the name of a file: `PATH_MAX` of Linux, which no system call exceeds.
