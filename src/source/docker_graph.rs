@@ -1,27 +1,30 @@
 //! The data directory of a Docker engine, `/var/lib/docker`, read without the engine.
 //!
 //! This module owns the choice among the images and containers of such a directory, and which storage drivers
-//! can be read. `graph` finds the images and layers of one driver, `container` the containers. Nothing
-//! outside the directory is opened. Source: moby, layer/filestore.go, image/fs.go, reference/store.go and
+//! can be read. `graph` finds the images and layers of one driver, `container` the containers, and
+//! `containerd` both where Docker's containerd has the images. Nothing outside the directory is opened. Source: moby, layer/filestore.go, image/fs.go, reference/store.go and
 //! container/container.go.
 
 use std::path::{Path, PathBuf};
 
 use self::container::ContainerEntry;
-use self::graph::{Driver, Graph, ImageEntry};
+use self::containerd::DockerContainerd;
+use self::graph::{Driver, Graph, ImageEntry, Owners};
 use super::archive::not_an_image;
 use super::beneath::Beneath;
 use super::directory::{IdMap, IdRange};
 use super::environment::Environment;
 use super::formats::Site;
+use super::host::{self, Host};
 use super::names::{self, Names};
-use super::{ImageKind, ImageSource, ImageSummary, OpenedImage, Selection, Survey};
+use super::{ImageDetails, ImageKind, ImageSource, ImageSummary, OpenedImage, Selection, Survey};
 use crate::error::{Error, Result, Subject};
 use crate::image::Platform;
 use crate::image::strict_json::{self, Object};
 use crate::layer::index::Verify;
 
 mod container;
+mod containerd;
 mod graph;
 #[cfg(test)]
 mod tests;
@@ -32,6 +35,10 @@ const UNSUPPORTED_DRIVERS: [&str; 6] = ["aufs", "btrfs", "devicemapper", "fuse-o
 
 /// The directory of Docker's containerd, which has the images since Docker 29, below the data directory.
 const CONTAINERD: &str = "containerd/daemon";
+
+/// Why a directory has no images. Packages of Docker 29 use the containerd of the host.
+const NO_DRIVER: &str = "no images of a storage driver in 'image'; \
+    an engine that uses the containerd of the host keeps them there, see containerd:/var/lib/containerd";
 
 /// Number of IDs that an engine maps into containers with `--userns-remap`: what `useradd` writes to
 /// `/etc/subuid`.
@@ -85,7 +92,12 @@ pub(super) fn open(site: Site<'_>) -> Result<Box<dyn ImageSource>> {
             return Err(Error::unsupported(Subject::StandardInput, "docker-graph needs a directory"));
         }
     };
-    Ok(Box::new(DockerGraph::open(dir, site.verify())?))
+    if drivers(&dir)?.is_empty() && has_containerd(&dir)? {
+        return Ok(Box::new(DockerContainerd::open(&dir, site.verify())?));
+    }
+    let host = if site.is_own_place() { Some(site.environment().root.as_path()) } else { None };
+    let owners = owners(&dir, host)?;
+    Ok(Box::new(DockerGraph::open(dir, &owners, site.verify())?))
 }
 
 /// Returns the names of the storage drivers that have images in the data directory `dir`.
@@ -98,6 +110,21 @@ fn drivers(dir: &Beneath) -> Result<Vec<String>> {
         }
     }
     Ok(drivers)
+}
+
+/// Returns the owners of files in the data directory `dir`. `root` is the root directory of the host that the
+/// engine ran on, if it is known.
+fn owners(dir: &Beneath, root: Option<&Path>) -> Result<Owners> {
+    if let Some(ids) = remapped_owners(dir.path()) {
+        return Ok(Owners::Remapped(ids));
+    }
+    match host::owner(dir)? {
+        (0, _) => Ok(Owners::Root),
+        (uid, gid) => {
+            let host = root.map_or_else(|| Host::of_store(dir.path()), Host::open)?;
+            Ok(Owners::Rootless(IdMap::new(host.sub_users(uid), host.sub_groups(uid, gid))))
+        }
+    }
 }
 
 /// Returns the owners of files in a data directory of an engine with `--userns-remap`: its last name is
@@ -132,8 +159,7 @@ enum Listed {
 }
 
 impl DockerGraph {
-    fn open(dir: Beneath, verify: Verify) -> Result<Self> {
-        let owners = remapped_owners(dir.path());
+    fn open(dir: Beneath, owners: &Owners, verify: Verify) -> Result<Self> {
         let mut graphs = Vec::new();
         let mut unsupported = None;
         for name in drivers(&dir)? {
@@ -148,9 +174,7 @@ impl DockerGraph {
                 log::warn!("{}", unsupported_driver(&dir, &name));
                 Ok(DockerGraph { dir, graphs, verify })
             }
-            None if graphs.is_empty() => {
-                Err(not_an_image(dir.path(), "no images of a storage driver in 'image'"))
-            }
+            None if graphs.is_empty() => Err(not_an_image(dir.path(), NO_DRIVER)),
             None => Ok(DockerGraph { dir, graphs, verify }),
         }
     }
@@ -225,6 +249,17 @@ impl ImageSource for DockerGraph {
             log::warn!("the image is for platform {found}, not for {wanted}");
         }
         Ok(opened)
+    }
+
+    /// Returns the properties without a walk through the writable layers of containers. The size of a
+    /// container is that of its image.
+    fn details(&self, summary: &ImageSummary, _: Option<&Platform>) -> Result<ImageDetails> {
+        match self.pick(&Selection::Index(summary.index))? {
+            Listed::Image(image) => self.graph(image.driver)?.details(&image),
+            Listed::Container(entry) => {
+                container::details(self.graph(entry.driver.as_deref().unwrap_or(self.sole_driver()))?, &entry)
+            }
+        }
     }
 
     fn survey(&self, select: &Selection, _: Option<&Platform>) -> Result<Survey> {

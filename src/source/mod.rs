@@ -34,6 +34,7 @@ mod docker_graph;
 mod docker_manifest;
 mod environment;
 mod formats;
+mod host;
 mod names;
 mod oci_layout;
 pub(crate) mod reference;

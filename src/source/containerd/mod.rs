@@ -38,7 +38,6 @@ use crate::image::Platform;
 use crate::layer::index::Verify;
 
 pub(super) use self::config::own_places;
-#[allow(unused_imports, reason = "docker-graph uses it")]
 pub(super) use self::metadata::KnownContainer;
 
 /// The directory below `/var/lib/docker/containerd` in which Docker's own containerd keeps its data.

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::host::{Host, SYSTEM_STORE, is_same};
 use crate::error::{Error, Result, Subject};
 use crate::source::beneath::Beneath;
 use crate::source::environment::Environment;
+use crate::source::host::{Host, SYSTEM_STORE, is_same};
 
 /// The places of the system's configuration file; the first that exists is used.
 const SYSTEM_CONF: [&str; 2] = ["/etc/containers/storage.conf", "/usr/share/containers/storage.conf"];

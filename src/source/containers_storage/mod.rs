@@ -20,14 +20,13 @@ use crate::layer::index::Verify;
 mod area;
 mod config;
 mod container;
-mod host;
 mod ids;
 mod images;
 mod open;
 
+use super::host::{Host, owner};
 use area::Area;
 pub(super) use config::own_places;
-use host::{Host, owner};
 use images::{ContainerRecord, ImageRecord};
 
 /// Returns true for a directory with the lists of a storage driver, also of one that cannot be read.

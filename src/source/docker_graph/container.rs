@@ -7,7 +7,7 @@
 
 use serde_json::{Value, json};
 
-use super::graph::{Driver, Graph, StoredLayer, image_layer, is_safe_name};
+use super::graph::{self, Driver, Graph, StoredLayer, image_layer, is_safe_name};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::manifest::MAX_DOCUMENT_BYTES;
@@ -15,7 +15,8 @@ use crate::image::strict_json::{self, Object};
 use crate::image::{Container, ContainerMount, ImageConfig, ImageInfo, LayerDescriptor, LayerOrigin};
 use crate::layer::index::Verify;
 use crate::source::beneath::Beneath;
-use crate::source::{LayerBlob, OpenedImage, Survey};
+use crate::source::containerd::KnownContainer;
+use crate::source::{ImageDetails, LayerBlob, OpenedImage, Survey};
 use crate::workers::cores;
 
 const CONFIG_FIELDS: [&str; 11] = [
@@ -261,6 +262,26 @@ fn own_layer(entry: &ContainerEntry, origin: LayerOrigin) -> LayerDescriptor {
     }
 }
 
+/// Returns the properties of a container. Its own layers are not read.
+///
+/// # Errors
+/// When the layers of the container cannot be found.
+pub(super) fn details(graph: &Graph, entry: &ContainerEntry) -> Result<ImageDetails> {
+    let found = layers(graph, entry)?;
+    let config = entry.image_id.and_then(|id| graph.config(&id).ok());
+    let own = match graph.driver() {
+        Driver::Overlay2 => found.image.len() + usize::from(found.init.is_some()),
+        Driver::Vfs => 0,
+    };
+    Ok(ImageDetails {
+        id: Some(entry.id.clone()),
+        platform: config.and_then(|(config, _)| config.platform),
+        created: entry.created.clone(),
+        layers: own + 1,
+        size: graph::sizes(&found.image),
+    })
+}
+
 /// Finds the config and layers of a container, whether or not they match their digests.
 ///
 /// # Errors
@@ -290,6 +311,20 @@ pub(super) fn survey(graph: &Graph, data: &Beneath, entry: &ContainerEntry) -> R
 }
 
 impl ContainerEntry {
+    /// Returns the container as Docker's containerd stores it: the snapshot has the container's ID.
+    pub(super) fn in_containerd(self) -> KnownContainer {
+        KnownContainer {
+            snapshotter: self.driver.unwrap_or_else(|| "overlayfs".to_owned()),
+            snapshot_key: self.id.clone(),
+            id: self.id,
+            name: self.name,
+            image: self.image_name,
+            image_digest: self.image_id,
+            created: self.created,
+            mounts: self.mounts,
+        }
+    }
+
     fn subject(&self, data: &Beneath) -> crate::error::Subject {
         data.describe(&format!("containers/{}", self.id))
     }

@@ -29,7 +29,8 @@ use crate::source::beneath::Beneath;
 use crate::source::directory::{DirectoryForm, IdMap};
 use crate::source::unpacked::{TarSplit, UnpackedLayer};
 use crate::source::{
-    DocumentRole, MAX_ARCHIVE_MANIFEST_BYTES, OpenedImage, Survey, SurveyedDocument, SurveyedLayer,
+    DocumentRole, ImageDetails, MAX_ARCHIVE_MANIFEST_BYTES, OpenedImage, Survey, SurveyedDocument,
+    SurveyedLayer,
 };
 use crate::workers::cores;
 
@@ -79,6 +80,17 @@ impl Driver {
     }
 }
 
+/// Who owns the files of layers.
+#[derive(Debug, Clone)]
+pub(super) enum Owners {
+    /// Root; owners are those in containers.
+    Root,
+    /// Root, with other owners than in containers (`--userns-remap`).
+    Remapped(IdMap),
+    /// The user of a rootless engine.
+    Rootless(IdMap),
+}
+
 /// The images and layers of one storage driver.
 #[derive(Debug)]
 pub(super) struct Graph {
@@ -87,8 +99,7 @@ pub(super) struct Graph {
     data: Beneath,
     /// `image/DRIVER` in it.
     image: Beneath,
-    /// The owners of files, if the engine maps them.
-    owners: Option<IdMap>,
+    owners: Owners,
     verify: Verify,
 }
 
@@ -120,7 +131,7 @@ impl Graph {
     pub(super) fn open(
         data: &Beneath,
         driver: Driver,
-        owners: Option<IdMap>,
+        owners: Owners,
         verify: Verify,
     ) -> Result<Option<Self>> {
         let image = data.dir(&format!("image/{}", driver.name()))?;
@@ -186,7 +197,7 @@ impl Graph {
     pub(super) fn open_image(&self, image: &ImageEntry) -> Result<OpenedImage> {
         let (config, raw_config) = self.config(&image.id)?;
         let stored = self.layers_of(&config.diff_ids)?;
-        let size = stored.iter().map(|layer| layer.size).sum();
+        let size = Some(sizes(&stored));
         let mut layers = Vec::new();
         for (number, (layer, created_by)) in stored.into_iter().zip(config.layer_commands()).enumerate() {
             let descriptor = image_layer(layer.diff_id, created_by);
@@ -205,6 +216,19 @@ impl Graph {
             container: None,
         };
         Ok(OpenedImage { info, layers, reads_at_once: cores(), size })
+    }
+
+    /// Returns the properties of an image.
+    pub(super) fn details(&self, image: &ImageEntry) -> Result<ImageDetails> {
+        let (config, _) = self.config(&image.id)?;
+        let layers = self.layers_of(&config.diff_ids)?;
+        Ok(ImageDetails {
+            id: Some(image.id.to_string()),
+            platform: config.platform,
+            created: config.created,
+            layers: layers.len(),
+            size: sizes(&layers),
+        })
     }
 
     /// Finds the config and layers of an image, whether or not they match their digests.
@@ -359,15 +383,20 @@ impl Graph {
     /// Returns how directories of overlay2 mark deleted files; otherwise why these marks cannot be read. They
     /// are not needed for the exact tar of a layer.
     fn overlay_form(&self) -> Result<DirectoryForm, String> {
-        // An engine that maps owners is root, whoever owns the directory.
         match self.owners {
-            Some(_) => Ok(DirectoryForm::Overlay),
-            None => DirectoryForm::of_store(&self.data).map_err(|fault| fault.to_string()),
+            // The engine is root, whoever owns the directory.
+            Owners::Remapped(_) => Ok(DirectoryForm::Overlay),
+            Owners::Root | Owners::Rootless(_) => {
+                DirectoryForm::of_store(&self.data).map_err(|fault| fault.to_string())
+            }
         }
     }
 
     fn ids(&self) -> IdMap {
-        self.owners.clone().unwrap_or_else(IdMap::identity)
+        match &self.owners {
+            Owners::Root => IdMap::identity(),
+            Owners::Remapped(ids) | Owners::Rootless(ids) => ids.clone(),
+        }
     }
 
     /// Returns the value that `layerdb/mounts/CONTAINER/FILE` holds; `None` if the file does not exist.
@@ -410,6 +439,11 @@ pub(super) fn image_layer(diff_id: Digest, created_by: Option<String>) -> LayerD
         origin: LayerOrigin::Image,
         urls: Vec::new(),
     }
+}
+
+/// Returns the number of bytes in the files of layers, as far as it is known.
+pub(super) fn sizes(layers: &[StoredLayer]) -> u64 {
+    layers.iter().filter_map(|layer| layer.size).fold(0, u64::saturating_add)
 }
 
 /// Returns each diff_id with the chain ID of its layer.
