@@ -13,8 +13,8 @@ use super::beneath::Beneath;
 use super::blobs::BlobIdentity;
 use super::environment::Environment;
 use super::{
-    ImageSource, Location, OpenOptions, Reference, Selection, containerd, containers_storage, dir,
-    docker_archive, docker_daemon, docker_graph, oci_layout, registry_storage, rootfs,
+    ImageSource, Location, OpenOptions, Reference, containerd, containers_storage, dir, docker_archive,
+    docker_daemon, docker_graph, oci_layout, registry_storage, rootfs,
 };
 use crate::error::{Error, Result, Subject};
 use crate::layer::index::Verify;
@@ -278,7 +278,6 @@ pub(super) fn open(transport: Option<Transport>, mut place: Site<'_>) -> Result<
 /// The place that a reference leads to. It is opened only when a format needs it.
 pub(super) struct Site<'a> {
     location: Location,
-    selection: &'a Selection,
     options: &'a OpenOptions,
     input: &'a mut dyn Read,
     archive: Option<Archive>,
@@ -288,13 +287,7 @@ pub(super) struct Site<'a> {
 impl<'a> Site<'a> {
     /// Creates the place of `reference`. `input` is read for standard input.
     pub(super) fn new(reference: &'a Reference, options: &'a OpenOptions, input: &'a mut dyn Read) -> Self {
-        let Reference { location, selection, .. } = reference;
-        Site { location: location.clone(), selection, options, input, archive: None, own: false }
-    }
-
-    /// Returns the image that will be selected, for a source that fetches only that image.
-    pub(super) fn selection(&self) -> &Selection {
-        self.selection
+        Site { location: reference.location.clone(), options, input, archive: None, own: false }
     }
 
     /// Returns the options that the source is opened with.
@@ -388,7 +381,6 @@ impl<'a> Site<'a> {
 pub(super) fn open_archive(archive: Archive, options: &OpenOptions) -> Result<Box<dyn ImageSource>> {
     let place = Site {
         location: Location::Path(archive.path().to_owned()),
-        selection: &Selection::Sole,
         options,
         input: &mut io::empty(),
         archive: Some(archive),

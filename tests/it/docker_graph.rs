@@ -611,7 +611,7 @@ fn f28_images_and_containers_in_dockers_containerd() {
         rustix::mount::unmount(&point, UnmountFlags::empty()).unwrap();
         tree
     };
-    change(&format!("{init}-key"), &image.diff_id(), "touch .dockerenv");
+    change(&format!("{init}-key"), &image.layers[0].diff_id(), "touch .dockerenv");
     snapshots(&["commit", &init, &format!("{init}-key")]);
     let tree = change(&id, &init, "echo after > etc/changed; rm gone; mkdir new; echo 1 > new/file");
     engine.stop();

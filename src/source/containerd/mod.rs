@@ -46,7 +46,8 @@ const DOCKERS_DIRECTORY: &str = "daemon";
 /// Returns true for a data directory of containerd.
 pub(super) fn detect(site: &mut Site<'_>) -> Result<bool> {
     let Some(directory) = site.directory()? else { return Ok(false) };
-    Ok(data_directory(&directory)?.is_some())
+    // Any directory can contain a file or a link named `daemon`.
+    Ok(directory.file(DATABASE)?.is_some() || dockers(&directory).is_ok_and(|found| found.is_some()))
 }
 
 /// Opens a data directory of containerd.
@@ -62,9 +63,13 @@ pub(super) fn open(site: Site<'_>) -> Result<Box<dyn ImageSource>> {
 
 /// Returns the directory with the database: `directory` itself, or the one below that Docker uses.
 fn data_directory(directory: &Beneath) -> Result<Option<Beneath>> {
-    if directory.file(DATABASE)?.is_some() {
-        return Ok(Some(directory.clone()));
+    match directory.file(DATABASE)? {
+        Some(_) => Ok(Some(directory.clone())),
+        None => dockers(directory),
     }
+}
+
+fn dockers(directory: &Beneath) -> Result<Option<Beneath>> {
     let Some(dockers) = directory.dir(DOCKERS_DIRECTORY)? else { return Ok(None) };
     Ok(dockers.file(DATABASE)?.map(|_| dockers))
 }
