@@ -1,6 +1,8 @@
 //! Compares images and containers in the data directory of a real Docker engine with the trees that the
 //! engine shows: its own overlay of the same layers, and its exports.
 
+mod in_containerd;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +10,7 @@ use std::process::Command;
 use rustix::mount::{MountFlags, UnmountFlags};
 use serde_json::Value;
 
-use crate::engines::{Containerd, Docker, have_containerd, succeed, unpack};
+use crate::engines::{Docker, succeed, unpack};
 use crate::fixture::{
     Compression, Image, Item, Kind, block_device, char_device, dir, docker_legacy, fifo, file, hardlink,
     opaque, sample_layers, sample_tree, sha256_hex, symlink, whiteout,
@@ -581,64 +583,4 @@ fn f27_without_privilege_a_container_is_refused_and_an_image_is_not() {
     let listed = ls(&user, &graph(&copied, ":rows:1"));
     assert!(listed.contains("/etc/kept"), "{listed}");
     user.run(&["ls", &graph(&copied, "@made")]).expect(2).says("trusted.overlay.*, which need root");
-}
-
-/// Docker since version 29 keeps images and the trees of containers in containerd. Containerd does not know
-/// the containers that do not run.
-#[test]
-fn f28_images_and_containers_in_dockers_containerd() {
-    if !have_containerd() {
-        return;
-    }
-    let imgmount = Imgmount::new();
-    let mut engine = Containerd::start(&imgmount);
-    let files =
-        [dir("etc"), file("etc/kept", b"kept"), file("etc/changed", b"before"), file("gone", b"gone")];
-    let image = Image::named("docker.io/library/app:1").layer("COPY", &files);
-    engine.import("moby", std::slice::from_ref(&image), &[]);
-    let id = "c0ffee".repeat(10) + "0123";
-    let init = format!("{id}-init");
-    let snapshots = |args: &[&str]| succeed(&mut engine.ctr(&[&["-n", "moby", "snapshots"], args].concat()));
-    let change = |key: &str, parent: &str, script: &str| {
-        snapshots(&["prepare", key, parent]);
-        let point = imgmount.dir().join(key);
-        fs::create_dir(&point).unwrap();
-        let mount = snapshots(&["mounts", point.to_str().unwrap(), key]);
-        succeed(
-            Command::new("sh").args(["-ec", &format!("{mount}; cd {}; {script}; cd /", point.display())]),
-        );
-        let tree = comparable(Snapshot::of(&point));
-        rustix::mount::unmount(&point, UnmountFlags::empty()).unwrap();
-        tree
-    };
-    change(&format!("{init}-key"), &image.layers[0].diff_id(), "touch .dockerenv");
-    snapshots(&["commit", &init, &format!("{init}-key")]);
-    let tree = change(&id, &init, "echo after > etc/changed; rm gone; mkdir new; echo 1 > new/file");
-    engine.stop();
-
-    let data = imgmount.dir().join("docker");
-    fs::create_dir_all(data.join("containerd")).unwrap();
-    fs::rename(engine.root(), data.join("containerd/daemon")).unwrap();
-    let container = data.join("containers").join(&id);
-    fs::create_dir_all(&container).unwrap();
-    let target = format!("sha256:{}", sha256_hex(&image.manifest()));
-    let described = serde_json::json!({
-        "ID": id, "Name": "/web", "Created": "2026-01-02T03:04:05Z", "Driver": "overlayfs", "Image": target,
-        "Config": {"Image": "app:1"},
-        "MountPoints": {"/data": {"Source": "/x", "Destination": "/data", "Name": "vol", "Type": "volume"}},
-    });
-    fs::write(container.join("config.v2.json"), described.to_string()).unwrap();
-
-    let shown_image = shown(&imgmount, &data, ":app:1", &[]);
-    Snapshot::described(&files).without(Field::Root).assert_shown_by(&shown_image, "an image");
-    tree.assert_shown_by(&shown(&imgmount, &data, "@web", &[]), "a container");
-    let inspected = imgmount.run(&["inspect", "--json", &graph(&data, "@c0ffee")]).expect(0);
-    let inspected: Value = serde_json::from_str(inspected.text()).unwrap();
-    assert_eq!(inspected["format"], "docker-graph");
-    assert_eq!(inspected["container"]["name"], "web");
-    assert_eq!(inspected["container"]["mounts"][0]["destination"], "/data");
-    let differences = imgmount.run(&["diff", &graph(&data, ":app:1"), &graph(&data, "@web")]).expect(1);
-    assert_eq!(differences.text(), "M /etc/changed  content\nD /gone\nA /new\nA /new/file\n");
-    let listed = imgmount.run(&["images", data.to_str().unwrap()]).expect(0);
-    assert!(listed.text().contains("app:1") && listed.text().contains("web"), "{}", listed.text());
 }
