@@ -292,11 +292,12 @@ impl ImageSource for DockerDaemon {
         let text = |name| image.string(name).map(Option::unwrap_or_default);
         let (os, architecture) = (text("Os")?, text("Architecture")?);
         let platform = Platform::new(os, architecture, text("Variant")?);
-        let created = text("Created")?;
+        // Go writes the year 1 for a time that is not set.
+        let created = Some(text("Created")?).filter(|time| !time.is_empty() && !time.starts_with("0001-"));
         Ok(ImageDetails {
             id: summary.id.clone(),
             platform: (!os.is_empty() && !architecture.is_empty()).then_some(platform),
-            created: (!created.is_empty()).then(|| created.to_owned()),
+            created: created.map(str::to_owned),
             layers,
             size: image.u64("Size")?.unwrap_or_default(),
         })

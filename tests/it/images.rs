@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::engines::{Docker, succeed};
 use crate::fixture::{
     Compression, Image, Item, docker_legacy, file, oci, oci_nested, sha256_hex, skopeo_dir, tar, write_dir,
 };
@@ -176,6 +177,37 @@ fn c41_a_selection_lists_the_images_that_match() {
         imgmount.run(&["images", source]).expect(2).says("holds no image");
     }
     imgmount.run(&["images", "--image", "app"]).expect(2).says("SOURCE, which is missing");
+}
+
+#[test]
+fn c41_containers_of_an_engine_follow_its_images() {
+    if !have(&[Need::Root, Need::Program("dockerd"), Need::Program("docker")]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let docker = Docker::start(&imgmount);
+    let image = small("app:1", "f");
+    imgmount.write("app.tar", &tar(&docker_legacy(std::slice::from_ref(&image))));
+    succeed(&mut docker.command(&["load", "-q", "-i", "../app.tar"]));
+    let id = succeed(&mut docker.command(&["create", "--name", "web", "app:1", "/bin/none"]));
+    let data = docker.dir.join("data");
+    // A bare path gets the transport, because `PATH@123` is a position without it.
+    for source in [data.display().to_string(), format!("docker-graph:{}", data.display())] {
+        let lines = listed(&imgmount, &source);
+        let [first, second] = lines.as_slice() else { panic!("an image and a container: {lines:?}") };
+        assert_eq!(text(first, "id"), format!("sha256:{}", sha256_hex(&image.config())));
+        assert_eq!(text(first, "source"), format!("docker-graph:{}:app:1", data.display()));
+        assert_eq!([text(second, "kind"), text(second, "id")], ["container", &id]);
+        assert_eq!(text(second, "source"), format!("docker-graph:{}@web", data.display()));
+        assert_eq!(second["names"], serde_json::json!(["web"]));
+        assert!(text(second, "created").starts_with("20"), "{second}");
+        assert!(files(&imgmount, &lines).iter().all(|files| files.contains("f\n")), "{lines:?}");
+    }
+    let sole = listed(&imgmount, &format!("{}@web", data.display()));
+    assert_eq!(sole.len(), 1);
+    assert_eq!(text(&sole[0], "kind"), "container");
+    let offered = imgmount.run(&["complete", "--", &format!("{}@", data.display())]).expect(0);
+    assert_eq!(offered.text(), format!("{}@web\n", data.display()));
 }
 
 /// Runs a script as root in a namespace of its own, in which `/var/lib` and root's home hold nothing.
