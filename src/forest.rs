@@ -158,8 +158,11 @@ impl Forest {
         let places = places(&rootfs);
         let mut extras: Vec<Extra<'_>> = places.iter().map(|(path, _)| Extra::Directory(path)).collect();
         extras.extend(["layers", "states", "image"].map(Extra::Directory));
-        extras.push(Extra::Document("image/manifest.json", &image.raw_manifest));
-        extras.push(Extra::Document("image/config.json", &image.raw_config));
+        let documents =
+            [("image/manifest.json", &image.raw_manifest), ("image/config.json", &image.raw_config)];
+        // A root file system has neither document, and the image of a container may lack the manifest.
+        let documents = documents.into_iter().filter(|(_, bytes)| !bytes.is_empty());
+        extras.extend(documents.map(|(path, bytes)| Extra::Document(path, bytes)));
         let top = tree_of(&extras)?;
         let mut parts = Vec::new();
         let mut part_at = BTreeMap::new();

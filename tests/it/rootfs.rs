@@ -169,6 +169,19 @@ fn f47_a_root_file_system_states_nothing_about_itself() {
 }
 
 #[test]
+fn f47_a_root_file_system_has_no_documents() {
+    if !have(&[Need::Fuse]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    imgmount.write("flat.tar", &tar(&[file("f", b"1")]));
+    let mounted = imgmount.mount("rootfs:flat.tar", &["--view", "all"]);
+    assert_eq!(fs::read_dir(mounted.path().join("image")).unwrap().count(), 0);
+    assert_eq!(fs::read(mounted.path().join("rootfs/f")).unwrap(), b"1");
+    assert_eq!(fs::read(mounted.path().join("states/00/f")).unwrap(), b"1");
+}
+
+#[test]
 fn f44_sockets_and_names_of_marks_are_left_out_with_a_warning() {
     let imgmount = Imgmount::new();
     let files = imgmount.dir().join("files");

@@ -209,3 +209,14 @@ fn a_plan_of_many_files_takes_little_memory() {
     let stored = plan.literals.stored_bytes() + plan.details.stored_bytes();
     assert!(table as u64 + stored < 100_000 * 100, "{table} and {stored} bytes");
 }
+
+#[test]
+fn only_a_tar_of_files_with_known_properties_checks_each_read() {
+    let dir = root();
+    let seen = FileCheck::Stamp(FileStamp::of(&fs::metadata(dir.path().join("etc/a")).unwrap()));
+    for (expected, checks) in [(seen, true), (FileCheck::Size, false), (crc(b"hello"), false)] {
+        let tar = assembled(dir.path(), vec![part("etc/a", 0, 5, seen), part("etc/a", 0, 5, expected)]);
+        assert_eq!(read_stream(&tar).unwrap(), b"headhelloheadhelloend");
+        assert_eq!(tar.checks_files(), checks, "{expected:?}");
+    }
+}

@@ -239,6 +239,7 @@ fn f44_a_file_that_changed_since_the_walk_is_an_error_that_names_it() {
         let name = format!("'etc/f' in '{}'", tree.temp.path().display());
         assert!(error.contains(&name), "{change}: {error}");
         // Headers and other files are read all the same.
+        assert!(tar.checks_files());
         assert_eq!(described(&tar).len(), 4, "{change}");
         let mut tail = [0; 2048];
         tar.read_exact_at(&mut tail, tar.len() - 2048).unwrap();
