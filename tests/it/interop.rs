@@ -91,7 +91,7 @@ fn podman_builds_saves_and_exports() {
     let exported = podman.export("localhost/demo:1");
     mounts_as(&exported, &imgmount, "docker-archive.tar", &[Field::DirectoryTimes, Field::Nanoseconds]);
     mounts_as(&exported, &imgmount, "oci-archive.tar", &[Field::DirectoryTimes, Field::Nanoseconds]);
-    mounts_as(&exported, &imgmount, "rootfs:podman/export.tar", &[]);
+    mounts_as(&exported, &imgmount, "rootfs:podman-vfs/exported.tar", &[]);
 
     let mut copy = skopeo(&imgmount);
     succeed(copy.args(["oci-archive:oci-archive.tar", "oci:layout:1"]));
@@ -110,7 +110,7 @@ fn podman_loads_the_sample_and_shows_the_same_tree() {
     succeed(&mut podman.command(&["load", "-q", "-i", "../sample.tar"]));
     let exported = podman.export("example.com/sample:1");
     mounts_as(&exported, &imgmount, "sample.tar", &[Field::DirectoryTimes, Field::Nanoseconds]);
-    mounts_as(&exported, &imgmount, "rootfs:podman/export.tar", &[]);
+    mounts_as(&exported, &imgmount, "rootfs:podman-vfs/exported.tar", &[]);
 }
 
 fn skopeo(imgmount: &Imgmount) -> Command {
