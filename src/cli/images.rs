@@ -170,20 +170,29 @@ impl Lister {
     }
 }
 
-/// Returns references to all stores that exist on this host: the own place of each transport without a path,
-/// and its further places with their paths.
+/// Returns references to all stores that exist on this host: those of the user, and those of the system, which
+/// the user may be allowed to read. The store that a transport means without a path gets none.
 fn stores(environment: &Environment) -> Vec<Reference> {
+    let mut system = environment.clone();
+    system.uid = 0;
+    for of_user in
+        [&mut system.home, &mut system.data_home, &mut system.config_home, &mut system.storage_conf]
+    {
+        *of_user = None;
+    }
     let mut found = Vec::new();
     for transport in Transport::supported().filter(|transport| transport.is_store()) {
+        let own = transport.own_places(environment);
+        let meant = own.iter().find(|path| path.exists()).cloned();
         let mut seen = HashSet::new();
-        for path in transport.own_places(environment) {
-            // A directory that may not be searched exists.
+        for path in own.into_iter().chain(transport.own_places(&system)) {
+            // A directory whose parent may not be searched can exist.
             let exists = path.try_exists().unwrap_or(true);
             if !exists || !seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
                 continue;
             }
             let mut text = OsString::from(format!("{}:", transport.name()));
-            if seen.len() > 1 {
+            if meant.as_ref() != Some(&path) {
                 text.push(&path);
             }
             // An own place is an absolute path, which every transport accepts.
