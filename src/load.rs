@@ -85,8 +85,8 @@ pub struct EngineOptions {
     pub cache_bytes: usize,
     /// The store of layer indexes. None by default: nothing is stored on disk.
     pub store: Option<Store>,
-    /// The directory for a copy of standard input while it is open, if there is no store: with a store, the
-    /// copy is made in the directory of the store. Without either, an image on standard input is refused.
+    /// The directory for a copy of standard input while it is open, if there is no store, or if the directory
+    /// of the store cannot be written. Without either, an image on standard input is refused.
     pub spool_dir: Option<PathBuf>,
     /// The environment of the user, which decides where engines keep their images. By default only the
     /// places of the system are known.

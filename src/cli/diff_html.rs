@@ -5,9 +5,7 @@
 //! image is escaped twice: first non-printable characters, then HTML.
 
 use std::fmt::Write as _;
-use std::fs::Permissions;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -15,16 +13,15 @@ use anyhow::{Context as _, Result};
 use super::diff::{Pair, Side};
 use super::diff_html_tree::changes;
 use super::diff_stat::{Amount, Counts, Stat};
+use super::file_output::{FileOutput, cannot_write};
 use super::output::stdout;
 use imgmount::{Difference, LayerInfo, LayerRange, escape};
 
 const STYLE: &str = include_str!("diff_html.css");
-/// Mode of the file, before the umask.
-const FILE_MODE: u32 = 0o666;
 /// Number of digits of a layer's digest that are shown; the tooltip has the whole digest.
 const SHORT_DIGEST: usize = 12;
 
-/// Writes the page to a file, which appears complete or not at all; `-` is standard output.
+/// Writes the page to a file, as [`FileOutput`] does; `-` is standard output.
 pub(crate) fn write(file: &Path, pair: &Pair<'_>, differences: &[Difference]) -> Result<()> {
     let page = page(pair, differences)?;
     if file.as_os_str() == "-" {
@@ -32,15 +29,9 @@ pub(crate) fn write(file: &Path, pair: &Pair<'_>, differences: &[Difference]) ->
         out.write_all(page.as_bytes())?;
         return Ok(out.flush()?);
     }
-    let what = || format!("cannot write '{}'", file.display());
-    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut draft = tempfile::Builder::new()
-        .permissions(Permissions::from_mode(FILE_MODE))
-        .tempfile_in(directory)
-        .with_context(what)?;
-    draft.write_all(page.as_bytes()).with_context(what)?;
-    draft.persist(file).with_context(what)?;
-    Ok(())
+    let output = FileOutput::open(file)?;
+    output.file().write_all(page.as_bytes()).with_context(|| cannot_write(file))?;
+    output.finish()
 }
 
 fn page(pair: &Pair<'_>, differences: &[Difference]) -> Result<String> {

@@ -1,23 +1,19 @@
 //! `imgmount export`: writes a flattened tar of an image.
 
 use std::ffi::OsString;
-use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
 use super::args::{ImageArgs, LayerArgs, image_value};
 use super::commands::{Command, Example};
+use super::file_output::{FileOutput, cannot_write};
 use super::interrupt::Interrupt;
 use imgmount::{Error, ExportOptions, Image, InodeId, ROOT};
-
-/// Mode of a new file, before the umask.
-const NEW_FILE: u32 = 0o666;
 
 /// Write an image's file system as one tar
 ///
@@ -84,37 +80,19 @@ pub(super) fn export_to_stdout(image: &Image, inode: InodeId, options: &ExportOp
 }
 
 fn export_to_file(image: &Image, options: &ExportOptions<'_>, path: &Path) -> Result<()> {
-    let cannot = || format!("cannot write '{}'", path.display());
-    // If the path is a symbolic link, its target is replaced and the link stays.
-    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    if let Ok(there) = fs::metadata(path)
-        && !there.is_file()
-    {
-        if there.file_type().is_dir() || there.file_type().is_block_device() {
-            bail!("{}: it is a directory or a block device", cannot());
-        }
-        let mut file = File::options().write(true).open(path).with_context(cannot)?;
-        return Ok(image.export(&mut file, options)?);
-    }
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let output = FileOutput::open(path)?;
     let interrupt = Interrupt::watch()?;
-    let temporary = tempfile::Builder::new()
-        .prefix(".imgmount-")
-        .permissions(Permissions::from_mode(NEW_FILE))
-        .tempfile_in(directory)
-        .with_context(cannot)?;
-    let mut out = Stoppable { out: BufWriter::new(temporary.as_file()), stop: interrupt.flag() };
+    let mut out = Stoppable { out: BufWriter::new(output.file()), stop: interrupt.flag() };
     let exported = image.export(&mut out, options);
     drop(out);
     if interrupt.flag().load(Ordering::Relaxed) {
         // A process that a signal ends drops nothing, so the temporary file is removed here.
-        let _ = temporary.close();
+        output.discard();
         interrupt.end_if_any();
-        bail!("{}: interrupted", cannot());
+        bail!("{}: interrupted", cannot_write(path));
     }
     exported?;
-    temporary.persist(path).map_err(|error| error.error).with_context(cannot)?;
-    Ok(())
+    output.finish()
 }
 
 /// A writer that fails after a signal was received.

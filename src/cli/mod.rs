@@ -21,6 +21,7 @@ mod diff_text;
 mod export;
 mod extract;
 mod failure;
+mod file_output;
 mod history;
 mod images;
 mod inspect;

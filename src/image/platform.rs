@@ -8,6 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+use crate::path::escape;
 
 /// An operating system and an architecture, with aliases and defaults resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -62,11 +63,14 @@ impl Platform {
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        if self.variant.is_empty() {
+        // X19: the text of an image must not control a terminal.
+        let [os, architecture, variant] =
+            [&self.os, &self.architecture, &self.variant].map(|text| escape(text.as_bytes()));
+        write!(f, "{os}/{architecture}")?;
+        if variant.is_empty() {
             return Ok(());
         }
-        write!(f, "/{}", self.variant)
+        write!(f, "/{variant}")
     }
 }
 
@@ -235,5 +239,12 @@ mod tests {
         assert_eq!(host_architecture("x86_64"), "amd64");
         assert_eq!(host_architecture("aarch64"), "arm64");
         assert_eq!(host_architecture("riscv64"), "riscv64");
+    }
+
+    #[test]
+    fn x19_the_text_of_a_platform_cannot_control_a_terminal() {
+        let platform =
+            Platform { os: "li\u{1b}[2Jnux".into(), architecture: "a\nb".into(), variant: "\u{202e}".into() };
+        assert_eq!(platform.to_string(), r"li\x1b[2Jnux/a\x0ab/\xe2\x80\xae");
     }
 }

@@ -23,10 +23,10 @@ impl Engine {
     pub(crate) fn open_source(&self, reference: &Reference) -> Result<Box<dyn ImageSource>> {
         let engine = &self.inner.options;
         let store_dir = engine.store.as_ref().map(|store| store.directory().to_owned());
-        let spool_dir = store_dir.or_else(|| engine.spool_dir.clone());
+        let spool_dirs = store_dir.into_iter().chain(engine.spool_dir.clone()).collect();
         let unpack = Some(Arc::new(self.clone()) as Arc<dyn Unpack>);
         let options = OpenOptions {
-            spool_dir,
+            spool_dirs,
             unpack,
             verify: engine.verify,
             environment: engine.environment.clone(),

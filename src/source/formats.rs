@@ -389,18 +389,29 @@ pub(super) fn open_archive(archive: Archive, options: &OpenOptions) -> Result<Bo
     open(None, place)
 }
 
+fn cannot_write_in(dir: &Path, cause: io::Error) -> Error {
+    Error::io_on("cannot write a temporary file in", Subject::File(dir.to_owned()), cause)
+}
+
 /// Copies `input` to an unnamed temporary file, which is removed when it is closed. `what` names the input in
 /// errors.
 ///
 /// # Errors
 /// [`Error::Io`] for an input that cannot be read to its end, and for a disk that is full.
 pub(super) fn spool(input: &mut dyn Read, what: &Subject, options: &OpenOptions) -> Result<File> {
-    let Some(dir) = &options.spool_dir else {
-        return Err(Error::unsupported(what.clone(), "no directory for temporary files is set"));
-    };
-    let cannot_write =
-        |cause| Error::io_on("cannot write a temporary file in", Subject::File(dir.clone()), cause);
-    let mut file = tempfile::tempfile_in(dir).map_err(cannot_write)?;
+    let mut refused = Error::unsupported(what.clone(), "no directory for temporary files is set");
+    let mut created = None;
+    for dir in &options.spool_dirs {
+        match tempfile::tempfile_in(dir) {
+            Ok(file) => {
+                created = Some((file, dir));
+                break;
+            }
+            Err(cause) => refused = cannot_write_in(dir, cause),
+        }
+    }
+    let Some((mut file, dir)) = created else { return Err(refused) };
+    let cannot_write = |cause| cannot_write_in(dir, cause);
     let mut buffer = vec![0; SPOOL_BUFFER_BYTES];
     loop {
         let count = match input.read(&mut buffer) {

@@ -257,8 +257,9 @@ pub(crate) trait Unpack: Send + Sync {
 /// Options for opening a source.
 #[derive(Clone, Default)]
 pub(crate) struct OpenOptions {
-    /// Directory in which standard input is spooled; without one, standard input is refused.
-    pub spool_dir: Option<PathBuf>,
+    /// Directories in which standard input can be spooled: the first that can be written is used. Without one,
+    /// standard input is refused.
+    pub spool_dirs: Vec<PathBuf>,
     /// Reader for compressed archives; without one, they are refused.
     pub unpack: Option<Arc<dyn Unpack>>,
     /// Whether a document that does not match its descriptor is an error or a warning.
@@ -272,7 +273,7 @@ pub(crate) struct OpenOptions {
 impl fmt::Debug for OpenOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenOptions")
-            .field("spool_dir", &self.spool_dir)
+            .field("spool_dirs", &self.spool_dirs)
             .field("unpack", &self.unpack.is_some())
             .field("verify", &self.verify)
             .field("namespace", &self.namespace)

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::fixture::{Image, dir, docker_legacy, file, patterned, symlink, tar, whiteout};
+use crate::fixture::{Image, dir, docker_legacy, file, oci, patterned, symlink, tar, whiteout};
 use crate::mounted::{Imgmount, Need, find_program, have, run};
 
 /// Text that a page would execute, or that would end its element, if it were not escaped.
@@ -148,4 +148,39 @@ fn a_browser_shows_the_page_and_runs_nothing_of_it() {
     }
     let [light, dark] = ["light.png", "dark.png"].map(|name| fs::read(imgmount.dir().join(name)).unwrap());
     assert!(light != dark, "light and dark look the same");
+}
+
+/// Once, `--html /dev/null` as root replaced the device by a file.
+#[test]
+fn a_page_is_written_into_a_pipe_and_through_a_link_and_replaces_only_files() {
+    use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink};
+    let imgmount = Imgmount::new();
+    let image = |name: &str, content: &[u8]| {
+        imgmount.write(name, &tar(&oci(&[Image::named("a:1").layer("COPY", &[file("f", content)])])))
+    };
+    let (a, b) = (image("a.tar", b"1"), image("b.tar", b"2"));
+    let write = |to: &std::path::Path| {
+        run(imgmount.command(&["diff", "--html"]).arg(to).arg(&a).arg(&b)).expect(1);
+    };
+    let at = |name: &str| imgmount.dir().join(name);
+
+    rustix::fs::mknodat(rustix::fs::CWD, at("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let reader = std::thread::spawn({
+        let pipe = at("pipe");
+        move || std::fs::read(pipe).unwrap()
+    });
+    write(&at("pipe"));
+    assert!(reader.join().unwrap().starts_with(b"<!DOCTYPE html>"));
+    assert!(at("pipe").symlink_metadata().unwrap().file_type().is_fifo());
+
+    std::fs::write(at("target"), b"old").unwrap();
+    std::fs::set_permissions(at("target"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    for (link, target) in [("link", "target"), ("dangling", "new")] {
+        symlink(target, at(link)).unwrap();
+        write(&at(link));
+        assert!(at(link).is_symlink());
+        assert!(std::fs::read(at(target)).unwrap().starts_with(b"<!DOCTYPE html>"));
+    }
+    assert_eq!(at("target").metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    run(imgmount.command(&["diff", "--html"]).arg(imgmount.dir()).arg(&a).arg(&b)).expect(2);
 }

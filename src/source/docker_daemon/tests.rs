@@ -43,8 +43,8 @@ impl Double {
     }
 
     fn source(&self) -> DockerDaemon {
-        let spool_dir = Some(std::env::temp_dir());
-        DockerDaemon::new(self.server.clone(), &OpenOptions { spool_dir, ..OpenOptions::default() })
+        let spool_dirs = vec![std::env::temp_dir()];
+        DockerDaemon::new(self.server.clone(), &OpenOptions { spool_dirs, ..OpenOptions::default() })
     }
 
     /// Opens the image `x` and returns the error.

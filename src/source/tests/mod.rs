@@ -228,7 +228,7 @@ fn nested(files: &mut Files, manifests: &[Value]) -> Value {
 
 fn options() -> OpenOptions {
     OpenOptions {
-        spool_dir: Some(std::env::temp_dir()),
+        spool_dirs: vec![std::env::temp_dir()],
         unpack: Some(Arc::new(Inflate)),
         ..OpenOptions::default()
     }
