@@ -25,8 +25,11 @@ const MAX_HOST_FILE_BYTES: u64 = 4 * 1024 * 1024;
 pub(super) const SYSTEM_STORE: &str = "var/lib/containers/storage";
 /// The place of a user's store, below the home directory.
 pub(super) const USER_STORE: &str = ".local/share/containers/storage";
-/// The place of the data of a user's Docker engine, below the home directory.
+/// The places of the data of a user's Docker engine, of its containerd, and of a user's containerd, below the
+/// home directory.
 const USER_DOCKER: &str = ".local/share/docker";
+const USER_DOCKERS_CONTAINERD: &str = ".local/share/docker/containerd/daemon";
+const USER_CONTAINERD: &str = ".local/share/containerd";
 
 /// The root directory of a host.
 #[derive(Debug)]
@@ -172,9 +175,9 @@ pub(super) fn is_same(a: &Beneath, b: &Beneath) -> bool {
 /// Returns the root directory of the host to which the store at the absolute path `store` belongs:
 ///
 /// 1. what precedes `var/lib/containers/storage`;
-/// 2. for `HOME/.local/share/containers/storage` and `HOME/.local/share/docker`, the nearest directory above HOME with `etc/passwd`, unless
-///    that is `/` and HOME is neither `/home/USER` nor `/var/home/USER` nor `/root`; then what precedes
-///    `home/USER`, so that no file of this host is read for a store of another one;
+/// 2. for the place of an engine in `HOME/.local/share`, the nearest directory above HOME with `etc/passwd`,
+///    unless that is `/` and HOME is neither `/home/USER` nor `/var/home/USER` nor `/root`; then what
+///    precedes `home/USER`, so that no file of this host is read for a store of another one;
 /// 3. otherwise the nearest directory above the store that contains `etc/passwd`.
 fn root_of(store: &Path, is_file: &dyn Fn(&Path) -> bool) -> PathBuf {
     let above = |levels: usize| store.ancestors().nth(levels);
@@ -183,7 +186,8 @@ fn root_of(store: &Path, is_file: &dyn Fn(&Path) -> bool) -> PathBuf {
     {
         return root.to_owned();
     }
-    let user_store = [USER_STORE, USER_DOCKER].into_iter().find(|place| store.ends_with(place));
+    let user_stores = [USER_STORE, USER_DOCKER, USER_DOCKERS_CONTAINERD, USER_CONTAINERD];
+    let user_store = user_stores.into_iter().find(|place| store.ends_with(place));
     let home = user_store.and_then(|place| above(Path::new(place).components().count()));
     let nearest = store.ancestors().skip(1).find(|dir| is_file(&dir.join("etc/passwd")));
     match (home, nearest) {
@@ -258,6 +262,8 @@ mod tests {
             ("/mnt/homes/u/.local/share/containers/storage", &["/"], "/mnt/homes"),
             ("/mnt/e/home/u/.local/share/docker", &["/"], "/mnt/e"),
             ("/home/u/.local/share/docker", &["/"], "/"),
+            ("/mnt/e/home/u/.local/share/docker/containerd/daemon", &["/"], "/mnt/e"),
+            ("/mnt/e/home/u/.local/share/containerd", &["/"], "/mnt/e"),
             ("/srv/containers", &["/"], "/"),
             ("/mnt/e/srv/containers", &["/", "/mnt/e"], "/mnt/e"),
             ("/mnt/e/srv/containers", &[], "/"),

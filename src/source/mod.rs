@@ -35,6 +35,7 @@ mod docker_manifest;
 mod environment;
 mod formats;
 mod host;
+mod ids;
 mod names;
 mod oci_layout;
 pub(crate) mod reference;

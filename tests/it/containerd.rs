@@ -12,14 +12,25 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::engines::{CHANGES, Containerd, DEMO, comparable, demo, have_containerd, succeed, unique};
+use crate::engines::{
+    CHANGES, Containerd, DEMO, FURTHER_IDS, USER, comparable, demo, have_containerd, succeed, unique,
+};
 use crate::fixture::{Compression, Image, file, sample_tree, sha256_hex};
-use crate::mounted::Imgmount;
+use crate::mounted::{Imgmount, Need, have};
 use crate::tree::{Field, Snapshot};
 
 /// Changes of a container whose users are not those of the host.
 const CHANGES_IN_A_NAMESPACE: &str = "B=/bin/busybox; echo new > /etc/new; $B chown 5:6 /etc/owner; \
     $B chmod 0600 /etc/mode; $B rm /etc/deleted; $B mv /srv/moved /srv/moved-away";
+
+/// Lists the tree in the current directory, with owners, modes and types.
+const LIST: &str = "B=/bin/busybox; $B find bin etc srv tmp -exec $B stat -c '%n %u:%g %a %F' {} +";
+
+fn sorted(text: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    lines
+}
 
 /// An image with one file, `name`, with this content.
 fn small(name: &str, content: &str) -> Image {
@@ -269,26 +280,57 @@ fn f39_owners_are_those_that_a_user_namespace_shows() {
     let mut engine = Containerd::start(&imgmount);
     engine.import("default", &[demo(Compression::Gzip(6))], &[]);
     let id = unique("users");
-    let list = "B=/bin/busybox; $B find bin etc srv tmp -exec $B stat -c '%n %u:%g %a %F' {} +";
-    let script = format!("{CHANGES_IN_A_NAMESPACE}; cd /; {list}");
+    let script = format!("{CHANGES_IN_A_NAMESPACE}; cd /; {LIST}");
     let ranges = "0:100000:65536";
     let seen = engine.run(&id, &["--uidmap", ranges, "--gidmap", ranges], &script);
     let mounted = imgmount.mount(engine.reference(&format!("@{id}")), &[]);
     let mut here = std::process::Command::new("sh");
-    let found = succeed(here.args(["-ec", list]).current_dir(mounted.path()));
-    let sorted = |text: &str| {
-        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-        lines.sort();
-        lines
-    };
+    let found = succeed(here.args(["-ec", LIST]).current_dir(mounted.path()));
     assert_eq!(sorted(&found), sorted(&seen));
     for line in ["etc/owner 5:6 644 regular file", "etc/new 0:0 644 regular file"] {
-        assert!(sorted(&seen).contains(&line.to_owned()), "{line}: {seen}");
+        assert!(sorted(&seen).contains(&line), "{line}: {seen}");
     }
     let layers = imgmount.run(&["inspect", "--json", &engine.reference(&format!("@{id}"))]).expect(0);
     let layers: Value = serde_json::from_str(layers.text()).unwrap();
     let origins: Vec<_> = layers["layers"].as_array().unwrap().iter().map(|layer| &layer["origin"]).collect();
     assert_eq!(origins, ["image", "image", "engine", "container"]);
+}
+
+#[test]
+fn f39_a_rootless_containerd_shows_the_owners_that_its_containers_see() {
+    let needs = ["unshare", "nsenter", "chroot"].map(Need::Program);
+    if !have_containerd() || !have(&needs) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    let host = imgmount.dir().join("host");
+    fs::create_dir_all(host.join("etc")).unwrap();
+    fs::write(host.join("etc/passwd"), format!("ann:x:{USER}:{USER}::/home/ann:/bin/sh\n")).unwrap();
+    for file in ["etc/subuid", "etc/subgid"] {
+        fs::write(host.join(file), format!("ann:{FURTHER_IDS}:65536\n")).unwrap();
+    }
+    let root = host.join("home/ann/.local/share/containerd");
+    let mut engine = Containerd::start_rootless(&imgmount, root);
+    let image = demo(Compression::Gzip(6));
+    engine.import("default", std::slice::from_ref(&image), &[]);
+    let id = unique("rootless");
+    succeed(&mut engine.ctr(&["containers", "create", DEMO, &id, "/bin/busybox"]));
+    let script = format!(
+        "{CHANGES_IN_A_NAMESPACE}; $B rm -r /srv/opaque; $B mkdir /srv/opaque; cd /; {LIST}; \
+         $B find etc srv -type f -exec $B sha256sum {{}} +"
+    );
+    let seen = engine.run_in_snapshot(&id, &script);
+    assert!(seen.contains("etc/owner 5:6 644 regular file") && !seen.contains("srv/opaque/"), "{seen}");
+    let list = format!("{LIST}; $B find etc srv -type f -exec $B sha256sum {{}} +");
+    let shows = |options: &[&str]| {
+        let mounted = imgmount.mount(engine.reference(&format!("@{id}")), options);
+        let mut here = std::process::Command::new("sh");
+        let found = succeed(here.args(["-ec", &list]).current_dir(mounted.path()));
+        assert_eq!(sorted(&found), sorted(&seen), "{options:?}");
+    };
+    shows(&[]);
+    engine.discard_layers(&image);
+    shows(&["--verify", "off"]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Containerd;
 use super::metadata::{ContainerRecord, Namespace};
-use super::snapshots::{self, Link, OVERLAYFS, Snapshots};
+use super::snapshots::{self, Link, OVERLAYFS, Owners, Snapshots};
 use super::spec::Spec;
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result, Subject};
@@ -22,6 +22,7 @@ use crate::read_at::{FileBytes, ReadAt};
 use crate::source::beneath::Beneath;
 use crate::source::blobs::{Blobs, MissingLayer};
 use crate::source::directory::{DirectoryForm, IdMap, IdRange};
+use crate::source::ids::combine;
 use crate::source::unpacked::UnpackedLayer;
 use crate::source::walk::Walk;
 use crate::source::{LayerBlob, OpenedImage, Survey, SurveyedLayer};
@@ -31,8 +32,8 @@ use crate::workers::cores;
 const CONTENT: &str = "io.containerd.content.v1.content/blobs";
 /// Why the files of a container have no digest.
 const WRITABLE: &str = "the writable layer of a container has no digest";
-/// Why the snapshots of a rootless containerd are refused.
-const ROOTLESS: &str = "a snapshot of a rootless containerd, whose owners are not translated";
+/// All users or groups of a host.
+const ALL_IDS: IdRange = IdRange { container: 0, host: 0, len: u32::MAX };
 
 /// The blobs and snapshots of a namespace.
 #[derive(Debug, Clone, Copy)]
@@ -81,7 +82,7 @@ impl Blobs for Content<'_> {
         }
         let descriptor =
             LayerDescriptor { media_type: None, digest: None, size: None, ..missing.descriptor.clone() };
-        let ids = IdMap::identity();
+        let ids = id_map(snapshots.owners()?.as_ref(), &Spec::default());
         self.snapshot_layer(snapshots, directory, ids, missing.number, descriptor).map(Some)
     }
 }
@@ -108,7 +109,7 @@ impl<'a> Content<'a> {
         platform: Option<&Platform>,
     ) -> Result<OpenedImage> {
         let chain = self.chain(record)?;
-        let spec = self.spec(record)?;
+        let (spec, owners) = (self.spec(record)?, chain.snapshots.owners()?);
         let (mut opened, of_image) = match self.image_of(record, &chain.links, platform)? {
             Some(opened) => {
                 let layers = opened.layers.len();
@@ -122,8 +123,8 @@ impl<'a> Content<'a> {
             let descriptor = descriptor(record, link, is_own);
             // The files of an image have their own owners, whatever the container's user namespace.
             let ids = match descriptor.origin {
-                LayerOrigin::Image => IdMap::identity(),
-                LayerOrigin::Engine | LayerOrigin::Container => id_map(&spec),
+                LayerOrigin::Image => id_map(owners.as_ref(), &Spec::default()),
+                LayerOrigin::Engine | LayerOrigin::Container => id_map(owners.as_ref(), &spec),
             };
             let layer = self.snapshot_layer(chain.snapshots, directory, ids, number, descriptor)?;
             opened.info.layers.push(layer.descriptor.clone());
@@ -224,10 +225,7 @@ impl<'a> Content<'a> {
         number: usize,
         descriptor: LayerDescriptor,
     ) -> Result<LayerBlob> {
-        let form = match DirectoryForm::of_store(snapshots.directory())? {
-            DirectoryForm::UserOverlay => Err(ROOTLESS.to_owned()),
-            form => Ok(form),
-        };
+        let form = Ok(DirectoryForm::of_store(snapshots.directory())?);
         let layer = UnpackedLayer { directory, tar_split: None, form, ids, size_hint: None };
         layer.blob(number, descriptor, self.store.verify)
     }
@@ -263,16 +261,16 @@ fn description(record: &ContainerRecord, mounts: Vec<ContainerMount>) -> Contain
     }
 }
 
-/// Returns the owners that the container's own files have in its user namespace.
-fn id_map(spec: &Spec) -> IdMap {
-    let all = |ranges: &[IdRange]| match ranges {
-        [] => vec![IdRange { container: 0, host: 0, len: u32::MAX }],
-        ranges => ranges.to_vec(),
-    };
-    match (spec.uids.as_slice(), spec.gids.as_slice()) {
-        ([], []) => IdMap::identity(),
-        (uids, gids) => IdMap::new(all(uids), all(gids)),
+/// Returns the owners that files on disk have in a container: `engine` are those of the engine's user
+/// namespace, if it has one, and `spec` those of the container's.
+fn id_map(engine: Option<&Owners>, spec: &Spec) -> IdMap {
+    let is_host = engine.is_none() && spec.uids.is_empty() && spec.gids.is_empty();
+    if is_host {
+        return IdMap::identity();
     }
+    let all = [ALL_IDS];
+    let (uids, gids) = engine.map_or((&all[..], &all[..]), |owners| (&owners.uids, &owners.gids));
+    IdMap::new(combine(uids, &spec.uids), combine(gids, &spec.gids))
 }
 
 /// Returns the descriptor of a snapshot of a container: `is_own` for its writable layer, otherwise for a
@@ -370,6 +368,23 @@ mod tests {
         ] {
             let found = descriptor(&record, &Link { key, name: "" }, is_own);
             assert_eq!((found.origin, found.created_by.as_deref()), (origin, command), "{key}");
+        }
+    }
+
+    #[test]
+    fn f39_owners_are_translated_through_both_user_namespaces() {
+        let range = |container, host, len| IdRange { container, host, len };
+        let user = vec![range(0, 1000, 1), range(1, 100_000, 65_536)];
+        let owners = Owners { uids: user.clone(), gids: user.clone() };
+        let inner = Spec { uids: vec![range(0, 1, 100)], gids: vec![range(0, 1, 50)], ..Spec::default() };
+        let translated = IdMap::new(vec![range(0, 100_000, 100)], vec![range(0, 100_000, 50)]);
+        for (engine, spec, expected) in [
+            (None, &Spec::default(), IdMap::identity()),
+            (Some(&owners), &Spec::default(), IdMap::new(user.clone(), user)),
+            (None, &inner, IdMap::new(inner.uids.clone(), inner.gids.clone())),
+            (Some(&owners), &inner, translated),
+        ] {
+            assert_eq!(format!("{:?}", id_map(engine, spec)), format!("{expected:?}"));
         }
     }
 

@@ -1,4 +1,4 @@
-//! The overlayfs snapshotter: which directory holds the files of a snapshot.
+//! The overlayfs snapshotter: which directory holds the files of a snapshot, and to whom they belong.
 //!
 //! This module owns the layout of the snapshotter's directory and of its `metadata.db`. It must not know
 //! images or containers. Source: containerd, `core/snapshots/storage/bolt.go` and
@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use super::metadata::{Namespace, uvarint};
 use crate::error::{Error, Result, Subject};
@@ -17,6 +18,8 @@ use crate::layer::MAX_LAYERS;
 use crate::path::escape;
 use crate::source::beneath::Beneath;
 use crate::source::bolt::{self, Bucket, Database};
+use crate::source::directory::IdRange;
+use crate::source::host::{self, Host};
 
 /// The snapshotter that can be read.
 pub(super) const OVERLAYFS: &str = "overlayfs";
@@ -31,8 +34,17 @@ const MAX_SNAPSHOTS: u64 = 1 << 20;
 /// The snapshots of the overlayfs snapshotter.
 #[derive(Debug)]
 pub(super) struct Snapshots {
+    /// Path of the root of containerd.
+    root: PathBuf,
     directory: Beneath,
     snapshots: HashMap<String, Stored>,
+}
+
+/// The users and groups of a user namespace, with those that own their files on disk.
+#[derive(Debug)]
+pub(super) struct Owners {
+    pub(super) uids: Vec<IdRange>,
+    pub(super) gids: Vec<IdRange>,
 }
 
 /// A snapshot in the snapshotter's database.
@@ -59,7 +71,7 @@ impl Snapshots {
         let directory = root.dir(DIRECTORY)?.ok_or_else(|| missing(DIRECTORY.to_owned()))?;
         let file = directory.file(DATABASE)?.ok_or_else(|| missing(format!("{DIRECTORY}/{DATABASE}")))?;
         let snapshots = bolt::read(&file, &directory.describe(DATABASE), parse)?;
-        Ok(Snapshots { directory, snapshots })
+        Ok(Snapshots { root: root.path().to_owned(), directory, snapshots })
     }
 
     /// Returns the directory with the files of the snapshot `name`.
@@ -73,6 +85,19 @@ impl Snapshots {
             let reason = format!("the directory of snapshot '{}' is missing", escape(name.as_bytes()));
             Error::malformed(self.directory.describe(&path), reason)
         })
+    }
+
+    /// Returns the users and groups of the user namespace in which containerd runs, if it is rootless.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn owners(&self) -> Result<Option<Owners>> {
+        let (uid, gid) = host::owner(&self.directory)?;
+        if uid == 0 {
+            return Ok(None);
+        }
+        let host = Host::of_store(&self.root)?;
+        Ok(Some(Owners { uids: host.sub_users(uid), gids: host.sub_groups(uid, gid) }))
     }
 
     /// Returns the directory of the snapshotter.

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::ids::combine;
 use super::images::{
     ContainerRecord, IdMaps, ImageRecord, LayerRecord, big_data_file, parse_containers, parse_images,
     parse_layers,
@@ -16,6 +15,7 @@ use crate::image::manifest::MAX_DOCUMENT_BYTES;
 use crate::source::beneath::Beneath;
 use crate::source::directory::{DirectoryForm, IdMap, IdRange};
 use crate::source::host::{Host, owner};
+use crate::source::ids::combine;
 use crate::source::unpacked::{TarSplit, UnpackedLayer};
 
 /// The largest list of images, layers or containers: 64 MiB. A layer takes about 600 bytes, more if its files

@@ -20,7 +20,6 @@ use crate::layer::index::Verify;
 mod area;
 mod config;
 mod container;
-mod ids;
 mod images;
 mod open;
 

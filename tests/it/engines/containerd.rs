@@ -1,11 +1,14 @@
 //! Starts containerd on its own directories, and makes images and containers with `ctr`.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::mount::{UnmountFlags, unmount};
 
+use super::podman::{USER, UserNamespace};
 use super::succeed;
 use crate::fixture::{
     Compression, Image, dir, file, hardlink, oci, opaque, sha256_hex, sparse, symlink, tar, whiteout,
@@ -27,6 +30,9 @@ pub(crate) fn have_containerd() -> bool {
 /// containerd with directories of the test, ended on drop.
 pub(crate) struct Containerd {
     dir: PathBuf,
+    root: PathBuf,
+    /// The namespace in which a rootless containerd runs.
+    namespace: Option<UserNamespace>,
     daemon: Option<Child>,
     /// IDs of containers that run until they are killed.
     running: Vec<String>,
@@ -39,19 +45,43 @@ impl Containerd {
     /// Starts containerd.
     pub(crate) fn start(imgmount: &Imgmount) -> Self {
         let dir = imgmount.dir().join("containerd");
+        let root = dir.join("root");
+        Containerd::start_in(dir, root, None)
+    }
+
+    /// Starts containerd with the data directory `root`, as a rootless one of [`USER`].
+    pub(crate) fn start_rootless(imgmount: &Imgmount, root: PathBuf) -> Self {
+        let dir = imgmount.dir().join("containerd");
+        for path in [&dir, &root] {
+            fs::create_dir_all(path).unwrap();
+            chown(path, Some(USER), Some(USER)).unwrap();
+        }
+        // The user must be able to enter the test's directory.
+        succeed(Command::new("chmod").arg("a+x").arg(imgmount.dir()));
+        Containerd::start_in(dir, root, Some(UserNamespace::new()))
+    }
+
+    fn start_in(dir: PathBuf, root: PathBuf, namespace: Option<UserNamespace>) -> Self {
         fs::create_dir_all(&dir).unwrap();
-        let path = |name: &str| format!("{:?}", dir.join(name).to_str().unwrap());
+        let text = |path: &Path| format!("{:?}", path.to_str().unwrap());
         let config = format!(
             "version = 2\nroot = {}\nstate = {}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
              [grpc]\naddress = {}\n[ttrpc]\naddress = {}\n",
-            path("root"),
-            path("state"),
-            path("socket"),
-            path("ttrpc")
+            text(&root),
+            text(&dir.join("state")),
+            text(&dir.join("socket")),
+            text(&dir.join("ttrpc"))
         );
         fs::write(dir.join("config.toml"), config).unwrap();
-        let mut engine =
-            Containerd { dir, daemon: None, running: Vec::new(), mounted: Vec::new(), archives: 0 };
+        let mut engine = Containerd {
+            dir,
+            root,
+            namespace,
+            daemon: None,
+            running: Vec::new(),
+            mounted: Vec::new(),
+            archives: 0,
+        };
         engine.start_again();
         engine
     }
@@ -64,7 +94,7 @@ impl Containerd {
 
     fn try_start(&mut self) -> bool {
         let log = fs::File::create(self.dir.join("log")).unwrap();
-        let mut command = Command::new(find_program("containerd").unwrap());
+        let mut command = self.in_namespace(find_program("containerd").unwrap());
         command.arg("-c").arg(self.dir.join("config.toml"));
         let mut daemon = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let answers = || run(&mut self.ctr(&["version"])).code == 0;
@@ -88,7 +118,7 @@ impl Containerd {
 
     /// Returns the data directory.
     pub(crate) fn root(&self) -> PathBuf {
-        self.dir.join("root")
+        self.root.clone()
     }
 
     /// Returns a file of the data directory.
@@ -101,8 +131,16 @@ impl Containerd {
         format!("containerd:{}{selector}", self.root().display())
     }
 
+    /// Returns a command that runs where containerd runs.
+    pub(crate) fn in_namespace(&self, program: impl AsRef<OsStr>) -> Command {
+        match &self.namespace {
+            Some(namespace) => namespace.command(program),
+            None => Command::new(program),
+        }
+    }
+
     pub(crate) fn ctr(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("ctr");
+        let mut command = self.in_namespace("ctr");
         command.arg("-a").arg(self.dir.join("socket")).args(args).current_dir(&self.dir);
         command.stdin(Stdio::null());
         command
@@ -110,11 +148,11 @@ impl Containerd {
 
     /// Loads images, with `options` of `ctr images import`, into a namespace.
     pub(crate) fn import(&mut self, namespace: &str, images: &[Image], options: &[&str]) {
-        let name = format!("images{}.tar", self.archives);
+        let archive = self.dir.join(format!("images{}.tar", self.archives));
         self.archives += 1;
-        fs::write(self.dir.join(&name), tar(&oci(images))).unwrap();
+        fs::write(&archive, tar(&oci(images))).unwrap();
         let command = ["-n", namespace, "images", "import"];
-        succeed(&mut self.ctr(&[&command[..], options, &[&name]].concat()));
+        succeed(&mut self.ctr(&[&command[..], options, &[archive.to_str().unwrap()]].concat()));
     }
 
     /// Returns the tree of an image as containerd mounts it.
@@ -153,6 +191,17 @@ impl Containerd {
         succeed(Command::new("sh").args(["-c", &command]));
         self.mounted.push(point.clone());
         point
+    }
+
+    /// Runs `script` in the tree of a container that was created and not started. Returns its output.
+    pub(crate) fn run_in_snapshot(&self, key: &str, script: &str) -> String {
+        let point = self.dir.join(format!("entered-{key}"));
+        succeed(self.in_namespace("mkdir").arg("-p").arg(&point));
+        let mount = succeed(&mut self.ctr(&["snapshots", "mounts", point.to_str().unwrap(), key]));
+        let enter = format!("{mount} && exec chroot \"$0\" /bin/busybox sh -ec \"$1\"");
+        let output = succeed(self.in_namespace("sh").args(["-c", &enter]).arg(&point).arg(script));
+        succeed(self.in_namespace("umount").arg(&point));
+        output
     }
 
     /// Removes the layer blobs of an image, as `discard_unpacked_layers` of the Kubernetes plugin does: the

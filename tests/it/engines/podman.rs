@@ -1,5 +1,6 @@
 //! Runs podman with its own store, as root or as an ordinary user.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -137,12 +138,12 @@ impl Drop for Podman {
 
 /// A user namespace in which [`USER`] is root, with 65,536 further IDs, and a mount namespace. A process that
 /// sleeps keeps both.
-struct UserNamespace {
+pub(super) struct UserNamespace {
     keeper: Child,
 }
 
 impl UserNamespace {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut command = Command::new("unshare");
         command.args(["--user", "--mount", "--propagation", "private", "sleep", "1000"]);
         let keeper = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
@@ -155,10 +156,10 @@ impl UserNamespace {
         UserNamespace { keeper }
     }
 
-    fn command(&self, program: &str) -> Command {
+    pub(super) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--user", "--mount", "--target", &self.keeper.id().to_string()]);
-        command.args(["--setuid", "0", "--setgid", "0", "--wd=/", program]);
+        command.args(["--setuid", "0", "--setgid", "0", "--wd=/"]).arg(program);
         // Podman looks for these, and then does not create a user namespace.
         command.env("_CONTAINERS_USERNS_CONFIGURED", "done");
         command.env("_CONTAINERS_ROOTLESS_UID", USER.to_string());
