@@ -109,7 +109,10 @@ fn parse(mut arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
     if let Some(first) = first.filter(|first| !named(first) && cfg!(feature = "fuse")) {
         let mistyped = Cli::try_parse_from(&arguments).err().filter(|error| {
             let similar = error.get(clap::error::ContextKind::SuggestedSubcommand).is_some();
-            similar && !std::path::Path::new(first).exists()
+            // `image.tar` is similar to `images`, but no command has a dot, a colon or a slash.
+            let is_word =
+                first.as_encoded_bytes().iter().all(|byte| byte.is_ascii_alphabetic() || *byte == b'-');
+            similar && is_word && !std::path::Path::new(first).exists()
         });
         if let Some(error) = mistyped {
             return Err(error);
