@@ -152,7 +152,8 @@ impl Host {
         }
     }
 
-    fn place(&self, path: &str) -> PathBuf {
+    /// Returns where the absolute path `path` of the host is.
+    pub(super) fn place(&self, path: &str) -> PathBuf {
         self.path.join(path.trim_start_matches('/'))
     }
 

@@ -33,52 +33,96 @@ struct StorageConf {
     image_stores: Vec<String>,
 }
 
+/// The configurations that count for a user.
+#[derive(Debug, Default)]
+struct Configured {
+    /// The user's own; root has none.
+    own: Option<StorageConf>,
+    system: StorageConf,
+}
+
+impl Configured {
+    /// Reads the configurations that count for the user of `environment` on `host`.
+    fn of(host: &Host, environment: &Environment) -> Self {
+        let given = environment.storage_conf.as_deref().and_then(read_given);
+        match given {
+            Some(system) if environment.uid == 0 => Configured { own: None, system },
+            Some(own) => Configured { own: Some(own), system: StorageConf::default() },
+            None if environment.uid == 0 => Configured { own: None, system: system_conf(host) },
+            None => {
+                let own = environment.user_config().and_then(|config| read_given(&config.join(USER_CONF)));
+                Configured { own, system: system_conf(host) }
+            }
+        }
+    }
+
+    /// Returns the store of root.
+    fn system_root(&self) -> String {
+        self.system.graph_root.clone().unwrap_or_else(|| format!("/{SYSTEM_STORE}"))
+    }
+
+    /// Returns the store of a user, with variables, if it is configured.
+    fn user_root(&self) -> Option<String> {
+        let own = self.own.as_ref().and_then(|own| own.graph_root.clone().or(own.user_root.clone()));
+        own.or(self.system.user_root.clone())
+    }
+
+    /// Returns the additional stores.
+    fn image_stores(&self) -> &[String] {
+        let own = self.own.as_ref().map(|own| own.image_stores.as_slice());
+        own.filter(|stores| !stores.is_empty()).unwrap_or(&self.system.image_stores)
+    }
+}
+
 /// Returns the own places of the engine for the user of `environment`, the preferred one first.
 pub(in crate::source) fn own_places(environment: &Environment) -> Vec<PathBuf> {
     let Some(host) = warned(Host::open(&environment.root)) else { return Vec::new() };
-    let given = environment.storage_conf.as_deref().and_then(read_given);
+    let configured = Configured::of(&host, environment);
     if environment.uid == 0 {
-        let conf = given.unwrap_or_else(|| system_conf(&host));
-        let root = conf.graph_root.unwrap_or_else(|| format!("/{SYSTEM_STORE}"));
-        return vec![environment.place(&root)];
+        return vec![environment.place(&configured.system_root())];
     }
     let name = host.user(environment.uid).map(|user| user.name);
     let home = environment.home.as_ref().map(|home| home.to_string_lossy().into_owned());
     let expand = |text: String| expand(&text, home.as_deref(), name.as_deref(), environment.uid);
-    let user = given.or_else(|| read_given(&environment.user_config()?.join(USER_CONF)));
-    let by_user = user.and_then(|conf| conf.graph_root.or(conf.user_root));
-    let set = by_user.or_else(|| system_conf(&host).user_root).and_then(expand).map(PathBuf::from);
+    let set = configured.user_root().and_then(expand).map(PathBuf::from);
     set.or_else(|| Some(environment.user_data()?.join(USER_DATA_STORE))).into_iter().collect()
 }
 
+/// Returns the additional stores of `store`, the own place of the user of `environment` on `host`. A store or
+/// configuration that cannot be read gives a warning, because `store` itself can be read without it. The same
+/// applies to [`stores_named_with`].
+pub(super) fn stores_of_own_place(host: &Host, store: &Beneath, environment: &Environment) -> Vec<Beneath> {
+    open_stores(host, store, &Configured::of(host, environment))
+}
+
 /// Returns the additional stores of `store`, whose owner is `uid`: those that the configuration of `host`
-/// names, if it names `store` too. With `is_own`, the store was found through the configuration. A store or
-/// configuration that cannot be read gives a warning, because `store` itself can be read without it.
-pub(super) fn image_stores(host: &Host, store: &Beneath, uid: u32, is_own: bool) -> Vec<Beneath> {
-    let system = system_conf(host);
-    let (root, conf) = if uid == 0 {
-        (system.graph_root.clone().unwrap_or_else(|| format!("/{SYSTEM_STORE}")), system)
+/// names, if it names `store` too.
+pub(super) fn stores_named_with(host: &Host, store: &Beneath, uid: u32) -> Vec<Beneath> {
+    let mut configured = Configured { own: None, system: system_conf(host) };
+    let root = if uid == 0 {
+        configured.system_root()
     } else {
         let Some(user) = host.user(uid) else { return Vec::new() };
-        let own = warned(read_conf(host, &format!("{}/.config/{USER_CONF}", user.home))).flatten();
-        let set = own.as_ref().and_then(|conf| conf.graph_root.clone().or(conf.user_root.clone()));
-        let set = set.or(system.user_root.clone());
-        let root = set.and_then(|text| expand(&text, Some(&user.home), Some(&user.name), uid));
-        let usual = format!("{}/.local/share/{USER_DATA_STORE}", user.home);
-        let conf = own.filter(|conf| !conf.image_stores.is_empty()).unwrap_or(system);
-        (root.unwrap_or(usual), conf)
+        configured.own = warned(read_conf(host, &format!("{}/.config/{USER_CONF}", user.home))).flatten();
+        let expand = |text: String| expand(&text, Some(&user.home), Some(&user.name), uid);
+        let usual = || format!("{}/.local/share/{USER_DATA_STORE}", user.home);
+        configured.user_root().and_then(expand).unwrap_or_else(usual)
     };
-    let is_named = || warned(host.directory(&root)).flatten().is_some_and(|named| is_same(&named, store));
-    if !is_own && !is_named() {
+    let named = warned(host.directory(&root)).flatten();
+    if named.is_none_or(|named| !is_same(&named, store)) {
         return Vec::new();
     }
-    if conf.image_stores.len() > MAX_IMAGE_STORES {
+    open_stores(host, store, &configured)
+}
+
+fn open_stores(host: &Host, store: &Beneath, configured: &Configured) -> Vec<Beneath> {
+    let paths = configured.image_stores();
+    if paths.len() > MAX_IMAGE_STORES {
         log::warn!(
             "storage.conf names more than {MAX_IMAGE_STORES} image stores (MAX_IMAGE_STORES); the others are left out"
         );
     }
-    let stores = conf.image_stores.iter().take(MAX_IMAGE_STORES);
-    let found = stores.filter_map(|path| warned(host.directory(path)).flatten());
+    let found = paths.iter().take(MAX_IMAGE_STORES).filter_map(|path| warned(host.directory(path)).flatten());
     found.filter(|found| !is_same(found, store)).collect()
 }
 
@@ -103,14 +147,15 @@ fn system_conf(host: &Host) -> StorageConf {
 }
 
 fn read_conf(host: &Host, path: &str) -> Result<Option<StorageConf>> {
-    let what = Subject::File(PathBuf::from(path));
+    let what = Subject::File(host.place(path));
     host.read(path)?.map(|bytes| StorageConf::parse(&what, &bytes)).transpose()
 }
 
-/// Reads the file that the user's environment names; `None` with a warning if that is impossible.
+/// Reads a file of this host that the user's environment names: links are followed. `None` if there is no such
+/// file, and with a warning if it cannot be read.
 fn read_given(path: &Path) -> Option<StorageConf> {
-    let read = || read_conf(&Host::open(path.parent()?).ok()?, path.file_name()?.to_str()?).transpose();
-    warned(read()?)
+    let this_host = warned(Host::open(Path::new("/")))?;
+    warned(read_conf(&this_host, std::path::absolute(path).ok()?.to_str()?)).flatten()
 }
 
 impl StorageConf {
@@ -230,16 +275,23 @@ mod tests {
             [\"/usr/lib/containers/storage\", \"/missing\", {append=true}, \"/var/lib/containers/storage\"]\n";
         write(root, "etc/containers/storage.conf", conf);
         let host = Host::open(root).unwrap();
-        let stores = |place: &str, is_own| -> Vec<String> {
-            let store = Beneath::open(&root.join(place)).unwrap();
-            let found = image_stores(&host, &store, 0, is_own);
+        let names = |found: Vec<Beneath>| -> Vec<String> {
             found.iter().map(|found| found.path().strip_prefix(root).unwrap().display().to_string()).collect()
         };
-        assert_eq!(stores("var/lib/containers/storage", false), ["images", "usr/lib/containers/storage"]);
-        assert_eq!(stores("other", false), Vec::<String>::new());
-        assert_eq!(stores("other", true).len(), 3);
+        let own = Beneath::open(&root.join("var/lib/containers/storage")).unwrap();
+        let other = Beneath::open(&root.join("other")).unwrap();
+        assert_eq!(names(stores_named_with(&host, &own, 0)), ["images", "usr/lib/containers/storage"]);
+        assert_eq!(names(stores_named_with(&host, &other, 0)), Vec::<String>::new());
+        // Where the path is left out, the configuration named the store.
+        assert_eq!(names(stores_of_own_place(&host, &other, &environment(root, 0))).len(), 3);
+        write(root, "given.conf", "[storage.options]\nadditionalimagestores = [\"/images\"]\n");
+        std::os::unix::fs::symlink(root.join("given.conf"), root.join("link.conf")).unwrap();
+        for uid in [0, 7] {
+            let given = Environment { storage_conf: Some(root.join("link.conf")), ..environment(root, uid) };
+            assert_eq!(names(stores_of_own_place(&host, &other, &given)), ["images"]);
+        }
         write(root, "etc/containers/storage.conf", "garbage");
-        assert_eq!(stores("var/lib/containers/storage", false), Vec::<String>::new());
+        assert_eq!(names(stores_named_with(&host, &own, 0)), Vec::<String>::new());
     }
 
     #[test]
@@ -254,10 +306,10 @@ mod tests {
         write(root, "etc/containers/storage.conf", &conf("/shared"));
         let host = Host::open(root).unwrap();
         let store = Beneath::open(&root.join("home/ann/.local/share/containers/storage")).unwrap();
-        let stores = || image_stores(&host, &store, 7, false);
+        let stores = || stores_named_with(&host, &store, 7);
         assert_eq!(stores()[0].path(), root.join("shared"));
         write(root, "home/ann/.config/containers/storage.conf", &conf("/own"));
         assert_eq!(stores()[0].path(), root.join("own"));
-        assert!(image_stores(&host, &store, 8, false).is_empty());
+        assert!(stores_named_with(&host, &store, 8).is_empty());
     }
 }

@@ -41,12 +41,16 @@ pub(super) fn open(place: Site<'_>) -> Result<Box<dyn ImageSource>> {
         let path = place.path().map(ToOwned::to_owned).unwrap_or_default();
         return Err(not_an_image(&path, "not a directory"));
     };
-    let host = if place.is_own_place() {
-        Host::open(&place.environment().root)?
+    let (host, additional) = if place.is_own_place() {
+        let host = Host::open(&place.environment().root)?;
+        let additional = config::stores_of_own_place(&host, &store, place.environment());
+        (host, additional)
     } else {
-        Host::of_store(store.path())?
+        let host = Host::of_store(store.path())?;
+        let additional = config::stores_named_with(&host, &store, owner(&store)?.0);
+        (host, additional)
     };
-    Ok(Box::new(Store::open(store, host, place.is_own_place(), place.verify())?))
+    Ok(Box::new(Store::open(store, additional, host, place.verify())?))
 }
 
 /// A store, and the additional stores that belong to it.
@@ -74,9 +78,8 @@ struct Listed<'a> {
 }
 
 impl Store {
-    /// Reads the lists of the store at `store`, which belongs to `host`. With `is_own`, it is the own place of
-    /// the engine on this host.
-    fn open(store: Beneath, host: Host, is_own: bool, verify: Verify) -> Result<Self> {
+    /// Reads the lists of the store at `store`, which belongs to `host`, and of its additional stores.
+    fn open(store: Beneath, additional: Vec<Beneath>, host: Host, verify: Verify) -> Result<Self> {
         let path = store.path().to_owned();
         let (readable, others) = area::drivers(&store)?;
         match (readable.is_empty(), others.first()) {
@@ -90,8 +93,6 @@ impl Store {
             log::warn!("'{}': the images of the storage driver {other} are not listed", path.display());
         }
         let host = Arc::new(host);
-        let (uid, _) = owner(&store)?;
-        let additional = config::image_stores(&host, &store, uid, is_own);
         let open = |driver| Area::open(store.clone(), Arc::clone(&host), driver);
         let mut areas: Vec<Area> = readable.into_iter().map(open).collect::<Result<_>>()?;
         areas.extend(additional.into_iter().flat_map(|store| additional_areas(store, &host)));
