@@ -75,6 +75,7 @@ fn table() -> Vec<(Error, String)> {
             Error::missing_blob(layer(), digest(), vec!["https://x".into()]),
             "LAYER: blob sha256:HEX is missing (a foreign layer, available at https://x)",
         ),
+        (Error::unverifiable(layer(), "'x' is missing"), "LAYER: cannot be verified: 'x' is missing"),
         (Error::missing_blob(document(), digest(), Vec::new()), "manifest sha256:HEX is missing"),
         (Error::missing_blob(file, digest(), Vec::new()), "layer 3 ('x/layer.tar' in 'a.tar') is missing"),
         (tar(Some("etc/x".into())).of(&layer()), "LAYER: entry 'etc/x' at offset 512: bad"),

@@ -19,14 +19,12 @@ pub(crate) mod archive;
 mod archive_blobs;
 mod artifact;
 mod assembled;
-#[allow(dead_code, reason = "the stores of engines use all of it")]
 mod beneath;
 mod blobs;
 mod bolt;
 mod containerd;
 mod containers_storage;
 mod dir;
-#[allow(dead_code, reason = "the stores of engines use all of it")]
 mod directory;
 mod docker_archive;
 mod docker_daemon;
