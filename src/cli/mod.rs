@@ -57,7 +57,9 @@ const FAILURE: u8 = 2;
 /// Mount container images as read-only directories, or read them without mounting
 #[derive(Parser)]
 #[command(name = "imgmount", version, disable_help_subcommand = true)]
-#[command(override_usage = "imgmount IMAGE DIR [OPTIONS]\n       imgmount COMMAND ...")]
+#[command(
+    override_usage = "imgmount IMAGE DIR [OPTIONS]\n       imgmount SOURCE\n       imgmount COMMAND ..."
+)]
 #[command(after_help = image_help())]
 pub(crate) struct Cli {
     /// Increase verbosity; repeat (-vv) for debug output
@@ -98,8 +100,8 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     cli.command.run().unwrap_or_else(|error| failure::fail(&error))
 }
 
-/// Parses the arguments. `imgmount IMAGE DIR` is short for `imgmount mount IMAGE DIR`, unless the first
-/// word is similar to a command and is not an image.
+/// Parses the arguments. `imgmount IMAGE DIR` is short for `imgmount mount IMAGE DIR`, and `imgmount SOURCE` for
+/// `imgmount images SOURCE`, unless the first word is similar to a command and is not an image.
 fn parse(mut arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
     use clap::CommandFactory as _;
     let is_option = |argument: &OsString| argument != "-" && argument.as_encoded_bytes().starts_with(b"-");
@@ -117,7 +119,9 @@ fn parse(mut arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
         if let Some(error) = mistyped {
             return Err(error);
         }
-        arguments.insert(1, OsString::from("mount"));
+        // A lone word is a place whose images the user wants to see: without DIR nothing can be mounted.
+        let is_alone = arguments.iter().skip(1).filter(|argument| !is_option(argument)).count() == 1;
+        arguments.insert(1, OsString::from(if is_alone { "images" } else { "mount" }));
     }
     Cli::try_parse_from(arguments)
 }

@@ -291,3 +291,14 @@ fn c41_a_store_that_cannot_be_read_is_named() {
     let run = on_an_empty_host(&imgmount, &script).expect(2);
     run.says("Permission denied").says("no store of an engine can be read");
 }
+
+#[test]
+fn c22_a_place_alone_is_listed() {
+    let imgmount = Imgmount::new();
+    let image = imgmount.write("a.tar", &tar(&oci(&[Image::named("a:1").layer("COPY", &[file("f", b"1")])])));
+    let alone = run(imgmount.command::<&str>(&[]).arg(&image)).expect(0);
+    let listed = run(imgmount.command(&["images"]).arg(&image)).expect(0);
+    assert_eq!(alone.text(), listed.text());
+    assert!(alone.text().starts_with("NAME"), "{}", alone.text());
+    imgmount.run(&["gone.tar"]).expect(2).says("cannot open 'gone.tar'");
+}
