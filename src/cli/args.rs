@@ -22,7 +22,7 @@ use imgmount::{
 /// Which of the images in a place is meant.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SelectArgs {
-    /// Select an image by name, tag or @INDEX; IMAGE is then only [TRANSPORT:]PATH
+    /// Select by name, tag, ID, @INDEX or @CONTAINER; IMAGE is then only [TRANSPORT:]PATH
     #[arg(long, value_name = "REF")]
     pub(crate) image: Option<String>,
     /// Select the image for OS/ARCH[/VARIANT]; the default is Linux on this machine's architecture

@@ -55,7 +55,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             "select one with PATH:NAME, PATH:ID, PATH@INDEX, PATH@CONTAINER or --image"
         }
         Error::NoSuchImage { .. } => {
-            "use a full name, an ID, @INDEX, or a tag that only one image has; @NAME is a container"
+            "use a full name, an ID, @INDEX, or a tag that only one image has; for a container, use @NAME"
         }
         Error::NoPlatform { .. } => "select one with --platform",
         Error::Mismatch { subject, .. } | Error::Decompress { subject, .. } | Error::Tar { subject, .. } => {

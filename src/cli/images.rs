@@ -22,10 +22,10 @@ use imgmount::{
 
 /// List images and containers
 ///
-/// Without SOURCE, the images and containers of all engines on this host are listed: those in the places where
-/// Docker, podman, containerd and registries keep them. Stores that cannot be read are named on standard
-/// error. The last column is a reference for other commands. Sizes are those that the engine states, or else
-/// the sum of the stored layers.
+/// Without SOURCE, lists the images and containers in the default locations of Docker, podman, containerd and
+/// registries on this host. A store that cannot be read is named on standard error. If SOURCE selects by name
+/// or ID, as in PATH:NAME, only the images that match are listed. The last column is a reference for other
+/// commands. Sizes are in bytes: the size that the engine states, or else the sum of the stored layers.
 #[derive(Debug, Args)]
 pub(crate) struct ImagesArgs {
     /// Archive, layout, store or engine: [TRANSPORT:]PATH, docker-daemon:, or - for standard input
@@ -163,7 +163,7 @@ impl Lister {
         }
         match (found, failed) {
             (0, 0) => log::warn!("found no store of an engine on this host"),
-            (0, _) => bail!("no store of an engine can be read; most are readable for root only"),
+            (0, _) => bail!("no store of an engine can be read; only root can read most stores"),
             _ => {}
         }
         Ok(())
@@ -195,7 +195,7 @@ fn stores(environment: &Environment) -> Vec<Reference> {
             if meant.as_ref() != Some(&path) {
                 text.push(&path);
             }
-            // An own place is an absolute path, which every transport accepts.
+            // A default location is an absolute path, which every transport accepts.
             found.extend(Reference::parse(&text, None));
         }
     }

@@ -204,11 +204,7 @@ fn print_container(container: &ContainerReport<'_>, out: &mut impl Write) -> io:
     for mount in &container.mounts {
         let from = mount.source.map(|source| format!(" from {}", escape(source.as_bytes())));
         let (destination, kind) = (escape(mount.destination.as_bytes()), escape(mount.kind.as_bytes()));
-        writeln!(
-            out,
-            "  Mounted when it runs, not shown: {destination} ({kind}{})",
-            from.unwrap_or_default()
-        )?;
+        writeln!(out, "  Mount, not in the tree: {destination} ({kind}{})", from.unwrap_or_default())?;
     }
     Ok(())
 }

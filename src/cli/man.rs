@@ -106,14 +106,24 @@ fn exit_codes(name: &str) -> &'static [(&'static str, &'static str)] {
     if command.is_some_and(|row| row.asks) { &ANSWERED } else { &DONE_OR_FAILED }
 }
 
-const ENVIRONMENT: [(&str, &str); 6] = [
+const ENVIRONMENT: [(&str, &str); 9] = [
     ("IMGMOUNT_CACHE_DIR", "The cache directory; the default is $XDG_CACHE_HOME/imgmount."),
     ("XDG_CACHE_HOME", "The parent of the default cache directory; the default is ~/.cache."),
     (
         "IMGMOUNT_LOG",
         "The level of messages on standard error: error, warn, info or debug. Overrides -q and -v.",
     ),
+    (
+        "XDG_DATA_HOME, XDG_CONFIG_HOME",
+        "The parents of the stores of a rootless engine and of its configuration; the defaults are ~/.local/share \
+         and ~/.config.",
+    ),
+    (
+        "CONTAINERS_STORAGE_CONF",
+        "The file that is used instead of storage.conf to find the stores of containers-storage:.",
+    ),
     ("DOCKER_HOST", "The socket of the engine for docker-daemon:, as unix://PATH."),
+    ("XDG_RUNTIME_DIR", "The parent of the socket of the user's podman for docker-daemon:."),
     ("NO_COLOR", "If set, help texts have no colours."),
     (
         "TMPDIR",

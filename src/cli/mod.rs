@@ -81,8 +81,9 @@ fn image_help() -> String {
         "IMAGE is [TRANSPORT:]PATH[:REF | @INDEX | @CONTAINER]. PATH is a directory, an archive, or - for an \
          archive on standard input; an archive can be compressed with gzip, zstd, xz or bzip2. REF is a name, tag \
          or ID, INDEX a position from 0, CONTAINER the name or ID of a container. TRANSPORT is one of {}; the \
-         default is to detect the format from the content. With {}, PATH can be left out: then the engine's own \
-         place on this host is used, as in docker-graph:nginx:1.27.",
+         default is to detect the format from the content; rootfs and docker-daemon are never detected. For {}, \
+         PATH is optional: the default is the location where the engine on this host keeps its images, as in \
+         docker-graph:nginx:1.27. docker-daemon takes no PATH, as in docker-daemon:nginx:1.27.",
         transports.join(", "),
         stores.join(", "),
     )

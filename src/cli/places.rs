@@ -30,7 +30,7 @@ impl Place {
         match &self.location {
             Location::Path(path) => text.extend_from_slice(path.as_os_str().as_bytes()),
             Location::Stdin => text.push(b'-'),
-            // The engine's own place has no text, and neither have locations that are not known here.
+            // The engine's default location has no text, and neither have locations that are not known here.
             _ => {}
         }
         OsString::from_vec(text)

@@ -224,7 +224,8 @@ impl PlanBuilder {
         let stored = self.literals.stored_bytes() + self.details.stored_bytes();
         check_limit("MAX_PLAN_BYTES", stored, MAX_PLAN_BYTES)?;
         let end = self.offset.checked_add(len_bytes).filter(|end| *end <= i64::MAX.cast_unsigned());
-        self.offset = end.ok_or_else(|| invalid("the sizes of the files add up to too much".to_owned()))?;
+        self.offset =
+            end.ok_or_else(|| invalid("the sum of the sizes of the files is too large".to_owned()))?;
         Ok(())
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! This module owns the choice among the images and containers of such a directory, and which storage drivers
 //! can be read. `graph` finds the images and layers of one driver, `container` the containers, and
-//! `containerd` both where Docker's containerd has the images. Nothing outside the directory is opened. Source: moby, layer/filestore.go, image/fs.go, reference/store.go and
-//! container/container.go.
+//! `containerd` both where Docker's containerd has the images. All files of the store are opened below the
+//! directory. Source: moby, layer/filestore.go, image/fs.go, reference/store.go and container/container.go.
 
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,7 @@ const CONTAINERD: &str = "containerd/daemon";
 
 /// Why a directory has no images. Packages of Docker 29 use the containerd of the host.
 const NO_DRIVER: &str = "no images of a storage driver in 'image'; \
-    an engine that uses the containerd of the host keeps them there, see containerd:/var/lib/containerd";
+    if the engine uses the containerd of the host, open containerd:/var/lib/containerd";
 
 /// Number of IDs that an engine maps into containers with `--userns-remap`: what `useradd` writes to
 /// `/etc/subuid`.
@@ -284,7 +284,7 @@ fn unsupported_driver(dir: &Beneath, name: &str) -> Error {
     let known = UNSUPPORTED_DRIVERS.contains(&name);
     let unknown = if known { "" } else { "unknown " };
     let reason = format!(
-        "images of the {unknown}storage driver '{}'; those of overlay2 and vfs can be read",
+        "images of the {unknown}storage driver '{}'; only overlay2 and vfs are supported",
         name.escape_debug()
     );
     Error::unsupported(Subject::Archive(dir.path().to_owned()), reason)

@@ -118,7 +118,7 @@ struct Format {
 enum PathRule {
     /// A path must follow.
     Required,
-    /// A path can be left out: then the engine's own place is meant, the first of these that exists.
+    /// A path is optional: the default is the first of these locations that exists.
     Own(fn(&Environment) -> Vec<PathBuf>),
     /// Only the name of an image follows.
     NameOnly,
@@ -191,7 +191,7 @@ impl Transport {
         matches!(self.0.path, PathRule::NameOnly)
     }
 
-    /// Returns the first own place that exists.
+    /// Returns the first of the default locations that exists.
     fn own_place(self, environment: &Environment) -> Result<PathBuf> {
         let places = self.own_places(environment);
         if let Some(found) = places.iter().find(|path| path.exists()) {
@@ -199,7 +199,8 @@ impl Transport {
         }
         let looked: Vec<_> = places.iter().map(|path| format!("'{}'", path.display())).collect();
         let reason = format!("{} was not found; looked in {}", self.about(), looked.join(", "));
-        Err(Error::unsupported(Subject::Transport(self.to_string()), reason))
+        let cause = io::Error::new(io::ErrorKind::NotFound, reason);
+        Err(Error::io_on("cannot open", Subject::Transport(self.to_string()), cause))
     }
 
     /// Returns the transport that `text` begins with; a colon must follow the name.
@@ -270,7 +271,8 @@ pub(super) fn open(transport: Option<Transport>, mut place: Site<'_>) -> Result<
     // It is a directory or a tar, because the formats have looked for names in it.
     Err(Error::NotAnImage {
         path: place.archive()?.path().display().to_string(),
-        reason: "found neither 'oci-layout' with 'index.json' nor 'manifest.json'".to_owned(),
+        reason: "found neither 'oci-layout' with 'index.json' nor 'manifest.json', and no store of an engine"
+            .to_owned(),
         may_be_rootfs: true,
     })
 }
@@ -300,7 +302,7 @@ impl<'a> Site<'a> {
         &self.options.environment
     }
 
-    /// Returns whether the user left out the path, so that this is the engine's own place on this host.
+    /// Returns whether the user left out the path, so that this is the engine's default location on this host.
     pub(super) fn is_own_place(&self) -> bool {
         self.own
     }

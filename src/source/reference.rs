@@ -19,7 +19,7 @@ pub enum Location {
     Stdin,
     /// A file or directory.
     Path(PathBuf),
-    /// The own place of the transport: the directory or socket that its engine uses on this host.
+    /// The default location of the transport: the directory or socket that its engine uses on this host.
     Own,
 }
 
@@ -28,7 +28,7 @@ impl fmt::Display for Location {
         match self {
             Location::Stdin => f.write_str("standard input"),
             Location::Path(path) => fmt::Display::fmt(&path.display(), f),
-            Location::Own => f.write_str("the engine's own place"),
+            Location::Own => f.write_str("the default location"),
         }
     }
 }

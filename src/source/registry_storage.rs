@@ -160,7 +160,7 @@ impl Entry {
 impl RegistryStorage {
     fn open(verify: Verify, directory: &Beneath) -> Result<Self> {
         let Some(root) = find_tree(directory)? else {
-            let reason = "found no directory 'docker/registry/v2/repositories', which a registry fills";
+            let reason = "found no directory 'docker/registry/v2/repositories'";
             return Err(not_an_image(directory.path(), reason));
         };
         Ok(RegistryStorage { tree: Tree { root }, verify, listed: OnceLock::new() })

@@ -416,7 +416,7 @@ fn f38_a_container_whose_image_is_gone_or_was_replaced_comes_from_snapshots() {
 
     engine.import("default", &[small(DEMO, "another image")], &[]);
     let out = imgmount.run(&["ls", &reference]).expect(0);
-    out.says(&format!("'{DEMO}' is now another image than the container's"));
+    out.says(&format!("'{DEMO}' now names another image"));
     expected.assert_shown_by(&tree_of(&imgmount, &reference, &[]), "the name is another image");
 
     succeed(&mut engine.ctr(&["images", "rm", "--sync", DEMO]));

@@ -122,7 +122,7 @@ fn f47_a_bare_path_is_an_error_that_names_the_transport() {
     for path in ["flat.tar", "files"] {
         let expected = format!(
             "imgmount: '{path}': not a container image: found neither 'oci-layout' with 'index.json' nor \
-             'manifest.json'\nhint: if it is a root file system, use rootfs:{path}\n"
+             'manifest.json', and no store of an engine\nhint: if it is a root file system, use rootfs:{path}\n"
         );
         assert_eq!(refused(path), expected);
     }

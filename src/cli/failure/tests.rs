@@ -25,7 +25,9 @@ fn table() -> Vec<(Error, Option<&'static str>)> {
         ),
         (
             Error::NoSuchImage { path: "a".into(), selector: "c".into(), candidates: one() },
-            Some("use a full name, an ID, @INDEX, or a tag that only one image has; @NAME is a container"),
+            Some(
+                "use a full name, an ID, @INDEX, or a tag that only one image has; for a container, use @NAME",
+            ),
         ),
         (
             Error::NoPlatform { wanted: "linux/arm64".into(), available: Vec::new() },

@@ -184,7 +184,7 @@ fn limits_of_a_plan_are_named() {
     builder.file(huge(i64::MAX.cast_unsigned() - 1));
     builder.file(huge(i64::MAX.cast_unsigned() - 1));
     let sum = builder.finish().unwrap_err().to_string();
-    assert_eq!(sum, "the sizes of the files add up to too much");
+    assert_eq!(sum, "the sum of the sizes of the files is too large");
     let mut builder = PlanBuilder::new();
     builder.file(part(&"n".repeat(5000), 0, 1, FileCheck::Size));
     let long = builder.finish().unwrap_err().to_string();

@@ -23,7 +23,7 @@ fn configured_root(config: &Path) -> Option<String> {
     let warn = |why: &str| log::warn!("'{}' is ignored: {why}", config.display());
     let metadata = config.metadata().ok()?;
     if !metadata.is_file() || metadata.len() > MAX_CONFIG_BYTES {
-        warn("not a file of up to MAX_CONFIG_BYTES (1 MiB)");
+        warn("not a regular file, or larger than MAX_CONFIG_BYTES (1 MiB)");
         return None;
     }
     let text = std::fs::read_to_string(config).map_err(|cause| warn(&cause.to_string())).ok()?;

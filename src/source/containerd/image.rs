@@ -31,7 +31,7 @@ use crate::workers::cores;
 /// The directory of the content store, below the root of containerd.
 const CONTENT: &str = "io.containerd.content.v1.content/blobs";
 /// Why the files of a container have no digest.
-const WRITABLE: &str = "the writable layer of a container has no digest";
+const NO_DIGEST: &str = "nothing states the digest of this layer";
 /// All users or groups of a host.
 const ALL_IDS: IdRange = IdRange { container: 0, host: 0, len: u32::MAX };
 
@@ -155,7 +155,7 @@ impl<'a> Content<'a> {
                 size: None,
                 diff_id: None,
                 bytes: None,
-                unchecked: Some(WRITABLE.to_owned()),
+                unchecked: Some(NO_DIGEST.to_owned()),
             });
         }
         Ok(survey)
@@ -200,7 +200,11 @@ impl<'a> Content<'a> {
     ) -> Result<Option<OpenedImage>> {
         let image = record.image.as_deref().unwrap_or("none");
         let Some(target) = self.target(record) else {
-            log::warn!("{}: its image '{}' is not stored", self.describe(record), escape(image.as_bytes()));
+            log::warn!(
+                "{}: its image '{}' is not stored; all layers are read from snapshots",
+                self.describe(record),
+                escape(image.as_bytes())
+            );
             return Ok(None);
         };
         let names = self.namespace.images.iter().filter(|one| one.target.digest == target.digest);
@@ -211,7 +215,10 @@ impl<'a> Content<'a> {
             && chain_ids.iter().zip(links).all(|(id, link)| id.to_string() == link.key);
         if !is_below {
             let what = self.describe(record);
-            log::warn!("{what}: '{}' is now another image than the container's", escape(image.as_bytes()));
+            log::warn!(
+                "{what}: '{}' now names another image; all layers are read from snapshots",
+                escape(image.as_bytes())
+            );
         }
         Ok(is_below.then_some(opened))
     }

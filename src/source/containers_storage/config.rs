@@ -1,7 +1,7 @@
 //! `storage.conf`: where an engine keeps its store, and which further stores it reads.
 //!
-//! This module owns the own places of root and of users (rule F34), and which additional stores belong to a
-//! store. Source: containers/storage, types/options.go and containers-storage.conf(5).
+//! This module owns the default locations of root and of users (rule F34), and which additional stores belong to
+//! a store. Source: containers/storage, types/options.go and containers-storage.conf(5).
 
 use std::path::{Path, PathBuf};
 
@@ -74,7 +74,7 @@ impl Configured {
     }
 }
 
-/// Returns the own places of the engine for the user of `environment`, the preferred one first.
+/// Returns the default locations of the engine for the user of `environment`, the preferred one first.
 pub(in crate::source) fn own_places(environment: &Environment) -> Vec<PathBuf> {
     let Some(host) = warned(Host::open(&environment.root)) else { return Vec::new() };
     let configured = Configured::of(&host, environment);
@@ -88,7 +88,7 @@ pub(in crate::source) fn own_places(environment: &Environment) -> Vec<PathBuf> {
     set.or_else(|| Some(environment.user_data()?.join(USER_DATA_STORE))).into_iter().collect()
 }
 
-/// Returns the additional stores of `store`, the own place of the user of `environment` on `host`. A store or
+/// Returns the additional stores of `store`, the default location of `environment` on `host`. A store or
 /// configuration that cannot be read gives a warning, because `store` itself can be read without it. The same
 /// applies to [`stores_named_with`].
 pub(super) fn stores_of_own_place(host: &Host, store: &Beneath, environment: &Environment) -> Vec<Beneath> {
@@ -198,7 +198,10 @@ fn expand(text: &str, home: Option<&str>, user: Option<&str>, uid: u32) -> Optio
         }
     }
     if done.contains('$') || !done.starts_with('/') {
-        log::warn!("storage.conf names the store '{}', which cannot be expanded", text.escape_debug());
+        log::warn!(
+            "storage.conf: the store '{}' is ignored: not an absolute path, or a variable without a value",
+            text.escape_debug()
+        );
         return None;
     }
     Some(done)

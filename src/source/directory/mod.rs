@@ -135,7 +135,8 @@ impl<'a> Walk<'a> {
         self.left_out.warn(self.root);
         // A tar ends with two blocks of zeros.
         self.plan.literal(&[0; 2 * BLOCK_BYTES]);
-        let cannot = |cause| Error::io_on("cannot lay out", Subject::Archive(self.root.path().into()), cause);
+        let cannot =
+            |cause| Error::io_on("cannot build a tar of", Subject::Archive(self.root.path().into()), cause);
         Ok((self.plan.finish().map_err(cannot)?, self.hasher.finish()))
     }
 
@@ -371,7 +372,8 @@ impl<'a> Walk<'a> {
 
     /// Returns an error if the plan exceeds a limit.
     fn check(&mut self) -> Result<()> {
-        let cannot = |cause| Error::io_on("cannot lay out", Subject::Archive(self.root.path().into()), cause);
+        let cannot =
+            |cause| Error::io_on("cannot build a tar of", Subject::Archive(self.root.path().into()), cause);
         self.plan.check().map_err(cannot)
     }
 

@@ -489,7 +489,7 @@ fn f27_faults_of_a_container_are_named() {
 
     store.container(&id, top, "btrfs");
     let driver =
-        "'STORE': not supported: images of the storage driver 'btrfs'; those of overlay2 and vfs can be read";
+        "'STORE': not supported: images of the storage driver 'btrfs'; only overlay2 and vfs are supported";
     assert_eq!(store.container_fault(), driver);
 
     // A container that cannot be read does not hide the image.
@@ -503,8 +503,7 @@ fn f28_other_storage_drivers_are_named() {
     for driver in UNSUPPORTED_DRIVERS {
         let store = Store::new(driver);
         let fault = store.text(&store.open(Verify::Full).unwrap_err());
-        let reason =
-            format!("images of the storage driver '{driver}'; those of overlay2 and vfs can be read");
+        let reason = format!("images of the storage driver '{driver}'; only overlay2 and vfs are supported");
         assert_eq!(fault, format!("'STORE': not supported: {reason}"));
     }
     let unknown = Store::new("floppy");
@@ -537,7 +536,7 @@ fn f28_the_directory_is_recognised_and_nothing_else_is() {
     let fault =
         open_with_input(&reference.unwrap(), &OpenOptions::default(), &mut std::io::empty()).unwrap_err();
     assert!(
-        fault.to_string().contains("no images of a storage driver in 'image'; an engine that uses"),
+        fault.to_string().contains("no images of a storage driver in 'image'; if the engine uses"),
         "{fault}"
     );
 }

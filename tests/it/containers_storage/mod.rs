@@ -5,7 +5,7 @@
 //! | (here) | images: trees, digests, selection, lists |
 //! | `containers` | containers that changed files, and `diff` |
 //! | `rootless` | stores of ordinary users |
-//! | `places` | the engine's own places, additional stores, other hosts |
+//! | `places` | the engine's default locations, additional stores, other hosts |
 //! | `faults` | damage, missing parts, planted links |
 
 mod containers;

@@ -1,4 +1,4 @@
-//! The own places of podman, additional stores, and stores below the root directory of another host.
+//! The default locations of podman, additional stores, and stores below the root directory of another host.
 
 use std::fs;
 use std::path::{Path, PathBuf};
