@@ -89,7 +89,9 @@ fn a_page_says_how_to_call_the_command_and_what_its_answer_means() {
     let text = |name: &str| formatted(pages.iter().find(|page| page.ends_with(name)).unwrap()).0;
     let main = text("imgmount.1");
     assert!(
-        main.contains("SYNOPSIS imgmount IMAGE DIR [OPTIONS] imgmount SOURCE imgmount COMMAND ... DESCRIPTION"),
+        main.contains(
+            "SYNOPSIS imgmount IMAGE DIR [OPTIONS] imgmount SOURCE imgmount COMMAND ... DESCRIPTION"
+        ),
         "{main}"
     );
     let mount = text("imgmount-mount.1");
