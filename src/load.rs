@@ -310,7 +310,9 @@ impl Engine {
         // diff_id.
         let store = self.inner.options.store.as_ref().filter(|_| self.verify() == Verify::Full);
         let entries: u64 = layers.iter().map(|index| u64::from(index.entry_count())).sum();
-        let Some(store) = store.filter(|_| entries >= MIN_STORED_ENTRIES) else {
+        // A layer that was not read has no digest that could name the tree.
+        let named = layers.iter().all(|index| index.facts().diff_id.is_some());
+        let Some(store) = store.filter(|_| named && entries >= MIN_STORED_ENTRIES) else {
             return merge(layers, options);
         };
         let names: Vec<String> =
@@ -401,7 +403,10 @@ impl Engine {
     }
 
     fn layer_bytes(&self, what: &Subject, index: StoredIndex, stored: Arc<dyn ReadAt>) -> Arc<LayerBytes> {
-        let reader = LayerReader::new(what.clone(), index, stored, self.verify());
+        // The spans of a layer that was only scanned have no hashes; its source checks its files.
+        let scanned = index.index.facts().diff_id.is_none() && stored.checks_files();
+        let verify = if scanned { Verify::Off } else { self.verify() };
+        let reader = LayerReader::new(what.clone(), index, stored, verify);
         Arc::new(LayerBytes::new(reader, self.inner.cache.clone(), Some(self.inner.read_ahead.clone())))
     }
 }

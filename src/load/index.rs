@@ -148,21 +148,31 @@ impl Engine {
         let store = self.writable_store().zip(key);
         let draft = store.and_then(|(store, _)| store.draft().map_err(|error| log::warn!("{error}")).ok());
         let scratch = draft.as_ref().map(|draft| draft.scratch()).transpose()?;
-        let indexed = index_layer(Request {
+        let progress = |bytes| {
+            if let Some(progress) = &options.progress {
+                progress.advance(bytes);
+            }
+        };
+        let request = |verify, scratch, observer| Request {
             bytes: bytes.clone(),
             what,
             compression,
-            expected,
-            verify: options.verify,
+            expected: expected.clone(),
+            verify,
             limits: options.limits,
             scratch,
-            progress: &|bytes| {
-                if let Some(progress) = &options.progress {
-                    progress.advance(bytes);
-                }
-            },
+            progress: &progress,
             observer,
-        })?;
+        };
+        let indexed = match index_layer(request(options.verify, scratch, observer)) {
+            // The directory of a running container: nothing states its digest, and every file is compared with
+            // the walk when it is read. So one file that changes does not keep the others from being read.
+            Err(change) if expected.learn && bytes.checks_files() && is_change(&change) => {
+                log::warn!("{change}; reading this file is an error, the others can be read");
+                return StoredIndex::from_pass(index_layer(request(Verify::Off, None, None))?);
+            }
+            indexed => indexed?,
+        };
         match store.zip(draft).map(|((store, key), draft)| store.save(key, draft, &indexed)) {
             Some(Ok(())) => return StoredIndex::from_saved(indexed, what),
             Some(Err(error)) => {
@@ -172,6 +182,12 @@ impl Engine {
         }
         StoredIndex::from_pass(indexed)
     }
+}
+
+/// Returns whether a file is not the one that was seen in a walk.
+fn is_change(error: &Error) -> bool {
+    let kinds = [std::io::ErrorKind::InvalidData, std::io::ErrorKind::NotFound];
+    matches!(error, Error::Io { cause, .. } if kinds.contains(&cause.kind()))
 }
 
 fn detect(what: &Subject, bytes: &dyn ReadAt) -> Result<Compression> {

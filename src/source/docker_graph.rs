@@ -254,7 +254,11 @@ impl ImageSource for DockerGraph {
     /// Returns the properties without a walk through the writable layers of containers. The size of a
     /// container is that of its image.
     fn details(&self, summary: &ImageSummary, _: Option<&Platform>) -> Result<ImageDetails> {
-        match self.pick(&Selection::Index(summary.index))? {
+        let select = match &summary.id {
+            Some(id) if summary.kind == ImageKind::Image => Selection::Name(id.clone()),
+            _ => summary.selection(),
+        };
+        match self.pick(&select)? {
             Listed::Image(image) => self.graph(image.driver)?.details(&image),
             Listed::Container(entry) => {
                 container::details(self.graph(entry.driver.as_deref().unwrap_or(self.sole_driver()))?, &entry)

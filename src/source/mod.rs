@@ -85,8 +85,7 @@ pub(crate) trait ImageSource: Send + Sync + fmt::Debug {
     /// # Errors
     /// As [`ImageSource::image`].
     fn details(&self, summary: &ImageSummary, platform: Option<&Platform>) -> Result<ImageDetails> {
-        let opened = self.image(&Selection::Index(summary.index), platform)?;
-        Ok(ImageDetails::of(summary, &opened))
+        Ok(ImageDetails::of(summary, &self.image(&summary.selection(), platform)?))
     }
 
     /// Finds one image as [`ImageSource::image`] does, with all its documents and layers, whether or not they
@@ -102,8 +101,8 @@ pub(crate) trait ImageSource: Send + Sync + fmt::Debug {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ImageDetails {
-    /// Digest of the config, which Docker uses as the image's ID; for a container its ID; otherwise the ID
-    /// that the place states. `None` for an image without an ID, such as a flat tar.
+    /// The ID that the place states and that selects the image or container, else the digest of the config,
+    /// which Docker uses as the image's ID. `None` for an image without an ID, such as a flat tar.
     pub id: Option<String>,
     /// Platform of the image.
     pub platform: Option<Platform>,
@@ -122,7 +121,7 @@ impl ImageDetails {
         let of_image = || info.config_digest.map(|digest| digest.to_string());
         let created = info.container.as_ref().and_then(|container| container.created.clone());
         ImageDetails {
-            id: of_container.or_else(of_image).or_else(|| summary.id.clone()),
+            id: of_container.or_else(|| summary.id.clone()).or_else(of_image),
             platform: info.platform.clone(),
             created: created.or_else(|| info.config.created.clone()),
             layers: info.layers.len(),
@@ -171,6 +170,17 @@ impl ImageKind {
 
 /// The number of digits to which an ID is shortened for people, as engines do.
 const SHORT_ID_DIGITS: usize = 12;
+
+impl ImageSummary {
+    /// Returns what selects this entry. A container is selected by its ID, because its position changes
+    /// whenever the engine creates or removes another one.
+    pub(crate) fn selection(&self) -> Selection {
+        match &self.id {
+            Some(id) if self.kind == ImageKind::Container => Selection::Container(id.clone()),
+            _ => Selection::Index(self.index),
+        }
+    }
+}
 
 impl fmt::Display for ImageSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

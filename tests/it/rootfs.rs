@@ -271,6 +271,29 @@ fn f44_a_file_that_changes_while_it_is_mounted_is_eio_and_named() {
     assert!(whole.len() == 5 << 20);
 }
 
+/// Once, a container that appended to a log could not be opened at all.
+#[test]
+fn f44_a_file_that_changes_all_the_time_hides_no_other() {
+    let imgmount = Imgmount::new();
+    let files = imgmount.dir().join("files");
+    fs::create_dir(&files).unwrap();
+    fs::write(files.join("kept"), patterned(1 << 20, 1)).unwrap();
+    fs::write(files.join("log"), b"").unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut log = File::options().append(true).open(files.join("log")).unwrap();
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                std::io::Write::write_all(&mut log, b"line\n").unwrap();
+                std::thread::yield_now();
+            }
+        });
+        let kept = imgmount.run(&["cat", &format!("{}:/kept", rootfs(&files))]);
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(kept.expect(0).stdout == patterned(1 << 20, 1));
+    });
+}
+
 #[test]
 fn f47_the_paths_inside_are_those_of_the_files() {
     let imgmount = Imgmount::new();

@@ -67,6 +67,8 @@ impl Files {
 /// # Errors
 /// An error that names the file and says why it is not the expected one; [`is_misfit`] recognises it.
 pub(super) fn open(root: &Beneath, part: &FilePart) -> io::Result<File> {
+    // Opening a device can have effects, so the type is checked before.
+    examine(root, part)?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::from(open_in_root(root, part, flags)?);
     check(root, part, &file)?;

@@ -28,6 +28,10 @@ use crate::source::walk::Walk;
 use crate::source::{LayerBlob, OpenedImage, Survey, SurveyedLayer};
 use crate::workers::cores;
 
+/// Why a layer of an image that is not stored cannot be checked.
+const IMAGE_GONE: &str =
+    "the image of the container is not stored, so its digest is not known; its files are in a snapshot";
+
 /// The directory of the content store, below the root of containerd.
 const CONTENT: &str = "io.containerd.content.v1.content/blobs";
 /// Why the files of a container have no digest.
@@ -149,13 +153,20 @@ impl<'a> Content<'a> {
                 None => Survey::default(),
             },
         };
-        while survey.layers.len() < chain.links.len() {
+        for (number, link) in chain.links.iter().enumerate().skip(survey.layers.len()) {
+            let is_own = number + 1 == chain.links.len();
+            let of_image = descriptor(record, link, is_own).origin == LayerOrigin::Image;
+            let why = if of_image { IMAGE_GONE } else { NO_DIGEST };
+            if of_image {
+                let what = Subject::Layer { number, diff_id: None };
+                survey.faults.push(Error::unverifiable(what, why));
+            }
             survey.layers.push(SurveyedLayer {
                 digest: None,
                 size: None,
                 diff_id: None,
                 bytes: None,
-                unchecked: Some(NO_DIGEST.to_owned()),
+                unchecked: Some(why.to_owned()),
             });
         }
         Ok(survey)
@@ -232,6 +243,13 @@ impl<'a> Content<'a> {
         number: usize,
         descriptor: LayerDescriptor,
     ) -> Result<LayerBlob> {
+        if descriptor.origin == LayerOrigin::Image
+            && descriptor.diff_id.is_none()
+            && self.store.verify == Verify::Full
+        {
+            let what = Subject::Layer { number, diff_id: None };
+            return Err(Error::unverifiable(what, IMAGE_GONE));
+        }
         let form = Ok(DirectoryForm::of_store(snapshots.directory())?);
         let layer = UnpackedLayer { directory, tar_split: None, form, ids, size_hint: None };
         layer.blob(number, descriptor, self.store.verify)
