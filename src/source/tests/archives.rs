@@ -56,7 +56,7 @@ fn what_is_no_image_is_called_so() {
     rootfs.file("etc/passwd", "root");
     for place in [rootfs.as_tar(), rootfs.as_directory()] {
         let error = place.open().unwrap_err().to_string();
-        assert!(error.ends_with("nor 'manifest.json'"), "{error}");
+        assert!(error.ends_with("and no store of an engine"), "{error}");
     }
     let device = Reference::parse(OsStr::new("/dev/null"), None).unwrap();
     let error = open(&device, &options()).unwrap_err().to_string();
