@@ -286,7 +286,8 @@ pub(crate) fn wait_until(done: impl FnMut() -> bool) -> bool {
     wait_for(PATIENCE, done)
 }
 
-fn wait_briefly(done: impl FnMut() -> bool) -> bool {
+/// Waits for a short while, for what is tried again if it does not happen.
+pub(crate) fn wait_briefly(done: impl FnMut() -> bool) -> bool {
     wait_for(Duration::from_secs(2), done)
 }
 
