@@ -22,6 +22,9 @@ umoci|umoci|unpacks images for comparison
 zsh|zsh|completes names of images
 fish|fish|completes names of images
 docker-registry|docker-registry|stores images that skopeo pushes
+ctr|containerd|writes and reads images for comparison
+runc|runc|runs containers of the tests
+fuse-overlayfs|fuse-overlayfs|writes layers of rootless containers
 dockerd|docker.io|writes and reads images for comparison
 docker|docker-cli|client of dockerd
 newuidmap|uidmap|runs podman as an ordinary user
