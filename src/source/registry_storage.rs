@@ -11,7 +11,7 @@
 //! is. It must not know what manifests mean, except that an image index names others. Source: distribution,
 //! registry/storage/paths.go, and distribution/reference, regexp.go.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -447,16 +447,7 @@ impl Tree {
     /// the file.
     fn descriptor(&self, digest: Digest) -> Result<Descriptor> {
         let size = self.blob_of(&digest)?.map_or(0, |bytes| bytes.len());
-        Ok(Descriptor {
-            media_type: None,
-            digest,
-            size,
-            urls: Vec::new(),
-            annotations: BTreeMap::new(),
-            data: None,
-            platform: None,
-            artifact_type: None,
-        })
+        Ok(Descriptor::new(None, digest, size))
     }
 }
 
