@@ -57,7 +57,7 @@ bench:
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	for features in "" cli fuse; do \
+	for features in "" cli fuse registry; do \
 		$(CARGO) clippy --locked --all-targets --no-default-features --features "$$features" -- -D warnings || exit; \
 	done
 	for features in --all-features --no-default-features; do \

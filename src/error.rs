@@ -9,6 +9,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::digest::Digest;
 
@@ -215,6 +216,62 @@ pub enum Error {
         /// Why the path could not be written.
         cause: Box<Error>,
     },
+    /// A registry, or the proxy before it, cannot be reached or does not answer.
+    #[error("cannot reach '{host}': {reason}")]
+    Unreachable {
+        /// The host.
+        host: String,
+        /// The last failure.
+        reason: String,
+    },
+    /// A registry requires credentials, or refused those that it got.
+    #[error("'{host}' denies access{}", to_user(.user))]
+    Denied {
+        /// The registry.
+        host: String,
+        /// The user whose credentials were sent; `None` if there were none.
+        user: Option<String>,
+    },
+    /// A registry allows no more requests for now.
+    #[error("'{host}' allows no more requests{}", for_now(.after))]
+    Limited {
+        /// The registry.
+        host: String,
+        /// The pause that the registry asks for.
+        after: Option<Duration>,
+    },
+    /// The certificate of a registry is not accepted, or the registry does not accept ours.
+    #[error("'{host}': {reason}")]
+    Certificate {
+        /// The registry.
+        host: String,
+        /// What is wrong with the certificate.
+        reason: String,
+    },
+    /// A registry does not have the image, breaks the protocol, or must not be asked.
+    #[error("'{host}': {reason}")]
+    Registry {
+        /// The registry.
+        host: String,
+        /// What is missing or wrong.
+        reason: String,
+        /// The status of the answer, if it is the reason.
+        status: Option<u16>,
+    },
+    /// A credential helper failed.
+    #[error("credential helper '{helper}': {reason}")]
+    CredentialHelper {
+        /// The name of the helper, without `docker-credential-`.
+        helper: String,
+        /// What failed.
+        reason: String,
+    },
+    /// No request may be made, and something is not stored.
+    #[error("{what} is not in the cache, and --offline allows no request")]
+    Offline {
+        /// What is missing.
+        what: String,
+    },
     /// The caller interrupted the operation.
     #[error("interrupted")]
     Interrupted,
@@ -386,6 +443,17 @@ fn list(candidates: &[String]) -> String {
         text.push_str(candidate);
     }
     text
+}
+
+fn to_user(user: &Option<String>) -> String {
+    match user {
+        None => " without credentials".to_owned(),
+        Some(user) => format!(" to user '{}'", user.escape_debug()),
+    }
+}
+
+fn for_now(after: &Option<Duration>) -> String {
+    after.map_or_else(String::new, |after| format!(" for {} s", after.as_secs().max(1)))
 }
 
 fn holders(holders: &[String]) -> String {

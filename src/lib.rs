@@ -102,7 +102,7 @@
 //! | mount | `Image::mount` (feature `fuse`) |
 //!
 //! All errors are variants of [`Error`]. The library prints nothing and reads no environment variable except
-//! `PATH` (to find `fusermount3`); log messages go to the `log` crate. Text from an image can contain any
+//! `PATH` (to find `fusermount3` and credential helpers); log messages go to the `log` crate. Text from an image can contain any
 //! bytes: pass it through [`escape`] before printing it to a terminal. `examples/` has a program for each
 //! common task.
 //!
@@ -111,9 +111,10 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `fuse` | yes | `Image::mount`, `unmount` and their types |
+//! | `registry` | yes | images in registries, `docker://` |
 //! | `cli` | yes | the program `imgmount`; nothing in the library |
 //!
-//! A dependent library that does not mount needs neither feature:
+//! A dependent library that does not mount and reads no registry needs no feature:
 //! `imgmount = { version = "...", default-features = false }`.
 //!
 //! # Modules
@@ -187,7 +188,8 @@ pub use layer::index::Verify;
 pub use load::{Engine, EngineOptions, LayerRange, LoadOptions, Progress};
 pub use rootfs::Semantics;
 pub use source::{
-    Environment, ImageDetails, ImageKind, ImageSummary, Location, Reference, Selection, Transport, split_path,
+    Environment, ImageDetails, ImageKind, ImageSummary, Location, Proxies, ProxyAddress, Reference,
+    RegistryOptions, Selection, Transport, split_path,
 };
 
 // Contents of manifests and configs.

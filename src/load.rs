@@ -37,7 +37,7 @@ use crate::path::escape;
 use crate::read_at::ReadAt;
 use crate::rootfs::stored::TREE_VERSION;
 use crate::rootfs::{MergeOptions, Rootfs, Semantics, merge};
-use crate::source::{BlobIdentity, Environment, LayerBlob, OpenedImage};
+use crate::source::{BlobIdentity, Environment, LayerBlob, OpenedImage, RegistryOptions};
 use crate::store::{Key, Store};
 use crate::warning::{Warning, WarningKind};
 use crate::workers::{Queue, try_map};
@@ -93,6 +93,8 @@ pub struct EngineOptions {
     pub environment: Environment,
     /// The namespace of containerd in which images are searched. All by default.
     pub namespace: Option<String>,
+    /// How registries are reached.
+    pub registry: RegistryOptions,
     /// Limits on the contents of a tar.
     pub(crate) limits: Limits,
     /// The observer of long operations. None by default.
@@ -142,6 +144,13 @@ impl EngineOptions {
         self
     }
 
+    /// Sets how registries are reached.
+    #[must_use]
+    pub fn registry(mut self, registry: RegistryOptions) -> Self {
+        self.registry = registry;
+        self
+    }
+
     /// Sets the observer of long operations.
     #[must_use]
     pub fn progress(mut self, progress: impl Into<Option<Arc<dyn Progress>>>) -> Self {
@@ -159,6 +168,7 @@ impl Default for EngineOptions {
             spool_dir: None,
             environment: Environment::default(),
             namespace: None,
+            registry: RegistryOptions::default(),
             limits: Limits::default(),
             progress: None,
         }

@@ -23,6 +23,7 @@ impl Engine {
     pub(crate) fn open_source(&self, reference: &Reference) -> Result<Box<dyn ImageSource>> {
         let engine = &self.inner.options;
         let store_dir = engine.store.as_ref().map(|store| store.directory().to_owned());
+        let cache_dir = store_dir.clone();
         let spool_dirs = store_dir.into_iter().chain(engine.spool_dir.clone()).collect();
         let unpack = Some(Arc::new(self.clone()) as Arc<dyn Unpack>);
         let options = OpenOptions {
@@ -31,6 +32,8 @@ impl Engine {
             verify: engine.verify,
             environment: engine.environment.clone(),
             namespace: engine.namespace.clone(),
+            registry: engine.registry.clone(),
+            cache_dir,
         };
         source::open(reference, &options)
     }

@@ -4,6 +4,7 @@
 //! This module owns the names of these facts. The sources decide what follows from them (rule F48 in
 //! docs/formats.md).
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// The facts about the user and the host that decide where engines keep their images.
@@ -27,6 +28,66 @@ pub struct Environment {
     pub docker_host: Option<String>,
     /// Configuration file of containers-storage: `CONTAINERS_STORAGE_CONF`.
     pub storage_conf: Option<PathBuf>,
+    /// File with the credentials of registries: `REGISTRY_AUTH_FILE`.
+    pub auth_file: Option<PathBuf>,
+    /// Directory with the configuration of Docker's client: `DOCKER_CONFIG`.
+    pub docker_config: Option<PathBuf>,
+    /// Configuration file of registries: `CONTAINERS_REGISTRIES_CONF`.
+    pub registries_conf: Option<PathBuf>,
+    /// Proxies for requests to registries.
+    pub proxies: Proxies,
+}
+
+/// The proxies for HTTP requests.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Proxies {
+    /// The proxy for plain HTTP: `http_proxy`.
+    pub http: Option<ProxyAddress>,
+    /// The proxy for HTTP over TLS: `HTTPS_PROXY` or `https_proxy`.
+    pub https: Option<ProxyAddress>,
+    /// The hosts that are asked without a proxy, separated by commas: `NO_PROXY` or `no_proxy`.
+    pub none_for: String,
+}
+
+impl Proxies {
+    /// Returns whether `host`, without a port, is asked without a proxy: it is listed, a parent domain is
+    /// listed, or the list is `*`.
+    #[cfg(feature = "registry")]
+    pub(super) fn spares(&self, host: &str) -> bool {
+        let host = host.to_ascii_lowercase();
+        self.none_for.split(',').map(|listed| listed.trim().to_ascii_lowercase()).any(|listed| {
+            let listed = listed.rsplit_once(':').map_or(&*listed, |(name, _)| name);
+            let domain = listed.trim_start_matches("*.").trim_start_matches('.');
+            let is_below =
+                host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+            listed == "*" || (!domain.is_empty() && is_below)
+        })
+    }
+}
+
+/// The address of a proxy. It can contain a password, so it is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProxyAddress(String);
+
+impl ProxyAddress {
+    /// Wraps an address such as `http://proxy.example.com:3128`.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        ProxyAddress(text.into())
+    }
+
+    /// Returns the address.
+    #[cfg(feature = "registry")]
+    pub(super) fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ProxyAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
 }
 
 impl Default for Environment {
@@ -41,6 +102,10 @@ impl Default for Environment {
             runtime_dir: None,
             docker_host: None,
             storage_conf: None,
+            auth_file: None,
+            docker_config: None,
+            registries_conf: None,
+            proxies: Proxies::default(),
         }
     }
 }

@@ -13,8 +13,8 @@ use super::beneath::Beneath;
 use super::blobs::BlobIdentity;
 use super::environment::Environment;
 use super::{
-    ImageSource, Location, OpenOptions, Reference, containerd, containers_storage, dir, docker_archive,
-    docker_daemon, docker_graph, oci_layout, registry_storage, rootfs,
+    ImageSource, Location, OpenOptions, Reference, Selection, containerd, containers_storage, dir,
+    docker_archive, docker_daemon, docker_graph, oci_layout, registry_storage, rootfs,
 };
 use crate::error::{Error, Result, Subject};
 use crate::layer::index::Verify;
@@ -95,9 +95,21 @@ static FORMATS: &[Format] = &[
         about: "the data directory of containerd",
         reader: Some(FormatReader { detect: containerd::detect, open: containerd::open }),
     },
-    Format { needs_slashes: true, ..Format::unsupported("docker", "an image in a registry") },
+    REGISTRY,
     Format { needs_slashes: true, ..Format::unsupported("https", "an image on a web server") },
 ];
+
+#[cfg(feature = "registry")]
+const REGISTRY: Format = Format {
+    transport: "docker",
+    needs_slashes: true,
+    path: PathRule::Remote,
+    about: "an image in a registry",
+    reader: Some(FormatReader { detect: super::registry::detect, open: super::registry::open }),
+};
+#[cfg(not(feature = "registry"))]
+const REGISTRY: Format =
+    Format { needs_slashes: true, ..Format::unsupported("docker", "an image in a registry") };
 
 /// One row of the table.
 struct Format {
@@ -122,6 +134,9 @@ enum PathRule {
     Own(fn(&Environment) -> Vec<PathBuf>),
     /// Only the name of an image follows.
     NameOnly,
+    /// Only the name of an image follows, which also says where the image is.
+    #[cfg_attr(not(feature = "registry"), allow(dead_code, reason = "registries are left out"))]
+    Remote,
 }
 
 /// The functions that detect and open a format.
@@ -159,6 +174,12 @@ impl Transport {
         self.0.transport
     }
 
+    /// Returns the text before the rest of a reference: the name and a colon, and `//` if it must follow.
+    #[must_use]
+    pub fn prefix(self) -> String {
+        format!("{}:{}", self.name(), if self.0.needs_slashes { "//" } else { "" })
+    }
+
     /// Returns what the transport leads to, with its article: `an OCI layout in a directory`.
     #[must_use]
     pub fn about(self) -> &'static str {
@@ -171,7 +192,7 @@ impl Transport {
     pub fn own_places(self, environment: &Environment) -> Vec<PathBuf> {
         match self.0.path {
             PathRule::Own(places) => places(environment),
-            PathRule::Required | PathRule::NameOnly => Vec::new(),
+            PathRule::Required | PathRule::NameOnly | PathRule::Remote => Vec::new(),
         }
     }
 
@@ -188,7 +209,7 @@ impl Transport {
 
     /// Returns whether only the name of an image follows the colon.
     pub(super) fn takes_names_only(self) -> bool {
-        matches!(self.0.path, PathRule::NameOnly)
+        matches!(self.0.path, PathRule::NameOnly | PathRule::Remote)
     }
 
     /// Returns the first of the default locations that exists.
@@ -280,6 +301,8 @@ pub(super) fn open(transport: Option<Transport>, mut place: Site<'_>) -> Result<
 /// The place that a reference leads to. It is opened only when a format needs it.
 pub(super) struct Site<'a> {
     location: Location,
+    #[cfg_attr(not(feature = "registry"), allow(dead_code, reason = "registries are left out"))]
+    selection: &'a Selection,
     options: &'a OpenOptions,
     input: &'a mut dyn Read,
     archive: Option<Archive>,
@@ -289,7 +312,14 @@ pub(super) struct Site<'a> {
 impl<'a> Site<'a> {
     /// Creates the place of `reference`. `input` is read for standard input.
     pub(super) fn new(reference: &'a Reference, options: &'a OpenOptions, input: &'a mut dyn Read) -> Self {
-        Site { location: reference.location.clone(), options, input, archive: None, own: false }
+        let Reference { location, selection, .. } = reference;
+        Site { location: location.clone(), selection, options, input, archive: None, own: false }
+    }
+
+    /// Returns the image that the reference selects, for a source whose place is part of that name.
+    #[cfg(feature = "registry")]
+    pub(super) fn selection(&self) -> &Selection {
+        self.selection
     }
 
     /// Returns the options that the source is opened with.
@@ -383,6 +413,7 @@ impl<'a> Site<'a> {
 pub(super) fn open_archive(archive: Archive, options: &OpenOptions) -> Result<Box<dyn ImageSource>> {
     let place = Site {
         location: Location::Path(archive.path().to_owned()),
+        selection: &Selection::Sole,
         options,
         input: &mut io::empty(),
         archive: Some(archive),

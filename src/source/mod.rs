@@ -37,6 +37,9 @@ mod ids;
 mod names;
 mod oci_layout;
 pub(crate) mod reference;
+#[cfg(feature = "registry")]
+mod registry;
+mod registry_options;
 mod registry_storage;
 mod rootfs;
 mod scan;
@@ -47,9 +50,10 @@ mod walk;
 
 use self::formats::Site;
 pub(crate) use blobs::BlobIdentity;
-pub use environment::Environment;
+pub use environment::{Environment, Proxies, ProxyAddress};
 pub use formats::Transport;
 pub use reference::{Location, Reference, Selection, split_path};
+pub use registry_options::RegistryOptions;
 pub(crate) use scan::{Member, members};
 pub(crate) use survey::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
 
@@ -277,6 +281,10 @@ pub(crate) struct OpenOptions {
     pub environment: Environment,
     /// The namespace of containerd in which images are searched; all if `None`.
     pub namespace: Option<String>,
+    /// How registries are reached.
+    pub registry: RegistryOptions,
+    /// The cache directory; without one, nothing of a registry is stored.
+    pub cache_dir: Option<PathBuf>,
 }
 
 impl fmt::Debug for OpenOptions {
@@ -286,6 +294,8 @@ impl fmt::Debug for OpenOptions {
             .field("unpack", &self.unpack.is_some())
             .field("verify", &self.verify)
             .field("namespace", &self.namespace)
+            .field("registry", &self.registry)
+            .field("cache_dir", &self.cache_dir)
             .finish_non_exhaustive()
     }
 }

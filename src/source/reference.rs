@@ -316,15 +316,30 @@ mod tests {
 
     #[test]
     fn a_transport_that_cannot_be_opened_is_named_with_those_that_can() {
-        for (text, about) in [
-            ("docker://alpine:3", "transport 'docker': not supported: an image in a registry"),
-            ("https://example.com/a.tar", "transport 'https': not supported: an image on a web server"),
-        ] {
-            let error = parse(text, &[]).unwrap_err().to_string();
-            assert!(error.starts_with(about), "{error}");
-            let names: Vec<_> = Transport::supported().map(Transport::name).collect();
-            assert!(error.ends_with(&format!("use one of {}", names.join(", "))), "{error}");
+        let error = parse("https://example.com/a.tar", &[]).unwrap_err().to_string();
+        let about = "transport 'https': not supported: an image on a web server";
+        assert!(error.starts_with(about), "{error}");
+        let names: Vec<_> = Transport::supported().map(Transport::name).collect();
+        assert!(error.ends_with(&format!("use one of {}", names.join(", "))), "{error}");
+    }
+
+    #[test]
+    #[cfg(feature = "registry")]
+    fn r1_all_after_docker_is_the_name_of_an_image() {
+        let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        for name in ["alpine", "localhost:5000/a/b:1", &format!("reg.test/app@{digest}"), "a.tar"] {
+            let read = parse(&format!("docker://{name}"), &["a.tar", "docker"]).unwrap();
+            assert_eq!(shown(&read), format!("docker | the engine's own place | {name}"));
         }
+        assert!(parse("docker://", &[]).unwrap().selection == Selection::Sole);
+        let with_image =
+            Reference::parse_where(OsStr::new("docker://reg.test/app"), Some("1"), &|_| false).unwrap();
+        assert_eq!(shown(&with_image), "docker | reg.test/app | 1");
+        let (image, path) = split_path(OsStr::new("docker://localhost:5000/app:1:/etc/os-release"));
+        assert_eq!(
+            (image.to_str(), path.as_deref()),
+            (Some("docker://localhost:5000/app:1"), Some(&b"/etc/os-release"[..]))
+        );
     }
 
     #[test]

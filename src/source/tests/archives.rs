@@ -78,12 +78,12 @@ fn every_supported_transport_opens_a_place_and_a_place_is_called_by_one() {
 #[test]
 fn a_transport_that_cannot_be_opened_is_refused_before_its_place_is_looked_at() {
     let reference = Reference {
-        transport: Transport::all().find(|transport| transport.name() == "docker"),
+        transport: Transport::all().find(|transport| transport.name() == "https"),
         location: Location::Path("/there/is/no/such/path".into()),
         selection: Selection::Sole,
     };
     let error = open(&reference, &options()).unwrap_err().to_string();
-    assert!(error.starts_with("transport 'docker': not supported"), "{error}");
+    assert!(error.starts_with("transport 'https': not supported"), "{error}");
 }
 
 #[test]

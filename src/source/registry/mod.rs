@@ -1,0 +1,289 @@
+//! Images in registries: `docker://[HOST/]NAME[:TAG][@DIGEST]`.
+//!
+//! This module owns the source: which image of a repository is opened, and which documents come from the cache
+//! directory. What is asked of whom is in the modules below.
+
+mod auth;
+mod blob_fetch;
+mod client;
+mod containerd_hosts;
+mod credentials;
+mod documents;
+mod exchange;
+mod fetch;
+mod hosts;
+mod http;
+mod name;
+mod registries_conf;
+mod remote;
+mod repository;
+#[cfg(test)]
+mod tests;
+mod url;
+
+use std::sync::Arc;
+
+use self::blob_fetch::BlobFetch;
+use self::client::Client;
+use self::credentials::Login;
+use self::documents::Documents;
+pub(crate) use self::fetch::{Cancel, NetError};
+use self::http::Http;
+use self::name::{ImageName, is_tag};
+use self::remote::RemoteBlob;
+use self::repository::Repository;
+use super::blobs::Blobs;
+use super::formats::Site;
+use super::survey::Survey;
+use super::walk::Walk;
+use super::{DocumentRole, ImageSource, ImageSummary, OpenedImage, RegistryOptions, Selection};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::image::Platform;
+use crate::image::manifest::{Descriptor, MAX_DOCUMENT_BYTES};
+use crate::layer::index::Verify;
+use crate::read_at::ReadAt;
+use crate::workers::cores;
+
+/// How many layers are read at the same time at least: the answers of registries take long to arrive.
+const MIN_READS_AT_ONCE: usize = 6;
+
+/// Returns false: a path is never an image in a registry.
+pub(super) fn detect(_: &mut Site<'_>) -> Result<bool> {
+    Ok(false)
+}
+
+/// Opens the repository of the image that the reference names. No request is made.
+///
+/// # Errors
+/// [`Error::Reference`] for a name that is malformed; the errors of [`hosts::endpoints`].
+pub(super) fn open(site: Site<'_>) -> Result<Box<dyn ImageSource>> {
+    let text = match (site.path(), site.selection()) {
+        (None, Selection::Name(name)) => name.clone(),
+        // `--image`: the rest of the reference names the repository.
+        (Some(path), Selection::Name(image)) => {
+            let mark = if image.contains(':') { '@' } else { ':' };
+            format!("{}{mark}{image}", path.display())
+        }
+        _ => String::new(),
+    };
+    let name = ImageName::parse(&text)?;
+    let options = site.options();
+    let registry = &options.registry;
+    let endpoints = hosts::endpoints(&name, &options.environment, registry.insecure)?;
+    let login = Login::new(registry.auth_file.as_deref(), &options.environment);
+    let http = Http::new(options.environment.proxies.clone(), registry.net_timeout, &registry.cancel);
+    let cancel = registry.cancel.clone();
+    let repository =
+        Repository::new(name.clone(), Client::new(http), endpoints, &login, registry.net_timeout, cancel);
+    Ok(Box::new(Registry {
+        name,
+        text,
+        repository: Arc::new(repository),
+        documents: Documents::new(options.cache_dir.clone()),
+        options: registry.clone(),
+        verify: options.verify,
+    }))
+}
+
+/// A repository in a registry.
+#[derive(Debug)]
+struct Registry {
+    name: ImageName,
+    /// The name as the reference writes it.
+    text: String,
+    repository: Arc<Repository>,
+    documents: Documents,
+    options: RegistryOptions,
+    verify: Verify,
+}
+
+impl ImageSource for Registry {
+    fn kind(&self) -> &'static str {
+        "docker"
+    }
+
+    fn images(&self) -> Result<Vec<ImageSummary>> {
+        self.online("the list of tags")?;
+        let tags = self.repository.tags()?;
+        let summary = |(index, tag)| ImageSummary {
+            index,
+            names: vec![format!("{}:{tag}", self.name.place())],
+            ..ImageSummary::default()
+        };
+        Ok(tags.into_iter().enumerate().map(summary).collect())
+    }
+
+    fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage> {
+        let name = self.selected(select)?;
+        let top = self.top(&name)?;
+        Walk::new(self, platform, self.verify).open(&[&top], vec![name.to_string()])
+    }
+
+    fn survey(&self, select: &Selection, platform: Option<&Platform>) -> Result<Survey> {
+        let top = self.top(&self.selected(select)?)?;
+        Ok(Walk::new(self, platform, self.verify).survey(&[&top]))
+    }
+}
+
+impl Registry {
+    /// Returns the image of this repository that `select` names: by the whole name, by a tag or a digest
+    /// alone, or by its position in the list of tags.
+    fn selected(&self, select: &Selection) -> Result<ImageName> {
+        let tagged = |tag: String| ImageName { tag: Some(tag), digest: None, ..self.name.clone() };
+        let unknown = || Error::NoSuchImage {
+            path: format!("docker://{}", self.name.place()),
+            selector: select.to_string(),
+            candidates: Vec::new(),
+        };
+        match select {
+            Selection::Sole => Ok(self.name.clone()),
+            Selection::Name(text) if *text == self.text || self.text.ends_with(&format!(":{text}")) => {
+                Ok(self.name.clone())
+            }
+            Selection::Name(text) => {
+                if let Ok(digest) = text.parse() {
+                    return Ok(ImageName { tag: None, digest: Some(digest), ..self.name.clone() });
+                }
+                let name = ImageName::parse(text).ok().filter(|name| name.place() == self.name.place());
+                match name {
+                    Some(name) => Ok(name),
+                    None if is_tag(text) => Ok(tagged(text.clone())),
+                    None => Err(unknown()),
+                }
+            }
+            Selection::Index(index) => {
+                self.online("the list of tags")?;
+                self.repository.tags()?.into_iter().nth(*index).map(tagged).ok_or_else(unknown)
+            }
+            Selection::Container(_) => Err(unknown()),
+        }
+    }
+
+    /// Returns the descriptor of the document that `name` leads to.
+    fn top(&self, name: &ImageName) -> Result<Descriptor> {
+        let (digest, bytes) = match (name.digest, name.tag_or_latest()) {
+            (Some(digest), _) => (digest, None),
+            (None, tag) => self.tagged(name, tag.unwrap_or_default())?,
+        };
+        let bytes = match bytes.or_else(|| self.documents.document(&digest)) {
+            Some(bytes) => bytes,
+            None => {
+                self.online(&format!("manifest {digest}"))?;
+                let bytes = self.repository.manifest(&digest, MAX_DOCUMENT_BYTES)?;
+                self.keep(&digest, &bytes);
+                bytes
+            }
+        };
+        Ok(Descriptor {
+            media_type: None,
+            digest,
+            size: bytes.len() as u64,
+            urls: Vec::new(),
+            annotations: Default::default(),
+            data: None,
+            platform: None,
+            artifact_type: None,
+        })
+    }
+
+    /// Returns the digest that a tag names now, and the document if it was fetched. Offline, it is the digest
+    /// that the tag named last.
+    fn tagged(&self, name: &ImageName, tag: &str) -> Result<(Digest, Option<Vec<u8>>)> {
+        let last = self.documents.tag(name);
+        if self.options.offline {
+            return match last {
+                Some(digest) => Ok((digest, None)),
+                None => Err(Error::Offline { what: format!("the tag '{name}'") }),
+            };
+        }
+        let known = last.filter(|digest| self.documents.document(digest).is_some());
+        let found = self.repository.tagged(tag, known, MAX_DOCUMENT_BYTES)?;
+        if let Some(bytes) = &found.bytes {
+            self.documents.keep_document(&found.digest, bytes);
+        }
+        if last != Some(found.digest) {
+            self.documents.keep_tag(name, &found.digest);
+        }
+        Ok((found.digest, found.bytes))
+    }
+
+    /// Stores a document, if it is what its digest says.
+    fn keep(&self, digest: &Digest, bytes: &[u8]) {
+        if digest.algorithm().digest(bytes) == *digest {
+            self.documents.keep_document(digest, bytes);
+        }
+    }
+
+    /// Checks that requests may be made.
+    ///
+    /// # Errors
+    /// [`Error::Offline`] that names what is missing.
+    fn online(&self, what: &str) -> Result<()> {
+        if self.options.offline { Err(Error::Offline { what: what.to_owned() }) } else { Ok(()) }
+    }
+}
+
+impl Blobs for Registry {
+    fn place(&self) -> String {
+        format!("docker://{}", self.name.place())
+    }
+
+    fn blob(&self, wanted: &Descriptor) -> Result<Option<Arc<dyn ReadAt>>> {
+        let fetch = BlobFetch::new(self.repository.clone(), wanted.digest, wanted.size, self.options.offline);
+        let time = self.options.net_timeout;
+        Ok(Some(Arc::new(RemoteBlob::new(Arc::new(fetch), time, self.options.cancel.clone()))))
+    }
+
+    fn document(&self, role: DocumentRole, wanted: &Descriptor) -> Result<Option<Vec<u8>>> {
+        if let Some(bytes) = self.documents.document(&wanted.digest) {
+            return Ok(Some(bytes));
+        }
+        self.online(&format!("{} {}", role.name(), wanted.digest))?;
+        let found = match role {
+            DocumentRole::Config => self.repository.small_blob(&wanted.digest, MAX_DOCUMENT_BYTES),
+            DocumentRole::ImageIndex | DocumentRole::Manifest => {
+                self.repository.manifest(&wanted.digest, MAX_DOCUMENT_BYTES)
+            }
+        };
+        match found {
+            Ok(bytes) => {
+                self.keep(&wanted.digest, &bytes);
+                Ok(Some(bytes))
+            }
+            Err(NetError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn has_manifest(&self, _: &Descriptor) -> Result<bool> {
+        // Asking for each platform would cost a request each; the chosen one is asked for when it is read.
+        Ok(true)
+    }
+
+    fn reads_at_once(&self) -> usize {
+        cores().max(MIN_READS_AT_ONCE)
+    }
+}
+
+impl From<NetError> for Error {
+    fn from(error: NetError) -> Self {
+        let text = error.to_string();
+        match error {
+            NetError::Unreachable { host, reason } => Error::Unreachable { host, reason },
+            NetError::TimedOut { host } => {
+                Error::Unreachable { host, reason: "no answer in time".to_owned() }
+            }
+            NetError::Denied { host, user } => Error::Denied { host, user },
+            NetError::Limited { host, after } => Error::Limited { host, after },
+            NetError::Missing { host, what } => {
+                Error::Registry { host, reason: format!("has no {what}"), status: Some(404) }
+            }
+            NetError::Certificate { host, reason } => Error::Certificate { host, reason },
+            NetError::Credentials { host, .. } => Error::Registry { host, reason: text, status: None },
+            NetError::Refused { host, reason } => Error::Registry { host, reason, status: None },
+            NetError::Cancelled => Error::Interrupted,
+            NetError::Offline { what } => Error::Offline { what },
+        }
+    }
+}
