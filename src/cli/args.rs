@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
+use super::net::{self, NetArgs};
 use super::options::parse_bytes;
 use super::progress::Bars;
 use imgmount::{
@@ -31,6 +32,8 @@ pub(crate) struct SelectArgs {
     /// Search only this namespace of containerd; the default is all namespaces
     #[arg(long, value_name = "NAME")]
     pub(crate) namespace: Option<String>,
+    #[command(flatten)]
+    pub(crate) net: NetArgs,
 }
 
 /// How an image is opened and merged.
@@ -137,12 +140,13 @@ impl SelectArgs {
             .environment(environment())
             .namespace(self.namespace.clone())
             .spool_dir(std::env::temp_dir())
+            .registry(self.net.options())
     }
 }
 
 /// Returns what decides where engines keep their images.
 pub(crate) fn environment() -> Environment {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let path = |name| set(name).map(PathBuf::from);
     let mut environment = Environment::default();
     environment.uid = rustix::process::geteuid().as_raw();
@@ -152,6 +156,7 @@ pub(crate) fn environment() -> Environment {
     environment.runtime_dir = path("XDG_RUNTIME_DIR");
     environment.docker_host = set("DOCKER_HOST").and_then(|host| host.into_string().ok());
     environment.storage_conf = path("CONTAINERS_STORAGE_CONF");
+    net::read_variables(&mut environment, &set);
     environment
 }
 

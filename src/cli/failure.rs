@@ -9,7 +9,7 @@ use imgmount::{Error, Subject};
 
 #[cfg(feature = "fuse")]
 use super::mount;
-use super::{FAILURE, complain, print_line};
+use super::{FAILURE, complain, net, print_line};
 
 /// The hint for a layer that an engine keeps as files, and whose tar cannot be put together.
 const UNVERIFIED_FILES: &str = "--verify off shows the layer's files as they are now, unverified";
@@ -51,6 +51,12 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         Error::NotAnImage { path, may_be_rootfs: true, .. } => {
             return Some(format!("if it is a root file system, use rootfs:{path}"));
         }
+        Error::Io { subject: Some(subject), cause, .. }
+            if cause.kind() == io::ErrorKind::NotFound
+                && matches!(**subject, Subject::Archive(_) | Subject::File(_)) =>
+        {
+            return net::hint_of_missing(subject);
+        }
         Error::Ambiguous { .. } => {
             "select one with PATH:NAME, PATH:ID, PATH@INDEX, PATH@CONTAINER or --image"
         }
@@ -82,7 +88,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         Error::NotEmpty { .. } => "use --force to extract anyway and replace existing files",
         Error::MissingBlob { .. } => "the image was saved without this blob, or for another platform",
         Error::Strict { .. } => "`imgmount inspect` lists all warnings; without --strict they are accepted",
-        _ => return None,
+        other => return net::hint(other),
     };
     Some(hint.to_owned())
 }

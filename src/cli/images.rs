@@ -25,10 +25,11 @@ use imgmount::{
 /// Without SOURCE, lists the images and containers in the default locations of Docker, podman, containerd and
 /// registries on this host. A store that cannot be read is named on standard error. If SOURCE selects by name
 /// or ID, as in PATH:NAME, only the images that match are listed. The last column is a reference for other
-/// commands. Sizes are in bytes: the size that the engine states, or else the sum of the stored layers.
+/// commands. Sizes are in bytes: the size that the engine states, or else the sum of the stored layers. Of a
+/// repository in a registry, the tags are listed.
 #[derive(Debug, Args)]
 pub(crate) struct ImagesArgs {
-    /// Archive, layout, store or engine: [TRANSPORT:]PATH, docker-daemon:, or - for standard input
+    /// Archive, layout, store or engine: [TRANSPORT:]PATH, docker-daemon:, docker://NAME, or - for standard input
     #[arg(value_name = "SOURCE", value_parser = image_value())]
     source: Option<OsString>,
     /// Print one JSON object per line
@@ -108,13 +109,18 @@ impl Lister {
         let images = source.images()?;
         let place = Place::of(reference, source.format());
         let references = place.references(&images);
-        let mut matching = images.iter().zip(references);
-        let mut matching =
-            matching.by_ref().filter(|(image, _)| matches(image, &reference.selection)).peekable();
-        if reference.selection != Selection::Sole && matching.peek().is_none() {
+        let matching = images.iter().zip(references);
+        let matching: Vec<_> = matching.filter(|(image, _)| matches(image, &reference.selection)).collect();
+        if reference.selection != Selection::Sole && matching.is_empty() {
             bail!("'{}' holds no image '{}'", place.text().display(), reference.selection);
         }
+        // A registry counts each image that is opened as a pull.
+        let lists_names_only = source.format() == "docker" && matching.len() > 1;
         for (image, text) in matching {
+            if lists_names_only {
+                rows.add(json_image(image, &text, None), out)?;
+                continue;
+            }
             let details = self.details(&source, reference, image);
             if let Err(error) = &details {
                 log::warn!("'{}': {error}", text.display());

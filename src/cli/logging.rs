@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use imgmount::Timestamp;
+use log::LevelFilter;
 
 use super::output::rfc3339_millis;
 
@@ -23,6 +24,10 @@ pub(crate) fn init(verbose: u8, quiet: bool) {
         (false, _) => "debug",
     };
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("IMGMOUNT_LOG", level))
+        // These log addresses that are signed, for whoever knows them.
+        .filter_module("ureq", LevelFilter::Off)
+        .filter_module("ureq_proto", LevelFilter::Off)
+        .filter_module("rustls", LevelFilter::Off)
         .format(|out, record| {
             let level = record.level().as_str().to_ascii_lowercase();
             writeln!(out, "{}{level}: {}", prefix(), record.args())

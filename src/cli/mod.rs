@@ -32,6 +32,7 @@ mod man;
 mod memory;
 #[cfg(feature = "fuse")]
 mod mount;
+mod net;
 mod options;
 mod output;
 mod places;

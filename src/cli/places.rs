@@ -26,7 +26,7 @@ impl Place {
 
     /// Returns the text up to the selection, without the colon before a name.
     pub(crate) fn text(&self) -> OsString {
-        let mut text = self.transport.map(|one| format!("{}:", one.name()).into_bytes()).unwrap_or_default();
+        let mut text = self.transport.map(|one| one.prefix().into_bytes()).unwrap_or_default();
         match &self.location {
             Location::Path(path) => text.extend_from_slice(path.as_os_str().as_bytes()),
             Location::Stdin => text.push(b'-'),

@@ -38,6 +38,35 @@ fn table() -> Vec<(Error, Option<&'static str>)> {
             Error::Strict { count: 2, first: "w".into() },
             Some("`imgmount inspect` lists all warnings; without --strict they are accepted"),
         ),
+        (
+            Error::Denied { host: "reg.test".into(), user: None },
+            Some("log in with `podman login reg.test` or `docker login reg.test`, or use --authfile"),
+        ),
+        (
+            Error::Denied { host: "reg.test".into(), user: Some("eve".into()) },
+            Some("ask for access to the image, or log in as another user with `podman login reg.test`"),
+        ),
+        (
+            Error::Limited { host: "reg.test".into(), after: None },
+            Some("wait, or log in: most registries allow more to users they know"),
+        ),
+        (
+            Error::Unreachable { host: "reg.test".into(), reason: "why".into() },
+            Some("--offline uses what is in the cache"),
+        ),
+        (Error::Offline { what: "manifest".into() }, Some("without --offline it is fetched")),
+        (
+            Error::Certificate { host: "reg.test".into(), reason: "why".into() },
+            Some(
+                "certificates of private registries belong in ~/.config/containers/certs.d/HOST; --insecure accepts any",
+            ),
+        ),
+        (
+            Error::Registry { host: "reg.test".into(), reason: "has no image".into(), status: Some(404) },
+            Some("`imgmount images docker://HOST/NAME` lists the tags"),
+        ),
+        (Error::Registry { host: "reg.test".into(), reason: "why".into(), status: None }, None),
+        (Error::CredentialHelper { helper: "x".into(), reason: "why".into() }, None),
         (Error::Interrupted, None),
         (
             Error::Mount { dir: "/mnt".into(), reason: MountFault::NoDevice },

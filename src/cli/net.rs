@@ -1,0 +1,93 @@
+//! Options for images in registries, and what the environment says about them.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use imgmount::{Environment, Error, ProxyAddress, RegistryOptions, Subject};
+
+use super::options::parse_duration;
+
+/// How registries are reached.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct NetArgs {
+    /// Read the credentials of registries only from this file
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
+    authfile: Option<PathBuf>,
+    /// Accept any certificate of a registry, and plain HTTP
+    #[arg(long)]
+    insecure: bool,
+    /// Make no request: use only what is in the cache
+    #[arg(long)]
+    offline: bool,
+    /// Longest wait for a registry: for a document, and for the read of a file
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "60s")]
+    net_timeout: Duration,
+}
+
+impl NetArgs {
+    /// Returns the options that the arguments select.
+    pub(crate) fn options(&self) -> RegistryOptions {
+        RegistryOptions::default()
+            .auth_file(self.authfile.clone())
+            .insecure(self.insecure)
+            .offline(self.offline)
+            .net_timeout(self.net_timeout)
+    }
+}
+
+/// Parses a path. A mount leaves the working directory, and reads the file again later.
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    std::path::absolute(text).map_err(|error| error.to_string())
+}
+
+/// Adds what the variables `set` say about registries.
+pub(crate) fn read_variables(environment: &mut Environment, set: &dyn Fn(&str) -> Option<OsString>) {
+    let path = |name| set(name).map(PathBuf::from);
+    let text = |names: [&str; 2]| names.into_iter().find_map(|name| set(name)?.into_string().ok());
+    environment.auth_file = path("REGISTRY_AUTH_FILE");
+    environment.docker_config = path("DOCKER_CONFIG");
+    environment.registries_conf = path("CONTAINERS_REGISTRIES_CONF");
+    environment.proxies.http = text(["http_proxy", "HTTP_PROXY"]).map(ProxyAddress::new);
+    environment.proxies.https = text(["https_proxy", "HTTPS_PROXY"]).map(ProxyAddress::new);
+    environment.proxies.none_for = text(["no_proxy", "NO_PROXY"]).unwrap_or_default();
+}
+
+/// Returns the suggested next step after an error about a registry.
+pub(crate) fn hint(error: &Error) -> Option<String> {
+    let hint = match error {
+        Error::Denied { host, user: None, .. } => {
+            return Some(format!(
+                "log in with `podman login {host}` or `docker login {host}`, or use --authfile"
+            ));
+        }
+        Error::Denied { host, user: Some(_), .. } => {
+            return Some(format!(
+                "ask for access to the image, or log in as another user with `podman login {host}`"
+            ));
+        }
+        Error::Limited { .. } => "wait, or log in: most registries allow more to users they know",
+        Error::Unreachable { .. } => "--offline uses what is in the cache",
+        Error::Offline { .. } => "without --offline it is fetched",
+        Error::Certificate { .. } => {
+            "certificates of private registries belong in ~/.config/containers/certs.d/HOST; \
+             --insecure accepts any"
+        }
+        Error::Registry { status: Some(404), .. } => "`imgmount images docker://HOST/NAME` lists the tags",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+/// Returns a hint for a path that does not exist, if it can be the name of an image in a registry.
+pub(crate) fn hint_of_missing(subject: &Subject) -> Option<String> {
+    let (Subject::Archive(path) | Subject::File(path)) = subject else { return None };
+    let name = path.to_str()?;
+    let is_name = |byte: u8| {
+        byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-' | b'/' | b':')
+    };
+    let is_file = name.starts_with(['.', '/', '-']) || name.ends_with(".tar") || name.contains(".tar.");
+    let can_be_name = !is_file && !name.is_empty() && name.bytes().all(is_name);
+    can_be_name.then(|| format!("docker://{name} is an image in a registry"))
+}
