@@ -25,6 +25,7 @@ docker-registry|docker-registry|stores images that skopeo pushes
 ctr|containerd|writes and reads images for comparison
 runc|runc|runs containers of the tests
 fuse-overlayfs|fuse-overlayfs|writes layers of rootless containers
+openssl|openssl|makes certificates for a registry
 dockerd|docker.io|writes and reads images for comparison
 docker|docker-cli|client of dockerd
 newuidmap|uidmap|runs podman as an ordinary user

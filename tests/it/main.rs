@@ -37,6 +37,7 @@
 //! | `registry_storage` | the storage directory of a registry, with and without a running registry |
 //! | `examples` | the library's examples |
 //! | `rootfs` | flat tars and directories as images |
+//! | `registries` | images in registries, and every way in which a registry fails |
 //! | `readme` | the commands and statements of README.md |
 //! | `tidy` | rules and their tests, order of modules, forgotten files |
 //! | `patterns` | paths with patterns, and lists in the order of bytes |
@@ -81,6 +82,7 @@ mod overlay;
 mod patterns;
 mod random;
 mod readme;
+mod registries;
 mod registry_storage;
 mod rootfs;
 mod seed;

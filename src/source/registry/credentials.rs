@@ -142,12 +142,9 @@ impl Login {
                     .map(|(_, entry)| entry)
             })
         });
-        if let Some(found) =
-            entry.map(|entry| read_entry(entry).map_err(|reason| Error::malformed(what(), reason)))
-        {
-            if let Some(found) = found? {
-                return Ok(Some(found));
-            }
+        let found = entry.map(read_entry).transpose().map_err(|reason| Error::malformed(what(), reason))?;
+        if let Some(credentials) = found.flatten() {
+            return Ok(Some(credentials));
         }
         match file.get("credsStore").and_then(Value::as_str) {
             Some(helper) if !helper.is_empty() => self.ask(helper, &helper_keys),
@@ -332,9 +329,8 @@ mod tests {
     fn r3_files_are_read_in_the_order_of_podman_and_docker() {
         let home = tempfile::tempdir().unwrap();
         let at = |path: &str| home.path().join(path);
-        let mut environment = Environment::default();
-        environment.home = Some(at("home"));
-        environment.runtime_dir = Some(at("run"));
+        let environment =
+            Environment { home: Some(at("home")), runtime_dir: Some(at("run")), ..Environment::default() };
         let user = |environment: &Environment| {
             let found = Login::new(None, environment).find("reg.test", "app").unwrap();
             found.map(|credentials| credentials.user()).unwrap_or_default()

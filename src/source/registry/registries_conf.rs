@@ -162,9 +162,11 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
-        let mut environment = Environment::default();
-        environment.root = root.path().to_owned();
-        environment.home = Some(root.path().join("home"));
+        let environment = Environment {
+            root: root.path().to_owned(),
+            home: Some(root.path().join("home")),
+            ..Environment::default()
+        };
         (root, environment)
     }
 

@@ -11,15 +11,23 @@ use crate::mounted::{Imgmount, find_program, run, wait, wait_until};
 pub(crate) struct Registry {
     pub(crate) dir: PathBuf,
     pub(crate) port: u16,
+    /// Lines of the configuration: of `http`, and of other parts.
+    settings: [String; 2],
     server: Option<Child>,
 }
 
 impl Registry {
     /// Starts a registry with its storage in `registry` below the test's directory.
     pub(crate) fn start(imgmount: &Imgmount) -> Self {
+        Registry::start_with(imgmount, "", "")
+    }
+
+    /// Starts a registry with further lines in the part `http` of its configuration, and after it.
+    pub(crate) fn start_with(imgmount: &Imgmount, http: &str, parts: &str) -> Self {
         let dir = imgmount.dir().join("registry");
         fs::create_dir(&dir).unwrap();
-        let mut registry = Registry { dir, port: 0, server: None };
+        let settings = [http, parts].map(str::to_owned);
+        let mut registry = Registry { dir, port: 0, settings, server: None };
         // Another process can take the free port before the registry does.
         for _ in 0..10 {
             registry.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -39,9 +47,11 @@ impl Registry {
     fn serve(&mut self) {
         let config = format!(
             "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n\
-             http:\n  addr: 127.0.0.1:{}\n",
+             http:\n  addr: 127.0.0.1:{}\n{}{}",
             self.dir.display(),
-            self.port
+            self.port,
+            self.settings[0],
+            self.settings[1]
         );
         fs::write(self.config(), config).unwrap();
         let log = fs::File::create(self.dir.join("../registry.log")).unwrap();

@@ -71,6 +71,13 @@ fn fuser_is_used_in_src_fuse_only() {
 }
 
 #[test]
+fn ureq_is_used_in_one_file_only() {
+    let others =
+        sources("src").into_iter().filter(|(path, _)| path != Path::new("src/source/registry/http.rs"));
+    assert_absent(others, &["ureq::", "use ureq"], "http.rs alone makes connections");
+}
+
+#[test]
 fn the_library_neither_prints_nor_looks_at_environment_or_terminal() {
     let words =
         ["println!", "eprintln!", "print!(", "io::stdout", "io::stderr", "IsTerminal", "indicatif", "clap"];

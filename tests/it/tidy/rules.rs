@@ -7,11 +7,12 @@ use std::path::Path;
 use super::sources;
 
 /// The pages with rules, and the letters that begin their codes.
-const PAGES: [(&str, &str); 4] = [
+const PAGES: [(&str, &str); 5] = [
     ("docs/semantics.md", "WNMHZ"),
     ("docs/formats.md", "F"),
     ("docs/security.md", "X"),
     ("docs/cli.md", "C"),
+    ("docs/registries.md", "R"),
 ];
 
 /// A row of a page.
