@@ -329,7 +329,7 @@ mod tests {
     fn r3_files_are_read_in_the_order_of_podman_and_docker() {
         let home = tempfile::tempdir().unwrap();
         let at = |path: &str| home.path().join(path);
-        let environment =
+        let mut environment =
             Environment { home: Some(at("home")), runtime_dir: Some(at("run")), ..Environment::default() };
         let user = |environment: &Environment| {
             let found = Login::new(None, environment).find("reg.test", "app").unwrap();
