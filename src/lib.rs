@@ -228,7 +228,7 @@ pub use fuse::{MountOptions, MountView, Mounted, check_mount_point, unmount};
 
 // The store of layer indexes.
 pub use layer::table::LayerFacts;
-pub use store::{Allowance, Store, StoredLayer};
+pub use store::{Allowance, Store, StoredBlob, StoredLayer};
 
 // Errors.
 pub use error::{DocumentRole, EntryName, Error, MountFault, PathFault, Property, Result, Subject};

@@ -10,6 +10,7 @@
 //! mount. A file that is truncated, damaged, of another format or not owned by the user is treated as missing
 //! and built again.
 
+pub(crate) mod blobs;
 mod usage;
 
 use std::fs::File;
@@ -22,6 +23,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, mkdirat, openat};
 use tempfile::TempPath;
 
+pub use self::blobs::StoredBlob;
 pub use self::usage::{Allowance, StoredLayer};
 use crate::bytes::Bytes;
 use crate::digest::Digest;
@@ -319,13 +321,17 @@ fn open_own(path: &Path) -> Result<Option<File>> {
         Err(rustix::io::Errno::NOENT) => return Ok(None),
         Err(errno) => return Err(failed(errno.into())),
     };
-    let found = file.metadata().map_err(failed)?;
-    if !found.is_file() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
-        return Err(failed(std::io::Error::other(
-            "not a regular file that you own and that only you can write to",
-        )));
-    }
+    check_own(&file).map_err(failed)?;
     Ok(Some(file))
+}
+
+/// Refuses anything but a regular file that the user owns and only the user can write to.
+fn check_own(file: &File) -> std::io::Result<()> {
+    let found = file.metadata()?;
+    if !found.is_file() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        return Err(std::io::Error::other("not a regular file that you own and that only you can write to"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use super::blobs::{BlobDirectory, StoredBlob};
 use super::{Key, Store, check_trust};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
@@ -23,7 +24,11 @@ use crate::read_at::FileBytes;
 /// Number of hexadecimal digits in a [`Key`] of the hash of an identity.
 pub(super) const SHORT_DIGITS: usize = 32;
 
-/// An index in the store with its seekable copy, or a merged tree.
+/// The folders of what registries were asked: documents, and the digests of tags.
+const DOCUMENT_FOLDERS: [&str; 2] = ["docs", "refs"];
+
+/// An index in the store with its seekable copy, a merged tree, or what is kept of a registry: a blob, a
+/// document, or the digest of a tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoredLayer {
@@ -31,22 +36,26 @@ pub struct StoredLayer {
     pub name: String,
     /// Other names of the same index, without their endings.
     pub other_names: Vec<String>,
-    /// Length of the index or tree in bytes; 0 if only a seekable copy is left.
+    /// Length of the index, tree or document in bytes; 0 if there is none.
     pub index_bytes: u64,
     /// Length of the seekable copy in bytes; 0 if there is none.
     pub copy_bytes: u64,
     /// Time of the last read, or of creation.
     pub last_used: SystemTime,
     /// Facts about the indexed layer or archive, and the number of its entries; `None` for a tree, for an
-    /// index that cannot be read, and in the results of [`Store::prune`], which does not read the files.
+    /// index that cannot be read, for a blob, and in the results of [`Store::prune`], which does not read the
+    /// files.
     pub facts: Option<(LayerFacts, u32)>,
+    /// What is kept of a blob from a registry; `None` for all else.
+    pub blob: Option<StoredBlob>,
 }
 
 impl StoredLayer {
-    /// Returns the length of index and copy in bytes.
+    /// Returns the length in bytes of index and copy, or of what is kept of a blob.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.index_bytes.saturating_add(self.copy_bytes)
+        let blob_bytes = self.blob.as_ref().map_or(0, |blob| blob.kept_bytes);
+        self.index_bytes.saturating_add(self.copy_bytes).saturating_add(blob_bytes)
     }
 }
 
@@ -98,7 +107,9 @@ impl Store {
     pub fn list(&self) -> Result<Vec<StoredLayer>> {
         let mut all = self.measure()?;
         for layer in &mut all {
-            layer.facts = self.facts(&layer.name);
+            if layer.blob.is_none() && !is_document(&layer.name) {
+                layer.facts = self.facts(&layer.name);
+            }
         }
         all.sort_by(by_use);
         Ok(all)
@@ -126,6 +137,7 @@ impl Store {
                 copy_bytes: 0,
                 last_used: SystemTime::UNIX_EPOCH,
                 facts: None,
+                blob: None,
             });
             layer.last_used = layer.last_used.max(used(&metadata));
             match ending {
@@ -145,7 +157,23 @@ impl Store {
                 layer.other_names.append(&mut others);
             }
         }
-        Ok(found.into_values().collect())
+        let blobs = BlobDirectory::of(&self.directory).measure()?;
+        let documents = DOCUMENT_FOLDERS.into_iter().flat_map(|folder| self.documents(folder));
+        Ok(found.into_values().chain(blobs.into_iter().map(of_blob)).chain(documents).collect())
+    }
+
+    /// Lists the documents of registries in a folder. A folder that cannot be read is empty.
+    fn documents(&self, folder: &'static str) -> Vec<StoredLayer> {
+        let entries = std::fs::read_dir(self.directory.join(folder)).into_iter().flatten().flatten();
+        let found = entries.filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let (algorithm, hex) = name.split_once('-')?;
+            let metadata =
+                entry.metadata().ok().filter(|file| file.is_file() && is_digest(algorithm, hex))?;
+            let index_bytes = metadata.len();
+            Some(StoredLayer { index_bytes, ..unread(format!("{folder}/{name}"), used(&metadata)) })
+        });
+        found.collect()
     }
 
     /// Removes the contents that exceed `allowance` at the time `now`. Returns the removed contents.
@@ -177,9 +205,17 @@ impl Store {
     /// Removes an index and its copy, unless it was used since it was listed; returns whether it was removed.
     /// The index is removed first, because an index without its copy cannot be used.
     fn remove(&self, layer: &StoredLayer) -> Result<bool> {
+        if let Some(blob) = &layer.blob {
+            return BlobDirectory::of(&self.directory).remove(&blob.digest, layer.last_used).map_err(
+                |cause| Error::io_on("cannot remove", Subject::File(self.directory.join(&layer.name)), cause),
+            );
+        }
         let names = layer.other_names.iter().chain([&layer.name]);
         let paths: Vec<_> = names
-            .flat_map(|name| ["idx", "copy", "tree"].map(|ending| self.path(&Key(name.clone()), ending)))
+            .flat_map(|name| match is_document(name) {
+                true => vec![self.directory.join(name)],
+                false => ["idx", "copy", "tree"].map(|ending| self.path(&Key(name.clone()), ending)).into(),
+            })
             .collect();
         let in_use = |path| std::fs::symlink_metadata(path).is_ok_and(|now| used(&now) > layer.last_used);
         if paths.iter().any(in_use) {
@@ -202,6 +238,23 @@ impl Store {
         let what = Subject::File(path.clone());
         let (index, _) = read_index(FileBytes::new(file).ok()?, &what).ok()?;
         Some((index.facts().clone(), index.entry_count()))
+    }
+}
+
+fn of_blob((blob, last_used): (StoredBlob, SystemTime)) -> StoredLayer {
+    let name = format!("blobs/{}-{}", blob.digest.algorithm().name(), blob.digest.hex());
+    StoredLayer { blob: Some(blob), ..unread(name, last_used) }
+}
+
+fn unread(name: String, last_used: SystemTime) -> StoredLayer {
+    StoredLayer {
+        name,
+        other_names: Vec::new(),
+        index_bytes: 0,
+        copy_bytes: 0,
+        last_used,
+        facts: None,
+        blob: None,
     }
 }
 
@@ -264,6 +317,10 @@ fn split_name(file_name: &str) -> Option<(&str, Ending)> {
     (known && numbered).then_some((name, ending))
 }
 
+fn is_document(name: &str) -> bool {
+    DOCUMENT_FOLDERS.iter().any(|folder| name.split_once('/').is_some_and(|(first, _)| first == *folder))
+}
+
 fn is_digest(algorithm: &str, hex: &str) -> bool {
     format!("{algorithm}:{hex}").parse::<Digest>().is_ok()
 }
@@ -287,6 +344,7 @@ mod tests {
             copy_bytes: 0,
             last_used: SystemTime::UNIX_EPOCH + Duration::from_secs(last_used),
             facts: None,
+            blob: None,
         }
     }
 

@@ -7,6 +7,8 @@ mod auth;
 mod blob_fetch;
 mod client;
 mod containerd_hosts;
+#[allow(dead_code, reason = "blobs will be read through the cache")]
+mod content_cache;
 mod credentials;
 mod documents;
 mod exchange;
@@ -14,6 +16,8 @@ mod fetch;
 mod hosts;
 mod http;
 mod name;
+#[allow(dead_code, reason = "blobs will be read through the cache")]
+mod plan;
 mod registries_conf;
 mod remote;
 mod repository;
