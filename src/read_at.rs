@@ -37,6 +37,18 @@ pub(crate) trait ReadAt: Send + Sync + fmt::Debug + 'static {
         Box::new(Cursor::new(self, range))
     }
 
+    /// Returns a reader of all bytes, from front to back, for a pass over them. A remote source waits as long
+    /// as bytes keep coming, and continues where an earlier pass ended.
+    fn stream_all(self: Arc<Self>) -> Box<dyn Read + Send> {
+        let end = self.len();
+        self.stream(0..end)
+    }
+
+    /// Returns the remote source of these bytes, if they come from one.
+    fn remote(&self) -> Option<&dyn Remote> {
+        None
+    }
+
     /// Returns true if reads may take much longer than from a local disk, for example over a network. Threads
     /// that must serve other requests do not make such reads.
     fn may_wait(&self) -> bool {
@@ -57,6 +69,22 @@ pub(crate) trait ReadAt: Send + Sync + fmt::Debug + 'static {
     }
 }
 
+/// A source whose bytes are requested over a network and cached.
+pub(crate) trait Remote {
+    /// Announces that `range` (bytes) will be read soon. Returns at once; the range is requested meanwhile.
+    fn prepare(&self, range: Range<u64>);
+
+    /// Returns how many bytes should be announced ahead of a sequential reader.
+    fn ahead_bytes(&self) -> u64;
+
+    /// Drops the cached bytes of `range`, because they are not those that the image names. The next read
+    /// requests them again, past all caches on the way.
+    fn refresh(&self, range: Range<u64>);
+
+    /// Records that all bytes were read, and match their digest.
+    fn proved(&self);
+}
+
 impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
     fn len(&self) -> u64 {
         (**self).len()
@@ -72,6 +100,14 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
 
     fn stream(self: Arc<Self>, range: Range<u64>) -> Box<dyn Read + Send> {
         Arc::clone(&*self).stream(range)
+    }
+
+    fn stream_all(self: Arc<Self>) -> Box<dyn Read + Send> {
+        Arc::clone(&*self).stream_all()
+    }
+
+    fn remote(&self) -> Option<&dyn Remote> {
+        (**self).remote()
     }
 
     fn may_wait(&self) -> bool {

@@ -53,6 +53,8 @@ pub(crate) use blobs::BlobIdentity;
 pub use environment::{Environment, Proxies, ProxyAddress};
 pub use formats::Transport;
 pub use reference::{Location, Reference, Selection, split_path};
+#[cfg(all(test, feature = "registry"))]
+pub(crate) use registry::{Cancel, NetError, fake};
 pub use registry_options::RegistryOptions;
 pub(crate) use scan::{Member, members};
 pub(crate) use survey::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// The longest time of one wait for a registry, unless another is set.
 const DEFAULT_NET_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Maximum size on disk of the downloaded parts of blobs, unless another is set.
+const DEFAULT_BLOB_CACHE_BYTES: u64 = 10 << 30;
+
 /// Options for images in registries (`docker://`).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -18,6 +21,9 @@ pub struct RegistryOptions {
     pub offline: bool,
     /// The longest time that a request for a document or a read of a file may take. 60 seconds by default.
     pub net_timeout: Duration,
+    /// Maximum size on disk of the downloaded parts of blobs, in bytes. 10 GiB by default. The last 5 % of the
+    /// disk are left free, whatever the size.
+    pub blob_cache_bytes: u64,
     /// Ends all waits.
     #[cfg(feature = "registry")]
     pub(crate) cancel: super::registry::Cancel,
@@ -51,6 +57,13 @@ impl RegistryOptions {
         self.net_timeout = net_timeout;
         self
     }
+
+    /// Sets the maximum size on disk of the downloaded parts of blobs, in bytes.
+    #[must_use]
+    pub fn blob_cache_bytes(mut self, blob_cache_bytes: u64) -> Self {
+        self.blob_cache_bytes = blob_cache_bytes;
+        self
+    }
 }
 
 impl Default for RegistryOptions {
@@ -60,6 +73,7 @@ impl Default for RegistryOptions {
             insecure: false,
             offline: false,
             net_timeout: DEFAULT_NET_TIMEOUT,
+            blob_cache_bytes: DEFAULT_BLOB_CACHE_BYTES,
             #[cfg(feature = "registry")]
             cancel: Default::default(),
         }

@@ -4,7 +4,7 @@
 //! tag meant is stored for `--offline`, and so that a registry is only asked for the digest of the tag.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -88,7 +88,11 @@ fn tag_file(name: &ImageName) -> String {
 
 fn read(path: &Path, max: u64) -> Option<Vec<u8>> {
     let is_small = fs::symlink_metadata(path).ok().is_some_and(|file| file.is_file() && file.len() <= max);
-    if is_small { fs::read(path).ok() } else { None }
+    let mut file = fs::File::open(path).ok().filter(|_| is_small)?;
+    // Pruning uses this time as the time of last use.
+    let _ = file.set_modified(std::time::SystemTime::now());
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).ok().map(|_| bytes)
 }
 
 /// Writes a file under its name once it is complete.

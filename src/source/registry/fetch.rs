@@ -175,7 +175,6 @@ impl fmt::Debug for Cancel {
 
 impl Cancel {
     /// Ends all waits, now and later.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the end of a mount will call it"))]
     pub(crate) fn cancel(&self) {
         *self.lock() = true;
         self.shared.changed.notify_all();

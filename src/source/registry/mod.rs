@@ -4,37 +4,42 @@
 //! directory. What is asked of whom is in the modules below.
 
 mod auth;
+mod blob;
 mod blob_fetch;
 mod client;
 mod containerd_hosts;
-#[allow(dead_code, reason = "blobs will be read through the cache")]
 mod content_cache;
 mod credentials;
 mod documents;
+mod downloads;
 mod exchange;
+#[cfg(test)]
+#[path = "tests/fake.rs"]
+pub(crate) mod fake;
 mod fetch;
 mod hosts;
 mod http;
 mod name;
-#[allow(dead_code, reason = "blobs will be read through the cache")]
 mod plan;
 mod registries_conf;
-mod remote;
 mod repository;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod url;
 
 use std::sync::Arc;
 
+use self::blob::RemoteBlob;
 use self::blob_fetch::BlobFetch;
 use self::client::Client;
+use self::content_cache::ContentCache;
 use self::credentials::Login;
 use self::documents::Documents;
+use self::downloads::Downloads;
 pub(crate) use self::fetch::{Cancel, NetError};
 use self::http::Http;
 use self::name::{ImageName, is_tag};
-use self::remote::RemoteBlob;
 use self::repository::Repository;
 use super::blobs::Blobs;
 use super::formats::Site;
@@ -85,6 +90,11 @@ pub(super) fn open(site: Site<'_>) -> Result<Box<dyn ImageSource>> {
         text,
         repository: Arc::new(repository),
         documents: Documents::new(options.cache_dir.clone()),
+        downloads: Downloads::new(
+            ContentCache::new(options.cache_dir.clone(), registry.blob_cache_bytes),
+            registry.net_timeout,
+            registry.cancel.clone(),
+        ),
         options: registry.clone(),
         verify: options.verify,
     }))
@@ -98,6 +108,7 @@ struct Registry {
     text: String,
     repository: Arc<Repository>,
     documents: Documents,
+    downloads: Arc<Downloads>,
     options: RegistryOptions,
     verify: Verify,
 }
@@ -235,8 +246,7 @@ impl Blobs for Registry {
 
     fn blob(&self, wanted: &Descriptor) -> Result<Option<Arc<dyn ReadAt>>> {
         let fetch = BlobFetch::new(self.repository.clone(), wanted.digest, wanted.size, self.options.offline);
-        let time = self.options.net_timeout;
-        Ok(Some(Arc::new(RemoteBlob::new(Arc::new(fetch), time, self.options.cancel.clone()))))
+        Ok(Some(Arc::new(RemoteBlob::new(Arc::new(fetch), wanted.digest, &self.downloads))))
     }
 
     fn document(&self, role: DocumentRole, wanted: &Descriptor) -> Result<Option<Vec<u8>>> {

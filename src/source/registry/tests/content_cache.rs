@@ -7,7 +7,7 @@ use super::*;
 use crate::digest::Algorithm;
 use crate::store::Store;
 
-const B: usize = BLOCK_BYTES as usize;
+const B: usize = 64 << 10;
 
 /// A cache directory, and a blob of three blocks, the last one shorter.
 struct Place {

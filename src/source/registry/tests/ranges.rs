@@ -3,9 +3,11 @@
 use std::io::Read as _;
 use std::ops::Range;
 
+use super::super::blob::RemoteBlob;
 use super::super::blob_fetch::BlobFetch;
+use super::super::content_cache::ContentCache;
+use super::super::downloads::Downloads;
 use super::super::fetch::Fetch as _;
-use super::super::remote::RemoteBlob;
 use super::*;
 use crate::read_at::ReadAt;
 
@@ -157,7 +159,10 @@ fn r6_a_stream_that_breaks_goes_on_where_it_broke() {
         let status = if request.headers.iter().any(|(name, _)| name == "range") { 206 } else { 200 };
         answer(status, if status == 206 { &headers } else { &[] }, &BLOB[start..end])
     });
-    let blob = Arc::new(RemoteBlob::new(Arc::new(fetch(&setup)), Duration::from_secs(60), Cancel::default()));
+    let cache = ContentCache::new(None, 0);
+    let downloads = Downloads::new(cache, Duration::from_secs(60), Cancel::default());
+    let digest = Algorithm::Sha256.digest(BLOB);
+    let blob = Arc::new(RemoteBlob::new(Arc::new(fetch(&setup)), digest, &downloads));
     let mut text = String::new();
     Arc::clone(&blob).stream(0..10).read_to_string(&mut text).unwrap();
     assert_eq!(text, "0123456789");
