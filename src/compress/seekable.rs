@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::ranges::Ranges;
@@ -29,6 +30,9 @@ pub(crate) trait CheckpointTable: Send + Sync + fmt::Debug {
     /// When the checkpoint cannot be loaded.
     fn at_or_before(&self, output_offset: u64) -> Result<Checkpoint>;
 
+    /// Returns the compressed offset of the last checkpoint at or before `output_offset`; 0 if there is none.
+    fn compressed_offset_before(&self, output_offset: u64) -> u64;
+
     /// Returns the compressed offset of the first checkpoint at or after `output_offset`; `None` when there
     /// is none.
     fn compressed_offset_after(&self, output_offset: u64) -> Option<u64>;
@@ -40,6 +44,12 @@ impl CheckpointTable for Vec<Checkpoint> {
         let after = self.partition_point(|checkpoint| checkpoint.output_offset <= output_offset);
         let last = after.checked_sub(1).and_then(|index| self.get(index));
         Ok(last.cloned().unwrap_or_else(Checkpoint::beginning))
+    }
+
+    fn compressed_offset_before(&self, output_offset: u64) -> u64 {
+        let after = self.partition_point(|checkpoint| checkpoint.output_offset <= output_offset);
+        let last = after.checked_sub(1).and_then(|index| self.get(index));
+        last.map_or(0, |checkpoint| checkpoint.compressed_offset)
     }
 
     fn compressed_offset_after(&self, output_offset: u64) -> Option<u64> {
@@ -84,6 +94,18 @@ impl Seekable {
     pub(crate) fn append_exact(&self, out: &mut Vec<u8>, offset: u64, len_bytes: usize) -> io::Result<()> {
         self.check_end(offset, len_bytes)?;
         self.append(out, offset, len_bytes).map_err(io::Error::other)
+    }
+
+    /// Returns the range of the compressed bytes from which the `len_bytes` bytes at `offset` are decoded, if
+    /// no idle decoder is closer than the last checkpoint.
+    pub(crate) fn input_range(&self, offset: u64, len_bytes: u64) -> Range<u64> {
+        self.table.compressed_offset_before(offset)..self.input_end(offset.saturating_add(len_bytes))
+    }
+
+    /// Drops the idle decoders, because their input was wrong.
+    pub(crate) fn drop_decoders(&self) {
+        let decoders = std::mem::take(&mut *self.parked.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(decoders);
     }
 
     fn append(&self, out: &mut Vec<u8>, offset: u64, len_bytes: usize) -> Result<()> {

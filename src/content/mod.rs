@@ -17,6 +17,7 @@ mod schedule;
 mod streams;
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -30,6 +31,13 @@ use crate::layer::reader::LayerReader;
 use crate::layer::table::Span;
 use crate::read_at::ReadAt;
 
+/// Number of requests into which the read-ahead of a sequential reader is divided: while one is answered, the
+/// next one is on its way.
+const REQUESTS_AHEAD: u32 = 4;
+/// Maximum length of the stored bytes of a span that are requested ahead. A span ends at the first checkpoint
+/// after 1 MiB, so longer ranges belong to layers with few checkpoints.
+const MAX_ANNOUNCED_BYTES: u64 = 8 << 20;
+
 /// A layer's uncompressed tar, read through the cache.
 #[derive(Debug)]
 pub(crate) struct LayerBytes {
@@ -39,6 +47,8 @@ pub(crate) struct LayerBytes {
     read_ahead: Option<Arc<ReadAhead>>,
     /// The recent readers of the layer, to predict the spans that follow.
     streams: Mutex<Streams>,
+    /// The same readers, to predict what will be requested of a remote source: much further ahead.
+    requests: Mutex<Streams>,
     /// The span that was read last: reading it again changes no prediction. It only saves work, so races are
     /// harmless.
     last_span: AtomicU32,
@@ -55,7 +65,15 @@ impl LayerBytes {
     ) -> Self {
         let number = cache.register();
         let last_span = AtomicU32::new(u32::MAX);
-        LayerBytes { reader, cache, number, read_ahead, streams: Mutex::default(), last_span }
+        LayerBytes {
+            reader,
+            cache,
+            number,
+            read_ahead,
+            streams: Mutex::default(),
+            requests: Mutex::default(),
+            last_span,
+        }
     }
 
     /// Returns the threads that read ahead.
@@ -236,10 +254,43 @@ impl LayerBytes {
         }
         let depth = u32::try_from(read_ahead.depth()).unwrap_or(u32::MAX);
         let Prediction { ahead, passed } =
-            self.streams.lock().unwrap_or_else(PoisonError::into_inner).reached(at, depth);
+            self.streams.lock().unwrap_or_else(PoisonError::into_inner).reached(at, depth, 1);
         passed.for_each(|span| self.pass(span));
         let end = ahead.end.min(self.reader.index().span_count());
         (ahead.start..end).filter(|span| !self.has(*span)).for_each(|span| read_ahead.hint(self, span));
+        self.request_ahead(at);
+    }
+
+    /// Announces to a remote source the spans that may follow span `at`.
+    fn request_ahead(&self, at: u32) {
+        let Some(remote) = self.reader.remote() else { return };
+        let index = self.reader.index();
+        let spans = u64::from(index.span_count());
+        let stored_bytes = index.facts().blob_bytes;
+        // At least as far as spans are decoded ahead, and as many spans as the link needs.
+        let depth = remote.ahead_bytes().saturating_mul(spans) / stored_bytes.max(1);
+        let depth = u32::try_from(depth).unwrap_or(u32::MAX).max(1);
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let Prediction { ahead, .. } = requests.reached(at, depth, depth / REQUESTS_AHEAD);
+        drop(requests);
+        let end = ahead.end.min(index.span_count());
+        let mut run: Option<Range<u64>> = None;
+        for range in (ahead.start..end).filter(|span| !self.has(*span)).filter_map(|at| self.announced(at)) {
+            match &mut run {
+                // Spans that follow each other share the byte in which one ends and the next begins.
+                Some(run) if range.start <= run.end => run.end = run.end.max(range.end),
+                _ => run.replace(range).into_iter().for_each(|done| remote.prepare(done)),
+            }
+        }
+        run.into_iter().for_each(|done| remote.prepare(done));
+    }
+
+    /// Returns the stored bytes of a span that are worth requesting ahead. `None` if the span is read from
+    /// the seekable copy, or if decoding begins so far before it that most of the bytes are not needed.
+    fn announced(&self, at: u32) -> Option<Range<u64>> {
+        let range = self.reader.stored_range(at);
+        let len_bytes = range.end.saturating_sub(range.start);
+        (1..=MAX_ANNOUNCED_BYTES).contains(&len_bytes).then_some(range)
     }
 
     /// Decodes a span into the cache in advance.
@@ -273,7 +324,7 @@ pub(crate) fn stored_extents(file: FileData<'_>) -> impl Iterator<Item = (u64, E
     whole.into_iter().chain(parts.into_iter().map(|segment| (segment.file_offset, segment.extent)))
 }
 
-fn to_range(start: u64, end: u64) -> std::ops::Range<usize> {
+fn to_range(start: u64, end: u64) -> Range<usize> {
     // Both are offsets within a buffer, so they fit.
     usize::try_from(start).unwrap_or(usize::MAX)..usize::try_from(end).unwrap_or(usize::MAX)
 }

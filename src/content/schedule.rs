@@ -7,11 +7,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::LayerBytes;
 use super::ahead::ReadAhead;
 use crate::layer::entry::Extent;
+use crate::read_at::Remote;
 
 /// An extent of a layer that will be read.
 #[derive(Debug)]
@@ -25,6 +27,9 @@ pub(crate) struct ScheduledExtent<'a> {
     pub extent: Extent,
 }
 
+/// What a span counts that is not announced, so that only so many are taken from the order at a time.
+const UNANNOUNCED_BYTES: u64 = 1 << 20;
+
 /// A known order of spans, for one reader or several that stay close together.
 pub(crate) struct Schedule<'a>(Option<Mutex<State<'a>>>);
 
@@ -33,6 +38,10 @@ struct State<'a> {
     read_ahead: Arc<ReadAhead>,
     /// The position of the reader that is furthest ahead: place and span.
     reached: (u64, u32),
+    /// Spans that were taken from `coming` and announced to their remote source, and the bytes stored for
+    /// them.
+    announced: VecDeque<(ScheduledSpan, u64)>,
+    announced_bytes: u64,
     /// The spans that were requested and not reached yet.
     under_way: VecDeque<ScheduledSpan>,
     /// The span that was reached last.
@@ -67,6 +76,8 @@ impl<'a> Schedule<'a> {
                 coming: Box::new(coming),
                 read_ahead,
                 reached: (0, 0),
+                announced: VecDeque::new(),
+                announced_bytes: 0,
                 under_way: VecDeque::new(),
                 current: None,
             })
@@ -94,7 +105,7 @@ impl State<'_> {
             self.pass(step);
         }
         while self.under_way.len() < self.read_ahead.depth() {
-            let Some(step) = self.coming.next() else { break };
+            let Some(step) = self.next() else { break };
             if step.place <= place {
                 self.pass(step);
                 continue;
@@ -102,6 +113,46 @@ impl State<'_> {
             self.read_ahead.hint(&step.layer, step.place.1);
             self.under_way.push_back(step);
         }
+        self.announce();
+    }
+
+    fn next(&mut self) -> Option<ScheduledSpan> {
+        let Some((step, stored_bytes)) = self.announced.pop_front() else { return self.coming.next() };
+        self.announced_bytes = self.announced_bytes.saturating_sub(stored_bytes);
+        Some(step)
+    }
+
+    /// Announces the next spans to their remote source, as far ahead as the source needs. Does nothing for
+    /// local bytes.
+    fn announce(&mut self) {
+        let remote = self.under_way.back().and_then(|step| step.layer.reader().remote());
+        let Some(ahead_bytes) = remote.map(Remote::ahead_bytes) else { return };
+        if self.announced_bytes > ahead_bytes / 2 {
+            return;
+        }
+        let mut run: Option<(Arc<LayerBytes>, Range<u64>)> = None;
+        while self.announced_bytes < ahead_bytes {
+            let Some(step) = self.coming.next() else { break };
+            let is_remote = step.layer.reader().remote().is_some();
+            let range = step.layer.announced(step.place.1);
+            let stored_bytes = range.as_ref().map_or(UNANNOUNCED_BYTES, |range| range.end - range.start);
+            match (range, &mut run) {
+                (None, _) => {}
+                // Spans that follow each other share the byte in which one ends and the next begins.
+                (Some(range), Some((layer, run)))
+                    if layer.number == step.layer.number && (run.start..=run.end).contains(&range.start) =>
+                {
+                    run.end = run.end.max(range.end);
+                }
+                (Some(range), _) => prepare(run.replace((step.layer.clone(), range))),
+            }
+            self.announced_bytes = self.announced_bytes.saturating_add(stored_bytes);
+            self.announced.push_back((step, stored_bytes));
+            if !is_remote {
+                break;
+            }
+        }
+        prepare(run);
     }
 
     /// Makes `step` the current span, and marks the previous one as passed.
@@ -109,6 +160,14 @@ impl State<'_> {
         if let Some(done) = self.current.replace(step) {
             done.layer.pass(done.place.1);
         }
+    }
+}
+
+fn prepare(run: Option<(Arc<LayerBytes>, Range<u64>)>) {
+    if let Some((layer, range)) = run
+        && let Some(remote) = layer.reader().remote()
+    {
+        remote.prepare(range);
     }
 }
 

@@ -41,8 +41,8 @@ struct Stream {
 
 impl Streams {
     /// Records a read of span `at`. Returns the spans that may follow and were not predicted before, at most
-    /// `depth`.
-    pub(super) fn reached(&mut self, at: u32, depth: u32) -> Prediction {
+    /// `depth`. Fewer than `batch` are predicted only for a reader that has just begun.
+    pub(super) fn reached(&mut self, at: u32, depth: u32, batch: u32) -> Prediction {
         let found = self.0.iter().position(|stream| {
             let step = if stream.trust > 0 { 1 + STEP_OVER } else { 1 };
             (stream.at.saturating_sub(LAG)..=stream.at.saturating_add(step)).contains(&at)
@@ -58,8 +58,11 @@ impl Streams {
             stream.at = at;
             stream.trust = stream.trust.saturating_mul(2).clamp(1, depth.max(1));
             let end = at.saturating_add(1).saturating_add(stream.trust.min(depth));
-            predicted.ahead = stream.next.max(at.saturating_add(1))..end;
-            stream.next = stream.next.max(end);
+            let start = stream.next.max(at.saturating_add(1));
+            if end.saturating_sub(start) >= batch.min(stream.trust) {
+                predicted.ahead = start..end;
+                stream.next = stream.next.max(end);
+            }
         }
         self.0.push_front(stream);
         predicted
@@ -71,7 +74,7 @@ mod tests {
     use super::*;
 
     fn predicted(streams: &mut Streams, reads: &[u32]) -> Vec<Vec<u32>> {
-        reads.iter().map(|at| streams.reached(*at, 8).ahead.collect()).collect()
+        reads.iter().map(|at| streams.reached(*at, 8, 1).ahead.collect()).collect()
     }
 
     #[test]
@@ -101,14 +104,23 @@ mod tests {
     fn passed_spans_are_reported_once_and_late() {
         let mut streams = Streams::default();
         let passed: Vec<u32> =
-            [0, 1, 2, 3, 5, 6, 5, 6].iter().flat_map(|at| streams.reached(*at, 8).passed).collect();
+            [0, 1, 2, 3, 5, 6, 5, 6].iter().flat_map(|at| streams.reached(*at, 8, 1).passed).collect();
         assert_eq!(passed, [0, 1, 2, 3]);
-        assert_eq!(streams.reached(500, 8), Prediction::default());
+        assert_eq!(streams.reached(500, 8, 1), Prediction::default());
+    }
+
+    #[test]
+    fn a_batch_is_predicted_as_a_whole() {
+        let mut streams = Streams::default();
+        let found: Vec<Vec<u32>> = (10..20).map(|at| streams.reached(at, 8, 4).ahead.collect()).collect();
+        let lens: Vec<usize> = found.iter().map(Vec::len).collect();
+        assert_eq!(lens, [0, 1, 2, 0, 8, 0, 0, 0, 4, 0]);
+        assert_eq!(found.concat(), (12..27).collect::<Vec<_>>());
     }
 
     #[test]
     fn no_depth_is_nothing_ahead() {
         let mut streams = Streams::default();
-        assert!((0..10).all(|at| streams.reached(at, 0).ahead.is_empty()));
+        assert!((0..10).all(|at| streams.reached(at, 0, 1).ahead.is_empty()));
     }
 }

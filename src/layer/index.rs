@@ -30,7 +30,7 @@ pub enum Verify {
 }
 
 /// The digests and the size that an image states for a layer.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Expected {
     /// Digest of the uncompressed tar.
     pub diff_id: Option<Digest>,

@@ -120,8 +120,7 @@ fn open(
     bytes: Arc<dyn ReadAt>,
     known: Option<Compression>,
 ) -> io::Result<(Compression, Box<dyn Read + Send>)> {
-    let end = bytes.len();
-    let stream = bytes.stream(0..end);
+    let stream = bytes.stream_all();
     match known {
         Some(compression) => Ok((compression, stream)),
         None => Compression::detect_stream(stream),

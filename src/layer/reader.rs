@@ -4,6 +4,7 @@
 //! span against its hash, which only [`Verify::Off`] skips. It keeps no decoded spans; [`crate::content`]
 //! caches them.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,7 +16,7 @@ use super::table::{LayerIndex, Span};
 use super::windows::StoredCheckpoints;
 use crate::compress::{Compression, Seekable};
 use crate::error::{Error, Result, StreamFault, Subject};
-use crate::read_at::ReadAt;
+use crate::read_at::{ReadAt, Remote};
 
 /// Buffers for spans are allocated in multiples of this size, so nearly all have equal sizes. Memory freed
 /// for one span can then be reused for another one on any thread.
@@ -31,8 +32,8 @@ pub(crate) struct LayerReader {
     /// True if the copy was found to be damaged, so that the damage is reported once.
     copy_is_damaged: AtomicBool,
     verify: Verify,
-    /// Whether reading the stored bytes may take long.
-    may_wait: bool,
+    /// The stored bytes, if reading them may take long.
+    slow: Option<Arc<dyn ReadAt>>,
 }
 
 /// The source of the uncompressed tar.
@@ -50,7 +51,7 @@ impl LayerReader {
     pub(crate) fn new(what: Subject, index: StoredIndex, stored: Arc<dyn ReadAt>, verify: Verify) -> Self {
         let StoredIndex { index, windows, copy } = index;
         let facts = index.facts();
-        let may_wait = stored.may_wait();
+        let slow = stored.may_wait().then(|| Arc::clone(&stored));
         let tar = match facts.compression {
             Compression::Plain => Tar::Plain(stored),
             compression => {
@@ -58,13 +59,13 @@ impl LayerReader {
                 Tar::Compressed(Seekable::new(stored, compression, facts.tar_bytes, Arc::new(checkpoints)))
             }
         };
-        LayerReader { what, index, tar, copy, copy_is_damaged: AtomicBool::new(false), verify, may_wait }
+        LayerReader { what, index, tar, copy, copy_is_damaged: AtomicBool::new(false), verify, slow }
     }
 
     /// Returns true when reading may take long, as [`ReadAt::may_wait`] reports for the bytes as stored.
     #[must_use]
     pub(crate) fn may_wait(&self) -> bool {
-        self.may_wait
+        self.slow.is_some()
     }
 
     /// Returns true when reading the span at `at` may take long. Spans in the seekable copy are always fast
@@ -72,8 +73,30 @@ impl LayerReader {
     #[must_use]
     #[cfg(feature = "fuse")]
     pub(crate) fn span_may_wait(&self, at: u32) -> bool {
-        let copied = || self.copy.is_some() && self.index.span(at).is_some_and(|span| span.copy.is_some());
-        self.may_wait && !copied()
+        self.may_wait() && !self.is_copied(at)
+    }
+
+    fn is_copied(&self, at: u32) -> bool {
+        self.copy.is_some() && self.index.span(at).is_some_and(|span| span.copy.is_some())
+    }
+
+    /// Returns the remote source of the stored bytes, if there is one.
+    #[must_use]
+    pub(crate) fn remote(&self) -> Option<&dyn Remote> {
+        self.slow.as_deref()?.remote()
+    }
+
+    /// Returns the range of the stored bytes from which the span at `at` is read; empty if the span is read
+    /// from the seekable copy.
+    #[must_use]
+    pub(crate) fn stored_range(&self, at: u32) -> Range<u64> {
+        match self.index.span(at).filter(|_| !self.is_copied(at)) {
+            Some(Span { extent: Extent { offset, len_bytes }, .. }) => match &self.tar {
+                Tar::Plain(_) => offset..offset.saturating_add(len_bytes),
+                Tar::Compressed(stream) => stream.input_range(offset, len_bytes),
+            },
+            None => 0..0,
+        }
     }
 
     /// Returns the layer's index.
@@ -95,12 +118,28 @@ impl LayerReader {
     /// be read or decoded.
     pub(crate) fn read_span(&self, at: u32, buffer: &mut Vec<u8>) -> Result<()> {
         let span = self.index.span(at).ok_or_else(|| self.no_span(at))?;
-        let Extent { offset, len_bytes } = span.extent;
-        let len = usize::try_from(len_bytes).map_err(|_| self.no_span(at))?;
+        let len = usize::try_from(span.extent.len_bytes).map_err(|_| self.no_span(at))?;
         buffer.reserve_exact(len.next_multiple_of(BUFFER_STEP_BYTES).saturating_sub(buffer.len()));
         if self.read_copied(&span, buffer) {
             return Ok(());
         }
+        match self.read_stored(&span, len, buffer) {
+            Err(fault) if self.is_wrong(&fault) => {
+                let Some(remote) = self.remote() else { return Err(fault) };
+                log::info!("{fault}; requesting these bytes again");
+                remote.refresh(self.stored_range(at));
+                if let Tar::Compressed(stream) = &self.tar {
+                    stream.drop_decoders();
+                }
+                self.read_stored(&span, len, buffer)
+            }
+            read => read,
+        }
+    }
+
+    /// Reads the span from the stored bytes and checks it.
+    fn read_stored(&self, span: &Span, len: usize, buffer: &mut Vec<u8>) -> Result<()> {
+        let offset = span.extent.offset;
         let read = match &self.tar {
             Tar::Plain(stored) => {
                 // The old bytes are overwritten, so they are not cleared, which would cost as much as
@@ -114,7 +153,7 @@ impl LayerReader {
             }
         };
         read.map_err(|cause| StreamFault::io_at("cannot read", offset, cause).of(&self.what))?;
-        if !self.holds(&span, buffer) {
+        if !self.holds(span, buffer) {
             return Err(Error::changed(self.what.clone(), offset));
         }
         Ok(())
@@ -127,6 +166,18 @@ impl LayerReader {
         match &self.tar {
             Tar::Plain(stored) if stored.checks_files() => stored.read_exact_at(buf, offset).is_ok(),
             Tar::Plain(_) | Tar::Compressed(_) => false,
+        }
+    }
+
+    /// Returns whether a span cannot be read because of its bytes, and not because they cannot be had.
+    fn is_wrong(&self, fault: &Error) -> bool {
+        match fault {
+            Error::Changed { .. } => true,
+            Error::Io { cause, .. } if self.verify == Verify::Full => {
+                let fault = cause.get_ref().and_then(|cause| cause.downcast_ref::<StreamFault>());
+                matches!(fault, Some(StreamFault::Decompress { .. }))
+            }
+            _ => false,
         }
     }
 

@@ -167,6 +167,11 @@ impl CheckpointTable for StoredCheckpoints {
         Ok(Checkpoint { output_offset: 0, compressed_offset: 0, state: Resume::Start })
     }
 
+    fn compressed_offset_before(&self, output_offset: u64) -> u64 {
+        let before = self.index.checkpoint_at(output_offset).and_then(|at| self.index.checkpoint(at));
+        before.map_or(0, |record| record.compressed_offset)
+    }
+
     fn compressed_offset_after(&self, output_offset: u64) -> Option<u64> {
         let before = output_offset.checked_sub(1).and_then(|offset| self.index.checkpoint_at(offset));
         let next = before.map_or(Some(0), |before| before.checked_add(1))?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Engine;
 use crate::compress::Compression;
-use crate::error::{Error, Result, Subject};
+use crate::error::{Error, Property, Result, Subject};
 use crate::layer::index::{Expected, Request, TarObserver, Verify, index_layer};
 use crate::layer::stored::StoredIndex;
 use crate::layer::table::LayerFacts;
@@ -134,8 +134,39 @@ impl Engine {
         Some(found)
     }
 
-    /// Builds the index in a pass and stores it under `key`; without a key it is not stored.
+    /// Builds the index in a pass and stores it under `key`; without a key it is not stored. If the bytes of
+    /// a remote source do not have their digest, they are requested once more, past all caches.
     fn index_anew(
+        &self,
+        what: &Subject,
+        bytes: &Arc<dyn ReadAt>,
+        compression: Option<Compression>,
+        key: Option<&Key>,
+        expected: Expected,
+        observer: Option<Box<dyn TarObserver>>,
+    ) -> Result<StoredIndex> {
+        let again = bytes.remote().filter(|_| observer.is_none());
+        let is_wrong =
+            |error: &Error| matches!(error, Error::Mismatch { property: Property::BlobDigest, .. });
+        let result = match (self.pass(what, bytes, compression, key, expected, observer), again) {
+            (Err(error), Some(remote)) if is_wrong(&error) => {
+                log::warn!("{error}; requesting the blob again");
+                remote.refresh(0..bytes.len());
+                self.pass(what, bytes, compression, key, expected, None)
+            }
+            (result, _) => result,
+        };
+        match (&result, bytes.remote()) {
+            (Ok(_), Some(remote)) if self.verify() == Verify::Full && expected.blob_digest.is_some() => {
+                remote.proved();
+            }
+            (Err(error), Some(remote)) if is_wrong(error) => remote.refresh(0..bytes.len()),
+            _ => {}
+        }
+        result
+    }
+
+    fn pass(
         &self,
         what: &Subject,
         bytes: &Arc<dyn ReadAt>,

@@ -138,8 +138,26 @@ impl Sink for Nothing {
 }
 
 /// Returns the digests of a blob and of the tar in it. Damage inside the blob does not prevent the
-/// blob's own digest.
+/// blob's own digest. Cached bytes of a remote source that do not match are requested once more.
 pub(super) fn digests(
+    bytes: &Arc<dyn ReadAt>,
+    digest: Option<Digest>,
+    diff_id: Option<Digest>,
+    indexes: Option<&Indexes<'_>>,
+) -> Digests {
+    // Reading a remote source in two orders at once could download it twice.
+    let found = read_digests(bytes, digest, diff_id, indexes.filter(|_| bytes.remote().is_none()));
+    let differs = matches!((&found.blob, digest), (Some(Ok(found)), Some(digest)) if *found != digest);
+    match bytes.remote().filter(|_| differs) {
+        Some(remote) => {
+            remote.refresh(0..bytes.len());
+            in_one_pass(bytes, digest, diff_id)
+        }
+        None => found,
+    }
+}
+
+fn read_digests(
     bytes: &Arc<dyn ReadAt>,
     digest: Option<Digest>,
     diff_id: Option<Digest>,
@@ -175,8 +193,7 @@ fn in_one_pass(bytes: &Arc<dyn ReadAt>, digest: Option<Digest>, diff_id: Option<
 
 fn hash_all(bytes: Arc<dyn ReadAt>, algorithm: Algorithm, mut seen: impl FnMut(&[u8])) -> io::Result<Digest> {
     let mut hasher = algorithm.hasher();
-    let end = bytes.len();
-    let mut stream = bytes.stream(0..end);
+    let mut stream = bytes.stream_all();
     let mut piece = vec![0; READ_BYTES];
     loop {
         match stream.read(&mut piece)? {
@@ -207,8 +224,7 @@ impl fmt::Debug for HashingState {
 
 impl HashingBytes {
     fn new(bytes: Arc<dyn ReadAt>, hasher: Option<Hasher>) -> Self {
-        let end = bytes.len();
-        HashingBytes(Arc::new(Mutex::new(HashingState { stream: bytes.stream(0..end), hasher })))
+        HashingBytes(Arc::new(Mutex::new(HashingState { stream: bytes.stream_all(), hasher })))
     }
 
     fn state(&self) -> MutexGuard<'_, HashingState> {

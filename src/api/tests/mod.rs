@@ -2,6 +2,8 @@
 
 #[cfg(feature = "fuse")]
 mod panics;
+#[cfg(feature = "registry")]
+mod registry;
 mod remote;
 #[cfg(feature = "fuse")]
 mod waiting;
