@@ -353,7 +353,34 @@ pub enum PathFault {
 // Limits the size, because errors are returned by value through many calls.
 const _: () = assert!(size_of::<Error>() <= 112);
 
+#[cfg(feature = "fuse")]
+/// Returns the failure of the source below all readers that `cause` passed: not an error of the operating
+/// system, and not damage of the bytes.
+fn source_failure(cause: &io::Error) -> Option<&io::Error> {
+    let inner = cause.get_ref()?;
+    match inner.downcast_ref() {
+        Some(StreamFault::Io { cause, .. }) => return source_failure(cause),
+        Some(_) => return None,
+        None => {}
+    }
+    match inner.downcast_ref() {
+        Some(Error::Io { cause, .. }) => source_failure(cause),
+        Some(_) => None,
+        None => Some(cause),
+    }
+}
+
 impl Error {
+    /// Returns why the source of an image gave no bytes, if it is the cause of this error: a failure of a
+    /// network, for example, but not an error of the operating system or damage of the bytes.
+    #[cfg(feature = "fuse")]
+    pub(crate) fn source_failure(&self) -> Option<&io::Error> {
+        match self {
+            Error::Io { cause, .. } => source_failure(cause),
+            _ => None,
+        }
+    }
+
     /// Creates [`Error::Io`]. `action` says which action failed, and on what.
     pub(crate) fn io(action: &'static str, cause: io::Error) -> Self {
         Error::Io { action, subject: None, offset: None, cause }

@@ -274,6 +274,13 @@ impl Engine {
         Engine { inner: Arc::new(inner) }
     }
 
+    /// Ends all waits for registries, now and later. Reads that wait for one fail, and reads of what is in the
+    /// cache succeed. Call it before a mount is removed or the program ends.
+    pub fn cancel(&self) {
+        #[cfg(feature = "registry")]
+        self.inner.options.registry.cancel.cancel();
+    }
+
     /// Returns which bytes are verified.
     pub(crate) fn verify(&self) -> Verify {
         self.inner.options.verify

@@ -194,7 +194,12 @@ impl ImageArgs {
 
     /// Finds, indexes and merges the layers of the image that `text` names.
     pub(crate) fn load(&self, text: &OsStr, layers: LayerRange) -> Result<Image> {
-        let image = self.select(text)?.load(&self.load_options(layers))?;
+        self.load_with(&self.engine(), text, layers)
+    }
+
+    /// As [`ImageArgs::load`], with an engine whose waits can be ended.
+    pub(crate) fn load_with(&self, engine: &Engine, text: &OsStr, layers: LayerRange) -> Result<Image> {
+        let image = self.select_with(engine, text)?.load(&self.load_options(layers))?;
         report_warnings(&image);
         Ok(image)
     }

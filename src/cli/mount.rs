@@ -25,7 +25,9 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::{Args as _, ValueEnum};
-use imgmount::{Error, Image, LayerRange, MountFault, MountOptions, MountView, Mounted, check_mount_point};
+use imgmount::{
+    Engine, Error, Image, LayerRange, MountFault, MountOptions, MountView, Mounted, check_mount_point,
+};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -211,7 +213,8 @@ fn run(mut args: MountArgs) -> anyhow::Result<ExitCode> {
             Process::Child(parent) => Some(parent),
         },
     };
-    let image: Image = args.image.load(&args.reference, LayerRange::All)?;
+    let engine = args.image.engine();
+    let image: Image = args.image.load_with(&engine, &args.reference, LayerRange::All)?;
     // Signals are caught before the mount exists, so that none can leave a mount without a process.
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
     let mounted = Arc::new(image.mount(&dir, &args.mount_options())?);
@@ -219,7 +222,7 @@ fn run(mut args: MountArgs) -> anyhow::Result<ExitCode> {
         logging::show_time();
     }
     announce(parent, log)?;
-    serve(&mounted, signals, args.idle_timeout)?;
+    serve(&mounted, signals, args.idle_timeout, &engine)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -249,7 +252,12 @@ enum Event {
 }
 
 /// Serves until the mount ends.
-fn serve(mounted: &Arc<Mounted>, mut signals: Signals, idle_timeout: Option<Duration>) -> anyhow::Result<()> {
+fn serve(
+    mounted: &Arc<Mounted>,
+    mut signals: Signals,
+    idle_timeout: Option<Duration>,
+    engine: &Engine,
+) -> anyhow::Result<()> {
     let (sender, events) = mpsc::channel();
     let signalled = sender.clone();
     start("signals", move || {
@@ -268,6 +276,8 @@ fn serve(mounted: &Arc<Mounted>, mut signals: Signals, idle_timeout: Option<Dura
             Event::Ended => return Ok(take_away(mounted)?),
             Event::Signal(signal) => {
                 log::info!("signal {signal}: unmounting '{}'", mounted.point().display());
+                // Readers that wait for a registry keep the mount in use.
+                engine.cancel();
                 return Ok(take_away(mounted)?);
             }
             Event::Idle if mounted.unmount().is_ok() => return Ok(()),

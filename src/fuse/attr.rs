@@ -1,13 +1,17 @@
 //! Attributes of inodes as `stat` shows them, and the errno of each error.
 //!
 //! This module owns the number of blocks, device numbers in the kernel's encoding, and errno. Faults of the
-//! data are `EIO` and are logged; normal answers (no such name, read-only) are not logged. This module does
+//! data are `EIO` and are logged; a source that does not answer in time is `ETIMEDOUT`, one that denies access
+//! `EACCES`, and each cause is logged once a minute. Normal answers (no such name, read-only) are not logged. This module does
 //! not know requests or replies.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::io::ErrorKind;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fuser::{Errno, FileAttr, FileType, INodeNo};
 
+use super::limit::Limiter;
 use crate::error::{Error, PathFault};
 use crate::forest::ForestNode;
 use crate::layer::entry::{DeviceNumber, FileData, Stored, Timestamp};
@@ -74,10 +78,33 @@ pub(super) fn errno(error: &Error, doing: &str, ino: INodeNo) -> Errno {
             PathFault::NotAFile => Errno::EINVAL,
             PathFault::SymlinkLoop => Errno::ELOOP,
         },
-        fault => {
-            log::error!("{doing} failed on inode {}: {fault}", ino.0);
-            Errno::EIO
-        }
+        fault => match fault.source_failure() {
+            Some(cause) => {
+                log_once_a_minute(&cause.to_string(), || {
+                    format!("{doing} failed on inode {}: {fault}", ino.0)
+                });
+                match cause.kind() {
+                    ErrorKind::TimedOut => Errno::ETIMEDOUT,
+                    ErrorKind::PermissionDenied => Errno::EACCES,
+                    _ => Errno::EIO,
+                }
+            }
+            None => {
+                log::error!("{doing} failed on inode {}: {fault}", ino.0);
+                Errno::EIO
+            }
+        },
+    }
+}
+
+/// Logs a message, unless one with the same cause was logged during the last minute.
+fn log_once_a_minute(cause: &str, message: impl FnOnce() -> String) {
+    static LOGGED: LazyLock<Mutex<Limiter>> = LazyLock::new(Mutex::default);
+    let admitted = LOGGED.lock().unwrap_or_else(PoisonError::into_inner).admit(cause, Instant::now());
+    match admitted {
+        Some(0) => log::error!("{}", message()),
+        Some(more) => log::error!("{} (and {more} more times)", message()),
+        None => {}
     }
 }
 
@@ -129,7 +156,7 @@ fn system_time(time: Timestamp) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Subject;
+    use crate::error::{StreamFault, Subject};
     use crate::layer::entry::{Extent, Meta, Segment};
     use crate::layer::{EntryId, LayerId};
     use crate::rootfs::EntryAt;
@@ -205,10 +232,34 @@ mod tests {
     }
 
     #[test]
+    fn what_a_source_does_not_give_has_the_errno_of_the_cause() {
+        let of = |kind| std::io::Error::new(kind, "'registry.test': no");
+        let layer = Subject::Layer { number: 0, diff_id: None };
+        for (kind, expected) in [
+            (ErrorKind::TimedOut, libc::ETIMEDOUT),
+            (ErrorKind::PermissionDenied, libc::EACCES),
+            (ErrorKind::Other, libc::EIO),
+        ] {
+            let plain = StreamFault::io_at("cannot read", 7, of(kind)).of(&layer);
+            // The layers of readers below wrap the cause.
+            let fault = StreamFault::io_at("cannot read", 9, of(kind));
+            let compressed = StreamFault::io("cannot read", std::io::Error::other(fault)).of(&layer);
+            let archive = Error::io(
+                "cannot read",
+                std::io::Error::other(StreamFault::io("cannot read", of(kind)).of(&layer)),
+            );
+            for error in [plain, compressed, archive] {
+                assert_eq!(errno(&error, "read", INodeNo(2)).code(), expected, "{error}");
+            }
+        }
+    }
+
+    #[test]
     fn x17_faults_of_the_data_are_eio() {
         let changed = Error::changed(Subject::Layer { number: 0, diff_id: None }, 512);
         let refused = Error::io("cannot read", std::io::Error::from_raw_os_error(libc::EACCES));
-        for fault in [changed, refused] {
+        let timed_out = Error::io("cannot read", std::io::Error::from_raw_os_error(libc::ETIMEDOUT));
+        for fault in [changed, refused, timed_out] {
             assert_eq!(errno(&fault, "read", INodeNo(2)).code(), libc::EIO, "{fault}");
         }
     }

@@ -16,6 +16,7 @@
 mod attr;
 mod fusermount;
 mod holders;
+mod limit;
 mod mount;
 mod mounts;
 mod options;
