@@ -353,9 +353,9 @@ pub enum PathFault {
 // Limits the size, because errors are returned by value through many calls.
 const _: () = assert!(size_of::<Error>() <= 112);
 
-#[cfg(feature = "fuse")]
 /// Returns the failure of the source below all readers that `cause` passed: not an error of the operating
 /// system, and not damage of the bytes.
+#[cfg(feature = "fuse")]
 fn source_failure(cause: &io::Error) -> Option<&io::Error> {
     let inner = cause.get_ref()?;
     match inner.downcast_ref() {

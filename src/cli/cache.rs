@@ -15,10 +15,10 @@ use super::options::{parse_bytes, parse_duration};
 use super::output::{json_line, long_iso, rfc3339, stdout};
 use imgmount::{Allowance, Store, StoredLayer, Timestamp};
 
-/// List and remove layer indexes in the cache directory
+/// List and remove layer indexes and downloads in the cache directory
 ///
-/// Removing an index does not disturb running mounts; the next mount of the layer reads the whole layer
-/// again.
+/// Running mounts are not disturbed. The next mount reads the whole layer again if its index was removed, and
+/// downloads again what it needs.
 #[derive(Debug, Args)]
 pub(crate) struct CacheArgs {
     #[command(subcommand)]
@@ -32,8 +32,9 @@ enum CacheCommand {
     /// List cache entries, most recently used first
     ///
     /// Prints one line per layer: the time of last use (UTC), bytes on disk, compression, number of tar
-    /// entries, and diff_id. An archive that is compressed as a whole has no diff_id and is listed by the name of
-    /// its index file; so are indexes that are damaged or of another version.
+    /// entries, and diff_id. All else is listed by the name of its file: archives that are compressed as a
+    /// whole, merged trees, indexes that are damaged or of another version, and what was downloaded from
+    /// registries: layers (blobs/), manifests and configs (docs/), and digests of tags (refs/).
     Ls(LsArgs),
     /// Remove old entries, or shrink the cache to a size
     Prune(PruneArgs),
@@ -65,11 +66,13 @@ struct JsonLayer<'a> {
     size: u64,
     index_size: u64,
     copy_size: u64,
+    kept_size: u64,
     last_used: String,
     diff_id: Option<String>,
     digest: Option<String>,
     compression: Option<&'static str>,
     blob_size: Option<u64>,
+    complete: Option<bool>,
     tar_size: Option<u64>,
     entries: Option<u32>,
 }
@@ -152,11 +155,16 @@ fn json_layer(layer: &StoredLayer) -> JsonLayer<'_> {
         size: layer.bytes(),
         index_size: layer.index_bytes,
         copy_size: layer.copy_bytes,
+        kept_size: layer.blob.as_ref().map_or(0, |blob| blob.kept_bytes),
         last_used: rfc3339(timestamp(layer.last_used)),
         diff_id: facts.and_then(|facts| facts.diff_id).map(|digest| digest.to_string()),
-        digest: facts.and_then(|facts| facts.blob_digest).map(|digest| digest.to_string()),
+        digest: facts
+            .and_then(|facts| facts.blob_digest)
+            .or(layer.blob.as_ref().map(|blob| blob.digest))
+            .map(|digest| digest.to_string()),
         compression: facts.map(|facts| facts.compression.name()),
-        blob_size: facts.map(|facts| facts.blob_bytes),
+        blob_size: facts.map(|facts| facts.blob_bytes).or(layer.blob.as_ref().map(|blob| blob.blob_bytes)),
+        complete: layer.blob.as_ref().map(|blob| blob.is_whole),
         tar_size: facts.map(|facts| facts.tar_bytes),
         entries: layer.facts.as_ref().map(|(_, entries)| *entries),
     }

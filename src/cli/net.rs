@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use imgmount::{Environment, Error, ProxyAddress, RegistryOptions, Subject};
 
-use super::options::parse_duration;
+use super::options::{parse_bytes, parse_duration};
 
 /// How registries are reached.
 #[derive(Debug, Clone, Args)]
@@ -24,6 +24,9 @@ pub(crate) struct NetArgs {
     /// Longest wait for a registry: for a document, and for the read of a file
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "60s")]
     net_timeout: Duration,
+    /// Disk space for downloaded parts of layers, in bytes or with suffix K, M, G or T
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "10G")]
+    blob_cache_size: u64,
 }
 
 impl NetArgs {
@@ -34,6 +37,7 @@ impl NetArgs {
             .insecure(self.insecure)
             .offline(self.offline)
             .net_timeout(self.net_timeout)
+            .blob_cache_bytes(self.blob_cache_size)
     }
 }
 

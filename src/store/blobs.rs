@@ -19,8 +19,8 @@ use crate::error::Result;
 
 /// The directory below the cache directory.
 const DIRECTORY: &str = "blobs";
-#[cfg(feature = "registry")]
 /// Attempts to open a lock file that another process removes at the same time.
+#[cfg(feature = "registry")]
 const MAX_HOLD_ATTEMPTS: u32 = 20;
 
 /// A file that belongs to a blob.

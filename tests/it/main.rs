@@ -55,6 +55,7 @@ mod cli;
 mod completions;
 mod containerd;
 mod containers_storage;
+mod content_cache;
 mod deleted;
 mod diff;
 mod diff_page;
