@@ -188,7 +188,7 @@ impl Engine {
             bytes: bytes.clone(),
             what,
             compression,
-            expected: expected.clone(),
+            expected,
             verify,
             limits: options.limits,
             scratch,

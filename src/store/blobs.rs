@@ -260,7 +260,8 @@ fn digest_of(name: &str) -> Option<Digest> {
     format!("{algorithm}:{hex}").parse().ok().filter(|_| known)
 }
 
-#[cfg(all(test, feature = "registry"))]
+#[cfg(test)]
+#[cfg(feature = "registry")]
 mod tests {
     use std::time::Duration;
 

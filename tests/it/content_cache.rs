@@ -19,8 +19,8 @@ const BLOCK: u64 = 64 << 10;
 /// Makes an image of a layer of several spans and a small one.
 fn image() -> Image {
     let items = [file("etc/os-release", b"ID=test"), file("big", patterned(6 << 20, 1)), file("end", b"end")];
-    let layer = Image::named("a:1").layer_as("COPY", &items, "", Compression::Gzip(1));
-    layer.layer_as("COPY", &[file("small", b"small")], "", Compression::Gzip(1))
+    let layer = Image::named("a:1").layer_as("COPY", &items, "", Compression::Gzip(6));
+    layer.layer_as("COPY", &[file("small", b"small")], "", Compression::Gzip(6))
 }
 
 /// A registry with the image, and the program with its own cache.

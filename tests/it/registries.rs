@@ -417,7 +417,11 @@ fn proxy(to: String) -> (String, Arc<Mutex<Vec<String>>>) {
                 let server = TcpStream::connect(to)?;
                 (&client).write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
                 let mut back = (server.try_clone()?, client.try_clone()?);
-                thread::spawn(move || std::io::copy(&mut back.0, &mut back.1));
+                thread::spawn(move || {
+                    let _ = std::io::copy(&mut back.0, &mut back.1);
+                    // A registry that hangs up hangs up on the client.
+                    back.1.shutdown(std::net::Shutdown::Both)
+                });
                 std::io::copy(&mut reader, &mut &server)?;
                 server.shutdown(std::net::Shutdown::Write)
             });

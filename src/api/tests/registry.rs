@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Archive, tar_of};
 use crate::compress::Compression;
@@ -282,7 +282,7 @@ mod mounted {
         let place = Place { net_timeout: Duration::from_millis(700), ..Place::new(Compression::Gzip) };
         let Some((point, mounted)) = mount(&place) else { return };
         place.layers[0].fail_next(vec![Fault::Stall(0); 20]);
-        let begun = Instant::now();
+        let begun = std::time::Instant::now();
         let reader = thread::spawn({
             let point = point.clone();
             move || fs::read(point.join("first"))
@@ -335,7 +335,7 @@ mod mounted {
         while place.requests().len() < 2 {
             thread::sleep(Duration::from_millis(5));
         }
-        let begun = Instant::now();
+        let begun = std::time::Instant::now();
         place.cancel.cancel();
         for reader in readers {
             assert_eq!(reader.join().unwrap().unwrap_err().raw_os_error(), Some(libc::EIO));

@@ -118,7 +118,7 @@ fn reads_past_the_end_fail_and_request_nothing() {
     assert_eq!(read(&blob, end - 1..end + 1).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     assert_eq!(read(&blob, end..end).unwrap(), b"");
     assert_eq!(read(&blob, end - 1..end).unwrap(), place.part(end - 1..end));
-    assert_eq!(fake.requests(), plain(&[B..end]));
+    assert_eq!(fake.requests(), [(B..end, false)]);
 }
 
 #[test]

@@ -98,6 +98,7 @@ impl Fake {
     }
 
     /// Drops the faults that are left.
+    #[cfg(feature = "fuse")]
     pub(crate) fn heal(&self) {
         self.faults.lock().unwrap().clear();
     }
