@@ -97,6 +97,38 @@ fn table() -> Vec<(Error, String)> {
             Error::incomplete("d/large".into(), Error::io("cannot write", refused())),
             "extraction stopped at 'd/large' and is incomplete: cannot write: refused",
         ),
+        (
+            Error::Unreachable { host: "reg.test".into(), reason: "no answer in time".into() },
+            "cannot reach 'reg.test': no answer in time",
+        ),
+        (
+            Error::Denied { host: "reg.test".into(), user: Some("eve".into()) },
+            "'reg.test' denies access to user 'eve'",
+        ),
+        (
+            Error::Limited { host: "reg.test".into(), after: Some(Duration::from_secs(90)) },
+            "'reg.test' allows no more requests for 90 s",
+        ),
+        (
+            Error::Certificate { host: "reg.test".into(), reason: "its certificate has expired".into() },
+            "'reg.test': its certificate has expired",
+        ),
+        (
+            Error::Registry {
+                host: "reg.test".into(),
+                reason: "has no image 'app:1'".into(),
+                status: Some(404),
+            },
+            "'reg.test': has no image 'app:1'",
+        ),
+        (
+            Error::CredentialHelper { helper: "pass".into(), reason: "no answer in 10 s".into() },
+            "credential helper 'pass': no answer in 10 s",
+        ),
+        (
+            Error::Offline { what: "the manifest of 'app:1'".into() },
+            "the manifest of 'app:1' is not in the cache, and --offline allows no request",
+        ),
         (Error::Interrupted, "interrupted"),
         (
             Error::Mount { dir: "/mnt".into(), reason: MountFault::NoDevice },

@@ -329,7 +329,7 @@ mod tests {
         let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         for name in ["alpine", "localhost:5000/a/b:1", &format!("reg.test/app@{digest}"), "a.tar"] {
             let read = parse(&format!("docker://{name}"), &["a.tar", "docker"]).unwrap();
-            assert_eq!(shown(&read), format!("docker | the engine's own place | {name}"));
+            assert_eq!(shown(&read), format!("docker | the default location | {name}"));
         }
         assert!(parse("docker://", &[]).unwrap().selection == Selection::Sole);
         let with_image =
