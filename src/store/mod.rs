@@ -11,6 +11,7 @@
 //! and built again.
 
 pub(crate) mod blobs;
+pub(crate) mod notes;
 mod usage;
 
 use std::fs::File;

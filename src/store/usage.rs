@@ -14,6 +14,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::blobs::{BlobDirectory, StoredBlob};
+use super::notes::Folder;
 use super::{Key, Store, check_trust};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
@@ -23,9 +24,6 @@ use crate::read_at::FileBytes;
 
 /// Number of hexadecimal digits in a [`Key`] of the hash of an identity.
 pub(super) const SHORT_DIGITS: usize = 32;
-
-/// The folders of what registries were asked: documents, and the digests of tags.
-const DOCUMENT_FOLDERS: [&str; 2] = ["docs", "refs"];
 
 /// An index in the store with its seekable copy, a merged tree, or what is kept of a registry: a blob, a
 /// document, or the digest of a tag.
@@ -107,7 +105,7 @@ impl Store {
     pub fn list(&self) -> Result<Vec<StoredLayer>> {
         let mut all = self.measure()?;
         for layer in &mut all {
-            if layer.blob.is_none() && !is_document(&layer.name) {
+            if layer.blob.is_none() && Folder::of(&layer.name).is_none() {
                 layer.facts = self.facts(&layer.name);
             }
         }
@@ -158,12 +156,12 @@ impl Store {
             }
         }
         let blobs = BlobDirectory::of(&self.directory).measure()?;
-        let documents = DOCUMENT_FOLDERS.into_iter().flat_map(|folder| self.documents(folder));
+        let documents = Folder::ALL.into_iter().flat_map(|folder| self.notes(folder.name()));
         Ok(found.into_values().chain(blobs.into_iter().map(of_blob)).chain(documents).collect())
     }
 
-    /// Lists the documents of registries in a folder. A folder that cannot be read is empty.
-    fn documents(&self, folder: &'static str) -> Vec<StoredLayer> {
+    /// Lists the small files in a folder. A folder that cannot be read is empty.
+    fn notes(&self, folder: &'static str) -> Vec<StoredLayer> {
         let entries = std::fs::read_dir(self.directory.join(folder)).into_iter().flatten().flatten();
         let found = entries.filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
@@ -212,7 +210,7 @@ impl Store {
         }
         let names = layer.other_names.iter().chain([&layer.name]);
         let paths: Vec<_> = names
-            .flat_map(|name| match is_document(name) {
+            .flat_map(|name| match Folder::of(name).is_some() {
                 true => vec![self.directory.join(name)],
                 false => ["idx", "copy", "tree"].map(|ending| self.path(&Key(name.clone()), ending)).into(),
             })
@@ -315,10 +313,6 @@ fn split_name(file_name: &str) -> Option<(&str, Ending)> {
     };
     let numbered = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit());
     (known && numbered).then_some((name, ending))
-}
-
-fn is_document(name: &str) -> bool {
-    DOCUMENT_FOLDERS.iter().any(|folder| name.split_once('/').is_some_and(|(first, _)| first == *folder))
 }
 
 fn is_digest(algorithm: &str, hex: &str) -> bool {

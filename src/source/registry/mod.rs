@@ -190,16 +190,7 @@ impl Registry {
                 bytes
             }
         };
-        Ok(Descriptor {
-            media_type: None,
-            digest,
-            size: bytes.len() as u64,
-            urls: Vec::new(),
-            annotations: Default::default(),
-            data: None,
-            platform: None,
-            artifact_type: None,
-        })
+        Ok(Descriptor::new(None, digest, bytes.len() as u64))
     }
 
     /// Returns the digest that a tag names now, and the document if it was fetched. Offline, it is the digest
