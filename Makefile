@@ -42,7 +42,7 @@ test: deps
 	$(if $(CI),$(MAKE) random)
 
 # Runs the random tests with a random seed and prints it. `IMGMOUNT_TEST_SEED=N make random` repeats a run.
-random_tests = glob:: matrix:: mutations:: overlay:: path:: random:: seekable:: streams::
+random_tests = blob:: glob:: matrix:: mutations:: overlay:: path:: random:: seekable:: streams::
 random:
 	IMGMOUNT_TEST_SEED=$${IMGMOUNT_TEST_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} \
 		$(CARGO) test --locked --lib --test it -- $(random_tests)

@@ -1,5 +1,5 @@
 //! What is kept of layers from a registry, and mounts whose registry fails: through the program, from a
-//! registry in this process. Rules C50 to C53 of docs/cli.md.
+//! registry in this process. Rules C44 to C47 of docs/cli.md.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -91,7 +91,7 @@ impl Place {
 }
 
 #[test]
-fn c50_a_layer_is_downloaded_once_and_kept_whole() {
+fn c44_a_layer_is_downloaded_once_and_kept_whole() {
     let place = Place::new();
     place.run(&["ls", &place.reference()]).expect(0);
     for layer in [0, 1] {
@@ -104,7 +104,7 @@ fn c50_a_layer_is_downloaded_once_and_kept_whole() {
 }
 
 #[test]
-fn c50_eight_processes_download_an_image_once() {
+fn c44_eight_processes_download_an_image_once() {
     let place = Place::new();
     // All have begun before the first byte comes.
     place.registry.fail(|seen| seen.is_blob().then(|| Fault::Delay(Duration::from_millis(1500))));
@@ -123,7 +123,7 @@ fn c50_eight_processes_download_an_image_once() {
 }
 
 #[test]
-fn c50_a_download_that_was_killed_is_continued() {
+fn c44_a_download_that_was_killed_is_continued() {
     let place = Place::new();
     let layer = format!("blobs/sha256:{}", sha256_hex(place.blob(0)));
     place.registry.fail(move |seen| seen.target.ends_with(&layer).then_some(Fault::Stall(1 << 20)));
@@ -143,7 +143,7 @@ fn c50_a_download_that_was_killed_is_continued() {
 }
 
 #[test]
-fn c51_an_evicted_layer_is_requested_by_the_ranges_that_are_read() {
+fn c45_an_evicted_layer_is_requested_by_the_ranges_that_are_read() {
     let place = Place::new();
     place.evict();
     assert_eq!(place.cat("/etc/os-release").expect(0).text(), "ID=test");
@@ -163,14 +163,14 @@ fn c51_an_evicted_layer_is_requested_by_the_ranges_that_are_read() {
 }
 
 #[test]
-fn c51_without_the_cache_nothing_is_kept() {
+fn c45_without_the_cache_nothing_is_kept() {
     let place = Place::new();
     place.run(&["cat", "--no-cache", &format!("{}:/end", place.reference())]).expect(0);
     assert!(!place.imgmount.cache().exists());
 }
 
 #[test]
-fn c51_bytes_that_change_in_the_cache_are_replaced() {
+fn c45_bytes_that_change_in_the_cache_are_replaced() {
     let place = Place::new();
     place.run(&["ls", &place.reference()]).expect(0);
     place.registry.requests();
@@ -188,7 +188,7 @@ fn c51_bytes_that_change_in_the_cache_are_replaced() {
 }
 
 #[test]
-fn c52_what_is_kept_is_listed_limited_and_removed() {
+fn c46_what_is_kept_is_listed_limited_and_removed() {
     let place = Place::new();
     place.run(&["ls", &place.reference()]).expect(0);
     let blobs = || -> Vec<Value> {
@@ -220,7 +220,7 @@ fn c52_what_is_kept_is_listed_limited_and_removed() {
 }
 
 #[test]
-fn c52_a_small_limit_keeps_little_and_changes_no_byte() {
+fn c46_a_small_limit_keeps_little_and_changes_no_byte() {
     let place = Place::new();
     let limit = "1M";
     let out =
@@ -231,7 +231,7 @@ fn c52_a_small_limit_keeps_little_and_changes_no_byte() {
 }
 
 #[test]
-fn c52_a_running_mount_keeps_what_it_uses() {
+fn c46_a_running_mount_keeps_what_it_uses() {
     if !have(&[Need::Fuse]) {
         return;
     }
@@ -249,7 +249,7 @@ fn c52_a_running_mount_keeps_what_it_uses() {
 }
 
 #[test]
-fn c51_a_mount_without_content_is_the_mount_with_it() {
+fn c45_a_mount_without_content_is_the_mount_with_it() {
     if !have(&[Need::Fuse]) {
         return;
     }
@@ -264,7 +264,7 @@ fn c51_a_mount_without_content_is_the_mount_with_it() {
 }
 
 #[test]
-fn c53_a_registry_that_stalls_is_a_timeout_and_everything_else_is_answered() {
+fn c47_a_registry_that_stalls_is_a_timeout_and_everything_else_is_answered() {
     if !have(&[Need::Fuse]) {
         return;
     }
@@ -295,7 +295,7 @@ fn c53_a_registry_that_stalls_is_a_timeout_and_everything_else_is_answered() {
 }
 
 #[test]
-fn c53_sigterm_ends_a_mount_whose_readers_wait() {
+fn c47_sigterm_ends_a_mount_whose_readers_wait() {
     if !have(&[Need::Fuse]) {
         return;
     }

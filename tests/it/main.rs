@@ -37,6 +37,7 @@
 //! | `registry_storage` | the storage directory of a registry, with and without a running registry |
 //! | `examples` | the library's examples |
 //! | `rootfs` | flat tars and directories as images |
+//! | `content_cache` | what is kept of layers from a registry, and mounts whose registry fails |
 //! | `registries` | images in registries, and every way in which a registry fails |
 //! | `readme` | the commands and statements of README.md |
 //! | `tidy` | rules and their tests, order of modules, forgotten files |

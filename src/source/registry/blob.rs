@@ -431,5 +431,4 @@ fn hand_out(block: &[u8], at: &mut usize, range: &mut Range<u64>, buf: &mut [u8]
 }
 
 #[cfg(test)]
-#[path = "tests/blob.rs"]
 mod tests;

@@ -431,5 +431,4 @@ impl Files {
 }
 
 #[cfg(test)]
-#[path = "tests/content_cache.rs"]
 mod tests;

@@ -14,7 +14,6 @@ mod documents;
 mod downloads;
 mod exchange;
 #[cfg(test)]
-#[path = "tests/fake.rs"]
 pub(crate) mod fake;
 mod fetch;
 mod hosts;
