@@ -8,16 +8,11 @@ use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::backoff::{self, MAX_ATTEMPTS, MAX_PAUSE};
 use super::exchange::{Exchange, Fault, Request, Response};
 use super::fetch::{NetError, Wait};
 use super::hosts::Tls;
 
-/// How often a request is sent before its fault is final.
-const TRIES: u32 = 5;
-/// The pause before the first repetition; it doubles with each.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// The longest pause that is not asked for.
-const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// The longest pause of a host that is obeyed while an image is opened.
 const MAX_ASKED_PAUSE: Duration = Duration::from_secs(60);
 /// The pause after a 429 that names none.
@@ -75,7 +70,7 @@ impl Client {
     ) -> Result<Response, NetError> {
         let host = &request.url.host;
         let mut last = NetError::Unreachable { host: host.clone(), reason: String::new() };
-        for tried in 1..=TRIES {
+        for tried in 1..=MAX_ATTEMPTS {
             wait.left(host)?;
             self.obey(host, wait)?;
             let answer = self.once(request, tls, wait);
@@ -96,12 +91,8 @@ impl Client {
             };
             // A connection that waited in the pool can be dead: a new one is tried at once.
             let is_stale = tried == 1 && matches!(last, NetError::Unreachable { .. });
-            if tried < TRIES && !is_stale {
-                (self.sleep)(
-                    wait,
-                    jittered(FIRST_PAUSE.saturating_mul(1 << (tried - 1)).min(MAX_PAUSE)),
-                    host,
-                )?;
+            if tried < MAX_ATTEMPTS && !is_stale {
+                (self.sleep)(wait, backoff::pause(tried), host)?;
             }
         }
         Err(last)
@@ -219,15 +210,6 @@ pub(super) fn check_encoding(answer: &Response, host: &str) -> Result<(), NetErr
 /// Returns whether a repetition may be answered otherwise.
 fn may_pass(status: u16) -> bool {
     matches!(status, 408 | 429 | 500..=599)
-}
-
-/// Returns a random part of `time`, at least a tenth, so that many clients do not come back at once.
-fn jittered(time: Duration) -> Duration {
-    use std::hash::{BuildHasher as _, RandomState};
-    // Each state has random keys, so the hash of anything is a random number.
-    let random = RandomState::new().hash_one(0) % 1000;
-    let part = u32::try_from(random).unwrap_or_default().max(100);
-    time * part / 1000
 }
 
 /// Parses `Retry-After`: seconds or a date (RFC 9110, section 10.2.3). Anything else, as the text with

@@ -4,6 +4,7 @@
 //! directory. What is asked of whom is in the modules below.
 
 mod auth;
+mod backoff;
 mod blob;
 mod blob_fetch;
 mod client;

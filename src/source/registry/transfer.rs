@@ -7,19 +7,13 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::backoff;
 use super::blob::Blob;
 use super::fetch::{Fetched, NetError, Wait};
 use super::plan::{BLOCK_BYTES, bytes_of};
 
-/// Attempts without progress before a transfer fails.
-const MAX_ATTEMPTS: u32 = 5;
 /// Bytes that count as progress. Fewer could be sent for ever by a host that breaks every connection.
 const PROGRESS_BYTES: u64 = 4096;
-/// The longest pauses before the second and before the last attempt; between them the pause doubles. The real
-/// pause is random, so that many readers do not try again at the same moment.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LAST_PAUSE: Duration = Duration::from_secs(5);
-
 /// The blocks of a range on their way.
 pub(super) struct Transfer {
     blob: Arc<Blob>,
@@ -177,11 +171,11 @@ impl Transfer {
         }
         self.progress = 0;
         self.attempts = self.attempts.saturating_add(1);
-        if self.attempts >= MAX_ATTEMPTS {
+        if self.attempts >= backoff::MAX_ATTEMPTS {
             return Err(cause);
         }
         log::debug!("{}: the answer broke at {}, continuing: {cause}", self.blob.digest, self.next);
-        Ok(self.wait.sleep(pause(self.attempts), &host)?)
+        Ok(self.wait.sleep(backoff::pause(self.attempts), &host)?)
     }
 }
 
@@ -222,27 +216,5 @@ impl Body {
         self.left = self.left.saturating_sub(read);
         self.read = self.read.saturating_add(read);
         Ok(read)
-    }
-}
-
-/// Returns a random pause before attempt `attempt`, counted from 1 for the second one.
-fn pause(attempt: u32) -> Duration {
-    use std::hash::{BuildHasher as _, RandomState};
-    let longest = FIRST_PAUSE.saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(LAST_PAUSE);
-    // Every `RandomState` has other keys.
-    let random = RandomState::new().hash_one(attempt) % 1000;
-    longest.saturating_mul(u32::try_from(random).unwrap_or(0)) / 1000
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_are_random_and_limited() {
-        let pauses: Vec<Duration> = (0..100).map(|_| pause(1)).collect();
-        assert!(pauses.iter().all(|pause| *pause < FIRST_PAUSE));
-        assert!(pauses.iter().any(|pause| *pause != pauses[0]));
-        assert!((1..40).all(|attempt| pause(attempt) < LAST_PAUSE));
     }
 }
