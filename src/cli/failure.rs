@@ -52,8 +52,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             return Some(format!("if it is a root file system, use rootfs:{path}"));
         }
         Error::Io { subject: Some(subject), cause, .. }
-            if cause.kind() == io::ErrorKind::NotFound
-                && matches!(**subject, Subject::Archive(_) | Subject::File(_)) =>
+            if cause.kind() == io::ErrorKind::NotFound && matches!(**subject, Subject::Nowhere { .. }) =>
         {
             return net::hint_of_missing(subject);
         }

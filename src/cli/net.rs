@@ -84,14 +84,9 @@ pub(crate) fn hint(error: &Error) -> Option<String> {
     Some(hint.to_owned())
 }
 
-/// Returns a hint for a path that does not exist, if it can be the name of an image in a registry.
+/// Returns a hint for a path that does not exist, if the reference can be the name of an image in a registry.
 pub(crate) fn hint_of_missing(subject: &Subject) -> Option<String> {
-    let (Subject::Archive(path) | Subject::File(path)) = subject else { return None };
-    let name = path.to_str()?;
-    let is_name = |byte: u8| {
-        byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-' | b'/' | b':')
-    };
-    let is_file = name.starts_with(['.', '/', '-']) || name.ends_with(".tar") || name.contains(".tar.");
-    let can_be_name = !is_file && !name.is_empty() && name.bytes().all(is_name);
-    can_be_name.then(|| format!("docker://{name} is an image in a registry"))
+    let Subject::Nowhere { image_name: Some(name), .. } = subject else { return None };
+    let is_archive = name.contains(".tar") || name.contains(".tgz");
+    (!is_archive).then(|| format!("if it is an image in a registry, use docker://{name}"))
 }

@@ -39,6 +39,13 @@ pub enum Subject {
     },
     /// An image archive or directory.
     Archive(PathBuf),
+    /// The path of a reference without a transport that leads nowhere.
+    Nowhere {
+        /// The path.
+        path: PathBuf,
+        /// The reference, if it can be the name of an image in a registry.
+        image_name: Option<String>,
+    },
     /// A file in an image archive or directory.
     Member {
         /// The archive or directory.
@@ -136,7 +143,9 @@ impl fmt::Display for Subject {
             }
             Subject::Document { role, digest } => write!(f, "{} {digest}", role.name()),
             Subject::ManifestFor { platform } => write!(f, "manifest for {platform}"),
-            Subject::Archive(path) | Subject::File(path) => write!(f, "'{}'", path.display()),
+            Subject::Archive(path) | Subject::File(path) | Subject::Nowhere { path, .. } => {
+                write!(f, "'{}'", path.display())
+            }
             Subject::Member { archive, name } => {
                 write!(f, "'{}' in '{}'", name.escape_debug(), archive.display())
             }

@@ -284,6 +284,37 @@ pub(super) fn open(transport: Option<Transport>, mut place: Site<'_>) -> Result<
         }
         return (reader.open)(place);
     }
+    let (location, selection) = (place.location.clone(), place.selection);
+    open_detected(place).map_err(|error| match (error, location) {
+        (Error::Io { action, subject: Some(subject), cause, .. }, Location::Path(path))
+            if cause.kind() == io::ErrorKind::NotFound && *subject == Subject::Archive(path.clone()) =>
+        {
+            let image_name = image_name(&path, selection);
+            Error::io_on(action, Subject::Nowhere { path, image_name }, cause)
+        }
+        (error, _) => error,
+    })
+}
+
+/// Returns the reference of a path and a selection, if it can be the name of an image in a registry.
+#[cfg(feature = "registry")]
+fn image_name(path: &Path, selection: &Selection) -> Option<String> {
+    let path = path.to_str()?;
+    let name = match selection {
+        Selection::Sole => path.to_owned(),
+        Selection::Name(name) => format!("{path}:{name}"),
+        Selection::Index(_) | Selection::Container(_) => return None,
+    };
+    super::registry::is_image_name(&name).then_some(name)
+}
+
+#[cfg(not(feature = "registry"))]
+fn image_name(_: &Path, _: &Selection) -> Option<String> {
+    None
+}
+
+/// Opens the place as the format that is detected from its content.
+fn open_detected(mut place: Site<'_>) -> Result<Box<dyn ImageSource>> {
     for reader in FORMATS.iter().filter_map(|format| format.reader.as_ref()) {
         if (reader.detect)(&mut place)? {
             return (reader.open)(place);

@@ -122,8 +122,15 @@ fn r1_what_is_not_in_the_registry_is_an_error_with_the_next_step() {
     ls(&registry.reference("app:2")).says("has no manifest 2 of app").says("`imgmount images docker://");
     ls(&registry.reference("App:1")).says("lower case");
     ls(&registry.reference("app@sha256:12")).says("'sha256:12' is not a digest");
-    ls("alpine:3").says("docker://alpine");
-    assert!(!ls("./alpine:3").stderr.contains("docker://"));
+    let digest = format!("team/app@sha256:{}", "0".repeat(64));
+    for name in ["alpine", "alpine:3.20", "localhost:5000/app:1", &digest] {
+        ls(name).says(&format!("hint: if it is an image in a registry, use docker://{name}\n"));
+    }
+    for other in ["./alpine:3", "oci:alpine", "rootfs:alpine", "App:1", "image.tar", "image.tar.gz:1"] {
+        assert!(!ls(other).stderr.contains("docker://"), "{other}");
+    }
+    let missing = imgmount_run(&imgmount, &["ls", "--authfile", "gone", &registry.reference("app:1")]);
+    assert!(!missing.stderr.contains("docker://gone"), "{}", missing.stderr);
 }
 
 #[test]

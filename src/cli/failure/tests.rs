@@ -150,6 +150,16 @@ fn a_directory_that_is_not_empty_needs_force() {
 }
 
 #[test]
+#[cfg(feature = "registry")]
+fn a_name_without_a_file_may_be_that_of_an_image_in_a_registry() {
+    let hinted = "if it is an image in a registry, use docker://no-such-file/app:3.20";
+    assert_eq!(hint_of(load(Path::new("no-such-file/app:3.20")).unwrap_err()).as_deref(), Some(hinted));
+    for other in ["./no-such-file:3.20", "no-such-file.tar:3.20", "No-such-file", "oci:no-such-file"] {
+        assert_eq!(hint_of(load(Path::new(other)).unwrap_err()), None, "{other}");
+    }
+}
+
+#[test]
 fn a_closed_pipe_is_a_success() {
     let closed = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe));
     assert_eq!(exit_code(&closed), 0);

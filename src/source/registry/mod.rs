@@ -62,6 +62,11 @@ pub(super) fn detect(_: &mut Site<'_>) -> Result<bool> {
     Ok(false)
 }
 
+/// Returns whether `text` is the name of an image, as it can follow `docker://`.
+pub(super) fn is_image_name(text: &str) -> bool {
+    ImageName::parse(text).is_ok()
+}
+
 /// Opens the repository of the image that the reference names. No request is made.
 ///
 /// # Errors

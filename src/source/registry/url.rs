@@ -116,7 +116,9 @@ pub(super) fn is_host(text: &str) -> bool {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
         None => {
             let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-            !name.is_empty() && name.len() <= 253 && name.bytes().all(allowed)
+            // `..` and `./app` are paths.
+            let begins_as_host = name.starts_with(|first: char| first.is_ascii_alphanumeric());
+            begins_as_host && name.len() <= 253 && name.bytes().all(allowed)
         }
     };
     is_name && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0))
