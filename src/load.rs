@@ -18,7 +18,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use self::index::{Keys, stored_as};
+use self::index::{Keys, expected_of, stored_as};
 pub(crate) use self::loaded::LoadedTree;
 pub use self::loaded::{FileReader, LayerInfo};
 use crate::compress::Compression;
@@ -26,9 +26,9 @@ use crate::content::cache::SpanCache;
 use crate::content::{LayerBytes, ReadAhead};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
-use crate::image::{LayerDescriptor, claimed_compression};
+use crate::image::LayerDescriptor;
 use crate::layer::check_layers;
-use crate::layer::index::{Expected, Verify};
+use crate::layer::index::Verify;
 use crate::layer::reader::LayerReader;
 use crate::layer::stored::StoredIndex;
 use crate::layer::table::{LayerFacts, LayerIndex};
@@ -388,12 +388,7 @@ impl Engine {
             });
         }
         let keys = Keys::of_layer(blob);
-        let expected = Expected {
-            diff_id: descriptor.diff_id,
-            blob_digest: descriptor.digest,
-            blob_bytes: descriptor.size,
-            learn: descriptor.diff_id.is_none(),
-        };
+        let expected = expected_of(descriptor);
         let index = self.index(&what, &blob.bytes, None, &keys, expected, None)?;
         let compression = index.index.facts().compression;
         let bytes = shared.unwrap_or_else(|| {
@@ -440,7 +435,7 @@ fn is_known(verified: &LayerFacts, blob: &LayerBlob) -> bool {
 /// Returns a warning if the media type names another compression than the layer has (rule Z7).
 fn compression_mismatch(descriptor: &LayerDescriptor, compression: Compression) -> Option<Warning> {
     let media_type = descriptor.media_type.as_deref()?;
-    claimed_compression(media_type).filter(|claimed| *claimed != compression)?;
+    descriptor.claimed_compression().filter(|claimed| *claimed != compression)?;
     Some(Warning { kind: WarningKind::CompressionMismatch, path: media_type.as_bytes().to_vec() })
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::content::{Readable, same_bytes};
 use super::{Field, Inode, PathBudget, ReadFile};
 use crate::error::Result;
-use crate::image::{HistoryEntry, ImageConfig};
+use crate::image::{HistoryEntry, ImageConfig, ImageInfo, LayerOrigin};
 use crate::layer::LayerId;
 use crate::layer::table::LayerIndex;
 use crate::rootfs::{Before, Cause, Change, MergeOptions, replay};
@@ -23,6 +23,13 @@ pub struct Step<'a> {
     pub layer: Option<LayerId>,
     /// The step in the image's config; `None` for a layer whose step cannot be determined.
     pub entry: Option<&'a HistoryEntry>,
+}
+
+/// Returns the steps that made an image, the oldest first, as [`steps`].
+#[must_use]
+pub(crate) fn of_info(info: &ImageInfo) -> Vec<Step<'_>> {
+    let of_image = info.layers.iter().filter(|layer| layer.origin == LayerOrigin::Image).count();
+    steps(&info.config, of_image, info.layers.len())
 }
 
 /// Returns the steps that made an image of `layers` layers, the oldest first. The first `of_image` of them are

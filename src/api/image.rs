@@ -17,7 +17,7 @@ use crate::error::{Error, PathFault, Result};
 use crate::export::{ExportOptions, export};
 use crate::extract::{ExtractOptions, ExtractReport, extract, extract_as};
 use crate::glob::Glob;
-use crate::image::{ImageInfo, LayerDescriptor, LayerOrigin};
+use crate::image::ImageInfo;
 use crate::layer::LayerId;
 use crate::load::{Engine, EngineOptions, FileReader, LayerInfo, LoadOptions, LoadedTree};
 use crate::path::{escape, normalize_path};
@@ -218,9 +218,7 @@ impl Image {
     /// steps, without layers.
     #[must_use]
     pub fn steps(&self) -> Vec<Step<'_>> {
-        let of_image = |layer: &&LayerDescriptor| layer.origin == LayerOrigin::Image;
-        let layers = &self.info.layers;
-        history::steps(&self.info.config, layers.iter().filter(of_image).count(), layers.len())
+        history::of_info(&self.info)
     }
 
     /// Lists what each loaded layer did to `path`, lowest layer first. Symbolic links in the path are not

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::Image;
+use crate::analysis::history::{self, Step};
 use crate::error::{Error, Result};
 use crate::image::{ImageInfo, Platform};
 use crate::load::{Engine, LoadOptions};
@@ -121,6 +122,22 @@ impl SelectedImage {
     #[must_use]
     pub fn size(&self) -> u64 {
         self.opened.size_or_sum()
+    }
+
+    /// Returns the steps of the image's history with the layers that they made, as
+    /// [`Image::steps`](crate::Image::steps).
+    #[must_use]
+    pub fn steps(&self) -> Vec<Step<'_>> {
+        history::of_info(&self.opened.info)
+    }
+
+    /// Loads the image as [`SelectedImage::load`] does, but downloads no layer: `None` if the image is in a
+    /// registry and the store does not have the indexes of all its layers.
+    ///
+    /// # Errors
+    /// As [`SelectedImage::load`].
+    pub fn load_if_indexed(&self, options: &LoadOptions) -> Result<Option<Image>> {
+        self.engine.has_indexes(&self.opened.layers).then(|| self.load(options)).transpose()
     }
 
     /// Loads the image: indexes the layers that have no stored index, merges all layers and makes their files

@@ -9,12 +9,13 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::args::{ImageArgs, PathArgs, image_value};
+use super::args::{ImageArgs, PathArgs, image_value, report_warnings};
 use super::commands::{Command, Example};
+use super::known::{KnownImage, KnownLayer};
 use super::output::{JsonEntry, JsonLayer, json_line, json_name_of, stdout};
 use imgmount::{
-    Action, Error, Event, Field, HistoryEntry, Image, LayerDescriptor, LayerInfo, LayerOrigin, LayerRange,
-    PathFault, Step, escape, normalize_path,
+    Action, Error, Event, Field, HistoryEntry, Image, ImageInfo, LayerDescriptor, LayerInfo, LayerOrigin,
+    LayerRange, PathFault, Step, escape, normalize_path,
 };
 
 /// Printed instead of a command or a time that the image does not contain.
@@ -29,6 +30,8 @@ const UNKNOWN: &str = "unknown";
 /// For a path: prints each layer that added, changed, deleted, hid or re-added it. `changed` is followed by
 /// the fields that differ: content, mode, owner, rdev, target, type, xattr, mtime. Symbolic links in the path
 /// are followed only if no layer has the path as written.
+///
+/// Of an image in a registry, layers are downloaded only for a path; before, UNPACKED and ENTRIES are `-`.
 #[derive(Debug, Args)]
 pub(crate) struct HistoryArgs {
     /// Image, or a path inside it
@@ -57,35 +60,53 @@ impl Command for HistoryArgs {
 
 fn run(args: &HistoryArgs) -> Result<ExitCode> {
     let (name, path) = args.path.split(&args.image_path);
-    let image = args.image.load(&name, LayerRange::All)?;
-    let steps = image.info().config.history.iter().filter(|step| !step.empty_layer).count();
+    let mut out = stdout();
+    match path {
+        None => {
+            let options = args.image.load_options(LayerRange::All);
+            let image = KnownImage::of(args.image.select(&name)?, &options)?;
+            if let KnownImage::Loaded(image) = &image {
+                report_warnings(image);
+            }
+            check_steps(image.info());
+            print_steps(args.json, &image, &mut out)?;
+        }
+        Some(path) => {
+            let image = args.image.load(&name, LayerRange::All)?;
+            check_steps(image.info());
+            of_path(args.json, &image, &path, &mut out)?;
+        }
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Warns if the history does not have one step for each layer.
+fn check_steps(info: &ImageInfo) {
+    let steps = info.config.history.iter().filter(|step| !step.empty_layer).count();
     let of_image = |layer: &&LayerDescriptor| layer.origin == LayerOrigin::Image;
-    let layers = image.info().layers.iter().filter(of_image).count();
+    let layers = info.layers.iter().filter(of_image).count();
     if steps != layers {
         log::warn!(
             "the history has {steps} step(s) for {layers} layer(s): commands are not assigned to layers"
         );
     }
-    let mut out = stdout();
-    match path {
-        None => print_steps(args.json, &image, &mut out)?,
-        Some(path) => {
-            let written = normalize_path(&path);
-            let mut found = (image.history(&written)?, written.clone());
-            if found.0.is_empty()
-                && let Some(real) = through_links(&image, &written)
-            {
-                found = (image.history(&real)?, real);
-            }
-            let (events, path) = found;
-            if events.is_empty() {
-                return Err(Error::Path { path: escape(&written), reason: PathFault::NotFound }.into());
-            }
-            print_events(args.json, &image, &path, &events, &mut out)?;
-        }
+}
+
+fn of_path(json: bool, image: &Image, path: &[u8], out: &mut impl Write) -> Result<()> {
+    let written = normalize_path(path);
+    let mut found = (image.history(&written)?, written.clone());
+    if found.0.is_empty()
+        && let Some(real) = through_links(image, &written)
+    {
+        found = (image.history(&real)?, real);
     }
-    out.flush()?;
-    Ok(ExitCode::SUCCESS)
+    let (events, path) = found;
+    if events.is_empty() {
+        return Err(Error::Path { path: escape(&written), reason: PathFault::NotFound }.into());
+    }
+    print_events(json, image, &path, &events, out)?;
+    Ok(())
 }
 
 /// Resolves the symbolic links above the last component of a path, in the final state of the image.
@@ -113,8 +134,8 @@ struct JsonStep<'a> {
 }
 
 impl<'a> JsonStep<'a> {
-    fn new(step: &Step<'a>, image: &'a Image) -> Self {
-        let layer = step.layer.and_then(|layer| image.layer(layer));
+    fn new(step: &Step<'a>, layers: &[KnownLayer<'a>]) -> Self {
+        let layer = step.layer.and_then(|layer| layers.get(usize::from(layer.0)));
         let text =
             |text: fn(&HistoryEntry) -> &Option<String>| step.entry.and_then(|entry| text(entry).as_deref());
         JsonStep {
@@ -123,12 +144,12 @@ impl<'a> JsonStep<'a> {
             diff_id: layer.and_then(|layer| layer.diff_id).map(|digest| digest.to_string()),
             digest: layer.and_then(|layer| layer.digest).map(|digest| digest.to_string()),
             size: layer.map(|layer| layer.blob_bytes),
-            tar_size: layer.map(|layer| layer.tar_bytes),
-            entries: layer.map(|layer| layer.entries),
+            tar_size: layer.and_then(|layer| layer.tar_bytes),
+            entries: layer.and_then(|layer| layer.entries),
             created: text(|entry| &entry.created),
             author: text(|entry| &entry.author),
             created_by: text(|entry| &entry.created_by)
-                .or_else(|| layer.filter(|_| step.entry.is_none())?.created_by.as_deref()),
+                .or_else(|| layer.filter(|_| step.entry.is_none())?.created_by),
             comment: text(|entry| &entry.comment),
         }
     }
@@ -146,9 +167,9 @@ impl<'a> JsonStep<'a> {
     }
 }
 
-fn print_steps(json: bool, image: &Image, out: &mut impl Write) -> io::Result<()> {
-    let steps = image.steps();
-    let steps = steps.iter().map(|step| JsonStep::new(step, image));
+fn print_steps(json: bool, image: &KnownImage, out: &mut impl Write) -> io::Result<()> {
+    let (steps, layers) = (image.steps(), image.layers());
+    let steps = steps.iter().map(|step| JsonStep::new(step, &layers));
     if json {
         return steps.into_iter().try_for_each(|step| json_line(out, &step));
     }

@@ -11,10 +11,14 @@ use serde_json::Value;
 
 use super::args::{ImageArgs, image_value};
 use super::commands::{Command, Example};
+use super::known::KnownImage;
 use super::output::{json_line, json_name, stdout};
-use imgmount::{Container, Image, LayerRange, escape};
+use imgmount::{Compression, Container, LayerId, LayerRange, Warning, escape};
 
 /// Show an image's format, digests, platform, config, layers and warnings
+///
+/// No layer is downloaded: of an image in a registry, the unpacked sizes, the numbers of entries and the
+/// warnings are shown if all its layers were read before.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// Image: [TRANSPORT:]PATH[:REF | @INDEX | @CONTAINER], or - for standard input
@@ -38,7 +42,7 @@ struct ImageReport<'a> {
     config: &'a Value,
     container: Option<ContainerReport<'a>>,
     layers: Vec<LayerReport<'a>>,
-    warnings: Vec<WarningReport>,
+    warnings: Option<Vec<WarningReport>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -48,10 +52,10 @@ struct LayerReport<'a> {
     origin: &'static str,
     digest: Option<String>,
     media_type: Option<&'a str>,
-    compression: &'static str,
+    compression: Option<&'static str>,
     size: u64,
-    tar_size: u64,
-    entries: u32,
+    tar_size: Option<u64>,
+    entries: Option<u32>,
     created_by: Option<&'a str>,
 }
 
@@ -92,7 +96,8 @@ impl Command for InspectArgs {
 }
 
 fn run(args: &InspectArgs) -> Result<ExitCode> {
-    let image = args.image.select(&args.image_name)?.load(&args.image.load_options(LayerRange::All))?;
+    let selected = args.image.select(&args.image_name)?;
+    let image = KnownImage::of(selected, &args.image.load_options(LayerRange::All))?;
     let report = report(&image);
     let mut out = stdout();
     if args.json {
@@ -104,25 +109,25 @@ fn run(args: &InspectArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn report(image: &Image) -> ImageReport<'_> {
+fn report(image: &KnownImage) -> ImageReport<'_> {
     let info = image.info();
     let layers = (0..).zip(image.layers()).map(|(at, layer)| LayerReport {
         layer: at,
         diff_id: layer.diff_id.map(|digest| digest.to_string()),
         origin: layer.origin.name(),
         digest: layer.digest.map(|digest| digest.to_string()),
-        media_type: layer.media_type.as_deref(),
-        compression: layer.compression.name(),
+        media_type: layer.media_type,
+        compression: layer.compression.map(Compression::name),
         size: layer.blob_bytes,
         tar_size: layer.tar_bytes,
         entries: layer.entries,
-        created_by: layer.created_by.as_deref(),
+        created_by: layer.created_by,
     });
-    let warnings = image.warnings().iter().map(|(layer, warning)| {
+    let warning = |(layer, warning): &(LayerId, Warning)| {
         let (path, path_b64) = json_name(&warning.path);
         let (kind, message) = (warning.kind.name(), warning.kind.to_string());
         WarningReport { layer: layer.0, path, path_b64, kind, message }
-    });
+    };
     ImageReport {
         format: image.format(),
         names: &info.names,
@@ -133,7 +138,7 @@ fn report(image: &Image) -> ImageReport<'_> {
         config: &info.config.runtime,
         container: info.container.as_ref().map(container_report),
         layers: layers.collect(),
-        warnings: warnings.collect(),
+        warnings: image.warnings().map(|warnings| warnings.iter().map(warning).collect()),
     }
 }
 
@@ -170,23 +175,35 @@ fn print(report: &ImageReport<'_>, out: &mut impl Write) -> io::Result<()> {
     }
     writeln!(out, "\nLayers:")?;
     for layer in &report.layers {
-        let LayerReport { layer: at, compression, size, tar_size, entries, .. } = layer;
         let diff_id = layer.diff_id.as_deref().unwrap_or("unknown diff_id");
-        writeln!(out, "{at:>4}  {diff_id}  {compression}, {size} of {tar_size} bytes, {entries} entries")?;
+        writeln!(out, "{:>4}  {diff_id}  {}", layer.layer, size(layer))?;
         if let Some(digest) = &layer.digest {
             writeln!(out, "      blob {digest}")?;
         }
         writeln!(out, "      {}", escape(layer.created_by.unwrap_or("unknown command").as_bytes()))?;
     }
-    if report.warnings.is_empty() {
-        return writeln!(out, "\nNo warnings.");
-    }
-    writeln!(out, "\n{} warning(s):", report.warnings.len())?;
-    for warning in &report.warnings {
+    let warnings = match report.warnings.as_deref() {
+        None => return writeln!(out, "\nWarnings are known once all layers were read."),
+        Some([]) => return writeln!(out, "\nNo warnings."),
+        Some(warnings) => warnings,
+    };
+    writeln!(out, "\n{} warning(s):", warnings.len())?;
+    for warning in warnings {
         let path = escape(warning.path.as_bytes());
         writeln!(out, "  layer {}: {path}: {} ({})", warning.layer, warning.message, warning.kind)?;
     }
     Ok(())
+}
+
+/// Returns compression and sizes of a layer.
+fn size(layer: &LayerReport<'_>) -> String {
+    let compression = layer.compression.unwrap_or("unknown compression");
+    match (layer.tar_size, layer.entries) {
+        (Some(tar_size), Some(entries)) => {
+            format!("{compression}, {} of {tar_size} bytes, {entries} entries", layer.size)
+        }
+        _ => format!("{compression}, {} bytes, not read yet", layer.size),
+    }
 }
 
 /// Prints the names of a container, and what is mounted over its tree when it runs.

@@ -26,6 +26,7 @@ mod history;
 mod images;
 mod inspect;
 mod interrupt;
+mod known;
 mod logging;
 mod ls;
 mod man;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::compress::Compression;
 use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
 
@@ -16,7 +17,7 @@ pub(crate) mod platform;
 pub(crate) mod strict_json;
 
 pub use config::{HistoryEntry, ImageConfig};
-pub(crate) use media_type::claimed_compression;
+use media_type::claimed_compression;
 pub use platform::Platform;
 
 /// The description of one layer in manifest and config.
@@ -37,6 +38,14 @@ pub struct LayerDescriptor {
     pub origin: LayerOrigin,
     /// Download addresses of a foreign layer (F18).
     pub urls: Vec<String>,
+}
+
+impl LayerDescriptor {
+    /// Returns the compression that the media type names; `None` if it names none that is known.
+    #[must_use]
+    pub fn claimed_compression(&self) -> Option<Compression> {
+        claimed_compression(self.media_type.as_deref()?)
+    }
 }
 
 /// Where a layer comes from.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::Engine;
 use crate::compress::Compression;
 use crate::error::{Error, Property, Result, Subject};
+use crate::image::LayerDescriptor;
 use crate::layer::index::{Expected, Request, TarObserver, Verify, index_layer};
 use crate::layer::stored::StoredIndex;
 use crate::layer::table::LayerFacts;
@@ -46,6 +47,16 @@ impl Keys {
 
     pub(super) fn of_archive(identity: BlobIdentity) -> Self {
         Keys { known: identity.store_name().map(|name| Key::archive(&name)), plain: None }
+    }
+}
+
+/// Returns the digests and the size that an image states for a layer.
+pub(super) fn expected_of(descriptor: &LayerDescriptor) -> Expected {
+    Expected {
+        diff_id: descriptor.diff_id,
+        blob_digest: descriptor.digest,
+        blob_bytes: descriptor.size,
+        learn: descriptor.diff_id.is_none(),
     }
 }
 
@@ -111,6 +122,16 @@ impl Engine {
             );
         }
         Ok(found)
+    }
+
+    /// Returns whether loading the layers needs no download: each layer of a registry has a stored index.
+    pub(crate) fn has_indexes(&self, layers: &[LayerBlob]) -> bool {
+        layers.iter().filter(|blob| blob.bytes.remote().is_some()).all(|blob| {
+            let known = Keys::of_layer(blob).known;
+            let found =
+                known.zip(self.inner.options.store.as_ref()).and_then(|(key, store)| store.load(&key));
+            found.is_some_and(|found| fits(&found, blob.bytes.known_len(), &expected_of(&blob.descriptor)))
+        })
     }
 
     /// Returns the store if new indexes may be saved in it: only if all bytes are verified.

@@ -11,7 +11,8 @@ use imgmount::WarningKind;
 use serde_json::{Map, Value};
 
 use crate::fixture::{
-    Compression, Image, Item, dir, docker_legacy, file, oci, opaque, sample_layers, symlink, tar, whiteout,
+    Compression, Image, Item, Registry, dir, docker_legacy, file, oci, opaque, sample_layers, symlink, tar,
+    whiteout,
 };
 use crate::mounted::{Imgmount, run};
 
@@ -194,7 +195,17 @@ fn inspect_prints_what_the_document_says() {
     imgmount.write("bare.tar", &bare_archive());
     imgmount.write("rootfs.tar", &tar(&[file("f", b"1")]));
     write_containers(&imgmount.dir().join("data"));
+    // Layers of a registry, which are not read yet, with and without a media type.
+    let registry = Registry::start();
+    registry.push("app:1", &odd_image());
+    let text = String::from_utf8(odd_image().manifest()).unwrap();
+    let typed = r#""mediaType":"application/vnd.oci.image.layer.v1.tar","#;
+    assert!(text.contains(typed), "{text}");
+    registry.push_with_manifest("app:2", &odd_image(), text.replace(typed, "").into_bytes());
+    let (typed, untyped) = (registry.reference("app:1"), registry.reference("app:2"));
     for (image, option) in [
+        (&*typed, "--verify=full"),
+        (&*untyped, "--verify=full"),
         ("oci.tar", "--verify=full"),
         ("bare.tar", "--verify=full"),
         ("rootfs:rootfs.tar", "--verify=off"),

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+mod commands;
+
 use crate::engines;
 use crate::fixture::{
     Access, Compression, Fault, Image, Registry, file, oci, patterned, sample_tree, write_dir,
@@ -18,21 +20,21 @@ use crate::fixture::{
 use crate::mounted::{Imgmount, Need, Run, have, run};
 use crate::tree::Snapshot;
 
-const USER: &str = "eve";
-const PASSWORD: &str = "hunter2-is-secret";
+pub(crate) const USER: &str = "eve";
+pub(crate) const PASSWORD: &str = "hunter2-is-secret";
 
-fn sample() -> Image {
+pub(crate) fn sample() -> Image {
     Image::sample("./", Compression::Gzip(6))
 }
 
 /// Makes an image of one layer that is larger than the buffers of a connection.
-fn large() -> Image {
+pub(crate) fn large() -> Image {
     let items = [file("etc/os-release", b"ID=test"), file("big", patterned(3 << 20, 1))];
     Image::named("a:1").layer_as("COPY", &items, "", Compression::Gzip(1))
 }
 
 /// Returns a command that finds nothing of the user who runs the tests.
-fn command(imgmount: &Imgmount, args: &[&str]) -> Command {
+pub(crate) fn command(imgmount: &Imgmount, args: &[&str]) -> Command {
     let mut command = imgmount.command(args);
     command.env("HOME", imgmount.dir().join("home"));
     for name in ["XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE"] {
@@ -41,12 +43,12 @@ fn command(imgmount: &Imgmount, args: &[&str]) -> Command {
     command
 }
 
-fn imgmount_run(imgmount: &Imgmount, args: &[&str]) -> Run {
+pub(crate) fn imgmount_run(imgmount: &Imgmount, args: &[&str]) -> Run {
     run(&mut command(imgmount, args))
 }
 
 /// Writes credentials for `registry` where podman looks for them.
-fn log_in(imgmount: &Imgmount, registry: &Registry, user: &str, password: &str) {
+pub(crate) fn log_in(imgmount: &Imgmount, registry: &Registry, user: &str, password: &str) {
     let directory = imgmount.dir().join("home/.config/containers");
     fs::create_dir_all(&directory).unwrap();
     let entry = serde_json::json!({"username": user, "password": password});
@@ -55,11 +57,11 @@ fn log_in(imgmount: &Imgmount, registry: &Registry, user: &str, password: &str) 
 }
 
 /// Counts the requests whose short text contains `part`.
-fn count(requests: &[String], part: &str) -> usize {
+pub(crate) fn count(requests: &[String], part: &str) -> usize {
     requests.iter().filter(|request| request.contains(part)).count()
 }
 
-fn layer_bytes(image: &Image) -> u64 {
+pub(crate) fn layer_bytes(image: &Image) -> u64 {
     image.layers.iter().map(|layer| layer.blob.len() as u64).sum()
 }
 
@@ -110,6 +112,8 @@ fn r1_the_platform_selects_a_manifest_and_only_that_is_fetched() {
     assert_eq!(shown.expect(0).text(), "s390x");
     let requests = registry.requests();
     assert_eq!((count(&requests, "manifests/"), count(&requests, "tags")), (2, 0), "{requests:?}");
+    let shown = imgmount_run(&imgmount, &["inspect", "--platform", "linux/s390x", &reference]).expect(0);
+    assert!(shown.text().contains("linux/s390x"), "{}", shown.text());
     let refused = imgmount_run(&imgmount, &["ls", "--platform", "linux/mips", &reference]);
     refused.expect(2).says("linux/s390x").says("select one with --platform");
 }

@@ -3,7 +3,9 @@
 //! A document is stored under its digest and checked when it is read, so it needs no registry any more. What a
 //! tag meant is stored for `--offline`, and so that a registry is only asked for the digest of the tag.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +17,22 @@ use crate::store::notes::Folder;
 /// The largest file about a tag, in bytes.
 const MAX_TAG_FILE_BYTES: u64 = 4096;
 
+/// The most memory for documents that were used before, in bytes.
+const MAX_REMEMBERED_BYTES: usize = 16 << 20;
+
 /// Stored documents and tags. A failure to store one costs only time, and is logged.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Documents {
-    /// The cache directory; nothing is stored without one.
+    /// The cache directory; without one, documents are kept in memory only.
     directory: Option<PathBuf>,
+    remembered: Mutex<Remembered>,
+}
+
+/// The documents that were used before, as long as there is room.
+#[derive(Debug, Default)]
+struct Remembered {
+    documents: HashMap<Digest, Vec<u8>>,
+    total_bytes: usize,
 }
 
 /// What a tag meant when the registry was asked last.
@@ -31,11 +44,14 @@ struct Tag {
 
 impl Documents {
     pub(super) fn new(directory: Option<PathBuf>) -> Self {
-        Documents { directory }
+        Documents { directory, remembered: Mutex::default() }
     }
 
     /// Returns the stored document; `None` if there is none with this digest.
     pub(super) fn document(&self, digest: &Digest) -> Option<Vec<u8>> {
+        if let Some(bytes) = self.remembered().documents.get(digest) {
+            return Some(bytes.clone());
+        }
         let bytes = self.read(Folder::Documents, &file_name(digest), MAX_DOCUMENT_BYTES)?;
         (digest.algorithm().digest(&bytes) == *digest).then_some(bytes)
     }
@@ -43,6 +59,16 @@ impl Documents {
     /// Stores a document that has this digest.
     pub(super) fn keep_document(&self, digest: &Digest, bytes: &[u8]) {
         self.keep(Folder::Documents, &file_name(digest), bytes);
+        let mut remembered = self.remembered();
+        let total_bytes = remembered.total_bytes.saturating_add(bytes.len());
+        if total_bytes <= MAX_REMEMBERED_BYTES && !remembered.documents.contains_key(digest) {
+            remembered.documents.insert(*digest, bytes.to_vec());
+            remembered.total_bytes = total_bytes;
+        }
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, Remembered> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns what the tag of `name` meant last.
@@ -90,12 +116,19 @@ mod tests {
         let digest = Algorithm::Sha256.digest(b"{}");
         assert_eq!(documents.document(&digest), None);
         documents.keep_document(&digest, b"{}");
+        let documents = Documents::new(Some(home.path().join("cache")));
         assert_eq!(documents.document(&digest).unwrap(), b"{}");
         std::fs::write(home.path().join("cache/docs").join(file_name(&digest)), b"{ }").unwrap();
         assert_eq!(documents.document(&digest), None);
+        // A document that was used before is not requested again, even if it cannot be stored.
         let nowhere = Documents::new(None);
-        nowhere.keep_document(&digest, b"{}");
         assert_eq!(nowhere.document(&digest), None);
+        nowhere.keep_document(&digest, b"{}");
+        assert_eq!(nowhere.document(&digest).unwrap(), b"{}");
+        let large = vec![0; MAX_REMEMBERED_BYTES];
+        let large_digest = Algorithm::Sha256.digest(&large);
+        nowhere.keep_document(&large_digest, &large);
+        assert_eq!(nowhere.document(&large_digest), None);
     }
 
     #[test]
