@@ -34,7 +34,8 @@ enum CacheCommand {
     /// Prints one line per layer: the time of last use (UTC), bytes on disk, compression, number of tar
     /// entries, and diff_id. All else is listed by the name of its file: archives that are compressed as a
     /// whole, merged trees, indexes that are damaged or of another version, and what was downloaded from
-    /// registries: layers (blobs/), manifests and configs (docs/), and digests of tags (refs/).
+    /// registries: layers (blobs/), manifests and configs (docs/), digests of tags (refs/),
+    /// and how hosts authenticate users (hosts/).
     Ls(LsArgs),
     /// Remove old entries, or shrink the cache to a size
     Prune(PruneArgs),

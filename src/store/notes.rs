@@ -1,4 +1,4 @@
-//! Small files about registries in a store: documents, and what tags meant.
+//! Small files about registries in a store: documents, what tags meant, and how hosts authenticate users.
 //!
 //! This module owns their folders and who may write to them. It does not know what the files say.
 
@@ -23,16 +23,19 @@ pub(crate) enum Folder {
     Documents,
     /// What tags meant when they were asked for last.
     Tags,
+    /// How hosts want to be convinced.
+    Hosts,
 }
 
 impl Folder {
-    pub(super) const ALL: [Folder; 2] = [Folder::Documents, Folder::Tags];
+    pub(super) const ALL: [Folder; 3] = [Folder::Documents, Folder::Tags, Folder::Hosts];
 
     /// Returns the name of the folder in the cache directory.
     pub(super) fn name(self) -> &'static str {
         match self {
             Folder::Documents => "docs",
             Folder::Tags => "refs",
+            Folder::Hosts => "hosts",
         }
     }
 

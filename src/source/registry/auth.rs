@@ -7,15 +7,15 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http_auth::ChallengeRef;
 use serde_json::Value;
 
+use super::challenge::{Challenge, Challenges};
 use super::client::Client;
 use super::credentials::{Credentials, Login, Secret, basic};
 use super::exchange::{Method, Request, Response};
 use super::fetch::{NetError, Wait};
 use super::hosts::Endpoint;
-use super::url::{Url, encode, is_loopback};
+use super::url::{Url, encode};
 use crate::error::Error;
 
 /// The shortest lifetime of a token, also if the server names none.
@@ -30,33 +30,33 @@ const MAX_TOKEN_BYTES: u64 = 256 << 10;
 #[derive(Debug)]
 pub(super) struct Auth {
     login: Login,
+    challenges: Challenges,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// How the host wants to be convinced, once it has said so.
+    /// How the host wants to be convinced, once that is known.
     challenge: Option<Challenge>,
+    /// Whether a challenge of an earlier run was looked for.
+    has_looked: bool,
+    /// The header that answers a challenge of an earlier run, until the host makes one itself.
+    guessed: Option<Secret>,
+    /// The challenge of an earlier run whose token server denied access.
+    denied: Option<Challenge>,
     /// The present value of the header, and when it must be replaced.
     header: Option<(Secret, Option<Instant>)>,
     /// The credentials, once they were looked up.
     credentials: Option<Option<Credentials>>,
 }
 
-/// How a host wants to be convinced.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Challenge {
-    Basic,
-    Bearer { realm: Url, service: Option<String>, scope: Option<String> },
-}
-
 impl Auth {
-    pub(super) fn new(login: Login) -> Self {
-        Auth { login, state: Mutex::default() }
+    pub(super) fn new(login: Login, challenges: Challenges) -> Self {
+        Auth { login, challenges, state: Mutex::default() }
     }
 
-    /// Returns the header for the next request; `None` while the host has not asked for one. A token that
-    /// is about to expire is replaced.
+    /// Returns the header for the next request; `None` while the host has not asked for one, neither now nor
+    /// in an earlier run. A token that is about to expire is replaced.
     ///
     /// # Errors
     /// When no new token can be had.
@@ -68,12 +68,52 @@ impl Auth {
     ) -> Result<Option<Secret>, NetError> {
         let mut state = self.lock();
         match &state.header {
-            None => Ok(None),
+            None if state.has_looked => Ok(None),
+            None => self.guess(&mut state, client, at, wait),
             Some((value, until)) if until.is_none_or(|until| Instant::now() < until) => {
                 Ok(Some(value.clone()))
             }
             Some(_) => self.renew(&mut state, client, at, wait).map(Some),
         }
+    }
+
+    /// Returns the header that answers the challenge of an earlier run; `None` if there is none, or if it
+    /// cannot be answered. Then the host is asked.
+    fn guess(
+        &self,
+        state: &mut State,
+        client: &Client,
+        at: &Endpoint,
+        wait: &Wait,
+    ) -> Result<Option<Secret>, NetError> {
+        state.has_looked = true;
+        let Some(challenge) = self.challenges.find(at) else { return Ok(None) };
+        state.challenge = Some(challenge.clone());
+        match self.renew(state, client, at, wait) {
+            Ok(header) => {
+                state.guessed = Some(header.clone());
+                Ok(Some(header))
+            }
+            Err(error @ NetError::Cancelled) => Err(error),
+            Err(error) => {
+                log::info!("{error}");
+                state.challenge = None;
+                state.denied = Some(challenge).filter(|_| matches!(error, NetError::Denied { .. }));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Returns whether a request that was refused with 403 is sent again without its header `sent`, because
+    /// only a challenge of an earlier run asked for it.
+    pub(super) fn drops_guess(&self, sent: Option<&Secret>) -> bool {
+        let mut state = self.lock();
+        let is_guess = sent.is_some() && state.guessed.as_ref() == sent;
+        if is_guess && state.header.as_ref().map(|(value, _)| value) == sent {
+            state.header = None;
+            state.challenge = None;
+        }
+        is_guess
     }
 
     /// Returns the header for the repetition of a request that `answer` refused with 401 or 403. `sent` is
@@ -94,10 +134,21 @@ impl Auth {
         if let Some((value, _)) = state.header.as_ref().filter(|(value, _)| Some(value) != sent) {
             return Ok(value.clone());
         }
-        if answer.status == 401 {
-            state.challenge = challenge(answer, at)?.or(state.challenge.take());
+        let made = if answer.status == 401 { Challenge::of(answer, at)? } else { None };
+        if let Some(made) = made.clone() {
+            let is_denied = state.denied.take().is_some_and(|denied| denied.is_same(&made, &own_scope(at)));
+            state.challenge = Some(made);
+            state.guessed = None;
+            if is_denied {
+                let user = state.credentials.as_ref().and_then(|found| found.as_ref().map(Credentials::user));
+                return Err(NetError::Denied { host: at.name.clone(), user });
+            }
         }
-        self.renew(&mut state, client, at, wait)
+        let header = self.renew(&mut state, client, at, wait)?;
+        if let Some(made) = &made {
+            self.challenges.keep(at, made);
+        }
+        Ok(header)
     }
 
     /// Reads the credentials again, because those that were used are not accepted. Returns false if they are
@@ -154,9 +205,8 @@ impl Auth {
                 (Secret(basic(user, password)), None)
             }
             (Some(Challenge::Bearer { realm, service, scope }), credentials) => {
-                let own_scope = format!("repository:{}:pull", at.repository);
-                let scope = scope.as_deref().filter(|scope| !scope.is_empty()).unwrap_or(&own_scope);
-                let wanted = Wanted { realm, service: service.as_deref(), scope };
+                let scope = scope.clone().unwrap_or_else(|| own_scope(at));
+                let wanted = Wanted { realm, service: service.as_deref(), scope: &scope };
                 let (token, time) = wanted.token(client, at, credentials.as_ref(), wait)?;
                 let until = Instant::now().checked_add(time.saturating_sub(RENEWED_EARLY));
                 (Secret(format!("Bearer {}", token.0)), until)
@@ -166,6 +216,11 @@ impl Auth {
         state.header = Some((value.clone(), until));
         Ok(value)
     }
+}
+
+/// Returns the scope of a token for reading the repository.
+fn own_scope(at: &Endpoint) -> String {
+    format!("repository:{}:pull", at.repository)
 }
 
 /// The token that a challenge asks for.
@@ -250,35 +305,4 @@ impl Wanted<'_> {
         );
         Request { form: Some(form), ..Request::new(Method::Post, self.realm.clone()) }
     }
-}
-
-/// Returns the challenge of an answer that can be met: a token rather than a password.
-fn challenge(answer: &Response, at: &Endpoint) -> Result<Option<Challenge>, NetError> {
-    let mut found = None;
-    for header in answer.all("www-authenticate") {
-        for challenge in http_auth::parse_challenges(header).unwrap_or_default() {
-            if challenge.scheme.eq_ignore_ascii_case("bearer") {
-                return bearer(&challenge, at).map(Some);
-            }
-            if challenge.scheme.eq_ignore_ascii_case("basic") {
-                found = Some(Challenge::Basic);
-            }
-        }
-    }
-    Ok(found)
-}
-
-fn bearer(challenge: &ChallengeRef<'_>, at: &Endpoint) -> Result<Challenge, NetError> {
-    let refused = |reason: &str| NetError::Refused { host: at.name.clone(), reason: reason.to_owned() };
-    let value = |name: &str| {
-        let found = challenge.params.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-        found.map(|(_, value)| value.to_unescaped())
-    };
-    let realm = value("realm").as_deref().and_then(Url::parse);
-    let realm = realm.ok_or_else(|| refused("the challenge names no address of a token server"))?;
-    // Credentials that would go to the registry with TLS do not go to the token server without.
-    if !realm.tls && !is_loopback(&realm.host) && !at.tls.any_certificate {
-        return Err(refused("the challenge names a token server without TLS"));
-    }
-    Ok(Challenge::Bearer { realm, service: value("service"), scope: value("scope") })
 }

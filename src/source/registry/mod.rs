@@ -7,6 +7,7 @@ mod auth;
 mod backoff;
 mod blob;
 mod blob_fetch;
+mod challenge;
 mod client;
 mod containerd_hosts;
 mod content_cache;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 
 use self::blob::RemoteBlob;
 use self::blob_fetch::BlobFetch;
+use self::challenge::Challenges;
 use self::client::Client;
 use self::content_cache::ContentCache;
 use self::credentials::Login;
@@ -88,8 +90,15 @@ pub(super) fn open(site: Site<'_>) -> Result<Box<dyn ImageSource>> {
     let login = Login::new(registry.auth_file.as_deref(), &options.environment);
     let http = Http::new(options.environment.proxies.clone(), registry.net_timeout, &registry.cancel);
     let cancel = registry.cancel.clone();
-    let repository =
-        Repository::new(name.clone(), Client::new(http), endpoints, &login, registry.net_timeout, cancel);
+    let challenges = Challenges::new(options.cache_dir.clone());
+    let repository = Repository::new(
+        name.clone(),
+        Client::new(http),
+        endpoints,
+        (&login, &challenges),
+        registry.net_timeout,
+        cancel,
+    );
     Ok(Box::new(Registry {
         name,
         text,

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::auth::Auth;
+use super::challenge::Challenges;
 use super::client::Client;
 use super::credentials::Login;
 use super::exchange::{Fault, Method, Request, Response};
@@ -90,13 +91,13 @@ impl Repository {
         name: ImageName,
         client: Client,
         hosts: Vec<Endpoint>,
-        login: &Login,
+        (login, challenges): (&Login, &Challenges),
         time: Duration,
         cancel: Cancel,
     ) -> Self {
         let host = |endpoint: Endpoint| Host {
             elsewhere: Arc::new(Tls { client: None, ..(*endpoint.tls).clone() }),
-            auth: Auth::new(login.clone()),
+            auth: Auth::new(login.clone(), challenges.clone()),
             is_tls: OnceLock::new(),
             endpoint,
         };
@@ -285,13 +286,25 @@ impl Repository {
             let tls = if is_elsewhere { &host.elsewhere } else { &at.tls };
             let response = self.client.steady(&request, tls, wait)?;
             match response.status {
+                403 if !is_elsewhere && refusals == 0 && host.auth.drops_guess(header.as_ref()) => {
+                    header = None;
+                    url = first.clone();
+                }
                 401 | 403 if !is_elsewhere => {
                     refusals += 1;
                     let is_first = refusals == 1 && response.status == 401;
                     if !is_first && (refusals > 2 || !host.auth.read_again(at)?) {
                         return Err(NetError::Denied { host: at.name.clone(), user: host.auth.user() });
                     }
-                    header = Some(host.auth.answer(&self.client, at, &response, header.as_ref(), wait)?);
+                    let mut next = host.auth.answer(&self.client, at, &response, header.as_ref(), wait)?;
+                    if header.as_ref() == Some(&next) {
+                        // A password that was refused is not sent again.
+                        if !host.auth.read_again(at)? {
+                            return Err(NetError::Denied { host: at.name.clone(), user: host.auth.user() });
+                        }
+                        next = host.auth.answer(&self.client, at, &response, header.as_ref(), wait)?;
+                    }
+                    header = Some(next);
                     // Ask again at the address where the host expects its token.
                     url = first.clone();
                 }

@@ -45,3 +45,34 @@ fn r8_inspect_and_history_request_documents_only() {
         assert_eq!(read["tar_size"], layer.tar.len());
     }
 }
+
+#[test]
+fn r3_a_challenge_saves_the_next_run_a_refusal() {
+    let password = || (USER.to_owned(), PASSWORD.to_owned());
+    let get = "GET manifests/1";
+    let head = "HEAD manifests/1";
+    for (access, first, next) in [
+        (Access::Token(Some(password()), 100), &[get, "GET token", get][..], &["GET token", head][..]),
+        (Access::Basic(USER.to_owned(), PASSWORD.to_owned()), &[get, get], &[head]),
+    ] {
+        let (imgmount, registry) = (Imgmount::new(), Registry::start());
+        registry.push("app:1", &sample());
+        registry.set_access(access);
+        log_in(&imgmount, &registry, USER, PASSWORD);
+        let ls = |options: &[&str]| {
+            let reference = registry.reference("app:1");
+            imgmount_run(&imgmount, &[&["ls", &reference], options].concat()).expect(0);
+            registry.requests()
+        };
+        assert_eq!(ls(&[])[..first.len()], *first);
+        assert_eq!(ls(&[]), next);
+        assert_eq!(ls(&["--no-cache"])[..first.len()], *first);
+        // Nothing that an attacker on the way could have named is used or kept.
+        let insecure = ls(&["--insecure"]);
+        assert_eq!((&*insecure[0], insecure.len()), (head, first.len()));
+        let listed = imgmount.run(&["cache", "ls", "--json"]).expect(0);
+        assert_eq!(listed.lines().iter().filter(|line| line.contains("\"hosts/sha256-")).count(), 1);
+        imgmount.run(&["cache", "clear"]).expect(0);
+        assert_eq!(ls(&[])[..first.len()], *first);
+    }
+}

@@ -1,7 +1,7 @@
 //! Tokens, credentials, redirects and mirrors.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
@@ -135,6 +135,95 @@ fn r3_an_identity_token_is_exchanged_and_goes_to_the_token_server_alone() {
     );
     let elsewhere = requests.iter().filter(|request| request.contains("idt")).count();
     assert_eq!((elsewhere, requests.len()), (1, 3));
+}
+
+/// Runs that share a cache directory with the challenge of `https://auth.test/token`, as [`registry`] makes it.
+fn after_a_run() -> (tempfile::TempDir, PathBuf) {
+    let home = tempfile::tempdir().unwrap();
+    let cache = home.path().join("cache");
+    let first = later(&cache, None, registry("token-1"));
+    assert_eq!(first.manifest().unwrap(), b"{}");
+    assert_eq!(first.requests().len(), 3);
+    (home, cache)
+}
+
+fn later(
+    cache: &Path,
+    auth_file: Option<&Path>,
+    answer: impl Fn(&Request, usize) -> Result<Response, Fault> + Send + Sync + 'static,
+) -> Setup {
+    Setup::keeping(vec![Endpoint::new("reg.test", "app")], auth_file, Some(cache.to_owned()), answer)
+}
+
+#[test]
+fn r3_the_next_run_asks_the_token_server_at_once() {
+    let (_home, cache) = after_a_run();
+    let next = later(&cache, None, registry("token-1"));
+    assert_eq!(next.manifest().unwrap(), b"{}");
+    let with_token = format!("{} authorization=Bearer token-1", get_manifest("reg.test"));
+    assert_eq!(next.requests(), [TOKEN_REQUEST.to_owned(), with_token]);
+    // The host makes another challenge by now: it decides.
+    let (moved, get) = ("Bearer realm=\"https://new.test/token\"", get_manifest("reg.test"));
+    let answers = move |request: &Request, _: usize| match request.url.host.as_str() {
+        "auth.test" => answer(404, &[], b""),
+        "new.test" => answer(200, &[], br#"{"token": "new"}"#),
+        _ if header(request, "authorization") == Some("Bearer new") => answer(200, &[], b"{}"),
+        _ => answer(401, &[("www-authenticate", moved)], b""),
+    };
+    let new_token = "GET https://new.test/token?scope=repository%3Aapp%3Apull".to_owned();
+    let with_new_token = format!("{get} authorization=Bearer new");
+    let after_move = later(&cache, None, answers);
+    assert_eq!(after_move.manifest().unwrap(), b"{}");
+    assert_eq!(
+        after_move.requests(),
+        [TOKEN_REQUEST.to_owned(), get, new_token.clone(), with_new_token.clone()]
+    );
+    let last = later(&cache, None, answers);
+    assert_eq!(last.manifest().unwrap(), b"{}");
+    assert_eq!(last.requests(), [new_token, with_new_token]);
+}
+
+#[test]
+fn r3_a_challenge_of_an_earlier_run_never_keeps_an_image_from_being_read() {
+    let get = get_manifest("reg.test");
+    let with_token = format!("{get} authorization=Bearer token");
+    // The registry is public by now, and its token server is gone, or gives out tokens that it refuses.
+    for (status, body, refused, expected) in [
+        (401, &b""[..], 401, vec![TOKEN_REQUEST.to_owned(), get.clone()]),
+        (200, b"no token", 401, vec![TOKEN_REQUEST.to_owned(), get.clone()]),
+        (200, br#"{"token": "token"}"#, 403, vec![TOKEN_REQUEST.to_owned(), with_token, get.clone()]),
+    ] {
+        let (_home, cache) = after_a_run();
+        let public = later(&cache, None, move |request, _| match request.url.host.as_str() {
+            "auth.test" => answer(status, &[], body),
+            _ if header(request, "authorization").is_some() => answer(refused, &[], b""),
+            _ => answer(200, &[], b"{}"),
+        });
+        assert_eq!(public.manifest().unwrap(), b"{}", "{status}");
+        assert_eq!(public.requests(), expected);
+    }
+}
+
+#[test]
+fn r3_credentials_that_are_refused_are_sent_once_in_later_runs_too() {
+    let (_home, path) = auth_file(&entry("eve:old"));
+    let (_home, cache) = after_a_run();
+    let denied = Err(NetError::Denied { host: "reg.test".into(), user: Some("eve".into()) });
+    let by_token = later(&cache, Some(&path), |request, _| match request.url.host.as_str() {
+        "auth.test" => answer(401, &[], b""),
+        _ => answer(401, &[("www-authenticate", CHALLENGE)], b""),
+    });
+    assert_eq!(by_token.manifest(), denied);
+    let token = format!("{TOKEN_REQUEST} authorization=Basic ZXZlOm9sZA==");
+    assert_eq!(by_token.requests(), [token, get_manifest("reg.test")]);
+    let refuses = |_: &Request, _: usize| answer(401, &[("www-authenticate", "Basic realm=\"x\"")], b"");
+    let cache = cache.join("other");
+    let first = later(&cache, Some(&path), refuses);
+    assert_eq!((first.manifest(), first.requests().len()), (denied.clone(), 2));
+    let by_password = later(&cache, Some(&path), refuses);
+    assert_eq!(by_password.manifest(), denied);
+    let with_password = format!("{} authorization=Basic ZXZlOm9sZA==", get_manifest("reg.test"));
+    assert_eq!(by_password.requests(), [with_password]);
 }
 
 #[test]

@@ -6,10 +6,11 @@ mod faults;
 mod ranges;
 
 use std::io::Cursor;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::challenge::Challenges;
 use super::client::Client;
 use super::credentials::Login;
 use super::exchange::{Exchange, Fault, Request, Response};
@@ -72,6 +73,16 @@ impl Setup {
         auth_file: Option<&Path>,
         answer: impl Fn(&Request, usize) -> Result<Response, Fault> + Send + Sync + 'static,
     ) -> Self {
+        Setup::keeping(hosts, auth_file, None, answer)
+    }
+
+    /// Creates a repository that keeps challenges in the cache directory `cache`.
+    fn keeping(
+        hosts: Vec<Endpoint>,
+        auth_file: Option<&Path>,
+        cache: Option<PathBuf>,
+        answer: impl Fn(&Request, usize) -> Result<Response, Fault> + Send + Sync + 'static,
+    ) -> Self {
         let double = Arc::new(Double { answer: Box::new(answer), requests: Mutex::default() });
         let pauses: Arc<Mutex<Vec<Duration>>> = Arc::default();
         let noted = pauses.clone();
@@ -86,7 +97,8 @@ impl Setup {
         let login = Login::new(auth_file, &Environment::default());
         let name = ImageName::parse("reg.test/app:1").unwrap();
         let time = Duration::from_secs(60);
-        let repository = Repository::new(name, client, hosts, &login, time, Cancel::default());
+        let repository =
+            Repository::new(name, client, hosts, (&login, &Challenges::new(cache)), time, Cancel::default());
         Setup { double, repository: Arc::new(repository), pauses }
     }
 
