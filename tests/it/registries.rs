@@ -348,6 +348,27 @@ fn r6_a_registry_without_ranges_serves_whole_blobs() {
     imgmount_run(&imgmount, &["ls", &registry.reference("app:1")]).expect(2).says("Content-Encoding");
 }
 
+/// Each request had a connection of its own, which cost a round trip and began slowly.
+#[test]
+fn r6_connections_are_used_again() {
+    let (imgmount, registry) = (Imgmount::new(), Registry::start());
+    registry.push("app:1", &large().layer_as("COPY", &[file("small", b"small")], "", Compression::Gzip(6)));
+    let reference = registry.reference("app:1");
+    imgmount_run(&imgmount, &["ls", &reference]).expect(0);
+    fs::remove_dir_all(imgmount.cache().join("blobs")).unwrap();
+    registry.set_access(Access::Token(None, 100));
+    registry.redirect_blobs(100, 403);
+    registry.requests();
+    let before = registry.connections();
+    let out = imgmount_run(&imgmount, &["cat", &format!("{reference}:/etc/os-release"), "/small"]).expect(0);
+    assert_eq!(out.text(), "ID=testsmall");
+    let requests = registry.requests();
+    assert_eq!(count(&requests, "cdn/"), 2, "{requests:#?}");
+    assert_eq!(count(&requests, "blobs/"), 2, "{requests:#?}");
+    // The attempt to speak TLS, the registry with its token server, and the object store.
+    assert_eq!(registry.connections() - before, 3, "{requests:#?}");
+}
+
 #[test]
 fn r6_wrong_bytes_are_never_shown() {
     let (imgmount, registry) = (Imgmount::new(), Registry::start());

@@ -3,12 +3,16 @@
 //! This module owns the interface [`Exchange`], so that everything above it can be tested without a network.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::fetch::Wait;
 use super::hosts::Tls;
 use super::url::Url;
+
+/// The longest body that is read for nothing, in bytes. A new connection costs as much time as this takes on a
+/// slow link.
+const MAX_DISCARDED_BYTES: u64 = 16 << 10;
 
 /// Sends single requests.
 pub(super) trait Exchange: Send + Sync + fmt::Debug {
@@ -93,6 +97,14 @@ impl Response {
     /// Returns `Content-Length`, if it is a number.
     pub(super) fn len_bytes(&self) -> Option<u64> {
         self.header("content-length")?.trim().parse().ok()
+    }
+
+    /// Reads the body to its end if it is short, so that its connection can be used again. Errors do not
+    /// matter: the next request gets another connection.
+    pub(super) fn discard(mut self) {
+        if self.len_bytes().is_some_and(|len| len <= MAX_DISCARDED_BYTES) {
+            let _ = io::copy(&mut (&mut self.body).take(MAX_DISCARDED_BYTES), &mut io::sink());
+        }
     }
 }
 

@@ -146,6 +146,7 @@ impl Exchange for Http {
             status: parts.status.as_u16(),
             headers: headers.collect(),
             body: Box::new(Body {
+                left: body.content_length(),
                 inner: body.into_reader(),
                 host: request.url.host.clone(),
                 wait: wait.clone(),
@@ -157,13 +158,15 @@ impl Exchange for Http {
 /// A body whose errors have the kinds that [`super::fetch::Fetched`] promises.
 struct Body<R> {
     inner: R,
+    /// The bytes that are left, if the headers state a length.
+    left: Option<u64>,
     host: String,
     wait: Wait,
 }
 
 impl<R: Read> Read for Body<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.inner.read(buf).map_err(|error| {
+        let read = self.inner.read(buf).map_err(|error| {
             if self.wait.cancel.is_cancelled() {
                 return NetError::Cancelled.into();
             }
@@ -178,7 +181,14 @@ impl<R: Read> Read for Body<R> {
                     format!("'{}': the connection broke", self.host),
                 ),
             }
-        })
+        })?;
+        self.left = self.left.map(|left| left.saturating_sub(read as u64));
+        if self.left == Some(0) {
+            // Only a reader that sees the end gives the connection back. Nothing is waited for here, and all
+            // bytes have arrived, so an error means no more than a connection that is not used again.
+            let _ = self.inner.read(&mut [0]);
+        }
+        Ok(read)
     }
 }
 

@@ -305,12 +305,14 @@ impl Repository {
                         next = host.auth.answer(&self.client, at, &response, header.as_ref(), wait)?;
                     }
                     header = Some(next);
+                    response.discard();
                     // Ask again at the address where the host expects its token.
                     url = first.clone();
                 }
                 301 | 302 | 303 | 307 | 308 => {
                     redirects += 1;
                     url = redirected(&url, &response, redirects)?;
+                    response.discard();
                 }
                 _ => return Ok(Answer { response, url, is_elsewhere }),
             }
@@ -348,7 +350,11 @@ impl Repository {
                 let root = Request::new(Method::Get, Url::new(true, &at.host, &format!("{}/", at.root)));
                 wait.left(&at.host)?;
                 let is_tls = match self.client.once(&root, &at.tls, wait) {
-                    Ok(_) | Err(Fault::Certificate(_) | Fault::TimedOut | Fault::Malformed(_)) => true,
+                    Ok(answer) => {
+                        answer.discard();
+                        true
+                    }
+                    Err(Fault::Certificate(_) | Fault::TimedOut | Fault::Malformed(_)) => true,
                     Err(Fault::Cancelled) => return Err(NetError::Cancelled),
                     Err(Fault::NotTls | Fault::Broken(_) | Fault::Unreachable(_)) => false,
                 };
