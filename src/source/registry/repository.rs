@@ -122,11 +122,18 @@ impl Repository {
         // A mirror that did not have the first blob is not asked for each of the others first.
         let first = self.serving.load(Ordering::Relaxed);
         let others = (0..self.hosts.len()).filter(|at| *at != first);
+        let mut has_skipped = false;
         for at in std::iter::once(first).chain(others) {
-            let Some(host) = self.hosts.get(at).filter(|host| serves(&host.endpoint)) else { continue };
+            let Some(host) = self.hosts.get(at).filter(|host| serves(&host.endpoint)) else {
+                has_skipped = true;
+                continue;
+            };
             match ask(host) {
                 Ok(found) => {
-                    self.serving.store(at, Ordering::Relaxed);
+                    // A mirror that may not say what a tag means serves what the tag leads to.
+                    if !has_skipped {
+                        self.serving.store(at, Ordering::Relaxed);
+                    }
                     return Ok(found);
                 }
                 Err(NetError::Cancelled) => return Err(NetError::Cancelled),

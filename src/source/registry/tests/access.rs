@@ -294,6 +294,8 @@ fn r2_mirrors_are_asked_in_order_and_the_registry_last() {
     assert_eq!(setup.requests(), [get_manifest("b.test")], "the mirror that served is asked first");
     setup.repository.tagged("1", None, 1000).unwrap();
     assert_eq!(setup.requests(), ["GET https://reg.test/v2/app/manifests/1"]);
+    setup.manifest().unwrap();
+    assert_eq!(setup.requests(), [get_manifest("a.test"), get_manifest("b.test")], "mirrors serve digests");
     let setup = Setup::at(hosts(), None, |request, _| match request.url.host.as_str() {
         "reg.test" => answer(404, &[], b""),
         _ => answer(400, &[], b""),
