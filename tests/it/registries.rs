@@ -12,12 +12,13 @@ use std::thread;
 use std::time::Duration;
 
 mod commands;
+mod mirrors;
+mod real;
 
-use crate::engines;
 use crate::fixture::{
     Access, Compression, Fault, Image, Registry, file, oci, patterned, sample_tree, write_dir,
 };
-use crate::mounted::{Imgmount, Need, Run, have, run};
+use crate::mounted::{Imgmount, Mounted, Need, Run, have, run};
 use crate::tree::Snapshot;
 
 pub(crate) const USER: &str = "eve";
@@ -45,6 +46,13 @@ pub(crate) fn command(imgmount: &Imgmount, args: &[&str]) -> Command {
 
 pub(crate) fn imgmount_run(imgmount: &Imgmount, args: &[&str]) -> Run {
     run(&mut command(imgmount, args))
+}
+
+/// Mounts an image.
+pub(crate) fn mounted(imgmount: &Imgmount, reference: &str, options: &[&str]) -> Mounted {
+    let point = imgmount.mount_point();
+    let ran = run(command(imgmount, &["mount", reference, point.to_str().unwrap()]).args(options));
+    Mounted::at(&point, ran.expect(0))
 }
 
 /// Writes credentials for `registry` where podman looks for them.
@@ -485,92 +493,4 @@ fn r2_a_proxy_is_used_except_for_hosts_that_no_proxy_names() {
     proxied("a.spared.test:5000").expect(2).says("cannot reach");
     proxied(&registry.host()).expect(0);
     assert_eq!(requests.lock().unwrap().len(), 0);
-}
-
-/// A registry of CNCF Distribution, to which skopeo has pushed the sample, and its place.
-fn real(imgmount: &Imgmount, http: &str, parts: &str) -> (engines::Registry, String) {
-    let registry = engines::Registry::start_with(imgmount, http, parts);
-    write_dir(&oci(&[sample()]), &imgmount.dir().join("layout"));
-    let login = format!("{USER}:{PASSWORD}");
-    let options: &[&str] = if parts.is_empty() { &[] } else { &["--dest-creds", &login] };
-    registry.push(imgmount, "oci:layout:1", "team/app:1", options);
-    let place = format!("docker://localhost:{}/team/app", registry.port);
-    (registry, place)
-}
-
-#[test]
-fn r1_a_real_registry_is_read() {
-    if !have(&[Need::Program("docker-registry"), Need::Program("skopeo")]) {
-        return;
-    }
-    let imgmount = Imgmount::new();
-    let (registry, place) = real(&imgmount, "", "");
-    let v2 = registry.push(&imgmount, "oci:layout:1", "team/app:docker", &["--format", "v2s2"]);
-    let target = imgmount.dir().join("tree");
-    for reference in [place.clone() + ":1", place.clone() + ":docker", format!("{place}@{v2}")] {
-        imgmount_run(&imgmount, &["verify", &reference]).expect(0);
-        let _ = fs::remove_dir_all(&target);
-        let listed = imgmount_run(&imgmount, &["ls", "-lR", "--no-cache", &reference]).expect(0);
-        let layout = imgmount.dir().join("layout");
-        let expected = imgmount_run(&imgmount, &["ls", "-lR", layout.to_str().unwrap()]).expect(0);
-        assert_eq!(listed.text(), expected.text(), "{reference}");
-    }
-    imgmount_run(&imgmount, &["ls", &format!("{place}:gone")])
-        .expect(2)
-        .says("has no manifest gone of team/app");
-    if have(&[Need::Fuse]) {
-        let mounted = imgmount.mount(place.clone() + ":1", &[]);
-        Snapshot::described(&sample_tree()).assert_shown_by(&Snapshot::of(mounted.path()), &place);
-    }
-}
-
-#[test]
-fn r3_a_registry_with_passwords_is_read_after_a_login() {
-    if !have(&[Need::Program("docker-registry"), Need::Program("skopeo")]) {
-        return;
-    }
-    let imgmount = Imgmount::new();
-    // The password as crypt(3) hashes it with bcrypt.
-    let hash = "$2y$05$abcdefghijklmnopqrstuulgIDmuT0WuprQt/YPkxHK8OoiL4XjLy";
-    let passwords = imgmount.write("htpasswd", format!("{USER}:{hash}\n").as_bytes());
-    let parts = format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", passwords.display());
-    let (registry, place) = real(&imgmount, "", &parts);
-    let reference = place + ":1";
-    imgmount_run(&imgmount, &["ls", &reference]).expect(2).says("denies access without credentials");
-    let mut log_in = Command::new("skopeo");
-    log_in.args(["login", "--tls-verify=false", "--authfile", "auth.json", "-u", USER, "--password-stdin"]);
-    log_in.arg(format!("localhost:{}", registry.port)).current_dir(imgmount.dir());
-    log_in.stdin(fs::File::open(imgmount.write("password", PASSWORD.as_bytes())).unwrap());
-    run(&mut log_in).expect(0);
-    imgmount_run(&imgmount, &["verify", "--authfile", "auth.json", &reference]).expect(0);
-    let mut by_variable = command(&imgmount, &["ls", "--no-cache", &reference]);
-    run(by_variable.env("REGISTRY_AUTH_FILE", imgmount.dir().join("auth.json"))).expect(0);
-}
-
-#[test]
-fn r2_a_registry_with_tls_needs_its_certificate() {
-    if !have(&[Need::Program("docker-registry"), Need::Program("skopeo"), Need::Program("openssl")]) {
-        return;
-    }
-    let imgmount = Imgmount::new();
-    let mut make = imgmount.shell(
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.crt \
-             -days 3 -subj /CN=test-ca 2>&1 &&
-         openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout host.key -out host.crt \
-             -days 3 -subj /CN=localhost -addext subjectAltName=DNS:localhost \
-             -addext basicConstraints=critical,CA:FALSE -CA ca.crt -CAkey ca.key 2>&1",
-    );
-    run(make.current_dir(imgmount.dir())).expect(0);
-    let file = |name: &str| imgmount.dir().join(name).display().to_string();
-    let http = format!("  tls:\n    certificate: {}\n    key: {}\n", file("host.crt"), file("host.key"));
-    let (registry, place) = real(&imgmount, &http, "");
-    let reference = place + ":1";
-    let refused = imgmount_run(&imgmount, &["ls", &reference]).expect(2);
-    refused.says("the certificate is not valid").says("--insecure accepts any");
-    imgmount_run(&imgmount, &["ls", "--no-cache", "--insecure", &reference]).expect(0);
-    let certificates =
-        imgmount.dir().join(format!("home/.config/containers/certs.d/localhost:{}", registry.port));
-    fs::create_dir_all(&certificates).unwrap();
-    fs::copy(file("ca.crt"), certificates.join("ca.crt")).unwrap();
-    imgmount_run(&imgmount, &["verify", &reference]).expect(0);
 }

@@ -24,7 +24,12 @@ impl Registry {
 
     /// Starts a registry with further lines in the part `http` of its configuration, and after it.
     pub(crate) fn start_with(imgmount: &Imgmount, http: &str, parts: &str) -> Self {
-        let dir = imgmount.dir().join("registry");
+        Registry::named(imgmount, "registry", http, parts)
+    }
+
+    /// As [`Registry::start_with`], with its storage in `name` below the test's directory.
+    pub(crate) fn named(imgmount: &Imgmount, name: &str, http: &str, parts: &str) -> Self {
+        let dir = imgmount.dir().join(name);
         fs::create_dir(&dir).unwrap();
         let settings = [http, parts].map(str::to_owned);
         let mut registry = Registry { dir, port: 0, settings, server: None };
@@ -41,7 +46,7 @@ impl Registry {
                 return registry;
             }
         }
-        panic!("no registry: {}", fs::read_to_string(registry.dir.join("../registry.log")).unwrap());
+        panic!("no registry: {}", registry.log());
     }
 
     fn serve(&mut self) {
@@ -54,14 +59,39 @@ impl Registry {
             self.settings[1]
         );
         fs::write(self.config(), config).unwrap();
-        let log = fs::File::create(self.dir.join("../registry.log")).unwrap();
+        let log = fs::File::create(self.dir.with_extension("log")).unwrap();
         let mut command = Command::new(find_program("docker-registry").unwrap());
         command.arg("serve").arg(self.config()).stdin(Stdio::null());
         self.server = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
     }
 
     fn config(&self) -> PathBuf {
-        self.dir.join("../registry.yml")
+        self.dir.with_extension("yml")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.with_extension("log")).unwrap()
+    }
+
+    /// Returns the requests so far, each with its status: `GET /v2/app/manifests/1 200`.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        let request = |line: &str| {
+            let (_, rest) = line.split_once("] \"")?;
+            let (request, rest) = rest.split_once(" HTTP/1.1\" ")?;
+            Some(format!("{request} {}", rest.split(' ').next()?))
+        };
+        self.log().lines().filter_map(request).collect()
+    }
+
+    /// Returns whether the storage has the blob with this digest, in hexadecimal digits.
+    pub(crate) fn holds(&self, hex: &str) -> bool {
+        let blob = format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]);
+        self.dir.join(blob).is_file()
+    }
+
+    /// Returns host and port.
+    pub(crate) fn host(&self) -> String {
+        format!("localhost:{}", self.port)
     }
 
     /// Copies `source` to the repository and tag `name`. Returns the digest of the manifest.
