@@ -176,6 +176,11 @@ mod seed;
 mod source;
 mod store;
 mod verify;
+#[cfg_attr(
+    not(all(feature = "fuse", feature = "registry")),
+    allow(dead_code, reason = "only mounts limit the waits, and only registries make them")
+)]
+mod waiting;
 mod warning;
 mod workers;
 

@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Bytes of fixed length that can be read at any offset, by several threads at once.
 pub(crate) trait ReadAt: Send + Sync + fmt::Debug + 'static {
@@ -74,8 +75,15 @@ pub(crate) trait Remote {
     /// Announces that `range` (bytes) will be read soon. Returns at once; the range is requested meanwhile.
     fn prepare(&self, range: Range<u64>);
 
+    /// Returns whether all bytes of `range` are cached. They can be wrong, or be gone by the next read.
+    fn has(&self, range: Range<u64>) -> bool;
+
     /// Returns how many bytes should be announced ahead of a sequential reader.
     fn ahead_bytes(&self) -> u64;
+
+    /// Returns when a read that begins now fails because of the limit on the work of this thread
+    /// ([`crate::waiting`]); `None` without a limit.
+    fn deadline(&self) -> Option<Instant>;
 
     /// Drops the cached bytes of `range`, because they are not those that the image names. The next read
     /// requests them again, past all caches on the way.

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
@@ -99,13 +100,15 @@ impl SpanCache {
 
     /// Returns the span from the cache, or decodes it with `decode`, which runs without a lock. `decode` gets
     /// a buffer with arbitrary content and must leave only the span in it. Readers that request the span
-    /// meanwhile wait. If decoding fails, each of them tries it again and gets its own error.
+    /// meanwhile wait. If decoding fails, each of them tries it again and gets its own error. A reader waits
+    /// until `end` at most, and then decodes the span itself.
     ///
     /// # Errors
     /// The error of `decode`.
     pub(crate) fn get_or_decode<E>(
         &self,
         key: SpanKey,
+        end: Option<Instant>,
         decode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<CachedSpan, E> {
         loop {
@@ -129,8 +132,10 @@ impl SpanCache {
                     }
                 }
             };
-            if let Some(bytes) = waiting.wait() {
-                return Ok(bytes);
+            match waiting.wait(end) {
+                Some(Some(bytes)) => return Ok(bytes),
+                Some(None) => {}
+                None => return self.decode(decode),
             }
         }
     }
@@ -182,11 +187,16 @@ impl SpanCache {
         decode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<CachedSpan, E> {
         // `landing` is dropped even if `decode` panics; otherwise the waiting readers would wait forever.
+        let bytes = self.decode(decode)?;
+        landing.bytes = Some(bytes.clone());
+        Ok(bytes)
+    }
+
+    fn decode<E>(&self, decode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<CachedSpan, E> {
         let mut buffer = self.buffers.take();
         let decoded = decode(&mut buffer);
         let bytes = Arc::new(SpanBytes::new(buffer, self.buffers.clone()));
         decoded?;
-        landing.bytes = Some(bytes.clone());
         Ok(bytes)
     }
 
@@ -265,13 +275,20 @@ impl State {
 }
 
 impl Flight {
-    fn wait(&self) -> Option<CachedSpan> {
+    /// Returns what was decoded, which is `None` after a failure; or `None` at `end`.
+    fn wait(&self, end: Option<Instant>) -> Option<Option<CachedSpan>> {
         let mut landed = self.landed.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(bytes) = &*landed {
-                return bytes.clone();
+                return Some(bytes.clone());
             }
-            landed = self.landing.wait(landed).unwrap_or_else(PoisonError::into_inner);
+            landed = match end.map(|end| end.saturating_duration_since(Instant::now())) {
+                None => self.landing.wait(landed).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return None,
+                Some(left) => {
+                    self.landing.wait_timeout(landed, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
     }
 }
@@ -308,7 +325,6 @@ mod tests {
     use std::convert::Infallible;
     use std::sync::atomic::AtomicUsize;
     use std::thread;
-    use std::time::Duration;
 
     /// Returns a decoder that gives ten bytes of `value`.
     fn fill(value: u8) -> impl Fn(&mut Vec<u8>) -> Result<(), Infallible> {
@@ -325,7 +341,7 @@ mod tests {
         thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let bytes = cache.get_or_decode((1, 1), |buffer| {
+                    let bytes = cache.get_or_decode((1, 1), None, |buffer| {
                         decodes.fetch_add(1, Ordering::SeqCst);
                         thread::sleep(Duration::from_millis(50));
                         fill(7)(buffer)
@@ -341,8 +357,8 @@ mod tests {
     fn the_budget_evicts_what_was_used_longest_ago() {
         let cache = SpanCache::new(25);
         for span in 0..3 {
-            cache.get_or_decode((1, span), fill(0)).unwrap();
-            cache.get_or_decode((1, 0), fill(0)).unwrap();
+            cache.get_or_decode((1, span), None, fill(0)).unwrap();
+            cache.get_or_decode((1, 0), None, fill(0)).unwrap();
         }
         assert_eq!([0, 1, 2].map(|span| cache.has((1, span))), [true, false, true]);
     }
@@ -350,12 +366,12 @@ mod tests {
     #[test]
     fn a_failure_is_not_cached_and_a_panic_leaves_nobody_waiting() {
         let cache = SpanCache::new(100);
-        assert_eq!(cache.get_or_decode((1, 1), |_| Err("no")).map(|bytes| bytes.len()), Err("no"));
+        assert_eq!(cache.get_or_decode((1, 1), None, |_| Err("no")).map(|bytes| bytes.len()), Err("no"));
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            cache.get_or_decode((1, 1), |_| -> Result<(), Infallible> { panic!("boom") })
+            cache.get_or_decode((1, 1), None, |_| -> Result<(), Infallible> { panic!("boom") })
         }));
         assert!(panicked.is_err());
-        assert_eq!(cache.get_or_decode((1, 1), fill(1)).unwrap()[..], [1; 10]);
+        assert_eq!(cache.get_or_decode((1, 1), None, fill(1)).unwrap()[..], [1; 10]);
     }
 
     #[test]
@@ -367,7 +383,7 @@ mod tests {
         let here = |cache: &SpanCache| [0, 1, 2, 3, 4, 5].map(|span| cache.has((1, span)));
         assert_eq!(here(&cache), [true, true, true, false, false, false]);
         // A span that is read makes room for another one; a span that fails takes no room.
-        cache.get_or_decode((1, 0), |_| Err(())).unwrap();
+        cache.get_or_decode((1, 0), None, |_| Err(())).unwrap();
         cache.decode_ahead((1, 9), 10, |_| Err(()));
         cache.decode_ahead((1, 4), 10, fill(1));
         cache.decode_ahead((1, 5), 10, fill(1));
@@ -380,18 +396,18 @@ mod tests {
     fn what_was_passed_takes_a_small_part_and_goes_first() {
         let cache = SpanCache::new(320);
         for span in 0..10 {
-            cache.get_or_decode((1, span), fill(0)).unwrap();
+            cache.get_or_decode((1, span), None, fill(0)).unwrap();
             cache.pass((1, span));
         }
         let here =
             |spans: std::ops::Range<u32>| spans.filter(|span| cache.has((1, *span))).collect::<Vec<_>>();
         assert_eq!(here(0..10), [8, 9], "20 bytes of 320");
         // After it is read and passed again, the span is still in the list of passed spans.
-        cache.get_or_decode((1, 8), fill(0)).unwrap();
+        cache.get_or_decode((1, 8), None, fill(0)).unwrap();
         cache.pass((1, 8));
         cache.pass((1, 7));
         for span in 20..51 {
-            cache.get_or_decode((1, span), fill(0)).unwrap();
+            cache.get_or_decode((1, span), None, fill(0)).unwrap();
         }
         assert_eq!(here(0..10), [8], "the one that was read less recently made room");
         assert_eq!(here(20..51).len(), 31);
@@ -400,6 +416,29 @@ mod tests {
         }
         let state = cache.lock();
         assert_eq!((state.ready_bytes, state.passed_bytes, state.ahead_bytes), (20, 20, 0));
+    }
+
+    #[test]
+    fn a_reader_that_waited_long_enough_decodes_the_span_itself() {
+        let cache = SpanCache::new(100);
+        thread::scope(|scope| {
+            let (release, gate) = std::sync::mpsc::channel();
+            let (begun, wait) = std::sync::mpsc::channel();
+            let cache = &cache;
+            scope.spawn(move || {
+                cache.get_or_decode((1, 1), None, |buffer| {
+                    begun.send(()).unwrap();
+                    gate.recv().unwrap();
+                    fill(3)(buffer)
+                })
+            });
+            wait.recv().unwrap();
+            let late = cache.get_or_decode((1, 1), Some(Instant::now()), |_| Err("late"));
+            assert_eq!(late.map(|bytes| bytes.len()), Err("late"));
+            assert_eq!(cache.get_or_decode((1, 1), Some(Instant::now()), fill(4)).unwrap()[..], [4; 10]);
+            release.send(()).unwrap();
+        });
+        assert_eq!(cache.get_or_decode((1, 1), None, fill(5)).unwrap()[..], [3; 10]);
     }
 
     #[test]
@@ -417,7 +456,7 @@ mod tests {
             });
             wait.recv().unwrap();
             assert_eq!(cache.lock().ahead_bytes, 10);
-            assert_eq!(cache.get_or_decode((1, 1), fill(4)).unwrap()[..], [3; 10]);
+            assert_eq!(cache.get_or_decode((1, 1), None, fill(4)).unwrap()[..], [3; 10]);
         });
         assert_eq!(cache.lock().ahead_bytes, 0);
     }

@@ -29,7 +29,7 @@ use crate::error::{Error, Result, StreamFault};
 use crate::layer::entry::{Extent, FileData, Stored};
 use crate::layer::reader::LayerReader;
 use crate::layer::table::Span;
-use crate::read_at::ReadAt;
+use crate::read_at::{ReadAt, Remote};
 
 /// Number of requests into which the read-ahead of a sequential reader is divided: while one is answered, the
 /// next one is on its way.
@@ -243,7 +243,8 @@ impl LayerBytes {
     }
 
     fn span(&self, at: u32) -> Result<CachedSpan> {
-        self.cache.get_or_decode((self.number, at), |buffer| self.reader.read_span(at, buffer))
+        let end = self.reader.remote().and_then(Remote::deadline);
+        self.cache.get_or_decode((self.number, at), end, |buffer| self.reader.read_span(at, buffer))
     }
 
     /// Requests read-ahead of the spans that may follow span `at`, if its reader goes forward.

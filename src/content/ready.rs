@@ -1,6 +1,8 @@
 //! Reads without waiting for a slow source, for threads that serve other requests, too.
 //!
-//! This module owns when a span is available at once. It does not know the requests.
+//! This module owns when a span is available at once. It does not know the requests. A span whose stored bytes
+//! are here can still need the source: its bytes are wrong, or another thread that decodes it waits. So the
+//! work is done without waiting, and a failure means that it must be done again with time for it.
 
 use std::sync::Arc;
 
@@ -8,6 +10,7 @@ use super::LayerBytes;
 use super::cache::CachedSpan;
 use crate::error::{Error, Result};
 use crate::layer::entry::FileData;
+use crate::waiting;
 
 impl LayerBytes {
     /// Reads as [`LayerBytes::read_file`], but returns `None` instead of waiting for a slow source.
@@ -24,32 +27,27 @@ impl LayerBytes {
             return self.read_file(file, buf, offset).map(Some);
         }
         let read = |buf: &mut [u8], offset| self.read_exact_by(|at| self.span_if_ready(at), buf, offset);
-        match self.read_file_by(read, file, buf, offset) {
+        match waiting::never(|| self.read_file_by(read, file, buf, offset)) {
             Ok(len) => Ok(Some(len)),
-            Err(Unready::Wait) => Ok(None),
-            Err(Unready::Failed(error)) => Err(error),
+            Err(Unready) => Ok(None),
         }
     }
 
-    /// Returns the span, or [`Unready::Wait`] if getting it may take long.
+    /// Returns the span, or [`Unready`] if getting it may take long.
     fn span_if_ready(&self, at: u32) -> Result<CachedSpan, Unready> {
         match self.cache.ready((self.number, at)) {
             Some(bytes) => Ok(bytes),
-            None if self.reader.span_may_wait(at) => Err(Unready::Wait),
+            None if self.reader.span_may_wait(at) => Err(Unready),
             None => Ok(self.span(at)?),
         }
     }
 }
 
-/// Why a span cannot be returned at once.
-enum Unready {
-    /// Getting the span may take long.
-    Wait,
-    Failed(Error),
-}
+/// A span cannot be returned at once.
+struct Unready;
 
 impl From<Error> for Unready {
-    fn from(error: Error) -> Self {
-        Unready::Failed(error)
+    fn from(_: Error) -> Self {
+        Unready
     }
 }

@@ -50,6 +50,7 @@ use self::xattr::{Answer, Provenance};
 use crate::forest::{Forest, ForestNode, TreeRef};
 use crate::load::LoadedTree;
 use crate::rootfs::InodeId;
+use crate::waiting;
 
 /// Cache lifetime of names and attributes that cannot change: a year.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -111,6 +112,8 @@ struct Read {
     offset: u64,
     /// Maximum number of bytes to return.
     wanted: usize,
+    /// When the request arrived. From then on, its time to wait for a slow source runs.
+    arrived: Instant,
 }
 
 /// How long a request may occupy its thread.
@@ -118,7 +121,7 @@ struct Read {
 enum Patience {
     /// Long enough for decoding, but not for waiting for a slow source.
     Short,
-    /// Without limit.
+    /// As long as the source lets a read wait.
     Long,
 }
 
@@ -259,7 +262,10 @@ impl View {
         let (node, tree) = self.find(read.ino)?;
         let filled = match patience {
             Patience::Short => tree.read_if_ready(node.inode(), buffer, read.offset),
-            Patience::Long => tree.read_at(node.inode(), buffer, read.offset).map(Some),
+            Patience::Long => {
+                let filled = waiting::since(read.arrived, || tree.read_at(node.inode(), buffer, read.offset));
+                filled.map(Some)
+            }
         };
         filled.map_err(|error| attr::errno(&error, "read", read.ino))
     }
@@ -381,7 +387,7 @@ impl Filesystem for Server {
         reply: ReplyData,
     ) {
         let wanted = usize::try_from(size).map_or(READ_MAX_BYTES, |size| size.min(READ_MAX_BYTES));
-        let read = Read { ino, offset, wanted };
+        let read = Read { ino, offset, wanted, arrived: Instant::now() };
         if let Some(reply) = self.view.answer(&read, Patience::Short, reply) {
             let view = Arc::clone(&self.view);
             self.pool.run(move || drop(view.answer(&read, Patience::Long, reply)));

@@ -73,7 +73,8 @@ impl LayerReader {
     #[must_use]
     #[cfg(feature = "fuse")]
     pub(crate) fn span_may_wait(&self, at: u32) -> bool {
-        self.may_wait() && !self.is_copied(at)
+        let is_here = || self.remote().is_some_and(|remote| remote.has(self.stored_range(at)));
+        self.may_wait() && !self.is_copied(at) && !is_here()
     }
 
     fn is_copied(&self, at: u32) -> bool {

@@ -260,6 +260,7 @@ fn a_pass_that_failed_is_continued_by_the_next_one() {
 #[cfg(feature = "fuse")]
 mod mounted {
     use std::fs;
+    use std::os::unix::fs::FileExt as _;
     use std::thread;
 
     use super::super::panics::can_mount;
@@ -268,12 +269,19 @@ mod mounted {
 
     /// Mounts the image without its content; `None` if this machine cannot mount.
     fn mount(place: &Place) -> Option<(PathBuf, crate::Mounted)> {
+        mount_image(place, |place| Ok(place.load_evicted()))
+    }
+
+    fn mount_image(
+        place: &Place,
+        load: impl FnOnce(&Place) -> Result<Image>,
+    ) -> Option<(PathBuf, crate::Mounted)> {
         let point = place.archive.home.path().join("mnt");
         fs::create_dir_all(&point).unwrap();
         if !can_mount(&point) {
             return None;
         }
-        let mounted = place.load_evicted().mount(&point, &MountOptions::default().threads(2)).unwrap();
+        let mounted = load(place).unwrap().mount(&point, &MountOptions::default().threads(2)).unwrap();
         Some((point, mounted))
     }
 
@@ -318,6 +326,34 @@ mod mounted {
             place.layers[0].heal();
         }
         assert_eq!(fs::read(point.join("first")).unwrap(), b"1");
+        mounted.unmount().unwrap();
+    }
+
+    #[test]
+    fn cached_bytes_that_are_wrong_hold_up_no_other_request() {
+        let place = Place::new(Compression::Gzip);
+        drop(place.load().unwrap());
+        let digest = Algorithm::Sha256.digest(&place.layers[0].bytes).to_string();
+        let kept = place.cache_dir().join(format!("blobs/{}.blob", digest.replace(':', "-")));
+        fs::write(kept, vec![0; place.layers[0].bytes.len()]).unwrap();
+        let Some((point, mounted)) = mount_image(&place, Place::load) else { return };
+        place.layers[0].fail_next(vec![Fault::Stall(0); 100]);
+        // More readers than the mount has threads for the requests of the kernel.
+        let readers: Vec<_> = (0..4)
+            .map(|reader| {
+                let file = fs::File::open(point.join("large")).unwrap();
+                thread::spawn(move || file.read_at(&mut [0; 4096], reader * (2 << 20)))
+            })
+            .collect();
+        while place.layers[0].requests().len() < 3 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(fs::read_dir(&point).unwrap().count(), 4);
+        assert_eq!(fs::read(point.join("small")).unwrap(), b"small");
+        let requests = place.layers[0].requests();
+        assert!(requests.len() <= 5, "readers still wait for their first request: {requests:?}");
+        place.cancel.cancel();
+        readers.into_iter().for_each(|reader| assert!(reader.join().unwrap().is_err()));
         mounted.unmount().unwrap();
     }
 

@@ -118,8 +118,16 @@ impl Remote for RemoteBlob {
         Blob::prepare(&self.0, &range);
     }
 
+    fn has(&self, range: Range<u64>) -> bool {
+        blocks(&(range.start..range.end.min(self.0.len_bytes))).all(|block| self.0.content().has(block))
+    }
+
     fn ahead_bytes(&self) -> u64 {
         self.0.downloads.ahead_bytes()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.0.downloads.wait_for_stream().deadline
     }
 
     fn refresh(&self, range: Range<u64>) {
@@ -362,7 +370,7 @@ impl FillStream {
             let under_way = self.blob.lock().under_way.contains(&block);
             self.filling = self.filling || (self.is_pass && !under_way && self.blob.content().begin_fill());
             let is_late = patience.is_some_and(|patience| Instant::now() >= patience);
-            let wait = Wait::new(None, &self.blob.downloads.cancel);
+            let wait = self.blob.downloads.wait_for_stream();
             if !under_way && (self.filling || !self.is_pass) || is_late {
                 // A block may have arrived before the task was taken over.
                 if !self.blob.content().has(block) {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::content_cache::ContentCache;
 use super::fetch::{Cancel, NetError, Wait};
 use super::plan;
+use crate::waiting;
 
 /// Maximum number of requests to a registry at the same time, as browsers and container engines limit them.
 const MAX_REQUESTS: usize = 4;
@@ -82,7 +83,15 @@ impl Downloads {
 
     /// Returns the limits of a read that begins now.
     pub(super) fn wait(&self) -> Wait {
-        Wait::new(Some(self.net_timeout), &self.cancel)
+        let limit = self.wait_for_stream();
+        let wait = Wait::new(Some(self.net_timeout), &self.cancel);
+        Wait { deadline: limit.deadline.or(wait.deadline), ..wait }
+    }
+
+    /// Returns the limits of a stream that may take as long as bytes keep coming, except where the work of
+    /// this thread has a limit.
+    pub(super) fn wait_for_stream(&self) -> Wait {
+        Wait { deadline: waiting::limit(self.net_timeout), cancel: self.cancel.clone() }
     }
 
     /// Waits until another request may begin. It runs until the returned value is dropped.
@@ -90,6 +99,7 @@ impl Downloads {
     /// # Errors
     /// [`NetError`] naming `host` when `wait` ends before.
     pub(super) fn begin(&self, urgency: Urgency, wait: &Wait, host: &str) -> Result<Running<'_>, NetError> {
+        wait.left(host)?;
         let most = if urgency == Urgency::Demand { MAX_REQUESTS } else { MAX_REQUESTS_AHEAD };
         let mut state = self.shared.lock();
         state.urgent += usize::from(urgency == Urgency::Demand);

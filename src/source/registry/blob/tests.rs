@@ -8,6 +8,7 @@ use crate::digest::Algorithm;
 use crate::source::registry::content_cache::ContentCache;
 use crate::source::registry::fetch::{Cancel, NetError};
 use crate::store::Store;
+use crate::waiting;
 
 const B: u64 = BLOCK_BYTES;
 /// Longer than any test takes.
@@ -473,4 +474,34 @@ fn under_random_faults_every_byte_is_right_or_the_read_fails() {
         }
     }
     assert!(failed < 30);
+}
+
+#[test]
+fn all_waits_of_a_read_end_together_and_what_is_kept_is_returned_without_one() {
+    let place = Place::new(200);
+    let fake = place.fake(&[]);
+    let downloads = place.downloads(Duration::from_secs(50));
+    let blob = place.open_with(&fake, &downloads);
+    let mut out = vec![0; 100];
+    blob.read_exact_at(&mut out, 0).unwrap();
+    let served = fake.served();
+    let long_ago = Instant::now().checked_sub(Duration::from_secs(51)).unwrap();
+    let mut read = |offset| blob.read_exact_at(&mut out, offset).map_err(|cause| cause.kind());
+    let stream = |start| {
+        let mut stream = Arc::clone(&blob).stream(start..place.whole().end);
+        stream.read(&mut [0; 10]).map_err(|cause| cause.kind())
+    };
+    // A range of more than 8 MiB is read while it arrives.
+    waiting::since(long_ago, || {
+        assert_eq!((read(0), read(10 * B)), (Ok(()), Err(io::ErrorKind::TimedOut)));
+        assert_eq!((stream(0), stream(20 * B)), (Ok(10), Err(io::ErrorKind::TimedOut)));
+    });
+    waiting::never(|| assert_eq!((read(0), read(10 * B)), (Ok(()), Err(io::ErrorKind::TimedOut))));
+    assert_eq!(fake.served(), served, "nothing came any more");
+    let now = Instant::now();
+    waiting::since(now, || {
+        assert_eq!(read(10 * B), Ok(()));
+        assert_eq!(blob.deadline(), Some(now + Duration::from_secs(50)));
+    });
+    assert_eq!(blob.deadline(), None);
 }
