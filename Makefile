@@ -4,6 +4,7 @@ CARGO   ?= cargo
 PREFIX  ?= /usr/local
 DESTDIR ?=
 BENCH   ?=
+SOAK_SECONDS ?= 3600
 
 bindir  = $(DESTDIR)$(PREFIX)/bin
 datadir = $(DESTDIR)$(PREFIX)/share
@@ -15,7 +16,7 @@ completions = \
 	$(datadir)/zsh/site-functions/_imgmount \
 	$(datadir)/fish/vendor_completions.d/imgmount.fish
 
-.PHONY: build deps demo test random bench lint recording dist test-dist install uninstall clean
+.PHONY: build deps demo test random soak bench lint recording dist test-dist install uninstall clean
 
 build:
 	$(CARGO) build --release --locked
@@ -42,10 +43,17 @@ test: deps
 	$(if $(CI),$(MAKE) random)
 
 # Runs the random tests with a random seed and prints it. `IMGMOUNT_TEST_SEED=N make random` repeats a run.
-random_tests = blob:: glob:: matrix:: mutations:: overlay:: path:: random:: seekable:: streams::
+random_tests = blob:: glob:: matrix:: mutations:: overlay:: path:: random:: registry_soak:: seekable:: streams::
 random:
 	IMGMOUNT_TEST_SEED=$${IMGMOUNT_TEST_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} \
 		$(CARGO) test --locked --lib --test it -- $(random_tests)
+
+# Reads from mounts for an hour while a registry fails at random, with a random seed. `make test` runs the same
+# test for a few seconds. SOAK_SECONDS=N sets another length; IMGMOUNT_SOAK_LOGS=DIR keeps the logs of a failure.
+soak:
+	IMGMOUNT_SOAK_SECONDS=$(SOAK_SECONDS) \
+		IMGMOUNT_TEST_SEED=$${IMGMOUNT_TEST_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} \
+		$(CARGO) test --locked --test it -- registry_soak::
 
 # Compares imgmount with other programs and with its goals; see docs/performance.md. BENCH=--quick takes a few
 # minutes; BENCH=--help lists all options.

@@ -34,6 +34,7 @@
 //! | `json` | the output of `--json` against its document |
 //! | `json_changes` | the same, for layers and differences |
 //! | `docker_daemon` | images of running engines, through their sockets |
+//! | `registry_soak` | mounts from a registry whose answers fail at random |
 //! | `registry_storage` | the storage directory of a registry, with and without a running registry |
 //! | `examples` | the library's examples |
 //! | `rootfs` | flat tars and directories as images |
@@ -85,6 +86,7 @@ mod patterns;
 mod random;
 mod readme;
 mod registries;
+mod registry_soak;
 mod registry_storage;
 mod rootfs;
 mod seed;

@@ -311,7 +311,8 @@ pub(crate) fn is_mounted(point: &Path) -> bool {
     table.lines().any(|line| line.split(' ').nth(4) == Some(point) && line.contains(" - fuse"))
 }
 
-fn unmount(point: &Path, lazily: bool) -> bool {
+/// Unmounts `point`, lazily although it is in use. Returns whether it did.
+pub(crate) fn unmount(point: &Path, lazily: bool) -> bool {
     if is_root() {
         use rustix::mount::UnmountFlags;
         let flags = if lazily { UnmountFlags::DETACH } else { UnmountFlags::empty() };
