@@ -33,8 +33,7 @@ fn r5_after_five_tries_the_last_fault_is_the_error() {
         assert_eq!((setup.requests().len(), pauses.len()), (5, 4));
         // Each pause is a random part of twice the one before.
         for (pause, most) in pauses.iter().zip([200, 400, 800, 1600]) {
-            let [least, most] = [most / 10, most].map(Duration::from_millis);
-            assert!((least..=most).contains(pause), "{pauses:?}");
+            assert!(*pause <= Duration::from_millis(most), "{pauses:?}");
         }
     }
     let setup = Setup::new(|_, _| Err(Fault::Unreachable("no such host".into())));
