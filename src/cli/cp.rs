@@ -75,7 +75,8 @@ fn run(args: &CpArgs) -> Result<ExitCode> {
     if to_stdout {
         refuse_terminal()?;
     }
-    let image = args.image.load(&name, args.layers.range())?;
+    let engine = args.image.engine();
+    let image = args.image.load_with(&engine, &name, args.layers.range())?;
     let origin = Origin::find(&image, &path, args.follow_link)?;
     if to_stdout {
         let options = ExportOptions::default().name(&origin.name);
@@ -90,6 +91,7 @@ fn run(args: &CpArgs) -> Result<ExitCode> {
         .xattrs(privileged)
         .devices(privileged);
     extracting(
+        &engine,
         options,
         |options| match &destination {
             Destination::Into(dir) => image.extract_from(origin.inode, dir, options),

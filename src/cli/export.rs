@@ -13,7 +13,7 @@ use super::args::{ImageArgs, LayerArgs, image_value};
 use super::commands::{Command, Example};
 use super::file_output::{FileOutput, cannot_write};
 use super::interrupt::Interrupt;
-use imgmount::{Error, ExportOptions, Image, InodeId, ROOT};
+use imgmount::{Engine, Error, ExportOptions, Image, InodeId, ROOT};
 
 /// Write an image's file system as one tar
 ///
@@ -53,12 +53,13 @@ fn run(args: &ExportArgs) -> Result<ExitCode> {
     if to_stdout {
         refuse_terminal()?;
     }
-    let image = args.image.load(&args.image_name, args.layers.range())?;
+    let engine = args.image.engine();
+    let image = args.image.load_with(&engine, &args.image_name, args.layers.range())?;
     let options = ExportOptions::default().sparse(args.sparse);
     if to_stdout {
         export_to_stdout(&image, ROOT, &options)?;
     } else {
-        export_to_file(&image, &options, &args.output)?;
+        export_to_file(&engine, &image, &options, &args.output)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -79,9 +80,9 @@ pub(super) fn export_to_stdout(image: &Image, inode: InodeId, options: &ExportOp
     })
 }
 
-fn export_to_file(image: &Image, options: &ExportOptions<'_>, path: &Path) -> Result<()> {
+fn export_to_file(engine: &Engine, image: &Image, options: &ExportOptions<'_>, path: &Path) -> Result<()> {
     let output = FileOutput::open(path)?;
-    let interrupt = Interrupt::watch()?;
+    let interrupt = Interrupt::watch(engine)?;
     let mut out = Stoppable { out: BufWriter::new(output.file()), stop: interrupt.flag() };
     let exported = image.export(&mut out, options);
     drop(out);

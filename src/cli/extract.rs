@@ -11,7 +11,7 @@ use super::args::{ImageArgs, LayerArgs, image_value};
 use super::commands::{Command, Example};
 use super::interrupt::Interrupt;
 use super::progress::Bars;
-use imgmount::{Existing, ExtractOptions, ExtractReport, NotKept, Progress};
+use imgmount::{Engine, Existing, ExtractOptions, ExtractReport, NotKept, Progress};
 
 /// Size of the span cache, in bytes. Files are read in the order in which they are stored, so no span
 /// is needed again later, and a larger cache would not help.
@@ -56,10 +56,12 @@ impl Command for ExtractArgs {
 
 fn run(args: &ExtractArgs) -> Result<ExitCode> {
     let options = ImageArgs { cache_size: args.image.cache_size.min(CACHE_BYTES), ..args.image.clone() };
-    let image = options.load(&args.image_name, args.layers.range())?;
+    let engine = options.engine();
+    let image = options.load_with(&engine, &args.image_name, args.layers.range())?;
     let all = args.archive || is_root();
     let existing = if args.force { Existing::Replace } else { Existing::Refuse };
     extracting(
+        &engine,
         ExtractOptions::default().existing(existing).owners(all).xattrs(all).devices(all),
         |options| image.extract(&args.dir, options),
         |report| conclude(&report, args.archive),
@@ -68,11 +70,12 @@ fn run(args: &ExtractArgs) -> Result<ExitCode> {
 
 /// Runs an extraction that signals can stop, with a progress bar.
 pub(super) fn extracting(
+    engine: &Engine,
     options: ExtractOptions<'static>,
     work: impl FnOnce(&ExtractOptions<'_>) -> imgmount::Result<ExtractReport>,
     conclude: impl FnOnce(ExtractReport) -> ExitCode,
 ) -> Result<ExitCode> {
-    let (interrupt, bars) = (Interrupt::watch()?, Bars::default());
+    let (interrupt, bars) = (Interrupt::watch(engine)?, Bars::default());
     let report = work(&options.stop(interrupt.flag()).progress(&bars as &dyn Progress));
     interrupt.end_if_any();
     Ok(conclude(report?))

@@ -1,16 +1,21 @@
 //! Handles SIGINT and SIGTERM, for work that must clean up before it ends. SIGHUP keeps its current
 //! effect, which nohup(1) may have changed.
 //!
-//! The first signal sets a flag that the work checks; a second signal ends the program at once. After
-//! cleaning up, the program ends by the same signal, so that a shell loop around it ends too.
+//! The first signal sets a flag that the work checks, and ends waits for registries; a second signal ends the
+//! program at once. After cleaning up, the program ends by the same signal, so that a shell loop around it ends
+//! too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::Builder;
 
 use anyhow::{Context as _, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
+
+use imgmount::Engine;
 
 /// The signal that was received, if any.
 pub(crate) struct Interrupt {
@@ -19,8 +24,12 @@ pub(crate) struct Interrupt {
 }
 
 impl Interrupt {
-    /// Starts to handle signals: from then on, they only set the flag.
-    pub(crate) fn watch() -> Result<Self> {
+    /// Starts to handle signals: from then on, they set the flag, and end all waits of `engine` for registries.
+    pub(crate) fn watch(engine: &Engine) -> Result<Self> {
+        let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot catch signals")?;
+        let engine = engine.clone();
+        let cancel = move || signals.forever().for_each(|_| engine.cancel());
+        Builder::new().name("signals".to_owned()).spawn(cancel).context("cannot start a thread")?;
         let interrupt = Interrupt { stop: Arc::default(), signal: Arc::default() };
         for signal in [SIGINT, SIGTERM] {
             let number = usize::try_from(signal).unwrap_or_default();
