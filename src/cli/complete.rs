@@ -13,7 +13,7 @@ use clap::Args;
 use super::args::{SelectArgs, open_store};
 use super::commands::{Command, Example};
 use super::output::stdout;
-use imgmount::{Engine, ImageKind, ImageSummary, Location, Reference, Selection};
+use imgmount::{Engine, ImageKind, ImageSummary, Location, Reference, Selection, Transport};
 
 /// Print the references to images that begin with a word
 #[derive(Debug, Args)]
@@ -47,6 +47,10 @@ const SHORT_ID_DIGITS: usize = 12;
 /// Returns the references that begin with the word; none if the word leads to no place.
 fn candidates(args: &CompleteArgs) -> Vec<OsString> {
     let Some((reference, place)) = split(&args.word) else { return Vec::new() };
+    // A shell must not wait for a network, and a registry not count what is only typed.
+    if reference.transport.is_some_and(Transport::is_remote) {
+        return Vec::new();
+    }
     // An archive that is compressed as a whole is indexed, as the command that follows would do.
     let engine = Engine::new(args.select.engine_options().store(open_store()));
     let images = engine.open(&reference).and_then(|source| source.images()).unwrap_or_default();

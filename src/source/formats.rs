@@ -212,6 +212,12 @@ impl Transport {
         matches!(self.0.path, PathRule::NameOnly | PathRule::Remote)
     }
 
+    /// Returns whether images are requested over a network.
+    #[must_use]
+    pub fn is_remote(self) -> bool {
+        matches!(self.0.path, PathRule::Remote)
+    }
+
     /// Returns the first of the default locations that exists.
     fn own_place(self, environment: &Environment) -> Result<PathBuf> {
         let places = self.own_places(environment);
