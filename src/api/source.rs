@@ -56,6 +56,13 @@ impl Source {
         self.source.images()
     }
 
+    /// Returns whether [`Source::images`] lists the tags of a repository in a registry. Each image that is
+    /// opened then costs requests, and counts as a pull.
+    #[must_use]
+    pub fn lists_names_only(&self) -> bool {
+        self.source.lists_names_only()
+    }
+
     /// Returns the properties of an image that [`Source::images`] returned. No layer is read. Without
     /// `platform`, an image for the host's platform is preferred.
     ///

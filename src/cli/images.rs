@@ -110,18 +110,24 @@ impl Lister {
         let place = Place::of(reference, source.format());
         let references = place.references(&images);
         let matching = images.iter().zip(references);
-        let matching: Vec<_> = matching.filter(|(image, _)| matches(image, &reference.selection)).collect();
+        // The name of an image in a registry is its place.
+        let is_remote = reference.transport.is_some_and(Transport::is_remote);
+        let is_named = is_remote && matches!(reference.selection, Selection::Name(_));
+        let is_wanted = |image: &ImageSummary| is_named || matches(image, &reference.selection);
+        let matching: Vec<_> = matching.filter(|(image, _)| is_wanted(image)).collect();
         if reference.selection != Selection::Sole && matching.is_empty() {
             bail!("'{}' holds no image '{}'", place.text().display(), reference.selection);
         }
-        // A registry counts each image that is opened as a pull.
-        let lists_names_only = source.format() == "docker" && matching.len() > 1;
         for (image, text) in matching {
-            if lists_names_only {
+            if source.lists_names_only() {
                 rows.add(json_image(image, &text, None), out)?;
                 continue;
             }
             let details = self.details(&source, reference, image);
+            if is_remote {
+                rows.add(json_image(image, &text, Some(details?)), out)?;
+                continue;
+            }
             if let Err(error) = &details {
                 log::warn!("'{}': {error}", text.display());
             }

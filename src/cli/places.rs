@@ -21,7 +21,12 @@ impl Place {
     /// transport, because not every selection works without it.
     pub(crate) fn of(reference: &Reference, format: &str) -> Self {
         let store = || Transport::supported().find(|one| one.is_store() && one.name() == format);
-        Place { transport: reference.transport.or_else(store), location: reference.location.clone() }
+        // The name of an image in a registry contains its place.
+        let location = match reference.transport {
+            Some(transport) if transport.is_remote() => Location::Own,
+            _ => reference.location.clone(),
+        };
+        Place { transport: reference.transport.or_else(store), location }
     }
 
     /// Returns the text up to the selection, without the colon before a name.

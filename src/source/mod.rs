@@ -75,6 +75,12 @@ pub(crate) trait ImageSource: Send + Sync + fmt::Debug {
     /// When a document that lists the images cannot be read.
     fn images(&self) -> Result<Vec<ImageSummary>>;
 
+    /// Returns whether [`ImageSource::images`] lists only names, because each image that is opened costs
+    /// requests.
+    fn lists_names_only(&self) -> bool {
+        false
+    }
+
     /// Finds one image, checks its manifest and config, and finds its layers. Without a `platform` the host's
     /// is preferred, but a single image is opened whatever its platform.
     ///
@@ -121,7 +127,7 @@ pub struct ImageDetails {
 }
 
 impl ImageDetails {
-    fn of(summary: &ImageSummary, opened: &OpenedImage) -> Self {
+    pub(crate) fn of(summary: &ImageSummary, opened: &OpenedImage) -> Self {
         let info = &opened.info;
         let of_container = info.container.as_ref().map(|container| container.id.clone());
         let of_image = || info.config_digest.map(|digest| digest.to_string());

@@ -164,6 +164,32 @@ fn r1_images_lists_the_tags_without_opening_the_images() {
     let one = imgmount_run(&imgmount, &["images", "--json", &registry.reference("app:2")]).expect(0);
     let one: serde_json::Value = serde_json::from_str(one.text()).unwrap();
     assert_eq!((&one["layers"], &one["source"]), (&sample().layers.len().into(), &sources[1].clone().into()));
+    assert_eq!(count(&registry.requests(), "tags"), 0);
+    // The only tag is not opened either, and an image is named as for every other command.
+    let digest = registry.push("only:1", &sample());
+    let list = |args: &[&str]| {
+        let out = imgmount_run(&imgmount, &[&["images", "--json"], args].concat()).expect(0);
+        serde_json::from_str::<serde_json::Value>(out.text()).unwrap()
+    };
+    assert_eq!(list(&[&registry.reference("only")])["layers"], serde_json::Value::Null);
+    assert_eq!(registry.requests(), ["GET tags/list"]);
+    let by_digest = registry.reference(&format!("only@{digest}"));
+    let by_both = registry.reference(&format!("only:1@{digest}"));
+    for (args, source) in [
+        (&["--image", "1", &registry.reference("only")][..], &registry.reference("only:1")),
+        (&["--image", &digest, &registry.reference("only")], &by_digest),
+        (&[&by_digest], &by_digest),
+        (&[&by_both], &by_both),
+    ] {
+        let listed = list(args);
+        assert_eq!(
+            (&listed["source"], &listed["layers"]),
+            (&(&**source).into(), &sample().layers.len().into())
+        );
+    }
+    let images = |reference: &str| imgmount_run(&imgmount, &["images", reference]).expect(2);
+    images(&registry.reference("only:2")).says("has no manifest 2 of only");
+    images(&registry.reference("gone")).says("has no repository gone");
 }
 
 #[test]
@@ -212,8 +238,11 @@ fn r3_an_identity_token_is_exchanged_for_others() {
     let file = serde_json::json!({"auths": {registry.host(): entry}});
     imgmount.write("auth.json", file.to_string().as_bytes());
     let reference = registry.reference("app:1");
-    imgmount_run(&imgmount, &["ls", "--authfile", "auth.json", &reference]).expect(0);
+    let run = imgmount_run(&imgmount, &["-vv", "ls", "--authfile", "auth.json", &reference]).expect(0);
     assert_eq!(count(&registry.requests(), "POST token"), 1);
+    assert!(run.stderr.contains("POST http://") && !run.stderr.contains("secret"), "{}", run.stderr);
+    let stored = crate::mounted::run(Command::new("grep").args(["-rlaE", "secret"]).arg(imgmount.cache()));
+    assert_eq!(stored.text(), "", "secrets in the cache directory");
 }
 
 #[test]

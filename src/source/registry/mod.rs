@@ -47,7 +47,7 @@ use super::blobs::Blobs;
 use super::formats::Site;
 use super::survey::Survey;
 use super::walk::Walk;
-use super::{DocumentRole, ImageSource, ImageSummary, OpenedImage, RegistryOptions, Selection};
+use super::{DocumentRole, ImageDetails, ImageSource, ImageSummary, OpenedImage, RegistryOptions, Selection};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::Platform;
@@ -81,7 +81,8 @@ pub(super) fn open(site: Site<'_>) -> Result<Box<dyn ImageSource>> {
             let mark = if image.contains(':') { '@' } else { ':' };
             format!("{}{mark}{image}", path.display())
         }
-        _ => String::new(),
+        (Some(path), _) => path.display().to_string(),
+        (None, _) => String::new(),
     };
     let name = ImageName::parse(&text)?;
     let options = site.options();
@@ -133,8 +134,10 @@ impl ImageSource for Registry {
     }
 
     fn images(&self) -> Result<Vec<ImageSummary>> {
-        self.online("the list of tags")?;
-        let tags = self.repository.tags()?;
+        if !self.lists_names_only() {
+            return Ok(vec![ImageSummary { names: vec![self.name.to_string()], ..ImageSummary::default() }]);
+        }
+        let tags = self.tags()?;
         let summary = |(index, tag)| ImageSummary {
             index,
             names: vec![format!("{}:{tag}", self.name.place())],
@@ -143,10 +146,19 @@ impl ImageSource for Registry {
         Ok(tags.into_iter().enumerate().map(summary).collect())
     }
 
+    fn lists_names_only(&self) -> bool {
+        self.name.tag.is_none() && self.name.digest.is_none()
+    }
+
     fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage> {
         let name = self.selected(select)?;
         let top = self.top(&name)?;
         Walk::new(self, platform, self.verify).open(&[&top], vec![name.to_string()])
+    }
+
+    fn details(&self, summary: &ImageSummary, platform: Option<&Platform>) -> Result<ImageDetails> {
+        let selection = summary.names.first().map_or(Selection::Sole, |name| Selection::Name(name.clone()));
+        Ok(ImageDetails::of(summary, &self.image(&selection, platform)?))
     }
 
     fn survey(&self, select: &Selection, platform: Option<&Platform>) -> Result<Survey> {
@@ -181,12 +193,21 @@ impl Registry {
                     None => Err(unknown()),
                 }
             }
-            Selection::Index(index) => {
-                self.online("the list of tags")?;
-                self.repository.tags()?.into_iter().nth(*index).map(tagged).ok_or_else(unknown)
-            }
+            Selection::Index(index) => self.tags()?.into_iter().nth(*index).map(tagged).ok_or_else(unknown),
             Selection::Container(_) => Err(unknown()),
         }
+    }
+
+    /// Returns the tags of the repository, sorted.
+    fn tags(&self) -> Result<Vec<String>> {
+        self.online("the list of tags")?;
+        self.repository.tags().map_err(|error| match error {
+            NetError::Missing { host, .. } => {
+                let reason = format!("has no repository {}", self.name.repository);
+                Error::Registry { host, reason, status: None }
+            }
+            error => error.into(),
+        })
     }
 
     /// Returns the descriptor of the document that `name` leads to.
