@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::*;
 use crate::fixture::tar;
 use crate::mounted::{wait, wait_until};
+use crate::mounts::by_mount_8;
 
 #[test]
 fn r8_inspect_and_history_request_documents_only() {
@@ -81,6 +82,24 @@ fn r3_a_challenge_saves_the_next_run_a_refusal() {
         assert_eq!(listed.lines().iter().filter(|line| line.contains("\"hosts/sha256-")).count(), 1);
         imgmount.run(&["cache", "clear"]).expect(0);
         assert_eq!(ls(&[])[..first.len()], *first);
+    }
+}
+
+#[test]
+fn r1_mount_8_and_fstab_mount_an_image_in_a_registry() {
+    if !have(&[Need::Fuse, Need::Root, Need::Program("mount.fuse3"), Need::Program("unshare")]) {
+        return;
+    }
+    let (imgmount, registry) = (Imgmount::new(), Registry::start());
+    registry.push("app:1", &sample());
+    let reference = registry.reference("app:1");
+    let line = format!("{reference} $M fuse.imgmount noauto,_netdev,net-timeout=30s 0 0");
+    for how in [
+        format!("mount -t fuse.imgmount {reference} \"$M\" -o net-timeout=30s"),
+        format!("echo \"{line}\" > fstab\nmount --fstab fstab \"$M\""),
+    ] {
+        let shown = by_mount_8(&imgmount, &how);
+        assert!(shown.starts_with("fuse.imgmount ro,nosuid,nodev,relatime\nroot:x:0:0\n"), "{shown}");
     }
 }
 

@@ -128,7 +128,7 @@ fn r2_mirrors_of_hosts_toml_serve_what_they_may() {
         let mut inside = Command::new("unshare");
         inside.args(["--mount", "--propagation", "private", "sh", "-c"]);
         inside.arg("mount --bind containerd /etc/containerd && exec \"$@\"").arg("sh").arg(own.get_program());
-        inside.args(["ls", "-R", "--net-timeout", "5s", &format!("docker://{host}/team/app:1")]);
+        inside.args(["ls", "-R", "-vv", "--net-timeout", "5s", &format!("docker://{host}/team/app:1")]);
         inside.current_dir(place.imgmount.dir());
         for (name, value) in own.get_envs() {
             match value {
@@ -145,8 +145,10 @@ fn r2_mirrors_of_hosts_toml_serve_what_they_may() {
     let resolved = format!("GET /v2/team/app/manifests/1?ns={} 200", host.replace(':', "%3A"));
     assert_eq!((origin.len(), count(&mirror, &resolved)), (0, 1), "{mirror:?}");
 
-    // Without `resolve`, the registry says what a tag means.
-    list(&place, &format!("{server}[host.\"http://MIRROR\"]\ncapabilities = [\"pull\"]\n")).expect(0);
+    // Without `resolve`, the registry says what a tag means. A header can be a password.
+    let pulls = "[host.\"http://MIRROR\"]\ncapabilities = [\"pull\"]\nheader = {x-key = \"secret-key\"}\n";
+    let listed = list(&place, &format!("{server}{pulls}")).expect(0);
+    assert!(listed.stderr.contains("GET http://") && !listed.stderr.contains("secret"), "{}", listed.stderr);
     let [origin, mirror] = place.requests();
     assert_eq!((origin.len(), count(&origin, "/manifests/1 200")), (1, 1), "{origin:?}");
     assert_eq!(mirror.len(), count(&mirror, "/blobs/"), "{mirror:?}");
