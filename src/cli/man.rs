@@ -106,7 +106,7 @@ fn exit_codes(name: &str) -> &'static [(&'static str, &'static str)] {
     if command.is_some_and(|row| row.asks) { &ANSWERED } else { &DONE_OR_FAILED }
 }
 
-const ENVIRONMENT: [(&str, &str); 9] = [
+const ENVIRONMENT: [(&str, &str); 13] = [
     ("IMGMOUNT_CACHE_DIR", "The cache directory; the default is $XDG_CACHE_HOME/imgmount."),
     ("XDG_CACHE_HOME", "The parent of the default cache directory; the default is ~/.cache."),
     (
@@ -123,7 +123,21 @@ const ENVIRONMENT: [(&str, &str); 9] = [
         "The file that is used instead of storage.conf to find the stores of containers-storage:.",
     ),
     ("DOCKER_HOST", "The socket of the engine for docker-daemon:, as unix://PATH."),
-    ("XDG_RUNTIME_DIR", "The parent of the socket of the user's podman for docker-daemon:."),
+    (
+        "XDG_RUNTIME_DIR",
+        "The parent of the socket of the user's podman for docker-daemon:, and of the credentials that podman stores.",
+    ),
+    (
+        "REGISTRY_AUTH_FILE, DOCKER_CONFIG",
+        "The file with the credentials of registries, and the directory of Docker's file. --authfile overrides them.",
+    ),
+    ("CONTAINERS_REGISTRIES_CONF", "The file that is used instead of registries.conf."),
+    (
+        "http_proxy, https_proxy, no_proxy",
+        "The proxies for registries, and the hosts that are asked without one; also in capitals. For this machine no \
+         proxy is used.",
+    ),
+    ("SSL_CERT_FILE, SSL_CERT_DIR", "Root certificates for registries, instead of those of the system."),
     ("NO_COLOR", "If set, help texts have no colours."),
     (
         "TMPDIR",
@@ -132,16 +146,31 @@ const ENVIRONMENT: [(&str, &str); 9] = [
     ),
 ];
 
-const FILES: [(&str, &str); 1] = [(
-    "~/.cache/imgmount",
-    "The default cache directory: indexes and seekable copies of layers. It must be owned by the user and \
+const FILES: [(&str, &str); 4] = [
+    (
+        "~/.cache/imgmount",
+        "The default cache directory: indexes and seekable copies of layers, and what was downloaded from registries. It must be owned by the user and \
      writable only by the user. Everything in it can be removed at any time, for example with imgmount-cache(1).",
-)];
+    ),
+    (
+        "~/.config/containers/auth.json, ~/.docker/config.json",
+        "Credentials of registries, as `podman login` and `docker login` store them.",
+    ),
+    (
+        "~/.config/containers/registries.conf, /etc/containers/registries.conf, /etc/containerd/certs.d/HOST/hosts.toml",
+        "Mirrors of registries, and registries that are insecure or blocked.",
+    ),
+    (
+        "~/.config/containers/certs.d/HOST, /etc/containers/certs.d/HOST, /etc/docker/certs.d/HOST",
+        "Certificates for a registry: of its authority (*.crt), and of the client (*.cert with *.key).",
+    ),
+];
 
 /// Examples of the program as a whole.
-const EXAMPLES: [Example; 3] = [
+const EXAMPLES: [Example; 4] = [
     ("imgmount image.tar /mnt", "Mount an image that docker save wrote:"),
     ("imgmount ls -l image.tar:/etc", "List files without mounting:"),
+    ("imgmount docker://registry.example.com/team/app:1 /mnt", "Mount an image in a registry:"),
     ("docker save alpine | imgmount cat -:/etc/os-release", "Print a file from an image on standard input:"),
 ];
 

@@ -74,6 +74,10 @@ pub(crate) struct Cli {
     command: Chosen,
 }
 
+/// The help text about images in registries.
+const IN_REGISTRIES: &str = " An image in a registry is docker://[HOST/]NAME[:TAG][@DIGEST], as in \
+    docker://alpine:3.20; the default HOST is docker.io, and the default TAG is latest.";
+
 /// Returns the help text about IMAGE, with the transports that can be opened.
 fn image_help() -> String {
     let transports: Vec<_> =
@@ -85,9 +89,10 @@ fn image_help() -> String {
          or ID, INDEX a position from 0, CONTAINER the name or ID of a container. TRANSPORT is one of {}; the \
          default is to detect the format from the content; rootfs and docker-daemon are never detected. For {}, \
          PATH is optional: the default is the location where the engine on this host keeps its images, as in \
-         docker-graph:nginx:1.27. docker-daemon takes no PATH, as in docker-daemon:nginx:1.27.",
+         docker-graph:nginx:1.27. docker-daemon takes no PATH, as in docker-daemon:nginx:1.27.{}",
         transports.join(", "),
         stores.join(", "),
+        if Transport::supported().any(Transport::is_remote) { IN_REGISTRIES } else { "" },
     )
 }
 

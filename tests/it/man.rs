@@ -103,6 +103,23 @@ fn a_page_says_how_to_call_the_command_and_what_its_answer_means() {
     ));
 }
 
+#[test]
+fn every_variable_that_has_an_effect_is_on_the_page() {
+    let document = include_str!("../../docs/cli.md");
+    let table = document.split("\n## Environment\n").nth(1).unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    let named = rows.flat_map(|row| row.split(" | ").next().unwrap().split('`').skip(1).step_by(2));
+    let imgmount = Imgmount::new();
+    let pages = pages(&imgmount);
+    let page = fs::read_to_string(pages.iter().find(|page| page.ends_with("imgmount.1")).unwrap()).unwrap();
+    let listed: Vec<&str> = page.split("\n.SH FILES").next().unwrap().split("\\fB").skip(1).collect();
+    for name in named.filter(|name| !["HOME", "PATH"].contains(name)) {
+        let is_listed =
+            listed.iter().any(|term| term.split("\\fR").next().unwrap().split(", ").any(|one| one == name));
+        assert!(is_listed, "{name}");
+    }
+}
+
 fn make(target: &str, root: &Path) {
     let mut make = Command::new("make");
     make.current_dir(env!("CARGO_MANIFEST_DIR")).arg(target).arg("PREFIX=/usr");
