@@ -208,7 +208,7 @@ impl Auth {
                 let scope = scope.clone().unwrap_or_else(|| own_scope(at));
                 let wanted = Wanted { realm, service: service.as_deref(), scope: &scope };
                 let (token, time) = wanted.token(client, at, credentials.as_ref(), wait)?;
-                let until = Instant::now().checked_add(time.saturating_sub(RENEWED_EARLY));
+                let until = Instant::now().checked_add(time);
                 (Secret(format!("Bearer {}", token.0)), until)
             }
             _ => return Err(denied()),
@@ -216,6 +216,12 @@ impl Auth {
         state.header = Some((value.clone(), until));
         Ok(value)
     }
+}
+
+/// Returns how long a token is used whose lifetime the token server states in seconds.
+fn time_of_use(expires_in: Option<u64>) -> Duration {
+    let lifetime = expires_in.map_or(MIN_TOKEN_TIME, Duration::from_secs).max(MIN_TOKEN_TIME);
+    lifetime.saturating_sub(RENEWED_EARLY)
 }
 
 /// Returns the scope of a token for reading the repository.
@@ -231,7 +237,7 @@ struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    /// Requests the token. Returns it with its lifetime.
+    /// Requests the token. Returns it with the time for which it is used.
     fn token(
         &self,
         client: &Client,
@@ -275,9 +281,7 @@ impl Wanted<'_> {
         if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(bad());
         }
-        let time =
-            value.get("expires_in").and_then(Value::as_u64).map_or(MIN_TOKEN_TIME, Duration::from_secs);
-        Ok((Secret(token.to_owned()), time.max(MIN_TOKEN_TIME)))
+        Ok((Secret(token.to_owned()), time_of_use(value.get("expires_in").and_then(Value::as_u64))))
     }
 
     fn by_query(&self, credentials: Option<&Credentials>) -> Request {
@@ -304,5 +308,19 @@ impl Wanted<'_> {
             encode(&token.0)
         );
         Request { form: Some(form), ..Request::new(Method::Post, self.realm.clone()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r3_a_token_is_renewed_before_its_end_and_used_for_forty_seconds_at_least() {
+        let seconds = |expires_in| time_of_use(expires_in).as_secs();
+        assert_eq!([None, Some(0), Some(2), Some(60)].map(seconds), [40; 4]);
+        assert_eq!([Some(300), Some(43_200)].map(seconds), [280, 43_180]);
+        // The time is too long to add to the clock; such a token is not renewed until it is refused.
+        assert!(Instant::now().checked_add(time_of_use(Some(u64::MAX))).is_none());
     }
 }
