@@ -76,6 +76,7 @@ pub(crate) trait Remote {
     fn prepare(&self, range: Range<u64>);
 
     /// Returns whether all bytes of `range` are cached. They can be wrong, or be gone by the next read.
+    #[cfg(feature = "fuse")]
     fn has(&self, range: Range<u64>) -> bool;
 
     /// Returns how many bytes should be announced ahead of a sequential reader.

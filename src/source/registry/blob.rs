@@ -118,6 +118,7 @@ impl Remote for RemoteBlob {
         Blob::prepare(&self.0, &range);
     }
 
+    #[cfg(feature = "fuse")]
     fn has(&self, range: Range<u64>) -> bool {
         blocks(&(range.start..range.end.min(self.0.len_bytes))).all(|block| self.0.content().has(block))
     }
