@@ -14,7 +14,7 @@ use crate::fixture::{Compression, Fault, Image, Registry, file, patterned, sha25
 use crate::mounted::{Imgmount, Need, Run, have, run, wait, wait_until};
 use crate::tree::Snapshot;
 
-const BLOCK: u64 = 64 << 10;
+pub(crate) const BLOCK: u64 = 64 << 10;
 
 /// Makes an image of a layer of several spans and a small one.
 fn image() -> Image {
@@ -24,26 +24,26 @@ fn image() -> Image {
 }
 
 /// A registry with the image, and the program with its own cache.
-struct Place {
-    imgmount: Imgmount,
-    registry: Registry,
-    image: Image,
+pub(crate) struct Place {
+    pub(crate) imgmount: Imgmount,
+    pub(crate) registry: Registry,
+    pub(crate) image: Image,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (imgmount, registry, image) = (Imgmount::new(), Registry::start(), image());
         registry.push("app:1", &image);
         Place { imgmount, registry, image }
     }
 
     /// Names the image by its digest, so that nothing is asked about a tag.
-    fn reference(&self) -> String {
+    pub(crate) fn reference(&self) -> String {
         let digest = format!("sha256:{}", sha256_hex(&self.image.manifest()));
         self.registry.reference(&format!("app@{digest}"))
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = self.imgmount.command(args);
         command.env("HOME", self.imgmount.dir().join("home"));
         for name in ["XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE"] {
@@ -52,39 +52,39 @@ impl Place {
         command
     }
 
-    fn run(&self, args: &[&str]) -> Run {
+    pub(crate) fn run(&self, args: &[&str]) -> Run {
         run(&mut self.command(args))
     }
 
-    fn cat(&self, path: &str) -> Run {
+    pub(crate) fn cat(&self, path: &str) -> Run {
         self.run(&["cat", &format!("{}:{path}", self.reference())])
     }
 
-    fn blob(&self, layer: usize) -> &[u8] {
+    pub(crate) fn blob(&self, layer: usize) -> &[u8] {
         &self.image.layers[layer].blob
     }
 
-    fn kept(&self, layer: usize, ending: &str) -> PathBuf {
+    pub(crate) fn kept(&self, layer: usize, ending: &str) -> PathBuf {
         let name = format!("sha256-{}.{ending}", sha256_hex(self.blob(layer)));
         self.imgmount.cache().join("blobs").join(name)
     }
 
     /// Returns the ranges that were requested of a layer since the last call; `""` is a request without one.
-    fn requests(&self, layer: usize) -> Vec<String> {
+    pub(crate) fn requests(&self, layer: usize) -> Vec<String> {
         let name = format!("GET blobs/{}", &sha256_hex(self.blob(layer))[..12]);
         let requests = self.registry.requests();
         requests.iter().filter_map(|request| Some(request.strip_prefix(&name)?.trim().to_owned())).collect()
     }
 
     /// Makes the indexes, and removes the layers.
-    fn evict(&self) {
+    pub(crate) fn evict(&self) {
         self.run(&["ls", &self.reference()]).expect(0);
         fs::remove_dir_all(self.imgmount.cache().join("blobs")).unwrap();
         self.registry.requests();
         self.registry.sent_bytes();
     }
 
-    fn listed(&self) -> Vec<Value> {
+    pub(crate) fn listed(&self) -> Vec<Value> {
         let out = self.run(&["cache", "ls", "--json"]).expect(0);
         out.lines().into_iter().map(|line| serde_json::from_str(line).unwrap()).collect()
     }

@@ -34,6 +34,7 @@
 //! | `json` | the output of `--json` against its document |
 //! | `json_changes` | the same, for layers and differences |
 //! | `docker_daemon` | images of running engines, through their sockets |
+//! | `registry_faults` | faults of a registry, one by one, and what each costs |
 //! | `registry_soak` | mounts from a registry whose answers fail at random |
 //! | `registry_storage` | the storage directory of a registry, with and without a running registry |
 //! | `examples` | the library's examples |
@@ -86,6 +87,7 @@ mod patterns;
 mod random;
 mod readme;
 mod registries;
+mod registry_faults;
 mod registry_soak;
 mod registry_storage;
 mod rootfs;
