@@ -1,5 +1,20 @@
 //! Faults of a registry, one by one, and what each costs: through the program, with exact requests where the
 //! order of threads does not decide. Rules R5 and R6 of docs/registries.md, and C44 to C47 of docs/cli.md.
+//!
+//! Faults whose cost depends on one module alone are tested there, over doubles that count requests:
+//!
+//! | fault | tests |
+//! |---|---|
+//! | cut, reset, stall | `registries`, `src/source/registry/tests/faults.rs`, `src/source/registry/blob/tests.rs` |
+//! | wrong byte in a document, a layer, a span | here, `registries`, `src/api/tests/registry.rs` |
+//! | 429 in all its shapes | here, `src/source/registry/tests/faults.rs` |
+//! | tokens, 401 under way, helpers | `registries`, `src/source/registry/{auth,credentials}.rs`, `tests/access.rs` there |
+//! | expired signatures | `registries`, `src/source/registry/tests/ranges.rs` |
+//! | ranges ignored, wrong, refused, encoded | here, `src/source/registry/tests/ranges.rs` |
+//! | redirects | here, `src/source/registry/tests/access.rs` |
+//! | no network | here, `content_cache`, `src/api/tests/registry.rs` |
+//! | several processes; a cache that is removed, damaged, full | here, `content_cache`, and `content_cache` and `blob` in `src/source/registry` |
+//! | any of them, at random | `registry_soak`, `src/source/registry/blob/tests.rs` |
 
 use std::fs::{self, File};
 use std::io;

@@ -104,6 +104,13 @@ impl Soak {
         *lock(&self.counts).entry(what.into()).or_default() += 1;
     }
 
+    /// Counts the largest `count` seen.
+    fn most(&self, what: &str, count: usize) {
+        let mut counts = lock(&self.counts);
+        let most = counts.entry(format!("most in {what}")).or_default();
+        *most = (count as u64).max(*most);
+    }
+
     fn fail(&self, what: String) {
         lock(&self.failures).push(what);
         self.stop.store(true, Ordering::SeqCst);

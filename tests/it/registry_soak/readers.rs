@@ -147,6 +147,7 @@ impl Soak {
             while !slot.begin(self, random) && begun.elapsed() < RECOVERY {
                 thread::sleep(Duration::from_millis(200));
             }
+            slot.check_server(self);
             let mount = slot.mount.read().unwrap_or_else(PoisonError::into_inner);
             let Some(mount) = &*mount else {
                 return self.fail("no mount after the registry recovered".to_owned());

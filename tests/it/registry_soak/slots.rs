@@ -13,6 +13,11 @@ use super::{HUNG, Known, Soak, lock};
 use crate::mounted::{Imgmount, is_mounted, unmount, wait_until};
 use crate::numbers::Random;
 
+/// Open files and threads of a server, whatever has failed: those of the layers, of the connections that are
+/// kept, and of the requests and reads that run at the same time.
+const MAX_OPEN_FILES: usize = 120;
+const MAX_THREADS: usize = 80;
+
 /// A server ends within this time after its mount is unmounted or it got a signal.
 const PROMPT: Duration = Duration::from_secs(5);
 
@@ -28,6 +33,8 @@ pub(super) struct Slot {
     /// True while the server is ended with readers at work: they get any error.
     pub(super) leaving: AtomicBool,
     server: Mutex<Option<Child>>,
+    /// Whether the mount stays until the end, so that what a server never gives back would add up.
+    stays: bool,
     /// Held while the mount is made or ended.
     changing: Mutex<()>,
 }
@@ -66,6 +73,7 @@ impl Slot {
             mount: RwLock::new(None),
             leaving: AtomicBool::new(false),
             server: Mutex::new(None),
+            stays: number == 1,
             changing: Mutex::new(()),
         };
         slots.into_iter().enumerate().map(slot).collect()
@@ -189,6 +197,18 @@ impl Slot {
         }
     }
 
+    /// Checks how many files and threads the server has.
+    pub(super) fn check_server(&self, soak: &Soak) {
+        let Some(id) = lock(&self.server).as_ref().map(Child::id) else { return };
+        for (what, most) in [("fd", MAX_OPEN_FILES), ("task", MAX_THREADS)] {
+            let count = fs::read_dir(format!("/proc/{id}/{what}")).map_or(0, Iterator::count);
+            soak.most(what, count);
+            if count > most {
+                soak.fail(format!("the server of slot {} has {count} in /proc/{id}/{what}", self.number));
+            }
+        }
+    }
+
     fn check_log(&self, soak: &Soak) {
         let log = fs::read_to_string(self.log(soak)).expect("a log");
         if let Some(line) = log.lines().find(|line| line.contains("panicked")) {
@@ -203,6 +223,9 @@ pub(super) fn change(soak: &Soak, random: &mut Random) {
     let slot = random.pick(&soak.slots);
     let Ok(_changing) = slot.changing.try_lock() else { return };
     if slot.mount.read().unwrap_or_else(PoisonError::into_inner).is_some() {
+        if slot.stays {
+            return;
+        }
         std::thread::sleep(Duration::from_millis(random.next() % 5000));
         slot.end(soak, *random.pick(&[End::Unmount, End::Unmount, End::Terminate, End::Kill]));
         if random.once_in(4) {
