@@ -133,7 +133,7 @@ pub fn split_path(text: &OsStr) -> (OsString, Option<Vec<u8>>) {
     let colon = (0..bytes.len())
         .rev()
         .find(|at| bytes.get(*at..).is_some_and(|rest| rest.starts_with(b":/")))
-        .filter(|at| *at > 0 && Some(*at) != transport_colon);
+        .filter(|at| *at > 0 && Some(*at) != transport_colon && !is_url(bytes, *at));
     match colon.map(|at| bytes.split_at(at)) {
         None => (text.to_owned(), None),
         Some((image, path)) => {
@@ -141,6 +141,13 @@ pub fn split_path(text: &OsStr) -> (OsString, Option<Vec<u8>>) {
             (OsString::from_vec(image.to_vec()), Some(path.to_vec()))
         }
     }
+}
+
+/// Returns whether the colon at `at` is that of a URL after a transport: `docker://https://HOST/NAME`. Opening
+/// it is an error; without the rest, it would be the image `https` of Docker Hub.
+fn is_url(text: &[u8], at: usize) -> bool {
+    let (before, after) = split_at_byte(text, at);
+    matches!(split_transport(before), (Some(_), b"http" | b"https")) && after.starts_with(b"//")
 }
 
 fn split_transport(text: &[u8]) -> (Option<Transport>, &[u8]) {

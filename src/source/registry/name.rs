@@ -39,6 +39,9 @@ impl ImageName {
     /// [`Error::Reference`] that says which part is malformed.
     pub(super) fn parse(text: &str) -> Result<Self> {
         let bad = |reason: String| Error::Reference { text: format!("docker://{text}"), reason };
+        if let Some((scheme, rest)) = text.split_once("://") {
+            return Err(bad(format!("write it without '{scheme}://', as 'docker://{rest}'")));
+        }
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => {
                 let parsed = digest.parse().map_err(|_| bad(format!("'{digest}' is not a digest")))?;
@@ -195,6 +198,7 @@ mod tests {
             ("user@reg.test/app", "'reg.test/app' is not a digest"),
             ("a_host!.x/app", "not a host"),
             ("reg.test:99999/app", "not a host"),
+            ("https://reg.test/app:1", "write it without 'https://', as 'docker://reg.test/app:1'"),
         ] {
             let error = ImageName::parse(text).unwrap_err().to_string();
             assert!(error.contains(reason), "{text}: {error}");
