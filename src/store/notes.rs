@@ -59,6 +59,33 @@ impl Folder {
         (bytes.len() as u64 <= max).then_some(bytes)
     }
 
+    /// Removes files in `cache`, the cache directory, those first that were not used for longest, until all
+    /// together have at most `max_bytes`. Failures leave files, and are logged.
+    #[cfg(feature = "registry")]
+    pub(crate) fn shrink(self, cache: &Path, max_bytes: u64) {
+        let folder = cache.join(self.name());
+        let Ok(entries) = check_trust(&folder).map_err(drop).and_then(|()| folder.read_dir().map_err(drop))
+        else {
+            return;
+        };
+        let file = |entry: std::fs::DirEntry| {
+            let metadata = entry.metadata().ok().filter(std::fs::Metadata::is_file)?;
+            Some((metadata.modified().ok()?, metadata.len(), entry.path()))
+        };
+        let mut files: Vec<_> = entries.flatten().filter_map(file).collect();
+        files.sort();
+        let mut total = files.iter().fold(0_u64, |total, (_, len, _)| total.saturating_add(*len));
+        for (_, len, path) in files {
+            if total <= max_bytes {
+                break;
+            }
+            match std::fs::remove_file(&path) {
+                Ok(()) => total = total.saturating_sub(len),
+                Err(error) => log::info!("{}", cannot_write(&path, error)),
+            }
+        }
+    }
+
     /// Writes a file in `cache`, the cache directory, under its name once it is complete. Directories that
     /// are missing are created.
     ///
@@ -87,6 +114,24 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
+
+    #[test]
+    fn the_files_that_were_used_last_stay() {
+        let home = tempfile::tempdir().unwrap();
+        let cache = home.path().join("cache");
+        Folder::Documents.shrink(&cache, 0);
+        for (name, age) in [("a", 3), ("b", 1), ("c", 2)] {
+            Folder::Documents.write(&cache, name, b"0123456789").unwrap();
+            let file = fs::File::options().write(true).open(cache.join("docs").join(name)).unwrap();
+            file.set_modified(SystemTime::now() - std::time::Duration::from_secs(age * 60)).unwrap();
+        }
+        let left = |max| {
+            Folder::Documents.shrink(&cache, max);
+            let kept = |name: &&str| cache.join("docs").join(name).exists();
+            ["a", "b", "c"].into_iter().filter(kept).collect::<String>()
+        };
+        assert_eq!([left(30), left(29), left(10), left(9)], ["abc", "bc", "b", ""]);
+    }
 
     #[test]
     fn a_file_is_read_only_where_no_other_user_can_write() {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,12 +20,18 @@ const MAX_TAG_FILE_BYTES: u64 = 4096;
 /// The most memory for documents that were used before, in bytes.
 const MAX_REMEMBERED_BYTES: usize = 16 << 20;
 
+/// The most disk space for documents, in bytes: thousands of images. One run adds no more than the documents of
+/// the images that it opens.
+const MAX_STORED_BYTES: u64 = 256 << 20;
+
 /// Stored documents and tags. A failure to store one costs only time, and is logged.
 #[derive(Debug)]
 pub(super) struct Documents {
     /// The cache directory; without one, documents are kept in memory only.
     directory: Option<PathBuf>,
     remembered: Mutex<Remembered>,
+    /// Done before the first document is stored.
+    shrunk: Once,
 }
 
 /// The documents that were used before, as long as there is room.
@@ -44,7 +50,7 @@ struct Tag {
 
 impl Documents {
     pub(super) fn new(directory: Option<PathBuf>) -> Self {
-        Documents { directory, remembered: Mutex::default() }
+        Documents { directory, remembered: Mutex::default(), shrunk: Once::new() }
     }
 
     /// Returns the stored document; `None` if there is none with this digest.
@@ -58,6 +64,9 @@ impl Documents {
 
     /// Stores a document that has this digest.
     pub(super) fn keep_document(&self, digest: &Digest, bytes: &[u8]) {
+        if let Some(directory) = &self.directory {
+            self.shrunk.call_once(|| Folder::Documents.shrink(directory, MAX_STORED_BYTES));
+        }
         self.keep(Folder::Documents, &file_name(digest), bytes);
         let mut remembered = self.remembered();
         let total_bytes = remembered.total_bytes.saturating_add(bytes.len());
@@ -129,6 +138,22 @@ mod tests {
         let large_digest = Algorithm::Sha256.digest(&large);
         nowhere.keep_document(&large_digest, &large);
         assert_eq!(nowhere.document(&large_digest), None);
+    }
+
+    #[test]
+    fn r7_old_documents_make_room_for_new_ones() {
+        let home = tempfile::tempdir().unwrap();
+        let cache = home.path().join("cache");
+        let digest = Algorithm::Sha256.digest(b"{}");
+        Documents::new(Some(cache.clone())).keep_document(&digest, b"{}");
+        let large = std::fs::File::create(cache.join("docs/large")).unwrap();
+        large.set_len(MAX_STORED_BYTES).unwrap();
+        large.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        let other = Algorithm::Sha256.digest(b"[]");
+        Documents::new(Some(cache.clone())).keep_document(&other, b"[]");
+        let documents = Documents::new(Some(cache.clone()));
+        assert!(documents.document(&digest).is_some() && documents.document(&other).is_some());
+        assert!(!cache.join("docs/large").exists());
     }
 
     #[test]
