@@ -5,15 +5,18 @@
 
 use std::fmt;
 use std::io::{Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
+use super::fetch::Cancel;
 use super::hosts::read_file;
 use super::name::DOCKER_HUB;
 use crate::error::{Error, Result, Subject};
@@ -21,6 +24,8 @@ use crate::source::Environment;
 
 /// The longest time that a credential helper may take.
 const HELPER_TIME: Duration = Duration::from_secs(10);
+/// How long after a cancellation a helper is ended at most.
+const CANCEL_CHECK: Duration = Duration::from_millis(50);
 /// The longest answer of a credential helper, in bytes.
 const MAX_HELPER_BYTES: u64 = 64 << 10;
 /// The name under which Docker stores the credentials of Docker Hub.
@@ -67,12 +72,15 @@ pub(super) struct Login {
     /// True if the user named the only file, so that it must exist.
     is_required: bool,
     helper_time: Duration,
+    /// Ends helpers early.
+    cancel: Cancel,
 }
 
 impl Login {
     /// Returns the places of `environment`; `file`, the value of `--authfile`, replaces them all.
     pub(super) fn new(file: Option<&Path>, environment: &Environment) -> Self {
-        let login = |files: Vec<PathBuf>, is_required| Login { files, is_required, helper_time: HELPER_TIME };
+        let cancel = Cancel::default();
+        let login = |files, is_required| Login { files, is_required, helper_time: HELPER_TIME, cancel };
         if let Some(file) = file.or(environment.auth_file.as_deref()) {
             return login(vec![file.to_owned()], true);
         }
@@ -89,6 +97,11 @@ impl Login {
         login(files.into_iter().flatten().collect(), false)
     }
 
+    /// Makes `cancel` end helpers early.
+    pub(super) fn ending_on(self, cancel: Cancel) -> Self {
+        Login { cancel, ..self }
+    }
+
     /// Returns the credentials for a repository; `None` if there are none. Files and helpers are read each
     /// time, because credentials expire and are replaced.
     ///
@@ -98,7 +111,7 @@ impl Login {
         for path in &self.files {
             let Some(bytes) = read_file(path)? else {
                 if self.is_required {
-                    let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+                    let missing = rustix::io::Errno::NOENT.into();
                     return Err(Error::io_on("cannot read", Subject::File(path.clone()), missing));
                 }
                 continue;
@@ -155,7 +168,7 @@ impl Login {
     /// Asks a helper for each of `keys` until it has credentials.
     fn ask(&self, helper: &str, keys: &[&str]) -> Result<Option<Credentials>> {
         for key in keys {
-            let found = ask_helper(helper, key, self.helper_time)
+            let found = ask_helper(helper, key, self.helper_time, &self.cancel)
                 .map_err(|reason| Error::CredentialHelper { helper: helper.to_owned(), reason })?;
             if found.is_some() {
                 return Ok(found);
@@ -211,26 +224,39 @@ pub(super) fn basic(user: &str, password: &Secret) -> String {
 }
 
 /// Runs `docker-credential-HELPER get` and returns what it knows of `key`.
-fn ask_helper(helper: &str, key: &str, time: Duration) -> Result<Option<Credentials>, String> {
+fn ask_helper(
+    helper: &str,
+    key: &str,
+    time: Duration,
+    cancel: &Cancel,
+) -> Result<Option<Credentials>, String> {
     let is_name =
         helper.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
     if !is_name {
         return Err("not the name of a program".to_owned());
     }
-    ask_program(Path::new(&format!("docker-credential-{helper}")), key, time)
+    ask_program(Path::new(&format!("docker-credential-{helper}")), key, time, cancel)
 }
 
 /// Runs `program get` and returns what it knows of `key`.
-fn ask_program(program: &Path, key: &str, time: Duration) -> Result<Option<Credentials>, String> {
+fn ask_program(
+    program: &Path,
+    key: &str,
+    time: Duration,
+    cancel: &Cancel,
+) -> Result<Option<Credentials>, String> {
     let mut child = Command::new(program)
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
+        // A group of its own, so that what the helper starts ends with it.
+        .process_group(0)
         .spawn()
         .map_err(|error| format!("cannot start: {error}"))?;
-    let answer = talk(&mut child, key, time);
+    let answer = talk(&mut child, key, time, cancel);
     // A helper that has answered is gone; one that has not is not waited for.
+    let _ = rustix::process::kill_process_group(Pid::from_child(&child), Signal::KILL);
     let _ = child.kill();
     let status = child.wait().map_err(|error| format!("cannot wait: {error}"))?;
     let answer = answer?;
@@ -253,7 +279,7 @@ fn ask_program(program: &Path, key: &str, time: Duration) -> Result<Option<Crede
 }
 
 /// Writes the key to a helper, and returns all that it writes until it closes its output.
-fn talk(child: &mut Child, key: &str, time: Duration) -> Result<Vec<u8>, String> {
+fn talk(child: &mut Child, key: &str, time: Duration, cancel: &Cancel) -> Result<Vec<u8>, String> {
     if let Some(mut input) = child.stdin.take() {
         // A helper that does not read its input can still answer.
         let _ = input.write_all(key.as_bytes());
@@ -265,10 +291,16 @@ fn talk(child: &mut Child, key: &str, time: Duration) -> Result<Vec<u8>, String>
         let read = output.take(MAX_HELPER_BYTES).read_to_end(&mut bytes);
         let _ = sender.send(read.map(|_| bytes));
     });
-    match answer.recv_timeout(time) {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => Err(format!("cannot read its answer: {error}")),
-        Err(_) => Err(format!("no answer within {} s", time.as_secs())),
+    let started = Instant::now();
+    loop {
+        let left = time.saturating_sub(started.elapsed());
+        match answer.recv_timeout(left.min(CANCEL_CHECK)) {
+            Ok(Ok(bytes)) => return Ok(bytes),
+            Ok(Err(error)) => return Err(format!("cannot read its answer: {error}")),
+            Err(_) if cancel.is_cancelled() => return Err("cancelled".to_owned()),
+            Err(_) if left.is_zero() => return Err(format!("no answer within {} s", time.as_secs())),
+            Err(_) => {}
+        }
     }
 }
 
@@ -387,7 +419,7 @@ mod tests {
             let path = bin.path().join("docker-credential-test");
             fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-            ask_program(&path, "reg.test", Duration::from_millis(500))
+            ask_program(&path, "reg.test", Duration::from_millis(500), &Cancel::default())
         };
         let identity = Some(Credentials::Identity(Secret("t".into())));
         for (script, expected) in [
@@ -403,7 +435,35 @@ mod tests {
         ] {
             assert_eq!(ask(script), expected, "{script}");
         }
-        let no_name = ask_helper("../x", "reg.test", HELPER_TIME);
+        let no_name = ask_helper("../x", "reg.test", HELPER_TIME, &Cancel::default());
         assert_eq!(no_name, Err("not the name of a program".to_owned()));
+    }
+
+    #[test]
+    fn r3_what_a_helper_starts_ends_with_it() {
+        let bin = tempfile::tempdir().unwrap();
+        let (program, note) = (bin.path().join("docker-credential-test"), bin.path().join("pid"));
+        let script = format!("#!/bin/sh\nsleep 60 &\necho $! > {}\nwait\n", note.display());
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let is_gone = || {
+            let pid = fs::read_to_string(&note).unwrap();
+            // A process that was killed and not yet waited for is a zombie.
+            (0..100).any(|_| {
+                std::thread::sleep(Duration::from_millis(20));
+                let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+                stat.is_empty() || stat.contains(") Z ")
+            })
+        };
+        let late = ask_program(&program, "reg.test", Duration::from_millis(500), &Cancel::default());
+        assert_eq!((late, is_gone()), (Err("no answer within 0 s".to_owned()), true));
+        let cancel = Cancel::default();
+        std::thread::scope(|threads| {
+            let asked = threads.spawn(|| ask_program(&program, "reg.test", HELPER_TIME, &cancel));
+            std::thread::sleep(Duration::from_millis(300));
+            cancel.cancel();
+            assert_eq!(asked.join().unwrap(), Err("cancelled".to_owned()));
+        });
+        assert!(is_gone());
     }
 }
