@@ -136,7 +136,7 @@ impl Auth {
         }
         let made = if answer.status == 401 { Challenge::of(answer, at)? } else { None };
         if let Some(made) = made.clone() {
-            let is_denied = state.denied.take().is_some_and(|denied| denied.is_same(&made, &own_scope(at)));
+            let is_denied = state.denied.take().is_some_and(|denied| denied == made);
             state.challenge = Some(made);
             state.guessed = None;
             if is_denied {
@@ -204,8 +204,8 @@ impl Auth {
             (Some(Challenge::Basic), Some(Credentials::Password { user, password })) => {
                 (Secret(basic(user, password)), None)
             }
-            (Some(Challenge::Bearer { realm, service, scope }), credentials) => {
-                let scope = scope.clone().unwrap_or_else(|| own_scope(at));
+            (Some(Challenge::Bearer { realm, service }), credentials) => {
+                let scope = own_scope(at);
                 let wanted = Wanted { realm, service: service.as_deref(), scope: &scope };
                 let (token, time) = wanted.token(client, at, credentials.as_ref(), wait)?;
                 let until = Instant::now().checked_add(time);
@@ -224,7 +224,8 @@ fn time_of_use(expires_in: Option<u64>) -> Duration {
     lifetime.saturating_sub(RENEWED_EARLY)
 }
 
-/// Returns the scope of a token for reading the repository.
+/// Returns the scope of a token for reading the repository. The scope that a challenge states is not used: a
+/// registry could ask for a token that writes to another repository.
 fn own_scope(at: &Endpoint) -> String {
     format!("repository:{}:pull", at.repository)
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::client::check_encoding;
 use super::exchange::{Method, Response};
 use super::fetch::{Fetch, Fetched, NetError, Wait};
-use super::repository::{Answer, Ask, Host, Repository};
+use super::repository::{Answer, Ask, Host, Order, Repository};
 use super::url::Url;
 use crate::digest::Digest;
 
@@ -98,7 +98,7 @@ impl BlobFetch {
             }
             let answer = self.ask(host, &headers, wait)?;
             let asked = if is_part { range } else { &whole };
-            match self.accept(answer, asked, wait) {
+            match self.accept(answer, asked, &wait.body()) {
                 Err(NetError::Refused { host, reason }) if is_part => {
                     log::warn!(
                         "'{host}' answers a request for a part of a blob wrongly: {reason}; the whole blob is requested"
@@ -151,8 +151,14 @@ impl Fetch for BlobFetch {
         if self.is_offline {
             return Err(NetError::Offline { what: format!("blob {}", self.digest) });
         }
-        self.repository
-            .try_hosts(|endpoint| endpoint.serves_digests, |host| self.fetch_at(host, &range, fresh, wait))
+        // Mirrors are caches too.
+        let order = if fresh { Order::RegistryFirst } else { Order::MirrorsFirst };
+        self.repository.try_hosts(
+            order,
+            wait,
+            |endpoint| endpoint.serves_digests,
+            |host, wait| self.fetch_at(host, &range, fresh, wait),
+        )
     }
 }
 

@@ -34,13 +34,12 @@ pub(super) enum Challenge {
         realm: Url,
         /// The name of the registry for its token server.
         service: Option<String>,
-        /// What the token must allow; a token for the repository if the challenge names nothing.
-        scope: Option<String>,
     },
 }
 
 impl Challenge {
-    /// Returns the challenge of an answer that can be met: a token rather than a password.
+    /// Returns the challenge of an answer that can be met: a token rather than a password. `at` is the host as
+    /// it was reached.
     ///
     /// # Errors
     /// [`NetError::Refused`] for a token server that must not get credentials.
@@ -58,17 +57,6 @@ impl Challenge {
         }
         Ok(found)
     }
-
-    /// Returns whether both ask the same of the same server, for a repository whose own scope is `scope`.
-    pub(super) fn is_same(&self, other: &Self, scope: &str) -> bool {
-        let full = |challenge: &Self| match challenge.clone() {
-            Challenge::Bearer { realm, service, scope: None } => {
-                Challenge::Bearer { realm, service, scope: Some(scope.to_owned()) }
-            }
-            challenge => challenge,
-        };
-        full(self) == full(other)
-    }
 }
 
 fn bearer(challenge: &ChallengeRef<'_>, at: &Endpoint) -> Result<Challenge, NetError> {
@@ -82,14 +70,14 @@ fn bearer(challenge: &ChallengeRef<'_>, at: &Endpoint) -> Result<Challenge, NetE
     if !may_have_credentials(&realm, at) {
         return Err(refused("the challenge names a token server without TLS"));
     }
-    let scope = value("scope").filter(|scope| !scope.is_empty());
-    Ok(Challenge::Bearer { realm, service: value("service"), scope })
+    Ok(Challenge::Bearer { realm, service: value("service") })
 }
 
 /// Returns whether a token server may have the credentials for a host: those that go to the registry with TLS
-/// do not go to the token server without.
+/// do not go to the token server without, not even on this machine, where another user can listen.
 fn may_have_credentials(realm: &Url, at: &Endpoint) -> bool {
-    realm.tls || is_loopback(&realm.host) || at.tls.any_certificate
+    let is_plain_here = at.security == Security::Plain && is_loopback(&realm.host);
+    realm.tls || is_plain_here || at.tls.any_certificate
 }
 
 /// The challenges that are kept in the cache directory.
@@ -115,7 +103,7 @@ impl Challenges {
         Challenges { directory }
     }
 
-    /// Returns the challenge of a host, without a scope; `None` if none is kept that may be used.
+    /// Returns the challenge of a host as it was reached; `None` if none is kept that may be used.
     pub(super) fn find(&self, at: &Endpoint) -> Option<Challenge> {
         let directory = self.directory.as_ref().filter(|_| is_proved(at))?;
         let bytes = Folder::Hosts.read(directory, &file_of(at), MAX_FILE_BYTES)?;
@@ -126,7 +114,7 @@ impl Challenges {
         }
         let Some(realm) = kept.realm else { return Some(Challenge::Basic) };
         let realm = Url::parse(&realm).filter(|realm| may_have_credentials(realm, at))?;
-        Some(Challenge::Bearer { realm, service: kept.service, scope: None })
+        Some(Challenge::Bearer { realm, service: kept.service })
     }
 
     /// Keeps the challenge that a host has made. A failure costs only time, and is logged.
@@ -169,7 +157,7 @@ mod tests {
 
     fn token_server(realm: &str) -> Challenge {
         let realm = Url::parse(realm).unwrap();
-        Challenge::Bearer { realm, service: Some("reg".to_owned()), scope: Some("scope".to_owned()) }
+        Challenge::Bearer { realm, service: Some("reg".to_owned()) }
     }
 
     #[test]
@@ -179,10 +167,8 @@ mod tests {
         let at = Endpoint::new("reg.test", "app");
         assert_eq!(challenges.find(&at), None);
         challenges.keep(&at, &token_server("https://auth.test/token"));
-        let found = challenges.find(&Endpoint::new("reg.test", "other")).unwrap();
-        assert!(found.is_same(&token_server("https://auth.test/token"), "scope"));
-        assert!(!found.is_same(&token_server("https://auth.test/token"), "another scope"));
-        assert!(!found.is_same(&token_server("https://other.test/token"), "scope"));
+        let found = challenges.find(&Endpoint::new("reg.test", "other"));
+        assert_eq!(found, Some(token_server("https://auth.test/token")));
         assert_eq!(challenges.find(&Endpoint::new("reg.test:5000", "app")), None);
         let other_root = Endpoint { root: "/mirror/v2".to_owned(), ..at.clone() };
         assert_eq!(challenges.find(&other_root), None);
@@ -226,5 +212,11 @@ mod tests {
         // Written by hand: a token server without TLS.
         challenges.keep(&at, &token_server("http://auth.test/token"));
         assert_eq!(challenges.find(&at), None);
+        // The registry of this machine speaks TLS by now.
+        let (here, plain) =
+            (Endpoint::new("localhost:5000", "app"), token_server("http://localhost:5001/token"));
+        challenges.keep(&here.reached(false), &plain);
+        assert_eq!(challenges.find(&here.reached(false)), Some(plain));
+        assert_eq!(challenges.find(&here.reached(true)), None);
     }
 }

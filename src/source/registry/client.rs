@@ -13,7 +13,8 @@ use super::exchange::{Exchange, Fault, Request, Response};
 use super::fetch::{NetError, Wait};
 use super::hosts::Tls;
 
-/// The longest pause of a host that is obeyed while an image is opened.
+/// The longest pause of a host that is obeyed while an image is opened. A host that asks for a longer one is
+/// asked again after this time, because many are back before the time they name.
 const MAX_ASKED_PAUSE: Duration = Duration::from_secs(60);
 /// The pause after a 429 that names none.
 const DEFAULT_ASKED_PAUSE: Duration = Duration::from_secs(1);
@@ -25,8 +26,17 @@ pub(super) type Sleep = dyn Fn(&Wait, Duration, &str) -> Result<(), NetError> + 
 pub(super) struct Client {
     exchange: Arc<dyn Exchange>,
     sleep: Box<Sleep>,
-    /// Until when hosts asked to be left alone.
-    pauses: Mutex<HashMap<String, Instant>>,
+    /// The hosts that asked to be left alone.
+    pauses: Mutex<HashMap<String, Pause>>,
+}
+
+/// A pause that a host asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pause {
+    /// When the host is asked again.
+    until: Instant,
+    /// How long the host asked to be left alone.
+    asked: Duration,
 }
 
 impl fmt::Debug for Client {
@@ -92,7 +102,7 @@ impl Client {
             // A connection that waited in the pool can be dead: a new one is tried at once.
             let is_stale = tried == 1 && matches!(last, NetError::Unreachable { .. });
             if tried < MAX_ATTEMPTS && !is_stale {
-                (self.sleep)(wait, backoff::pause(tried), host)?;
+                self.pause_after(tried, host, wait)?;
             }
         }
         Err(last)
@@ -125,28 +135,32 @@ impl Client {
         Ok(bytes)
     }
 
+    /// Waits as after try number `tried`, counted from 1.
+    ///
+    /// # Errors
+    /// As [`Wait::sleep`].
+    pub(super) fn pause_after(&self, tried: u32, host: &str, wait: &Wait) -> Result<(), NetError> {
+        (self.sleep)(wait, backoff::pause(tried), host)
+    }
+
     /// Waits until the host may be asked again.
     fn obey(&self, host: &str, wait: &Wait) -> Result<(), NetError> {
-        let until = self.pauses().get(host).copied();
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        match left.filter(|left| !left.is_zero()) {
-            None => Ok(()),
-            Some(left) if left > MAX_ASKED_PAUSE => Err(limited(host, Some(left))),
-            Some(left) => {
-                let slept = (self.sleep)(wait, left, host);
-                if slept.is_ok() {
-                    let mut pauses = self.pauses();
-                    if pauses.get(host) == until.as_ref() {
-                        pauses.remove(host);
-                    }
-                }
-                // A deadline that is too short for the pause is the host's doing.
-                slept.map_err(|error| match error {
-                    NetError::TimedOut { .. } => limited(host, Some(left)),
-                    error => error,
-                })
-            }
+        let Some(pause) = self.pauses().get(host).copied() else { return Ok(()) };
+        let left = pause.until.saturating_duration_since(Instant::now());
+        let slept = match left {
+            Duration::ZERO => Ok(()),
+            _ if pause.asked > MAX_ASKED_PAUSE => return Err(limited(host, Some(pause.asked))),
+            // A deadline that is too short for the pause is the host's doing.
+            left => (self.sleep)(wait, left, host).map_err(|error| match error {
+                NetError::TimedOut { .. } => limited(host, Some(left)),
+                error => error,
+            }),
+        };
+        let mut pauses = self.pauses();
+        if slept.is_ok() && pauses.get(host) == Some(&pause) {
+            pauses.remove(host);
         }
+        slept
     }
 
     /// Notes the pause that a 429 asks for.
@@ -161,13 +175,13 @@ impl Client {
         Ok(limited(host, Some(after)))
     }
 
-    fn pause(&self, host: &str, after: Duration) {
-        if let Some(until) = Instant::now().checked_add(after) {
-            self.pauses().insert(host.to_owned(), until);
+    fn pause(&self, host: &str, asked: Duration) {
+        if let Some(until) = Instant::now().checked_add(asked.min(MAX_ASKED_PAUSE)) {
+            self.pauses().insert(host.to_owned(), Pause { until, asked });
         }
     }
 
-    fn pauses(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
+    fn pauses(&self) -> std::sync::MutexGuard<'_, HashMap<String, Pause>> {
         self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -262,6 +276,28 @@ mod tests {
         ] {
             assert_eq!(http_date(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn r5_a_host_is_asked_again_after_a_minute_at_most() {
+        let nothing = |_: &Wait, _: Duration, _: &str| Ok(());
+        let client = Client::sleeping(
+            super::super::http::Http::new(
+                crate::source::environment::Proxies::default(),
+                Duration::ZERO,
+                &super::super::fetch::Cancel::default(),
+            ),
+            Box::new(nothing),
+        );
+        let hour = Duration::from_secs(3600);
+        client.pause("reg.test", hour);
+        assert_eq!(client.obey("reg.test", &Wait::default()), Err(limited("reg.test", Some(hour))));
+        let mut pauses = client.pauses();
+        let pause = pauses.get_mut("reg.test").unwrap();
+        assert!(pause.until <= Instant::now() + MAX_ASKED_PAUSE);
+        pause.until = Instant::now();
+        drop(pauses);
+        assert_eq!(client.obey("reg.test", &Wait::default()), Ok(()));
     }
 
     #[test]

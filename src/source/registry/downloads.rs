@@ -91,7 +91,7 @@ impl Downloads {
     /// Returns the limits of a stream that may take as long as bytes keep coming, except where the work of
     /// this thread has a limit.
     pub(super) fn wait_for_stream(&self) -> Wait {
-        Wait { deadline: waiting::limit(self.net_timeout), cancel: self.cancel.clone() }
+        Wait { deadline: waiting::limit(self.net_timeout), ..Wait::new(None, &self.cancel) }
     }
 
     /// Waits until another request may begin. It runs until the returned value is dropped.

@@ -203,16 +203,36 @@ impl Cancel {
 pub(super) struct Wait {
     /// `None`: as long as bytes keep coming.
     pub(super) deadline: Option<Instant>,
+    /// When an answer must have begun, if that is before the deadline.
+    pub(super) answer_by: Option<Instant>,
     pub(super) cancel: Cancel,
 }
 
 impl Wait {
     /// Returns a wait of at most `time`; without one, it ends only when bytes stop coming or on `cancel`.
     pub(super) fn new(time: Option<Duration>, cancel: &Cancel) -> Self {
-        Wait { deadline: time.and_then(|time| Instant::now().checked_add(time)), cancel: cancel.clone() }
+        let deadline = time.and_then(|time| Instant::now().checked_add(time));
+        Wait { deadline, answer_by: None, cancel: cancel.clone() }
     }
 
-    /// Returns the time left; `None` without a deadline.
+    /// Returns a wait for a host after which others can be asked: its answer must begin within half of the
+    /// time left. Without a deadline, this is half of `longest`. The body may take all the time that is left.
+    pub(super) fn half(&self, longest: Duration) -> Self {
+        let left = self.left("").unwrap_or(Some(Duration::ZERO)).unwrap_or(longest);
+        Wait { answer_by: Instant::now().checked_add(left / 2), ..self.clone() }
+    }
+
+    /// Returns a wait for an answer that must have ended when this wait requires it to begin.
+    pub(super) fn whole(&self) -> Self {
+        Wait { deadline: self.answer_by.or(self.deadline), ..self.body() }
+    }
+
+    /// Returns the wait for the body of an answer that has begun.
+    pub(super) fn body(&self) -> Self {
+        Wait { answer_by: None, ..self.clone() }
+    }
+
+    /// Returns the time left until an answer must begin; `None` without a deadline.
     ///
     /// # Errors
     /// [`NetError::TimedOut`] naming `host` after the deadline, [`NetError::Cancelled`].
@@ -220,7 +240,8 @@ impl Wait {
         if self.cancel.is_cancelled() {
             return Err(NetError::Cancelled);
         }
-        match self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+        let end = self.answer_by.into_iter().chain(self.deadline).min();
+        match end.map(|end| end.saturating_duration_since(Instant::now())) {
             Some(Duration::ZERO) => Err(NetError::TimedOut { host: host.to_owned() }),
             left => Ok(left),
         }
@@ -261,6 +282,21 @@ mod tests {
         });
         assert_eq!(wait.left("h"), Err(NetError::Cancelled));
         assert_eq!(Wait::new(Some(Duration::ZERO), &Cancel::default()).left("h"), timed_out.map(|()| None));
+    }
+
+    #[test]
+    fn half_of_a_wait_is_for_the_start_of_an_answer() {
+        let seconds = |wait: &Wait| wait.left("h").unwrap().map(|left| left.as_secs_f64().ceil());
+        let wait = Wait::new(Some(Duration::from_secs(60)), &Cancel::default());
+        let half = wait.half(Duration::from_secs(8));
+        assert_eq!(
+            (seconds(&half), seconds(&half.whole()), seconds(&half.body())),
+            (Some(30.), Some(30.), Some(60.))
+        );
+        assert_eq!(seconds(&half.whole().body()), Some(30.));
+        let endless = Wait::default();
+        let half = endless.half(Duration::from_secs(8));
+        assert_eq!((seconds(&half), seconds(&half.body())), (Some(4.), None));
     }
 
     #[test]

@@ -104,6 +104,12 @@ impl Endpoint {
         }
     }
 
+    /// Returns the endpoint as it was reached: with TLS or without.
+    pub(super) fn reached(&self, is_tls: bool) -> Self {
+        let security = if is_tls { Security::Tls } else { Security::Plain };
+        Endpoint { security, ..self.clone() }
+    }
+
     /// Makes the endpoint accept any certificate, and plain HTTP from a host without TLS.
     pub(super) fn insecure(&mut self) {
         Arc::make_mut(&mut self.tls).any_certificate = true;

@@ -26,6 +26,9 @@ const CONNECT_TIME: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long an unused connection is kept.
 const IDLE_TIME: Duration = Duration::from_secs(30);
+/// How webpki names the error of a server whose certificate may sign others. Most servers with a certificate
+/// that signs itself have such a one, because `openssl req -x509` makes it by default.
+const AUTHORITY_AS_SERVER: &str = "CaUsedAsEndEntity";
 /// The largest headers of an answer, in bytes.
 const MAX_HEADER_BYTES: usize = 64 << 10;
 
@@ -111,10 +114,13 @@ impl Http {
 
 impl Exchange for Http {
     fn send(&self, request: &Request, tls: &Arc<Tls>, wait: &Wait) -> Result<Response, Fault> {
-        let left = wait.left(&request.url.host).map_err(|error| match error {
-            NetError::Cancelled => Fault::Cancelled,
-            _ => Fault::TimedOut,
-        })?;
+        let left = |wait: &Wait| {
+            wait.left(&request.url.host).map_err(|error| match error {
+                NetError::Cancelled => Fault::Cancelled,
+                _ => Fault::TimedOut,
+            })
+        };
+        let (start, end) = (left(wait)?, left(&wait.body())?);
         let agent = self.agent(tls, request.url.tls)?;
         let method = match request.method {
             Method::Get => http::Method::GET,
@@ -130,13 +136,13 @@ impl Exchange for Http {
             Some(form) => {
                 let builder = builder.header("content-type", "application/x-www-form-urlencoded");
                 let request = builder.body(form.clone()).map_err(|_| malformed())?;
-                let request = agent.configure_request(request).proxy(proxy).timeout_global(left).build();
-                agent.run(request)
+                let request = agent.configure_request(request).proxy(proxy).timeout_global(end);
+                agent.run(request.timeout_recv_response(start).build())
             }
             None => {
                 let request = builder.body(()).map_err(|_| malformed())?;
-                let request = agent.configure_request(request).proxy(proxy).timeout_global(left).build();
-                agent.run(request)
+                let request = agent.configure_request(request).proxy(proxy).timeout_global(end);
+                agent.run(request.timeout_recv_response(start).build())
             }
         };
         let (parts, body) = answer.map_err(|error| fault(error, wait))?.into_parts();
@@ -149,7 +155,7 @@ impl Exchange for Http {
                 left: body.content_length(),
                 inner: body.into_reader(),
                 host: request.url.host.clone(),
-                wait: wait.clone(),
+                wait: wait.body(),
             }),
         })
     }
@@ -283,6 +289,15 @@ fn io_fault(error: &io::Error) -> Fault {
 fn tls_fault(error: &rustls::Error) -> Fault {
     match error {
         rustls::Error::InvalidMessage(_) => Fault::NotTls,
+        rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))
+            if other.0.to_string().contains(AUTHORITY_AS_SERVER) =>
+        {
+            Fault::Certificate(
+                "its certificate is marked as that of an authority (CA:TRUE), which no server may use; make one \
+                 with 'openssl req -x509 -addext basicConstraints=critical,CA:FALSE', or one that an authority signs"
+                    .to_owned(),
+            )
+        }
         rustls::Error::InvalidCertificate(reason) => {
             Fault::Certificate(format!("the certificate is not valid: {reason}"))
         }

@@ -1,7 +1,7 @@
 //! Images in registries: `docker://[HOST/]NAME[:TAG][@DIGEST]`.
 //!
 //! This module owns the source: which image of a repository is opened, and which documents come from the cache
-//! directory. What is asked of whom is in the modules below.
+//! directory, and how many of them one opening may request. What is asked of whom is in the modules below.
 
 mod auth;
 mod backoff;
@@ -30,6 +30,7 @@ mod transfer;
 mod url;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::blob::RemoteBlob;
 use self::blob_fetch::BlobFetch;
@@ -49,7 +50,7 @@ use super::survey::Survey;
 use super::walk::Walk;
 use super::{DocumentRole, ImageDetails, ImageSource, ImageSummary, OpenedImage, RegistryOptions, Selection};
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::image::Platform;
 use crate::image::manifest::{Descriptor, MAX_DOCUMENT_BYTES};
 use crate::layer::index::Verify;
@@ -58,6 +59,11 @@ use crate::workers::cores;
 
 /// How many layers are read at the same time at least: the answers of registries take long to arrive.
 const MIN_READS_AT_ONCE: usize = 6;
+/// The most documents that are requested to open one image. Two or three are the rule; only an image index
+/// that does not state the platforms of its images needs two more for each of them.
+const MAX_DOCUMENTS: u64 = 100;
+/// The most bytes of documents that are requested to open one image: several documents of the largest size.
+const MAX_DOCUMENTS_BYTES: u64 = 32 << 20;
 
 /// Returns false: a path is never an image in a registry.
 pub(super) fn detect(_: &mut Site<'_>) -> Result<bool> {
@@ -89,6 +95,7 @@ pub(super) fn open(site: Site<'_>) -> Result<Box<dyn ImageSource>> {
     let registry = &options.registry;
     let endpoints = hosts::endpoints(&name, &options.environment, registry.insecure)?;
     let login = Login::new(registry.auth_file.as_deref(), &options.environment);
+    let login = login.ending_on(registry.cancel.clone());
     let http = Http::new(options.environment.proxies.clone(), registry.net_timeout, &registry.cancel);
     let cancel = registry.cancel.clone();
     let challenges = Challenges::new(options.cache_dir.clone());
@@ -105,6 +112,7 @@ pub(super) fn open(site: Site<'_>) -> Result<Box<dyn ImageSource>> {
         text,
         repository: Arc::new(repository),
         documents: Documents::new(options.cache_dir.clone()),
+        has_cache: options.cache_dir.is_some(),
         downloads: Downloads::new(
             ContentCache::new(options.cache_dir.clone(), registry.blob_cache_bytes),
             registry.net_timeout,
@@ -123,6 +131,8 @@ struct Registry {
     text: String,
     repository: Arc<Repository>,
     documents: Documents,
+    /// Whether there is a cache directory.
+    has_cache: bool,
     downloads: Arc<Downloads>,
     options: RegistryOptions,
     verify: Verify,
@@ -153,7 +163,7 @@ impl ImageSource for Registry {
     fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage> {
         let name = self.selected(select)?;
         let top = self.top(&name)?;
-        Walk::new(self, platform, self.verify).open(&[&top], vec![name.to_string()])
+        Walk::new(&Opening::of(self), platform, self.verify).open(&[&top], vec![name.to_string()])
     }
 
     fn details(&self, summary: &ImageSummary, platform: Option<&Platform>) -> Result<ImageDetails> {
@@ -163,7 +173,7 @@ impl ImageSource for Registry {
 
     fn survey(&self, select: &Selection, platform: Option<&Platform>) -> Result<Survey> {
         let top = self.top(&self.selected(select)?)?;
-        Ok(Walk::new(self, platform, self.verify).survey(&[&top]))
+        Ok(Walk::new(&Opening::of(self), platform, self.verify).survey(&[&top]))
     }
 }
 
@@ -235,7 +245,7 @@ impl Registry {
         if self.options.offline {
             return match last {
                 Some(digest) => Ok((digest, None)),
-                None => Err(Error::Offline { what: format!("the tag '{name}'") }),
+                None => Err(self.not_stored(&format!("the tag '{name}'"))),
             };
         }
         let known = last.filter(|digest| self.documents.document(digest).is_some());
@@ -259,36 +269,81 @@ impl Registry {
     /// Checks that requests may be made.
     ///
     /// # Errors
-    /// [`Error::Offline`] that names what is missing.
+    /// As [`Registry::not_stored`].
     fn online(&self, what: &str) -> Result<()> {
-        if self.options.offline { Err(Error::Offline { what: what.to_owned() }) } else { Ok(()) }
+        if self.options.offline { Err(self.not_stored(what)) } else { Ok(()) }
+    }
+
+    /// Returns the error of something that is not in the cache, or is not looked up there.
+    fn not_stored(&self, what: &str) -> Error {
+        if self.has_cache {
+            return Error::Offline { what: what.to_owned() };
+        }
+        let reason = format!("{what} must be requested, because the cache is not used; --offline forbids it");
+        Error::Registry { host: self.name.host.clone(), reason, status: None }
     }
 }
 
-impl Blobs for Registry {
+/// The documents of one image while it is opened. An image index can list thousands, so they are counted.
+#[derive(Debug)]
+struct Opening<'a> {
+    registry: &'a Registry,
+    /// How many documents were requested.
+    requested: AtomicU64,
+    requested_bytes: AtomicU64,
+}
+
+impl<'a> Opening<'a> {
+    fn of(registry: &'a Registry) -> Self {
+        Opening { registry, requested: AtomicU64::new(0), requested_bytes: AtomicU64::new(0) }
+    }
+
+    /// Counts a request for a document.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] when no more may be requested.
+    fn count(&self, wanted: &Descriptor, role: DocumentRole) -> Result<()> {
+        let what = || Subject::Document { role, digest: wanted.digest };
+        let requested = self.requested.fetch_add(1, Ordering::Relaxed) + 1;
+        if requested > MAX_DOCUMENTS {
+            return Err(Error::limit(what(), "MAX_DOCUMENTS", requested, MAX_DOCUMENTS));
+        }
+        let bytes = self.requested_bytes.load(Ordering::Relaxed);
+        if bytes > MAX_DOCUMENTS_BYTES {
+            return Err(Error::limit(what(), "MAX_DOCUMENTS_BYTES", bytes, MAX_DOCUMENTS_BYTES));
+        }
+        Ok(())
+    }
+}
+
+impl Blobs for Opening<'_> {
     fn place(&self) -> String {
-        format!("docker://{}", self.name.place())
+        format!("docker://{}", self.registry.name.place())
     }
 
     fn blob(&self, wanted: &Descriptor) -> Result<Option<Arc<dyn ReadAt>>> {
-        let fetch = BlobFetch::new(self.repository.clone(), wanted.digest, wanted.size, self.options.offline);
-        Ok(Some(Arc::new(RemoteBlob::new(Arc::new(fetch), wanted.digest, &self.downloads))))
+        let Registry { repository, options, downloads, .. } = self.registry;
+        let fetch = BlobFetch::new(repository.clone(), wanted.digest, wanted.size, options.offline);
+        Ok(Some(Arc::new(RemoteBlob::new(Arc::new(fetch), wanted.digest, downloads))))
     }
 
     fn document(&self, role: DocumentRole, wanted: &Descriptor) -> Result<Option<Vec<u8>>> {
-        if let Some(bytes) = self.documents.document(&wanted.digest) {
+        let Registry { repository, documents, .. } = self.registry;
+        if let Some(bytes) = documents.document(&wanted.digest) {
             return Ok(Some(bytes));
         }
-        self.online(&format!("{} {}", role.name(), wanted.digest))?;
+        self.registry.online(&format!("{} {}", role.name(), wanted.digest))?;
+        self.count(wanted, role)?;
         let found = match role {
-            DocumentRole::Config => self.repository.small_blob(&wanted.digest, MAX_DOCUMENT_BYTES),
+            DocumentRole::Config => repository.small_blob(&wanted.digest, MAX_DOCUMENT_BYTES),
             DocumentRole::ImageIndex | DocumentRole::Manifest => {
-                self.repository.manifest(&wanted.digest, MAX_DOCUMENT_BYTES)
+                repository.manifest(&wanted.digest, MAX_DOCUMENT_BYTES)
             }
         };
         match found {
             Ok(bytes) => {
-                self.keep(&wanted.digest, &bytes);
+                self.requested_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                self.registry.keep(&wanted.digest, &bytes);
                 Ok(Some(bytes))
             }
             Err(NetError::Missing { .. }) => Ok(None),
@@ -308,7 +363,6 @@ impl Blobs for Registry {
 
 impl From<NetError> for Error {
     fn from(error: NetError) -> Self {
-        let text = error.to_string();
         match error {
             NetError::Unreachable { host, reason } => Error::Unreachable { host, reason },
             NetError::TimedOut { host } => {
@@ -320,7 +374,10 @@ impl From<NetError> for Error {
                 Error::Registry { host, reason: format!("has no {what}"), status: Some(404) }
             }
             NetError::Certificate { host, reason } => Error::Certificate { host, reason },
-            NetError::Credentials { host, .. } => Error::Registry { host, reason: text, status: None },
+            NetError::Credentials { host, reason } => {
+                let reason = format!("cannot read its credentials: {reason}");
+                Error::Registry { host, reason, status: None }
+            }
             NetError::Refused { host, reason } => Error::Registry { host, reason, status: None },
             NetError::Cancelled => Error::Interrupted,
             NetError::Offline { what } => Error::Offline { what },

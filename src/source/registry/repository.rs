@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::auth::Auth;
+use super::backoff::MAX_ATTEMPTS;
 use super::challenge::Challenges;
 use super::client::Client;
 use super::credentials::Login;
@@ -15,7 +16,7 @@ use super::exchange::{Fault, Method, Request, Response};
 use super::fetch::{Cancel, NetError, Wait};
 use super::hosts::{Endpoint, Security, Tls};
 use super::name::{ImageName, is_tag};
-use super::url::{Url, encode};
+use super::url::{Url, encode, host_name};
 use crate::digest::{Algorithm, Digest};
 
 /// The media types of all documents that can be an image. A registry answers 404 to a request that does not
@@ -33,6 +34,8 @@ const BODY_TRIES: usize = 3;
 const MAX_TAG_PAGE_BYTES: u64 = 4 << 20;
 /// The largest number of tags that are listed.
 const MAX_TAGS: usize = 10_000;
+/// The largest number of pages of tags: registries that choose the length of a page send 50 tags or more.
+const MAX_TAG_PAGES: usize = 200;
 
 /// A repository, and the hosts that serve it.
 #[derive(Debug)]
@@ -77,6 +80,15 @@ pub(super) struct Answer {
     pub(super) is_elsewhere: bool,
 }
 
+/// Which host is asked first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// The mirrors, or the host that served the last blob.
+    MirrorsFirst,
+    /// The registry itself.
+    RegistryFirst,
+}
+
 /// The document that a tag names.
 #[derive(Debug)]
 pub(super) struct Tagged {
@@ -111,24 +123,35 @@ impl Repository {
     }
 
     /// Calls `ask` with the hosts that pass `serves`, until one answers. If none does, the error of the
-    /// last host is returned, which is the registry itself.
+    /// last host is returned, which is the registry itself. Each host but the last one asked has half of the
+    /// time that is left.
     pub(super) fn try_hosts<T>(
         &self,
+        order: Order,
+        wait: &Wait,
         serves: impl Fn(&Endpoint) -> bool,
-        mut ask: impl FnMut(&Host) -> Result<T, NetError>,
+        mut ask: impl FnMut(&Host, &Wait) -> Result<T, NetError>,
     ) -> Result<T, NetError> {
         let reason = "no host may be asked for this".to_owned();
         let mut failed = NetError::Refused { host: self.name.host.clone(), reason };
         // A mirror that did not have the first blob is not asked for each of the others first.
-        let first = self.serving.load(Ordering::Relaxed);
+        let first = match order {
+            Order::MirrorsFirst => self.serving.load(Ordering::Relaxed),
+            Order::RegistryFirst => self.hosts.len().saturating_sub(1),
+        };
         let others = (0..self.hosts.len()).filter(|at| *at != first);
+        let asked = std::iter::once(first).chain(others);
+        let hosts: Vec<_> = asked.filter_map(|at| Some((at, self.hosts.get(at)?))).collect();
+        let able = |(_, host): &&(usize, &Host)| serves(&host.endpoint);
+        let last = hosts.iter().rev().find(able).map(|(at, _)| *at);
         let mut has_skipped = false;
-        for at in std::iter::once(first).chain(others) {
-            let Some(host) = self.hosts.get(at).filter(|host| serves(&host.endpoint)) else {
+        for (at, host) in hosts {
+            if !serves(&host.endpoint) {
                 has_skipped = true;
                 continue;
-            };
-            match ask(host) {
+            }
+            let own = if Some(at) == last { wait.clone() } else { wait.half(self.time) };
+            match ask(host, &own) {
                 Ok(found) => {
                     // A mirror that may not say what a tag means serves what the tag leads to.
                     if !has_skipped {
@@ -159,15 +182,17 @@ impl Repository {
         self.serving.store(0, Ordering::Relaxed);
         let path = format!("manifests/{tag}");
         self.try_hosts(
+            Order::MirrorsFirst,
+            &self.wait(),
             |endpoint| endpoint.resolves_tags,
-            |host| {
+            |host, wait| {
                 if let Some(known) = known
-                    && let Some(digest) = self.digest_of_tag(host, &path)?
+                    && let Some(digest) = self.digest_of_tag(host, &path, wait)?
                     && digest == known
                 {
                     return Ok(Tagged { digest, bytes: None });
                 }
-                let bytes = self.read(host, &path, MANIFEST_TYPES, max)?;
+                let bytes = self.read(host, &path, MANIFEST_TYPES, max, wait)?;
                 Ok(Tagged { digest: Algorithm::Sha256.digest(&bytes), bytes: Some(bytes) })
             },
         )
@@ -175,56 +200,88 @@ impl Repository {
 
     /// Asks which digest a tag has, without the document: registries that count pulls do not count this.
     /// `None` if the host does not say.
-    fn digest_of_tag(&self, host: &Host, path: &str) -> Result<Option<Digest>, NetError> {
+    fn digest_of_tag(&self, host: &Host, path: &str, wait: &Wait) -> Result<Option<Digest>, NetError> {
         let ask = Ask {
             method: Method::Head,
             path: path.to_owned(),
             headers: vec![("accept".to_owned(), MANIFEST_TYPES.to_owned())],
         };
-        let answer = self.request(host, &ask, &self.wait())?;
+        let answer = self.request(host, &ask, wait)?;
         if answer.response.status != 200 {
             return self.refused(&answer, path).map(|()| None);
         }
         Ok(answer.response.header("docker-content-digest").and_then(|digest| digest.trim().parse().ok()))
     }
 
-    /// Returns a manifest or image index by digest, not checked yet.
+    /// Returns a manifest or image index by digest, from the first host that sends the right bytes. If no
+    /// host does, the wrong ones are returned, for the caller to compare.
     ///
     /// # Errors
     /// [`NetError`] when no host has it.
     pub(super) fn manifest(&self, digest: &Digest, max: u64) -> Result<Vec<u8>, NetError> {
-        let path = format!("manifests/{digest}");
-        self.try_hosts(|endpoint| endpoint.serves_digests, |host| self.read(host, &path, MANIFEST_TYPES, max))
+        self.by_digest(&format!("manifests/{digest}"), MANIFEST_TYPES, digest, max)
     }
 
-    /// Returns a small blob, such as a config, not checked yet.
+    /// Returns a small blob, such as a config, as [`Repository::manifest`] does.
     ///
     /// # Errors
     /// [`NetError`] when no host has it.
     pub(super) fn small_blob(&self, digest: &Digest, max: u64) -> Result<Vec<u8>, NetError> {
-        let path = format!("blobs/{digest}");
-        self.try_hosts(|endpoint| endpoint.serves_digests, |host| self.read(host, &path, "*/*", max))
+        self.by_digest(&format!("blobs/{digest}"), "*/*", digest, max)
+    }
+
+    fn by_digest(&self, path: &str, accept: &str, digest: &Digest, max: u64) -> Result<Vec<u8>, NetError> {
+        let mut wrong = None;
+        let found = self.try_hosts(
+            Order::MirrorsFirst,
+            &self.wait(),
+            |endpoint| endpoint.serves_digests,
+            |host, wait| {
+                let bytes = self.read(host, path, accept, max, wait)?;
+                if digest.algorithm().digest(&bytes) == *digest {
+                    return Ok(bytes);
+                }
+                wrong = Some(bytes);
+                let reason = format!("sends other bytes as {}", path.replacen("s/", " ", 1));
+                let refused = NetError::Refused { host: host.endpoint.name.clone(), reason };
+                log::warn!("{refused}");
+                Err(refused)
+            },
+        );
+        match (found, wrong) {
+            (Err(NetError::Refused { .. }), Some(bytes)) => Ok(bytes),
+            (found, _) => found,
+        }
     }
 
     /// Returns the tags of the repository, sorted.
     ///
     /// # Errors
-    /// [`NetError`] when no host lists them, or more than [`MAX_TAGS`] are listed.
+    /// [`NetError`] when no host lists them, more than [`MAX_TAGS`] are listed, or on more than
+    /// [`MAX_TAG_PAGES`] pages.
     pub(super) fn tags(&self) -> Result<Vec<String>, NetError> {
-        self.try_hosts(|endpoint| endpoint.resolves_tags, |host| self.tags_at(host))
+        // Each page has its own deadline.
+        let wait = Wait::new(None, &self.cancel);
+        self.try_hosts(
+            Order::MirrorsFirst,
+            &wait,
+            |endpoint| endpoint.resolves_tags,
+            |host, _| self.tags_at(host),
+        )
     }
 
     fn tags_at(&self, host: &Host) -> Result<Vec<String>, NetError> {
         let mut tags = Vec::new();
         let mut path = "tags/list?n=1000".to_owned();
+        let mut pages = 0;
         loop {
             let ask = Ask { method: Method::Get, path, headers: Vec::new() };
-            let mut answer = self.request(host, &ask, &self.wait())?;
+            let wait = self.wait();
+            let mut answer = self.request(host, &ask, &wait)?;
             if answer.response.status != 200 {
                 self.refused(&answer, "list of tags")?;
             }
-            let body =
-                self.client.body(&mut answer.response, MAX_TAG_PAGE_BYTES, &answer.url.host, &self.wait())?;
+            let body = self.client.body(&mut answer.response, MAX_TAG_PAGE_BYTES, &answer.url.host, &wait)?;
             let refused =
                 |reason: &str| NetError::Refused { host: answer.url.host.clone(), reason: reason.to_owned() };
             let page: TagPage =
@@ -236,6 +293,10 @@ impl Repository {
             let next =
                 answer.response.header("link").and_then(next_page).and_then(|link| answer.url.join(link));
             let Some(next) = next else { break };
+            pages += 1;
+            if pages == MAX_TAG_PAGES {
+                return Err(refused(&format!("more than {MAX_TAG_PAGES} pages of tags (MAX_TAG_PAGES)")));
+            }
             let prefix = format!("{}/{}/", host.endpoint.root, host.endpoint.repository);
             match next.path.strip_prefix(&*prefix) {
                 Some(rest) if next.host == answer.url.host && rest != ask.path => path = rest.to_owned(),
@@ -247,16 +308,23 @@ impl Repository {
         Ok(tags)
     }
 
-    /// Reads a document, again if the connection breaks.
-    fn read(&self, host: &Host, path: &str, accept: &str, max: u64) -> Result<Vec<u8>, NetError> {
+    /// Reads a document, again if the connection breaks. All of it ends by `wait`.
+    fn read(
+        &self,
+        host: &Host,
+        path: &str,
+        accept: &str,
+        max: u64,
+        wait: &Wait,
+    ) -> Result<Vec<u8>, NetError> {
         let ask = Ask {
             method: Method::Get,
             path: path.to_owned(),
             headers: vec![("accept".to_owned(), accept.to_owned())],
         };
+        let wait = wait.whole();
         let mut last = None;
         for _ in 0..BODY_TRIES {
-            let wait = self.wait();
             let mut answer = self.request(host, &ask, &wait)?;
             if answer.response.status != 200 {
                 self.refused(&answer, path)?;
@@ -274,8 +342,8 @@ impl Repository {
     /// # Errors
     /// [`NetError`] when there is no answer, and when the host denies access.
     pub(super) fn request(&self, host: &Host, ask: &Ask, wait: &Wait) -> Result<Answer, NetError> {
-        let at = &host.endpoint;
         let first = self.address(host, &ask.path, wait)?;
+        let at = &host.endpoint.reached(first.tls);
         let mut url = first.clone();
         let mut header = host.auth.header(&self.client, at, wait)?;
         let mut refusals = 0;
@@ -292,6 +360,10 @@ impl Repository {
             }
             let tls = if is_elsewhere { &host.elsewhere } else { &at.tls };
             let response = self.client.steady(&request, tls, wait)?;
+            // A server with TLS answers plain HTTP with 400.
+            if !is_elsewhere && !url.tls && response.status != 400 {
+                host.is_tls.get_or_init(|| false);
+            }
             match response.status {
                 403 if !is_elsewhere && refusals == 0 && host.auth.drops_guess(header.as_ref()) => {
                     header = None;
@@ -353,22 +425,36 @@ impl Repository {
             (Security::Tls, _) => true,
             (Security::Plain, _) => false,
             (Security::Either, Some(known)) => *known,
-            (Security::Either, None) => {
-                let root = Request::new(Method::Get, Url::new(true, &at.host, &format!("{}/", at.root)));
-                wait.left(&at.host)?;
-                let is_tls = match self.client.once(&root, &at.tls, wait) {
-                    Ok(answer) => {
-                        answer.discard();
-                        true
-                    }
-                    Err(Fault::Certificate(_) | Fault::TimedOut | Fault::Malformed(_)) => true,
-                    Err(Fault::Cancelled) => return Err(NetError::Cancelled),
-                    Err(Fault::NotTls | Fault::Broken(_) | Fault::Unreachable(_)) => false,
-                };
-                *host.is_tls.get_or_init(|| is_tls)
-            }
+            (Security::Either, None) => self.speaks_tls(host, wait)?,
         };
         Ok(Url::new(is_tls, &at.host, &path))
+    }
+
+    /// Returns whether a host that may speak plain HTTP is asked with TLS. Only an answer proves which it
+    /// speaks: a host that cannot be reached now can speak TLS when it is back.
+    fn speaks_tls(&self, host: &Host, wait: &Wait) -> Result<bool, NetError> {
+        let at = &host.endpoint;
+        let root = Request::new(Method::Get, Url::new(true, &at.host, &format!("{}/", at.root)));
+        for tried in 1.. {
+            wait.left(&at.host)?;
+            match self.client.once(&root, &at.tls, wait) {
+                Ok(answer) => {
+                    answer.discard();
+                    return Ok(*host.is_tls.get_or_init(|| true));
+                }
+                Err(Fault::Certificate(_)) => return Ok(*host.is_tls.get_or_init(|| true)),
+                Err(Fault::TimedOut | Fault::Malformed(_)) => return Ok(true),
+                Err(Fault::Cancelled) => return Err(NetError::Cancelled),
+                Err(Fault::NotTls | Fault::Broken(_)) => break,
+                // Without a port in the name, plain HTTP is at another port.
+                Err(Fault::Unreachable(_)) if host_name(&at.host) == at.host => break,
+                Err(Fault::Unreachable(reason)) if tried == MAX_ATTEMPTS => {
+                    return Err(NetError::Unreachable { host: at.host.clone(), reason });
+                }
+                Err(Fault::Unreachable(_)) => self.client.pause_after(tried, &at.host, wait)?,
+            }
+        }
+        Ok(false)
     }
 
     /// Returns the error of an answer with an unexpected status.
@@ -378,6 +464,11 @@ impl Repository {
             404 | 410 => {
                 let what = what.replacen("s/", " ", 1);
                 NetError::Missing { host, what: format!("{what} of {}", self.name.repository) }
+            }
+            // Credentials do not go there, so none are missing.
+            status @ (401 | 403) if answer.is_elsewhere => {
+                let reason = format!("the registry redirects there, and it answers with status {status}");
+                NetError::Refused { host, reason }
             }
             401 | 403 => NetError::Denied { host, user: None },
             status => NetError::Refused { host, reason: format!("answers with status {status}") },

@@ -239,6 +239,65 @@ fn r4_a_token_server_without_tls_gets_no_credentials() {
 }
 
 #[test]
+fn r4_a_token_server_without_tls_on_this_machine_is_for_registries_without_tls() {
+    let (_home, path) = auth_file(&entry("eve:old").replace("reg.test", "127.0.0.1:5000"));
+    let challenge = "Bearer realm=\"http://127.0.0.1:5001/token\"";
+    for speaks_tls in [true, false] {
+        let endpoint = Endpoint::new("127.0.0.1:5000", "app");
+        let setup = Setup::at(vec![endpoint], Some(&path), move |request, _| match &*request.url.host {
+            "127.0.0.1:5000" if request.url.tls != speaks_tls => Err(Fault::NotTls),
+            "127.0.0.1:5000" if header(request, "authorization").is_none() => {
+                answer(401, &[("www-authenticate", challenge)], b"")
+            }
+            "127.0.0.1:5000" => answer(200, &[], b"{}"),
+            _ => answer(200, &[], br#"{"token": "t"}"#),
+        });
+        let result = setup.manifest().map_err(|error| error.to_string());
+        let sent = setup.requests().iter().filter(|request| request.contains("Basic")).count();
+        let expected = match speaks_tls {
+            true => Err("'127.0.0.1:5000': the challenge names a token server without TLS".to_owned()),
+            false => Ok(b"{}".to_vec()),
+        };
+        assert_eq!((result, sent), (expected, usize::from(!speaks_tls)));
+    }
+}
+
+#[test]
+fn r4_a_token_allows_no_more_than_to_read_the_repository() {
+    let challenge =
+        "Bearer realm=\"https://auth.test/token\",service=\"reg.test\",scope=\"repository:other:pull,push\"";
+    let setup = Setup::new(move |request, _| match request.url.host.as_str() {
+        "auth.test" => answer(200, &[], br#"{"token": "t"}"#),
+        _ if header(request, "authorization").is_some() => answer(200, &[], b"{}"),
+        _ => answer(401, &[("www-authenticate", challenge)], b""),
+    });
+    setup.manifest().unwrap();
+    assert_eq!(setup.requests()[1], TOKEN_REQUEST);
+}
+
+#[test]
+fn r4_the_target_of_a_redirect_that_refuses_asks_for_no_login() {
+    let setup = Setup::new(|request, _| match request.url.host.as_str() {
+        "reg.test" => answer(302, &[("location", "https://cdn.test/blob")], b""),
+        _ => answer(401, &[], b""),
+    });
+    let error = setup.manifest().unwrap_err();
+    let text = "'cdn.test': the registry redirects there, and it answers with status 401";
+    assert_eq!((error.to_string(), matches!(error, NetError::Refused { .. })), (text.to_owned(), true));
+}
+
+#[test]
+fn r3_an_error_about_credentials_names_the_host_once() {
+    let gone = Path::new("/nonexistent/auth.json");
+    let setup = Setup::at(vec![Endpoint::new("reg.test", "app")], Some(gone), |_, _| {
+        answer(401, &[("www-authenticate", CHALLENGE)], b"")
+    });
+    let error = crate::Error::from(setup.manifest().unwrap_err()).to_string();
+    let text = "'reg.test': cannot read its credentials: cannot read '/nonexistent/auth.json': ";
+    assert_eq!(error, format!("{text}No such file or directory (os error 2)"));
+}
+
+#[test]
 fn r4_a_redirect_to_another_host_carries_no_credentials() {
     let (_home, path) = auth_file(&entry("eve:old"));
     let mut endpoint = Endpoint::new("reg.test", "app");
@@ -302,6 +361,50 @@ fn r2_mirrors_are_asked_in_order_and_the_registry_last() {
     });
     let missing = setup.manifest().unwrap_err();
     assert!(matches!(&missing, NetError::Missing { host, .. } if host == "reg.test"), "{missing}");
+}
+
+#[test]
+fn r2_a_mirror_with_wrong_documents_is_passed_over() {
+    let hosts = || vec![Endpoint::new("mirror.test", "app"), Endpoint::new("reg.test", "app")];
+    let setup = Setup::at(hosts(), None, |request, _| match request.url.host.as_str() {
+        "mirror.test" => answer(200, &[], b"{\"wrong\": 1}"),
+        _ => answer(200, &[], b"{}"),
+    });
+    assert_eq!(setup.manifest().unwrap(), b"{}");
+    assert_eq!(setup.repository.small_blob(&digest(), 1000).unwrap(), b"{}");
+    // Wrong bytes that no host corrects are for the caller to refuse.
+    let setup = Setup::at(hosts(), None, |_, _| answer(200, &[], b"wrong"));
+    assert_eq!((setup.manifest().unwrap(), setup.requests().len()), (b"wrong".to_vec(), 2));
+}
+
+#[test]
+fn r2_a_mirror_gets_half_of_the_time() {
+    let hosts = || vec![Endpoint::new("mirror.test", "app"), Endpoint::new("reg.test", "app")];
+    let setup = Setup::at(hosts(), None, |request, _| match request.url.host.as_str() {
+        "mirror.test" => answer(404, &[], b""),
+        _ => answer(200, &[], b"{}"),
+    });
+    setup.manifest().unwrap();
+    let rounded = |times: Vec<(f64, f64)>| {
+        times.iter().map(|(start, end)| (start.ceil(), end.ceil())).collect::<Vec<_>>()
+    };
+    // A document is short, so all of it must arrive in that time; a blob only begins.
+    assert_eq!(rounded(setup.times()), [(30., 30.), (60., 60.)]);
+    let setup = Setup::at(hosts(), None, |_, _| answer(200, &[("content-length", "2")], b"{}"));
+    let blob = super::super::blob_fetch::BlobFetch::new(setup.repository.clone(), digest(), 2, false);
+    super::super::fetch::Fetch::fetch(&blob, 0..2, false, &setup.repository.wait()).unwrap();
+    assert_eq!(rounded(setup.times()), [(30., 60.)]);
+}
+
+#[test]
+fn r1_a_list_of_tags_has_a_last_page() {
+    let setup = Setup::new(|_, number| {
+        let link = format!("</v2/app/tags/list?last={number}>; rel=\"next\"");
+        answer(200, &[("link", &link)], br#"{"tags": []}"#)
+    });
+    let error = setup.repository.tags().unwrap_err().to_string();
+    assert_eq!(error, "'reg.test': more than 200 pages of tags (MAX_TAG_PAGES)");
+    assert_eq!(setup.requests().len(), 200);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Faults that pass, faults that do not, and pauses that hosts ask for.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 fn seconds(pauses: &[Duration]) -> Vec<u64> {
@@ -130,6 +132,66 @@ fn r5_a_document_whose_connection_breaks_is_requested_again() {
     let setup = breaks(9);
     assert!(matches!(setup.manifest(), Err(NetError::Unreachable { .. })));
     assert_eq!(setup.requests().len(), 3);
+}
+
+#[test]
+fn r5_all_tries_of_a_document_have_one_deadline() {
+    struct Slow;
+    impl std::io::Read for Slow {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            std::thread::sleep(Duration::from_millis(60));
+            Err(NetError::TimedOut { host: "reg.test".into() }.into())
+        }
+    }
+    let setup = Setup::new(|_, _| Ok(Response { status: 200, headers: Vec::new(), body: Box::new(Slow) }));
+    assert_eq!(setup.manifest(), Err(NetError::TimedOut { host: "reg.test".into() }));
+    let times = setup.times();
+    assert!(times.len() == 3 && times[2].0 <= times[0].0 - 0.12, "{times:?}");
+}
+
+/// A host of this machine. Whether it speaks TLS is found out.
+fn here() -> Vec<Endpoint> {
+    vec![Endpoint::new("127.0.0.1:5000", "app")]
+}
+
+#[test]
+fn r2_plain_http_is_remembered_only_after_an_answer() {
+    let manifest = |scheme: &str| format!("GET {scheme}://127.0.0.1:5000/v2/app/manifests/{}", digest());
+    let probe = "GET https://127.0.0.1:5000/v2/".to_owned();
+    // A registry with TLS that is down, that breaks connections, and that works.
+    for fault in [Fault::Unreachable("refused".into()), Fault::Broken("reset".into())] {
+        let is_up = Arc::new(AtomicBool::new(false));
+        let setup = Setup::at(here(), None, {
+            let is_up = is_up.clone();
+            move |request, _| match (is_up.load(Ordering::SeqCst), request.url.tls) {
+                (true, true) => answer(200, &[], b"{}"),
+                (true, false) => answer(400, &[], b""),
+                (false, _) => Err(fault.clone()),
+            }
+        });
+        let error = setup.manifest().unwrap_err();
+        assert!(matches!(error, NetError::Unreachable { .. }), "{error}");
+        setup.requests();
+        is_up.store(true, Ordering::SeqCst);
+        assert_eq!(setup.manifest().unwrap(), b"{}");
+        assert_eq!(setup.requests(), [probe.clone(), manifest("https")]);
+    }
+    // A registry with TLS whose connection breaks once: its 400 to plain HTTP proves nothing.
+    let setup = Setup::at(here(), None, |request, number| match (number, request.url.tls) {
+        (0, _) => Err(Fault::Broken("reset".into())),
+        (_, true) => answer(200, &[], b"{}"),
+        (_, false) => answer(400, &[], b""),
+    });
+    assert!(setup.manifest().is_err());
+    assert_eq!(setup.manifest().unwrap(), b"{}");
+    // A registry without TLS is asked for it once.
+    let setup = Setup::at(here(), None, |request, _| match request.url.tls {
+        true => Err(Fault::NotTls),
+        false => answer(200, &[], b"{}"),
+    });
+    setup.manifest().unwrap();
+    setup.manifest().unwrap();
+    assert_eq!(setup.requests(), [probe, manifest("http"), manifest("http")]);
 }
 
 #[test]

@@ -27,6 +27,8 @@ type Answer = dyn Fn(&Request, usize) -> Result<Response, Fault> + Send + Sync;
 struct Double {
     answer: Box<Answer>,
     requests: Mutex<Vec<String>>,
+    /// The time for each answer to begin and to end, in seconds.
+    times: Mutex<Vec<(f64, f64)>>,
 }
 
 impl std::fmt::Debug for Double {
@@ -36,7 +38,9 @@ impl std::fmt::Debug for Double {
 }
 
 impl Exchange for Double {
-    fn send(&self, request: &Request, _: &Arc<Tls>, _: &Wait) -> Result<Response, Fault> {
+    fn send(&self, request: &Request, _: &Arc<Tls>, wait: &Wait) -> Result<Response, Fault> {
+        let seconds = |wait: &Wait| wait.left("").map_or(0., |left| left.unwrap_or_default().as_secs_f64());
+        self.times.lock().unwrap().push((seconds(wait), seconds(&wait.body())));
         let mut text = format!("{} {}", request.method.name(), request.url.text());
         for (name, value) in &request.headers {
             if name != "accept" {
@@ -83,7 +87,8 @@ impl Setup {
         cache: Option<PathBuf>,
         answer: impl Fn(&Request, usize) -> Result<Response, Fault> + Send + Sync + 'static,
     ) -> Self {
-        let double = Arc::new(Double { answer: Box::new(answer), requests: Mutex::default() });
+        let answer = Box::new(answer);
+        let double = Arc::new(Double { answer, requests: Mutex::default(), times: Mutex::default() });
         let pauses: Arc<Mutex<Vec<Duration>>> = Arc::default();
         let noted = pauses.clone();
         let sleep = Box::new(move |wait: &Wait, time: Duration, host: &str| {
@@ -104,6 +109,10 @@ impl Setup {
 
     fn requests(&self) -> Vec<String> {
         std::mem::take(&mut *self.double.requests.lock().unwrap())
+    }
+
+    fn times(&self) -> Vec<(f64, f64)> {
+        std::mem::take(&mut *self.double.times.lock().unwrap())
     }
 
     fn pauses(&self) -> Vec<Duration> {

@@ -51,6 +51,20 @@ fn r6_a_part_is_taken_as_far_as_it_was_asked_for() {
 }
 
 #[test]
+fn r6_after_wrong_bytes_the_registry_is_asked_before_its_mirrors() {
+    let hosts = vec![Endpoint::new("mirror.test", "app"), Endpoint::new("reg.test", "app")];
+    let setup = Setup::at(hosts, None, |_, _| answer(200, &[("content-length", "10")], BLOB));
+    let fetch = fetch(&setup);
+    let wait = Wait::new(Some(Duration::from_secs(60)), &Cancel::default());
+    let mut asked = Vec::new();
+    for fresh in [false, true, false] {
+        fetch.fetch(0..10, fresh, &wait).unwrap();
+        asked.extend(setup.requests().iter().map(|request| request.contains("https://reg.test")));
+    }
+    assert_eq!(asked, [false, true, true]);
+}
+
+#[test]
 fn r6_a_200_is_the_whole_blob() {
     let setup = Setup::new(|_, _| answer(200, &[("content-length", "10")], BLOB));
     let fetch = fetch(&setup);
@@ -126,7 +140,10 @@ fn r6_an_address_that_is_refused_at_once_is_asked_for_once_more() {
         "reg.test" => answer(307, &[("location", "https://cdn.test/b")], b""),
         _ => answer(403, &[], b""),
     });
-    assert_eq!(part(&fetch(&setup), 0..10), Err("'cdn.test' denies access without credentials".to_owned()));
+    assert_eq!(
+        part(&fetch(&setup), 0..10),
+        Err("'cdn.test': the registry redirects there, and it answers with status 403".to_owned())
+    );
     assert_eq!(setup.requests().len(), 4);
 }
 
