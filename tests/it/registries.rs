@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 mod commands;
+mod hostile;
 mod mirrors;
 mod real;
 

@@ -327,6 +327,34 @@ fn certificates(imgmount: &Imgmount) {
 }
 
 #[test]
+fn r2_a_certificate_of_an_authority_is_refused_with_the_way_out() {
+    if !have_registry(&[Need::Program("openssl")]) {
+        return;
+    }
+    for is_authority in [true, false] {
+        let imgmount = Imgmount::new();
+        let new = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3";
+        let names = "-subj /CN=localhost -addext subjectAltName=DNS:localhost";
+        let no_authority = if is_authority { "" } else { "-addext basicConstraints=critical,CA:FALSE" };
+        let make = format!("{new} -keyout host.key -out host.crt {names} {no_authority} 2>&1");
+        run(imgmount.shell(&make).current_dir(imgmount.dir())).expect(0);
+        let file = |name: &str| imgmount.dir().join(name).display().to_string();
+        let http = format!("  tls:\n    certificate: {}\n    key: {}\n", file("host.crt"), file("host.key"));
+        let (registry, place) = real(&imgmount, &http, "", &[]);
+        let trusted = imgmount.dir().join("home/.config/containers/certs.d");
+        let directory = trusted.join(format!("localhost:{}", registry.port));
+        fs::create_dir_all(&directory).unwrap();
+        fs::copy(file("host.crt"), directory.join("ca.crt")).unwrap();
+        let listed = imgmount_run(&imgmount, &["ls", "--no-cache", &(place + ":1")]);
+        if is_authority {
+            listed.expect(2).says("CA:TRUE").says("basicConstraints=critical,CA:FALSE").says("--insecure");
+        } else {
+            listed.expect(0);
+        }
+    }
+}
+
+#[test]
 fn r2_a_registry_with_tls_needs_its_certificate() {
     if !have_registry(&[Need::Program("openssl")]) {
         return;
