@@ -295,7 +295,7 @@ impl Engine {
     pub(crate) fn load(&self, image: OpenedImage, options: &LoadOptions) -> Result<LoadedTree> {
         let (first, blobs) = select(image.layers, options.layers)?;
         let progress = self.inner.options.progress.as_deref();
-        let total_bytes = blobs.iter().map(LayerBlob::about_bytes).sum();
+        let total_bytes = blobs.iter().map(LayerBlob::about_bytes).fold(0, u64::saturating_add);
         let open = reported(progress, "Indexing layers", total_bytes, || {
             self.index_all(first, &blobs, image.reads_at_once)
         })?;

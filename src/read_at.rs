@@ -90,6 +90,9 @@ pub(crate) trait Remote {
     /// requests them again, past all caches on the way.
     fn refresh(&self, range: Range<u64>);
 
+    /// Keeps cached bytes from being removed by others, as long as this source is open.
+    fn hold(&self);
+
     /// Records that all bytes were read, and match their digest.
     fn proved(&self);
 }

@@ -268,7 +268,7 @@ fn check_layers<E: From<Error>>(
     let progress = options.progress;
     let indexes = options.indexes.map(Indexes::new);
     let len = |layer: &SurveyedLayer| layer.bytes.as_ref().map_or(0, |bytes| bytes.len());
-    let total_bytes: u64 = layers.iter().map(len).sum();
+    let total_bytes = layers.iter().map(len).fold(0, u64::saturating_add);
     // A layer that is no larger than one core's share delays no other thread, and decoding it from many
     // checkpoints costs more than decoding it from the start.
     let share_bytes = total_bytes / cores() as u64;

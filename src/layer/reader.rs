@@ -52,6 +52,9 @@ impl LayerReader {
         let StoredIndex { index, windows, copy } = index;
         let facts = index.facts();
         let slow = stored.may_wait().then(|| Arc::clone(&stored));
+        if let Some(remote) = slow.as_ref().and_then(|stored| stored.remote()) {
+            remote.hold();
+        }
         let tar = match facts.compression {
             Compression::Plain => Tar::Plain(stored),
             compression => {

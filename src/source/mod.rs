@@ -233,7 +233,8 @@ impl OpenedImage {
     /// Returns the size of the image in bytes as its engine counts it, or else the sum of the sizes of its
     /// stored layers.
     pub(crate) fn size_or_sum(&self) -> u64 {
-        self.size.unwrap_or_else(|| self.layers.iter().map(LayerBlob::about_bytes).sum())
+        self.size
+            .unwrap_or_else(|| self.layers.iter().map(LayerBlob::about_bytes).fold(0, u64::saturating_add))
     }
 }
 

@@ -154,6 +154,26 @@ impl BlobDirectory {
         Err(io::Error::other("it is being removed"))
     }
 
+    /// Returns whether nobody else has marked the blob as in use. `hold` is the mark of the caller, and remains.
+    ///
+    /// # Errors
+    /// When the mark is lost, because the blob was removed meanwhile.
+    #[cfg(feature = "registry")]
+    pub(crate) fn is_alone(&self, digest: &Digest, hold: &File) -> io::Result<bool> {
+        let alone = flock(hold, FlockOperation::NonBlockingLockExclusive).is_ok();
+        flock(hold, FlockOperation::NonBlockingLockShared)?;
+        match self.names(digest, BlobFile::Use, hold)? {
+            true => Ok(alone),
+            false => Err(io::Error::other("it is being removed")),
+        }
+    }
+
+    /// Returns whether anything is kept of the blob.
+    #[cfg(feature = "registry")]
+    pub(crate) fn has(&self, digest: &Digest) -> bool {
+        [BlobFile::Whole, BlobFile::Part].iter().any(|file| self.file(digest, *file).exists())
+    }
+
     /// Returns whether the name of `file` still belongs to `open`.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 mod commands;
 mod hostile;
+mod layers;
 mod mirrors;
 mod real;
 

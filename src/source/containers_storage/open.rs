@@ -51,7 +51,8 @@ impl Store {
     pub(super) fn open_image(&self, area: &Area, image: &ImageRecord) -> Result<OpenedImage> {
         let documents = self.documents(area, image, None)?;
         let layers = self.image_layers(area, image, &documents.config)?;
-        let size = layers.iter().map(|layer| layer.record.diff_size).sum();
+        let size =
+            layers.iter().try_fold(0, |sum: u64, layer| Some(sum.saturating_add(layer.record.diff_size?)));
         let blobs = self.blobs(layers)?;
         Ok(OpenedImage { info: info(image, documents, &blobs), layers: blobs, reads_at_once: cores(), size })
     }

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -40,6 +41,8 @@ pub(super) struct Blob {
     pub(super) downloads: Arc<Downloads>,
     /// Opened when the first byte is read: documents of an image can be read without touching its layers.
     opened: OnceLock<Content>,
+    /// Keeps what is cached of the blob from being removed before that.
+    held: OnceLock<Option<File>>,
     state: Mutex<State>,
     /// Notified when a block has arrived or will not arrive.
     changed: Condvar,
@@ -74,6 +77,7 @@ impl RemoteBlob {
             len_bytes,
             downloads: Arc::clone(downloads),
             opened: OnceLock::new(),
+            held: OnceLock::new(),
             state: Mutex::default(),
             changed: Condvar::new(),
         }))
@@ -135,6 +139,10 @@ impl Remote for RemoteBlob {
         let wrong = blocks(&(range.start..range.end.min(self.0.len_bytes)));
         self.0.lock().wrong.extend(wrong.clone());
         self.0.content().forget(wrong);
+    }
+
+    fn hold(&self) {
+        self.0.held.get_or_init(|| self.0.downloads.cache.hold(&self.0.digest));
     }
 
     fn proved(&self) {

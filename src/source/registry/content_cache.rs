@@ -11,7 +11,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::{fmt, io};
 
@@ -32,6 +32,8 @@ const FREE_SHARE: u64 = 20;
 /// The byte of a block in the map.
 const MISSING: u8 = 0;
 const KEPT: u8 = 1;
+/// What is written to the map for many blocks at a time.
+const MISSING_BLOCKS: [u8; 4096] = [MISSING; 4096];
 
 /// The blocks of all blobs of a source. A clone is the same cache.
 #[derive(Debug, Clone)]
@@ -65,18 +67,29 @@ impl ContentCache {
 
     /// Opens the content of a blob of `blob_bytes` bytes, and marks it as used.
     pub(super) fn blob(&self, digest: &Digest, blob_bytes: u64) -> Content {
-        let directory = self.0.directory.get_or_init(|| {
-            BlobDirectory::open(self.0.cache_dir.as_ref()?)
-                .map_err(|error| log::warn!("downloaded bytes are not kept: {error}"))
-                .ok()
-        });
-        let disk = directory.as_ref().and_then(|directory| {
+        let disk = self.directory().and_then(|directory| {
             Disk::open(directory.clone(), *digest, blob_bytes)
                 .map_err(|cause| log::warn!("{digest}: downloaded bytes are not kept: {cause}"))
                 .ok()
         });
         let number = self.0.next_blob.fetch_add(1, Ordering::Relaxed);
         Content { cache: self.clone(), number, blob_bytes, disk, filling: AtomicBool::new(false) }
+    }
+
+    /// Marks what is kept of a blob as in use, so that it is not removed as long as the returned file is open.
+    /// `None` if nothing is kept.
+    pub(super) fn hold(&self, digest: &Digest) -> Option<File> {
+        let directory = self.directory()?;
+        directory.has(digest).then(|| directory.hold(digest).ok()).flatten()
+    }
+
+    fn directory(&self) -> Option<&BlobDirectory> {
+        let directory = self.0.directory.get_or_init(|| {
+            BlobDirectory::open(self.0.cache_dir.as_ref()?)
+                .map_err(|error| log::warn!("downloaded bytes are not kept: {error}"))
+                .ok()
+        });
+        directory.as_ref()
     }
 
     /// Returns whether `bytes` more bytes may be written to disk. Blobs that are not in use make room, the
@@ -279,26 +292,61 @@ enum Files {
         part: File,
         map: File,
         /// Blocks that this process found in the map; the others are looked up again.
-        known: Vec<AtomicU8>,
+        known: Known,
     },
     Whole(File),
     /// The files cannot be used.
     Lost,
 }
 
+/// A set of blocks, one bit for each.
+#[derive(Debug)]
+struct Known(Vec<AtomicU64>);
+
+impl Known {
+    fn new(blocks: u64) -> Self {
+        Known((0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    fn word(&self, block: u64) -> Option<&AtomicU64> {
+        self.0.get(usize::try_from(block / 64).ok()?)
+    }
+
+    fn has(&self, block: u64) -> bool {
+        self.word(block).is_some_and(|word| word.load(Ordering::Acquire) >> (block % 64) & 1 == 1)
+    }
+
+    fn set(&self, block: u64, here: bool) {
+        let bit = 1 << (block % 64);
+        match (self.word(block), here) {
+            (Some(word), true) => drop(word.fetch_or(bit, Ordering::AcqRel)),
+            (Some(word), false) => drop(word.fetch_and(!bit, Ordering::AcqRel)),
+            (None, _) => {}
+        }
+    }
+}
+
 impl Disk {
     fn open(directory: BlobDirectory, digest: Digest, blob_bytes: u64) -> io::Result<Self> {
         let hold = directory.hold(&digest)?;
         let whole = directory.open_file(&digest, BlobFile::Whole, false)?;
+        let whole = whole.map(|file| Ok::<_, io::Error>((file.metadata()?.len(), file))).transpose()?;
         let files = match whole {
-            Some(file) if file.metadata()?.len() == blob_bytes => {
+            Some((len_bytes, file)) if len_bytes == blob_bytes => {
                 directory.unlink(&digest, BlobFile::Part)?;
                 directory.unlink(&digest, BlobFile::Map)?;
                 Files::Whole(file)
             }
+            // A manifest that states another size for this digest must not remove what other images need.
+            Some((_, file)) if holds(&file, &digest)? => {
+                return Err(io::Error::other("it is stored as a whole, and has another size"));
+            }
             found => {
                 if found.is_some() {
                     directory.unlink(&digest, BlobFile::Whole)?;
+                }
+                if !has_length(&directory, &digest, blob_bytes)? && !directory.is_alone(&digest, &hold)? {
+                    return Err(io::Error::other("another process keeps it with another size"));
                 }
                 Files::open_part(&directory, &digest, blob_bytes)?
             }
@@ -315,16 +363,13 @@ impl Disk {
         match &*self.files() {
             Files::Whole(_) => block < self.blob_bytes.div_ceil(BLOCK_BYTES),
             Files::Part { map, known, .. } => {
-                let Some(known) = usize::try_from(block).ok().and_then(|at| known.get(at)) else {
-                    return false;
-                };
-                if known.load(Ordering::Acquire) == KEPT {
-                    return true;
+                if block >= self.blob_bytes.div_ceil(BLOCK_BYTES) || known.has(block) {
+                    return known.has(block);
                 }
                 let mut found = [MISSING];
                 let here = map.read_exact_at(&mut found, block).is_ok() && found == [KEPT];
                 if here {
-                    known.store(KEPT, Ordering::Release);
+                    known.set(block, true);
                 }
                 here
             }
@@ -337,9 +382,7 @@ impl Disk {
         let Files::Part { part, map, known } = &*files else { return Ok(()) };
         part.write_all_at(bytes, bytes_of(block, self.blob_bytes).start)?;
         map.write_all_at(&[KEPT], block)?;
-        if let Some(known) = usize::try_from(block).ok().and_then(|at| known.get(at)) {
-            known.store(KEPT, Ordering::Release);
-        }
+        known.set(block, true);
         Ok(())
     }
 
@@ -353,14 +396,18 @@ impl Disk {
         }
         let files = self.files();
         let Files::Part { map, known, .. } = &*files else { return };
-        for block in wrong {
-            let written = map.write_all_at(&[MISSING], block);
-            if let Some(known) = usize::try_from(block).ok().and_then(|at| known.get(at)) {
-                known.store(MISSING, Ordering::Release);
-            }
-            if written.is_err() {
+        for block in wrong.clone() {
+            known.set(block, false);
+        }
+        let mut at = wrong.start;
+        while at < wrong.end {
+            let len = wrong.end.saturating_sub(at).min(MISSING_BLOCKS.len() as u64);
+            let missing =
+                usize::try_from(len).ok().and_then(|len| MISSING_BLOCKS.get(..len)).unwrap_or_default();
+            if map.write_all_at(missing, at).is_err() {
                 self.keeping.store(false, Ordering::Relaxed);
             }
+            at = at.saturating_add(len);
         }
     }
 
@@ -389,6 +436,27 @@ impl Disk {
     }
 }
 
+/// Returns whether a file has the content that `digest` names.
+fn holds(file: &File, digest: &Digest) -> io::Result<bool> {
+    let mut hasher = digest.algorithm().hasher();
+    let mut buffer = vec![0; 1 << 20];
+    let mut offset = 0;
+    loop {
+        let read = file.read_at(&mut buffer, offset)?;
+        let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { break };
+        hasher.update(bytes);
+        offset += read as u64;
+    }
+    Ok(hasher.finish() == *digest)
+}
+
+/// Returns whether the part of a blob is new, or has this length.
+fn has_length(directory: &BlobDirectory, digest: &Digest, blob_bytes: u64) -> io::Result<bool> {
+    let part = directory.open_file(digest, BlobFile::Part, false)?;
+    let len_bytes = part.map(|part| part.metadata()).transpose()?.map_or(0, |found| found.len());
+    Ok(len_bytes == 0 || len_bytes == blob_bytes)
+}
+
 impl Files {
     fn open_part(directory: &BlobDirectory, digest: &Digest, blob_bytes: u64) -> io::Result<Self> {
         let open = |file, len_bytes| {
@@ -401,8 +469,7 @@ impl Files {
         };
         let blocks = blob_bytes.div_ceil(BLOCK_BYTES);
         let (part, map) = (open(BlobFile::Part, blob_bytes)?, open(BlobFile::Map, blocks)?);
-        let known = (0..blocks).map(|_| AtomicU8::new(MISSING)).collect();
-        Ok(Files::Part { part, map, known })
+        Ok(Files::Part { part, map, known: Known::new(blocks) })
     }
 
     fn read(&self, out: &mut [u8], offset: u64) -> io::Result<()> {

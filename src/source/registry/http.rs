@@ -37,6 +37,8 @@ const MAX_HEADER_BYTES: usize = 64 << 10;
 pub(super) struct Http {
     proxies: Proxies,
     silence: Duration,
+    /// The longest time until the headers of an answer are complete.
+    answer_time: Duration,
     provider: Arc<rustls::crypto::CryptoProvider>,
     roots: OnceLock<Vec<Certificate<'static>>>,
     /// The pools of connections; those with TLS have certificates.
@@ -49,6 +51,7 @@ impl Http {
         let http = Arc::new(Http {
             proxies,
             silence: SILENCE.min(time),
+            answer_time: time,
             provider: Arc::new(rustls::crypto::ring::default_provider()),
             roots: OnceLock::new(),
             agents: Mutex::default(),
@@ -81,6 +84,7 @@ impl Http {
             .user_agent(concat!("imgmount/", env!("CARGO_PKG_VERSION")))
             .timeout_resolve(Some(CONNECT_TIME.min(self.silence)))
             .timeout_connect(Some(connect))
+            .timeout_recv_response(Some(self.answer_time))
             .timeout_per_read(Some(self.silence))
             .timeout_per_write(Some(self.silence))
             .max_response_header_size(MAX_HEADER_BYTES)

@@ -29,6 +29,7 @@ mod tests;
 mod transfer;
 mod url;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -48,7 +49,7 @@ use super::blobs::Blobs;
 use super::formats::Site;
 use super::survey::Survey;
 use super::walk::Walk;
-use super::{DocumentRole, ImageDetails, ImageSource, ImageSummary, OpenedImage, RegistryOptions, Selection};
+use super::{DocumentRole, ImageDetails, ImageSource, ImageSummary, LayerBlob, OpenedImage, RegistryOptions, Selection};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
 use crate::image::Platform;
@@ -64,6 +65,10 @@ const MIN_READS_AT_ONCE: usize = 6;
 const MAX_DOCUMENTS: u64 = 100;
 /// The most bytes of documents that are requested to open one image: several documents of the largest size.
 const MAX_DOCUMENTS_BYTES: u64 = 32 << 20;
+
+/// Maximum total of the sizes that a manifest states for its layers, in bytes. Registries limit a layer to about 50
+/// GB; what is remembered of a layer's blocks must stay small.
+const MAX_IMAGE_BYTES: u64 = 256 << 30;
 
 /// Returns false: a path is never an image in a registry.
 pub(super) fn detect(_: &mut Site<'_>) -> Result<bool> {
@@ -163,7 +168,11 @@ impl ImageSource for Registry {
     fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage> {
         let name = self.selected(select)?;
         let top = self.top(&name)?;
-        Walk::new(&Opening::of(self), platform, self.verify).open(&[&top], vec![name.to_string()])
+        let opening = Opening::of(self);
+        let image = Walk::new(&opening, platform, self.verify).open(&[&top], vec![name.to_string()])?;
+        let sizes = image.layers.iter().map(LayerBlob::about_bytes);
+        self.check_size(sizes.fold(0, u64::saturating_add))?;
+        Ok(image)
     }
 
     fn details(&self, summary: &ImageSummary, platform: Option<&Platform>) -> Result<ImageDetails> {
@@ -266,6 +275,15 @@ impl Registry {
         }
     }
 
+    /// Refuses layers whose stated size is absurd, before anything is prepared for them.
+    fn check_size(&self, bytes: u64) -> Result<()> {
+        if bytes <= MAX_IMAGE_BYTES {
+            return Ok(());
+        }
+        let what = Subject::Archive(PathBuf::from(format!("docker://{}", self.name.place())));
+        Err(Error::limit(what, "MAX_IMAGE_BYTES", bytes, MAX_IMAGE_BYTES))
+    }
+
     /// Checks that requests may be made.
     ///
     /// # Errors
@@ -322,6 +340,7 @@ impl Blobs for Opening<'_> {
     }
 
     fn blob(&self, wanted: &Descriptor) -> Result<Option<Arc<dyn ReadAt>>> {
+        self.registry.check_size(wanted.size)?;
         let Registry { repository, options, downloads, .. } = self.registry;
         let fetch = BlobFetch::new(repository.clone(), wanted.digest, wanted.size, options.offline);
         Ok(Some(Arc::new(RemoteBlob::new(Arc::new(fetch), wanted.digest, downloads))))

@@ -29,6 +29,8 @@ pub(super) struct Transfer {
     attempts: u32,
     /// Bytes since the last failure.
     progress: u64,
+    /// When the current block, or its answer, began.
+    begun: Instant,
 }
 
 struct Body {
@@ -64,6 +66,7 @@ impl Transfer {
             block: Vec::new(),
             attempts: 0,
             progress: 0,
+            begun: Instant::now(),
         }
     }
 
@@ -93,6 +96,7 @@ impl Transfer {
             return Ok(Step::End);
         }
         self.block.clear();
+        self.begun = Instant::now();
         let block = self.next / BLOCK_BYTES;
         let end = bytes_of(block, self.blob.len_bytes).end;
         while self.next < end {
@@ -102,6 +106,10 @@ impl Transfer {
                 return Ok(Step::Whole(answer));
             }
             self.receive(end)?;
+            // A host that sends a byte now and then would otherwise never be given up.
+            if self.begun.elapsed() > self.blob.downloads.net_timeout {
+                return Err(NetError::TimedOut { host: self.blob.fetch.host().to_owned() }.into());
+            }
         }
         self.blob.arrived(block, &self.block);
         Ok(Step::Block)
@@ -138,6 +146,7 @@ impl Transfer {
         let range = self.next..self.end;
         let answer = self.blob.fetch.fetch(range.clone(), self.blob.must_be_fresh(&range), &self.wait)?;
         let latency = requested.elapsed();
+        self.begun = Instant::now();
         let fits = answer.offset == self.next && answer.len_bytes <= self.end.saturating_sub(self.next);
         let is_whole = answer.offset == 0 && answer.len_bytes == self.blob.len_bytes;
         match (fits, is_whole) {
