@@ -79,8 +79,9 @@ pub(crate) trait Remote {
     #[cfg(feature = "fuse")]
     fn has(&self, range: Range<u64>) -> bool;
 
-    /// Returns how many bytes should be announced ahead of a sequential reader.
-    fn ahead_bytes(&self) -> u64;
+    /// Returns how many bytes should be announced ahead of a sequential reader that has read `read_bytes` so
+    /// far.
+    fn ahead_bytes(&self, read_bytes: u64) -> u64;
 
     /// Returns when a read that begins now fails because of the limit on the work of this thread
     /// ([`crate::waiting`]); `None` without a limit.

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) use self::ahead::ReadAhead;
 use self::cache::{CachedSpan, SpanCache};
 pub(crate) use self::schedule::{Schedule, ScheduledExtent};
-use self::streams::{Prediction, Streams};
+use self::streams::{Depth, Prediction, Streams};
 use crate::error::{Error, Result, StreamFault};
 use crate::layer::entry::{Extent, FileData, Stored};
 use crate::layer::reader::LayerReader;
@@ -253,9 +253,9 @@ impl LayerBytes {
         if self.last_span.swap(at, Ordering::Relaxed) == at {
             return;
         }
-        let depth = u32::try_from(read_ahead.depth()).unwrap_or(u32::MAX);
+        let depth = Depth { spans: u32::try_from(read_ahead.depth()).unwrap_or(u32::MAX), batch: 1 };
         let Prediction { ahead, passed } =
-            self.streams.lock().unwrap_or_else(PoisonError::into_inner).reached(at, depth, 1);
+            self.streams.lock().unwrap_or_else(PoisonError::into_inner).reached(at, |_| depth);
         passed.for_each(|span| self.pass(span));
         let end = ahead.end.min(self.reader.index().span_count());
         (ahead.start..end).filter(|span| !self.has(*span)).for_each(|span| read_ahead.hint(self, span));
@@ -268,11 +268,14 @@ impl LayerBytes {
         let index = self.reader.index();
         let spans = u64::from(index.span_count());
         let stored_bytes = index.facts().blob_bytes;
-        // At least as far as spans are decoded ahead, and as many spans as the link needs.
-        let depth = remote.ahead_bytes().saturating_mul(spans) / stored_bytes.max(1);
-        let depth = u32::try_from(depth).unwrap_or(u32::MAX).max(1);
+        let depth = |run: u32| {
+            let read_bytes = u64::from(run).saturating_mul(stored_bytes) / spans.max(1);
+            let ahead = remote.ahead_bytes(read_bytes).saturating_mul(spans) / stored_bytes.max(1);
+            let ahead = u32::try_from(ahead).unwrap_or(u32::MAX).max(1);
+            Depth { spans: ahead, batch: ahead / REQUESTS_AHEAD }
+        };
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        let Prediction { ahead, .. } = requests.reached(at, depth, depth / REQUESTS_AHEAD);
+        let Prediction { ahead, .. } = requests.reached(at, depth);
         drop(requests);
         let end = ahead.end.min(index.span_count());
         let mut run: Option<Range<u64>> = None;

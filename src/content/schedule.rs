@@ -13,7 +13,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::LayerBytes;
 use super::ahead::ReadAhead;
 use crate::layer::entry::Extent;
-use crate::read_at::Remote;
 
 /// An extent of a layer that will be read.
 #[derive(Debug)]
@@ -126,7 +125,7 @@ impl State<'_> {
     /// local bytes.
     fn announce(&mut self) {
         let remote = self.under_way.back().and_then(|step| step.layer.reader().remote());
-        let Some(ahead_bytes) = remote.map(Remote::ahead_bytes) else { return };
+        let Some(ahead_bytes) = remote.map(|remote| remote.ahead_bytes(u64::MAX)) else { return };
         if self.announced_bytes > ahead_bytes / 2 {
             return;
         }

@@ -37,29 +37,42 @@ struct Stream {
     next: u32,
     /// Number of spans to predict; it doubles with each step forward.
     trust: u32,
+    /// Number of spans that the reader has gone forward.
+    run: u32,
+}
+
+/// How far to predict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Depth {
+    /// The largest number of spans to predict.
+    pub(super) spans: u32,
+    /// The number of spans to predict at a time. Fewer are predicted only for a reader that has just begun.
+    pub(super) batch: u32,
 }
 
 impl Streams {
-    /// Records a read of span `at`. Returns the spans that may follow and were not predicted before, at most
-    /// `depth`. Fewer than `batch` are predicted only for a reader that has just begun.
-    pub(super) fn reached(&mut self, at: u32, depth: u32, batch: u32) -> Prediction {
+    /// Records a read of span `at`. Returns the spans that may follow and were not predicted before. `depth`
+    /// says how many, for a reader that has gone forward by so many spans.
+    pub(super) fn reached(&mut self, at: u32, depth: impl FnOnce(u32) -> Depth) -> Prediction {
         let found = self.0.iter().position(|stream| {
             let step = if stream.trust > 0 { 1 + STEP_OVER } else { 1 };
             (stream.at.saturating_sub(LAG)..=stream.at.saturating_add(step)).contains(&at)
         });
         let Some(mut stream) = found.and_then(|found| self.0.remove(found)) else {
             self.0.truncate(MAX_STREAMS - 1);
-            self.0.push_front(Stream { at, next: at, trust: 0 });
+            self.0.push_front(Stream { at, next: at, trust: 0, run: 0 });
             return Prediction::default();
         };
         let mut predicted = Prediction::default();
         if at > stream.at {
             predicted.passed = stream.at.saturating_sub(LAG)..at.saturating_sub(LAG);
+            stream.run = stream.run.saturating_add(at.saturating_sub(stream.at));
             stream.at = at;
-            stream.trust = stream.trust.saturating_mul(2).clamp(1, depth.max(1));
-            let end = at.saturating_add(1).saturating_add(stream.trust.min(depth));
+            let depth = depth(stream.run);
+            stream.trust = stream.trust.saturating_mul(2).clamp(1, depth.spans.max(1));
+            let end = at.saturating_add(1).saturating_add(stream.trust.min(depth.spans));
             let start = stream.next.max(at.saturating_add(1));
-            if end.saturating_sub(start) >= batch.min(stream.trust) {
+            if end.saturating_sub(start) >= depth.batch.min(stream.trust) {
                 predicted.ahead = start..end;
                 stream.next = stream.next.max(end);
             }
@@ -73,8 +86,13 @@ impl Streams {
 mod tests {
     use super::*;
 
+    /// A depth that does not depend on the reader.
+    fn depth(spans: u32, batch: u32) -> impl FnOnce(u32) -> Depth {
+        move |_| Depth { spans, batch }
+    }
+
     fn predicted(streams: &mut Streams, reads: &[u32]) -> Vec<Vec<u32>> {
-        reads.iter().map(|at| streams.reached(*at, 8, 1).ahead.collect()).collect()
+        reads.iter().map(|at| streams.reached(*at, depth(8, 1)).ahead.collect()).collect()
     }
 
     #[test]
@@ -104,23 +122,36 @@ mod tests {
     fn passed_spans_are_reported_once_and_late() {
         let mut streams = Streams::default();
         let passed: Vec<u32> =
-            [0, 1, 2, 3, 5, 6, 5, 6].iter().flat_map(|at| streams.reached(*at, 8, 1).passed).collect();
+            [0, 1, 2, 3, 5, 6, 5, 6].iter().flat_map(|at| streams.reached(*at, depth(8, 1)).passed).collect();
         assert_eq!(passed, [0, 1, 2, 3]);
-        assert_eq!(streams.reached(500, 8, 1), Prediction::default());
+        assert_eq!(streams.reached(500, depth(8, 1)), Prediction::default());
     }
 
     #[test]
     fn a_batch_is_predicted_as_a_whole() {
         let mut streams = Streams::default();
-        let found: Vec<Vec<u32>> = (10..20).map(|at| streams.reached(at, 8, 4).ahead.collect()).collect();
+        let found: Vec<Vec<u32>> =
+            (10..20).map(|at| streams.reached(at, depth(8, 4)).ahead.collect()).collect();
         let lens: Vec<usize> = found.iter().map(Vec::len).collect();
         assert_eq!(lens, [0, 1, 2, 0, 8, 0, 0, 0, 4, 0]);
         assert_eq!(found.concat(), (12..27).collect::<Vec<_>>());
     }
 
     #[test]
+    fn the_depth_can_grow_with_the_way_of_the_reader() {
+        let mut streams = Streams::default();
+        let mut ends = |reads: std::ops::Range<u32>| -> Vec<u32> {
+            let depth = |run: u32| Depth { spans: run.clamp(4, 100), batch: 1 };
+            reads.map(|at| streams.reached(at, depth).ahead.end.saturating_sub(at + 1)).collect()
+        };
+        assert_eq!(ends(0..10), [0, 1, 2, 4, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(ends(10..201)[188..], [100, 100, 100]);
+        assert_eq!(ends(500..502), [0, 1], "another reader");
+    }
+
+    #[test]
     fn no_depth_is_nothing_ahead() {
         let mut streams = Streams::default();
-        assert!((0..10).all(|at| streams.reached(at, 0, 1).ahead.is_empty()));
+        assert!((0..10).all(|at| streams.reached(at, depth(0, 1)).ahead.is_empty()));
     }
 }

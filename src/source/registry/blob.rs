@@ -127,8 +127,9 @@ impl Remote for RemoteBlob {
         blocks(&(range.start..range.end.min(self.0.len_bytes))).all(|block| self.0.content().has(block))
     }
 
-    fn ahead_bytes(&self) -> u64 {
-        self.0.downloads.ahead_bytes()
+    fn ahead_bytes(&self, read_bytes: u64) -> u64 {
+        let link = self.0.downloads.ahead_bytes();
+        if self.0.content().is_on_disk() { plan::far_ahead_bytes(link, read_bytes) } else { link }
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -225,6 +225,11 @@ impl Content {
         self.cache.memory().put((self.number, block), bytes);
     }
 
+    /// Returns whether blocks are kept on disk. In memory there is space for a few only.
+    pub(super) fn is_on_disk(&self) -> bool {
+        self.disk.as_ref().is_some_and(|disk| disk.keeping.load(Ordering::Relaxed))
+    }
+
     /// Drops blocks whose bytes are wrong.
     pub(super) fn forget(&self, wrong: Range<u64>) {
         let mut memory = self.cache.memory();

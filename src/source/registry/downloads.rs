@@ -20,7 +20,7 @@ const MAX_REQUESTS: usize = 4;
 /// Of these, how many may be requests ahead of readers, so that a reader does not wait for all of them.
 const MAX_REQUESTS_AHEAD: usize = 3;
 /// Maximum number of requests ahead that are queued. Further ones are dropped; this affects only speed.
-const MAX_QUEUED: usize = 32;
+const MAX_QUEUED: usize = 64;
 /// Interval in which a waiting thread looks whether its wait was cancelled.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
 /// Bytes over which the speed of the link is measured: enough to outweigh the start of a connection.

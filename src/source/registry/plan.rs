@@ -17,6 +17,8 @@ pub(super) const MAX_REQUEST_BYTES: u64 = 4 << 20;
 /// Limits on the bytes that are requested ahead of one sequential reader. Less would leave a fast link idle;
 /// more would take memory and time for bytes that nobody may read.
 const AHEAD_BYTES: Range<u64> = (2 << 20)..(16 << 20);
+/// Limit on the bytes that are requested ahead of a reader that has read as many, if they are kept on disk.
+const FAR_AHEAD_BYTES: u64 = 64 << 20;
 
 /// Returns the blocks that hold `bytes`.
 pub(super) fn blocks(bytes: &Range<u64>) -> Range<u64> {
@@ -78,6 +80,14 @@ pub(super) fn ahead_bytes(bytes_a_second: u64, latency: Duration) -> u64 {
     let latency_ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
     let under_way = bytes_a_second.saturating_mul(latency_ms) / 1000;
     under_way.saturating_mul(2).clamp(AHEAD_BYTES.start, AHEAD_BYTES.end)
+}
+
+/// Returns how many bytes to request ahead of a sequential reader that has read `read_bytes`: at least
+/// `link_bytes`, which keep the link busy, and as many as it has read. A reader of a tree goes forward in several
+/// layers in turn. While it is in one of them, or needs the processor, the link brings those of the others; and
+/// no more is requested for nothing than was read.
+pub(super) fn far_ahead_bytes(link_bytes: u64, read_bytes: u64) -> u64 {
+    link_bytes.max(read_bytes.min(FAR_AHEAD_BYTES))
 }
 
 #[cfg(test)]
@@ -142,5 +152,12 @@ mod tests {
         assert_eq!(ahead_bytes(12_500_000, ms(1000)), 16 << 20);
         assert_eq!(ahead_bytes(12_500_000, ms(200)), 5_000_000);
         assert_eq!(ahead_bytes(u64::MAX, ms(u64::MAX)), 16 << 20);
+    }
+
+    #[test]
+    fn read_ahead_grows_with_what_was_read() {
+        assert_eq!(far_ahead_bytes(2 << 20, 1 << 20), 2 << 20);
+        assert_eq!(far_ahead_bytes(2 << 20, 5 << 20), 5 << 20);
+        assert_eq!(far_ahead_bytes(2 << 20, u64::MAX), 64 << 20);
     }
 }
