@@ -58,6 +58,10 @@ openssl|openssl|compared with imgmount
 tar|tar|compared with imgmount
 diff|diffutils|compared with imgmount
 find|findutils|compared with imgmount
+docker-registry|docker-registry|stores an image, which is downloaded
+curl|curl|compared with imgmount
+ip|iproute2|makes a slow link
+nsenter|util-linux|runs programs at the ends of a slow link
 findmnt|util-linux|lists mounts
 mksquashfs|squashfs-tools|creates input for a compared program
 squashfuse_ll|squashfuse|compared with imgmount

@@ -77,10 +77,21 @@ impl Bench {
     /// Mounts an image. Returns the time that this took, with the CPU time of the process that serves the
     /// mount.
     pub(crate) fn mount(&self, cache: &Path, image: &Path, options: &[&str]) -> Result<(Spent, Served)> {
+        self.mount_in(|command| command, cache, image.as_os_str(), options)
+    }
+
+    /// Mounts an image with the command that `enter` makes of the usual one.
+    pub(crate) fn mount_in(
+        &self,
+        enter: impl FnOnce(Command) -> Command,
+        cache: &Path,
+        image: &OsStr,
+        options: &[&str],
+    ) -> Result<(Spent, Served)> {
         let mut point = Point::below(self.work.path())?;
         let mut command = self.imgmount(cache, &["mount"]);
         command.arg(image).arg(point.path()).args(options);
-        let spent = run(&mut command)?;
+        let spent = run(&mut enter(command))?;
         let server = point.find_server()?;
         let cpu = spent.cpu + cpu_of(server)?;
         Ok((Spent { cpu, ..spent }, Served { point, server, _cache: None }))

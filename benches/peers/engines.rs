@@ -33,7 +33,7 @@ impl Podman {
         Ok(Podman { store: bench.directory("podman-")?, run: bench.work.short_directory()? })
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = tools::command("podman");
         command.arg("--root").arg(self.store.path()).arg("--runroot").arg(self.run.path());
         command.args(["--storage-driver", "overlay"]).args(arguments);
@@ -74,6 +74,11 @@ pub(crate) struct Docker {
 
 impl Docker {
     pub(crate) fn start(bench: &Bench) -> Result<Self> {
+        Docker::start_in(bench, |command| command)
+    }
+
+    /// Starts the daemon with the command that `enter` makes of the usual one.
+    pub(crate) fn start_in(bench: &Bench, enter: impl FnOnce(Command) -> Command) -> Result<Self> {
         let (dir, run) = (bench.directory("docker-")?, bench.work.short_directory()?);
         let option = |name: &str, path: &Path| format!("--{name}={}", path.display());
         let mut command = tools::command("dockerd");
@@ -81,6 +86,7 @@ impl Docker {
         command.arg(option("pidfile", &run.path().join("pid")));
         command.arg(format!("--host={}", socket(run.path())));
         command.args(["--iptables=false", "--bridge=none", "--storage-driver=overlay2"]);
+        let mut command = enter(command);
         let log = File::create(run.path().join("log"))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
         let daemon = command.spawn().context("cannot start dockerd")?;
@@ -108,6 +114,13 @@ impl Docker {
     pub(crate) fn load(&self, archive: &Path) -> Result<Spent> {
         let spent = run(self.command(&["load", "-q", "-i"]).arg(archive))?;
         output(&mut self.command(&["rmi", "-f", IMAGE]))?;
+        Ok(spent)
+    }
+
+    /// Pulls an image; removing it again is not measured.
+    pub(crate) fn pull(&self, image: &str) -> Result<Spent> {
+        let spent = run(&mut self.command(&["pull", "-q", image]))?;
+        output(&mut self.command(&["rmi", "-f", image]))?;
         Ok(spent)
     }
 }

@@ -11,6 +11,7 @@ mod one_layer;
 mod random_read;
 mod read;
 mod readers;
+mod registry;
 mod remount;
 mod soak;
 mod walk;
@@ -61,6 +62,7 @@ pub(crate) const TOPICS: &[Topic] = &[
     Topic { name: "chroot", title: "Running programs of the image", measure: chroot::measure },
     Topic { name: "extract", title: "Unpacking", measure: extract::measure },
     Topic { name: "diff", title: "Comparing two versions", measure: diff::measure },
+    Topic { name: "registry", title: "From a registry", measure: registry::measure },
     Topic { name: "archives", title: "Other mounts of one layer", measure: archives::measure },
     Topic { name: "memory", title: "Memory", measure: memory::measure },
     Topic { name: "soak", title: "Memory over time", measure: soak::measure },

@@ -67,6 +67,17 @@ impl Files {
         (&self.ends[i].0, byte - start)
     }
 
+    /// Returns `count` random files, each as likely as any other.
+    pub(crate) fn choose(&self, count: usize, random: &mut Random) -> Vec<PathBuf> {
+        let mut left: Vec<&PathBuf> = self.ends.iter().map(|(path, _)| path).collect();
+        let mut chosen = Vec::new();
+        while chosen.len() < count && !left.is_empty() {
+            let at = usize::try_from(random.below(left.len() as u64)).unwrap_or(0);
+            chosen.push(left.swap_remove(at).clone());
+        }
+        chosen
+    }
+
     /// Opens a random file, the larger the likelier, and reads at a random offset. Returns the seconds of
     /// both steps.
     pub(crate) fn read_somewhere(&self, root: &Path, random: &mut Random) -> Result<(f64, f64)> {

@@ -9,6 +9,9 @@ const MIB: f64 = 1_048_576.0;
 /// The default of `--cache-size`, in bytes.
 const CACHE_BUDGET: f64 = 256.0 * MIB;
 
+/// A group of the topic `registry`.
+const FIRST_FILE: &str = "cat /etc/os-release, nothing downloaded";
+
 /// The position of a figure in a report.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
@@ -115,6 +118,16 @@ pub(crate) const GOALS: &[Goal] = &[
     ratio("extract to tmpfs", wall("extract", "to tmpfs"), "umoci unpack", 0.35),
     ratio("extract to tmpfs", wall("extract", "to tmpfs"), "tar x", 1.0),
     ratio("diff, shared layers", wall("diff", "two versions of the real image"), "diff -rq", 0.1),
+    ratio("first mount from a registry", wall("registry", "first mount"), "curl", 1.05),
+    ratio("tar of a lazy mount", wall("registry", "tar, nothing downloaded"), "curl", 1.15),
+    limit("remount from a registry", wall("registry", "remount"), 0.020, Unit::Seconds),
+    limit("first file of a lazy mount", wall("registry", FIRST_FILE), 1.2, Unit::Seconds),
+    limit(
+        "requests for the first file",
+        at("registry", FIRST_FILE, "imgmount", "requests"),
+        3.0,
+        Unit::Number,
+    ),
     limit(
         "peak memory, first mount and read",
         at("memory", "real image", "after first mount and reading all", "VmHWM"),
