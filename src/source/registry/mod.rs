@@ -49,7 +49,9 @@ use super::blobs::Blobs;
 use super::formats::Site;
 use super::survey::Survey;
 use super::walk::Walk;
-use super::{DocumentRole, ImageDetails, ImageSource, ImageSummary, LayerBlob, OpenedImage, RegistryOptions, Selection};
+use super::{
+    DocumentRole, ImageDetails, ImageSource, ImageSummary, LayerBlob, OpenedImage, RegistryOptions, Selection,
+};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
 use crate::image::Platform;

@@ -106,10 +106,6 @@ impl Transfer {
                 return Ok(Step::Whole(answer));
             }
             self.receive(end)?;
-            // A host that sends a byte now and then would otherwise never be given up.
-            if self.begun.elapsed() > self.blob.downloads.net_timeout {
-                return Err(NetError::TimedOut { host: self.blob.fetch.host().to_owned() }.into());
-            }
         }
         self.blob.arrived(block, &self.block);
         Ok(Step::Block)
@@ -127,6 +123,10 @@ impl Transfer {
             Ok(received) => {
                 self.next = self.next.saturating_add(received);
                 self.progress = self.progress.saturating_add(received);
+                // A host that sends a byte now and then would otherwise never be given up.
+                if self.begun.elapsed() > self.blob.downloads.net_timeout {
+                    return Err(NetError::TimedOut { host: self.blob.fetch.host().to_owned() }.into());
+                }
                 if body.left == 0 {
                     self.blob.downloads.record(body.latency, body.read, body.begun.elapsed());
                     self.body = None;
