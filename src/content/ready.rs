@@ -37,7 +37,8 @@ impl LayerBytes {
     fn span_if_ready(&self, at: u32) -> Result<CachedSpan, Unready> {
         match self.cache.ready((self.number, at)) {
             Some(bytes) => Ok(bytes),
-            None if self.reader.span_may_wait(at) => Err(Unready),
+            // Another thread decodes the span, so decoding it here as well would only take time.
+            None if self.has(at) || self.reader.span_may_wait(at) => Err(Unready),
             None => Ok(self.span(at)?),
         }
     }

@@ -71,8 +71,8 @@ impl LayerReader {
         self.slow.is_some()
     }
 
-    /// Returns true when reading the span at `at` may take long. Spans in the seekable copy are always fast
-    /// to read.
+    /// Returns true when reading the span at `at` may take long. Spans in the seekable copy, and spans whose
+    /// stored bytes are cached, are fast to read; cached bytes can still prove wrong.
     #[must_use]
     #[cfg(feature = "fuse")]
     pub(crate) fn span_may_wait(&self, at: u32) -> bool {

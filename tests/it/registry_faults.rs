@@ -133,12 +133,24 @@ fn c47_without_a_network_everything_that_is_cached_is_answered() {
     }
     let log = fs::read_to_string(place.imgmount.dir().join("server.log")).unwrap();
     assert!(log.contains("cannot reach"), "{log}");
+    // Every tree of the image and every document, too: layers, states, configs.
+    let all = place.imgmount.mount(place.reference(), &["--view", "all", "--net-timeout", "3s"]);
+    assert!(count_entries(all.path()) > 20);
+    assert_eq!(direct(all.path().join("states/01/end"), 0, 100).unwrap(), b"end");
     place.run(&["ls", &place.reference()]).expect(0);
     assert_eq!(place.cat("/end").expect(0).text(), "end");
     place
         .run(&["cat", "--net-timeout", "3s", &format!("{}:/big", place.reference())])
         .expect(2)
         .says("cannot reach");
+}
+
+/// Looks up everything below a directory.
+fn count_entries(directory: &Path) -> usize {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let below =
+        |path: PathBuf| if fs::symlink_metadata(&path).unwrap().is_dir() { count_entries(&path) } else { 0 };
+    entries.map(|path| 1 + below(path)).sum()
 }
 
 #[test]
