@@ -256,7 +256,9 @@ fn ask_program(
         .map_err(|error| format!("cannot start: {error}"))?;
     let answer = talk(&mut child, key, time, cancel);
     // A helper that has answered is gone; one that has not is not waited for.
-    let _ = rustix::process::kill_process_group(Pid::from_child(&child), Signal::KILL);
+    if answer.is_err() {
+        let _ = rustix::process::kill_process_group(Pid::from_child(&child), Signal::KILL);
+    }
     let _ = child.kill();
     let status = child.wait().map_err(|error| format!("cannot wait: {error}"))?;
     let answer = answer?;
