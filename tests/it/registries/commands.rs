@@ -195,6 +195,25 @@ fn c2_a_download_is_shown_on_a_terminal() {
     assert_eq!(to_a_file.stderr, "");
 }
 
+/// Returns a command that SIGINT can end. A process that a shell starts in the background ignores the signal, and so
+/// do those that it starts.
+fn interruptible(imgmount: &Imgmount, args: &[&str]) -> Command {
+    let program = command(imgmount, args);
+    let mut env = Command::new("env");
+    env.arg("--default-signal=INT").arg(program.get_program()).args(program.get_args());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => env.env(name, value),
+            None => env.env_remove(name),
+        };
+    }
+    if let Some(directory) = program.get_current_dir() {
+        env.current_dir(directory);
+    }
+    env.stdout(Stdio::null());
+    env
+}
+
 /// Sends SIGINT to a command, and returns the signal that ended it. Panics if it takes longer than five seconds,
 /// a small part of `--net-timeout`.
 #[track_caller]
@@ -216,7 +235,7 @@ fn c44_an_interrupt_ends_a_first_download_at_once_and_the_next_run_continues() {
     let layer = format!("blobs/{}", &crate::fixture::sha256_hex(&image.layers[0].blob)[..12]);
     let is_layer = layer.clone();
     registry.fail(move |seen| (seen.what() == is_layer).then_some(Fault::Stall(stalled)));
-    let mut first = command(&imgmount, &["ls", &reference]).stdout(Stdio::null()).spawn().unwrap();
+    let mut first = interruptible(&imgmount, &["ls", &reference]).spawn().unwrap();
     let map = format!("blobs/sha256-{}.map", crate::fixture::sha256_hex(&image.layers[0].blob));
     let map = imgmount.cache().join(map);
     let kept = || fs::read(&map).unwrap_or_default().iter().filter(|block| **block == 1).count() * (64 << 10);
@@ -246,7 +265,7 @@ fn c44_an_interrupt_ends_what_waits_for_a_registry() {
         fs::remove_dir_all(imgmount.cache().join("blobs")).unwrap();
         registry.requests();
         registry.fail(|seen| seen.is_blob().then_some(Fault::Delay(Duration::from_secs(3600))));
-        let mut waiting = command(&imgmount, args).stdout(Stdio::null()).spawn().unwrap();
+        let mut waiting = interruptible(&imgmount, args).spawn().unwrap();
         assert!(wait_until(|| !registry.requests().is_empty()), "{args:?}");
         assert_eq!(interrupted(&mut waiting), Some(Signal::INT.as_raw()), "{args:?}");
         registry.recover();
