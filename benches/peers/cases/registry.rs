@@ -89,6 +89,7 @@ pub(crate) fn measure(bench: &Bench, _: &Trees<'_>) -> Result<Findings> {
             vec![
                 place.remount("imgmount", registry.by_digest(End::Near)),
                 place.remount("imgmount, by tag", End::Near.by_tag()),
+                place.remount_layout(),
             ],
         ),
         race(FIRST_FILE, vec![place.first_file()]),
@@ -232,6 +233,12 @@ impl Place<'_> {
     fn remount(&self, name: &str, image: String) -> Contender<'_> {
         Contender::new(name, self.bench.many_runs(), move || {
             Ok(self.mount(End::Near, self.cache.path(), &image)?.0.wall_only())
+        })
+    }
+
+    fn remount_layout(&self) -> Contender<'_> {
+        Contender::new("imgmount, from the OCI layout", self.bench.many_runs(), || {
+            Ok(self.bench.mount(self.cache.path(), self.image, &[])?.0.wall_only())
         })
     }
 
