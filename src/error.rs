@@ -224,7 +224,7 @@ pub enum Error {
         /// The last failure.
         reason: String,
     },
-    /// A registry requires credentials, or refused those that it got.
+    /// A registry requires credentials, or refused those that were sent.
     #[error("'{host}' denies access{}", to_user(.user))]
     Denied {
         /// The registry.
@@ -240,7 +240,7 @@ pub enum Error {
         /// The pause that the registry asks for.
         after: Option<Duration>,
     },
-    /// The certificate of a registry is not accepted, or the registry does not accept ours.
+    /// The certificate of a registry is not accepted, or the registry does not accept the client certificate.
     #[error("'{host}': {reason}")]
     Certificate {
         /// The registry.
@@ -248,14 +248,14 @@ pub enum Error {
         /// What is wrong with the certificate.
         reason: String,
     },
-    /// A registry does not have the image, breaks the protocol, or must not be asked.
+    /// A registry does not have the image, breaks the protocol, or is blocked by the configuration.
     #[error("'{host}': {reason}")]
     Registry {
         /// The registry.
         host: String,
         /// What is missing or wrong.
         reason: String,
-        /// The status of the answer, if it is the reason.
+        /// The HTTP status of the answer, if it is the reason.
         status: Option<u16>,
     },
     /// A credential helper failed.
@@ -266,7 +266,7 @@ pub enum Error {
         /// What failed.
         reason: String,
     },
-    /// No request may be made, and something is not stored.
+    /// Requests are forbidden, and something is not in the cache.
     #[error("{what} is not in the cache, and --offline allows no request")]
     Offline {
         /// What is missing.

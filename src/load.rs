@@ -93,7 +93,7 @@ pub struct EngineOptions {
     pub environment: Environment,
     /// The namespace of containerd in which images are searched. All by default.
     pub namespace: Option<String>,
-    /// How registries are reached.
+    /// Options for requests to registries.
     pub registry: RegistryOptions,
     /// Limits on the contents of a tar.
     pub(crate) limits: Limits,
@@ -144,7 +144,7 @@ impl EngineOptions {
         self
     }
 
-    /// Sets how registries are reached.
+    /// Sets the options for requests to registries.
     #[must_use]
     pub fn registry(mut self, registry: RegistryOptions) -> Self {
         self.registry = registry;

@@ -17,8 +17,8 @@ use imgmount::{Allowance, Store, StoredLayer, Timestamp};
 
 /// List and remove layer indexes and downloads in the cache directory
 ///
-/// Running mounts are not disturbed. The next mount reads the whole layer again if its index was removed, and
-/// downloads again what it needs.
+/// Running mounts are not disturbed. If the index of a layer was removed, the next mount reads the whole layer
+/// again. If a downloaded layer was removed, the next mount downloads the bytes that it needs again.
 #[derive(Debug, Args)]
 pub(crate) struct CacheArgs {
     #[command(subcommand)]
@@ -32,8 +32,8 @@ enum CacheCommand {
     /// List cache entries, most recently used first
     ///
     /// Prints one line per layer: the time of last use (UTC), bytes on disk, compression, number of tar
-    /// entries, and diff_id. All else is listed by the name of its file: archives that are compressed as a
-    /// whole, merged trees, indexes that are damaged or of another version, and what was downloaded from
+    /// entries, and diff_id. Other entries are listed by file name: archives that are compressed as a
+    /// whole, merged trees, indexes that are damaged or of another version, and data from
     /// registries: layers (blobs/), manifests and configs (docs/), digests of tags (refs/),
     /// and how hosts authenticate users (hosts/).
     Ls(LsArgs),

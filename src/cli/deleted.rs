@@ -20,7 +20,7 @@ use imgmount::{DeletedFile, DeletedOptions, Image, LayerId, LayerRange, Removal,
 /// to a file of a lower layer, use `--upto N`. For a deleted directory, the files in it are listed.
 #[derive(Debug, Args)]
 pub(crate) struct DeletedArgs {
-    /// Image: [TRANSPORT:]PATH[:REF | @INDEX | @CONTAINER], or - for standard input
+    /// Image: [TRANSPORT:]PATH[:REF | @INDEX | @CONTAINER], docker://NAME, or - for standard input
     #[arg(value_name = "IMAGE", value_parser = image_value())]
     image_name: OsString,
     /// Also list earlier versions of files that later layers replaced

@@ -21,7 +21,7 @@ use imgmount::{Engine, Error, ExportOptions, Image, InodeId, ROOT};
 /// `tar`.
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
-    /// Image: [TRANSPORT:]PATH[:REF | @INDEX | @CONTAINER], or - for standard input
+    /// Image: [TRANSPORT:]PATH[:REF | @INDEX | @CONTAINER], docker://NAME, or - for standard input
     #[arg(value_name = "IMAGE", value_parser = image_value())]
     image_name: OsString,
     /// Write to FILE, which appears when it is complete; - is standard output

@@ -27,7 +27,7 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// nothing more can be written. The exit code is then 2. Each file appears complete or not at all.
 #[derive(Debug, Args)]
 pub(crate) struct ExtractArgs {
-    /// Image: [TRANSPORT:]PATH[:REF | @INDEX | @CONTAINER], or - for standard input
+    /// Image: [TRANSPORT:]PATH[:REF | @INDEX | @CONTAINER], docker://NAME, or - for standard input
     #[arg(value_name = "IMAGE", value_parser = image_value())]
     image_name: OsString,
     /// Destination directory; created if missing, must be empty without --force

@@ -31,7 +31,8 @@ const UNKNOWN: &str = "unknown";
 /// the fields that differ: content, mode, owner, rdev, target, type, xattr, mtime. Symbolic links in the path
 /// are followed only if no layer has the path as written.
 ///
-/// Of an image in a registry, layers are downloaded only for a path; before, UNPACKED and ENTRIES are `-`.
+/// For an image in a registry, layers are downloaded only if a path is given. UNPACKED and ENTRIES of a layer
+/// are `-` until a command has read the layer.
 #[derive(Debug, Args)]
 pub(crate) struct HistoryArgs {
     /// Image, or a path inside it

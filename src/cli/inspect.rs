@@ -17,11 +17,11 @@ use imgmount::{Compression, Container, LayerId, LayerRange, Warning, escape};
 
 /// Show an image's format, digests, platform, config, layers and warnings
 ///
-/// No layer is downloaded: of an image in a registry, the unpacked sizes, the numbers of entries and the
-/// warnings are shown if all its layers were read before.
+/// No layer is downloaded. For an image in a registry, the unpacked sizes, the numbers of entries and the
+/// warnings are shown only after a command has read all its layers.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// Image: [TRANSPORT:]PATH[:REF | @INDEX | @CONTAINER], or - for standard input
+    /// Image: [TRANSPORT:]PATH[:REF | @INDEX | @CONTAINER], docker://NAME, or - for standard input
     #[arg(value_name = "IMAGE", value_parser = image_value())]
     image_name: OsString,
     /// Print one JSON object

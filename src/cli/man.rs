@@ -129,15 +129,16 @@ const ENVIRONMENT: [(&str, &str); 13] = [
     ),
     (
         "REGISTRY_AUTH_FILE, DOCKER_CONFIG",
-        "The file with the credentials of registries, and the directory of Docker's file. --authfile overrides them.",
+        "The only file with credentials of registries, and the directory of Docker's config.json. --authfile overrides \
+         both.",
     ),
     ("CONTAINERS_REGISTRIES_CONF", "The file that is used instead of registries.conf."),
     (
         "http_proxy, https_proxy, no_proxy",
-        "The proxies for registries, and the hosts that are asked without one; also in capitals. For this machine no \
-         proxy is used.",
+        "The proxies for registries, and the hosts that need none; the names in capitals work too. This machine is \
+         never contacted through a proxy.",
     ),
-    ("SSL_CERT_FILE, SSL_CERT_DIR", "Root certificates for registries, instead of those of the system."),
+    ("SSL_CERT_FILE, SSL_CERT_DIR", "A file and a directory with root certificates that replace those of the system, for registries."),
     ("NO_COLOR", "If set, help texts have no colours."),
     (
         "TMPDIR",

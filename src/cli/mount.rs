@@ -76,7 +76,7 @@ const IGNORED: [&str; 27] = [
 /// used; a background process serves the mount until it is unmounted.
 #[derive(Debug, clap::Args)]
 pub(crate) struct MountArgs {
-    /// Image: [TRANSPORT:]PATH[:REF | @INDEX | @CONTAINER], or - for standard input
+    /// Image: [TRANSPORT:]PATH[:REF | @INDEX | @CONTAINER], docker://NAME, or - for standard input
     #[arg(value_name = "IMAGE", value_parser = image_value())]
     pub(crate) reference: OsString,
     /// Mount point: an existing directory

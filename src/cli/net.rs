@@ -1,4 +1,4 @@
-//! Options for images in registries, and what the environment says about them.
+//! Options and environment variables for images in registries.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,22 +9,22 @@ use imgmount::{Environment, Error, ProxyAddress, RegistryOptions, Subject};
 
 use super::options::{parse_bytes, parse_duration};
 
-/// How registries are reached.
+/// The options for requests to registries.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct NetArgs {
-    /// Read the credentials of registries only from this file
+    /// Read credentials of registries only from FILE; default: the files of podman and Docker
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     authfile: Option<PathBuf>,
-    /// Accept any certificate of a registry, and plain HTTP
+    /// Accept any certificate of a registry, and use plain HTTP if it does not speak TLS
     #[arg(long)]
     insecure: bool,
-    /// Make no request: use only what is in the cache
+    /// Make no request to a registry; fail if something is not in the cache
     #[arg(long)]
     offline: bool,
-    /// Longest wait for a registry: for a document, and for the read of a file
+    /// Maximum time to get a document from a registry, or to read part of a file
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "60s")]
     net_timeout: Duration,
-    /// Disk space for downloaded parts of layers, in bytes or with suffix K, M, G or T
+    /// Maximum disk space for downloaded layers, in bytes or with suffix K, M, G or T
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "10G")]
     blob_cache_size: u64,
 }
@@ -46,7 +46,7 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
     std::path::absolute(text).map_err(|error| error.to_string())
 }
 
-/// Adds what the variables `set` say about registries.
+/// Sets the fields of `environment` about registries from the environment variables, which `set` returns.
 pub(crate) fn read_variables(environment: &mut Environment, set: &dyn Fn(&str) -> Option<OsString>) {
     let path = |name| set(name).map(PathBuf::from);
     let text = |names: [&str; 2]| names.into_iter().find_map(|name| set(name)?.into_string().ok());
@@ -71,12 +71,12 @@ pub(crate) fn hint(error: &Error) -> Option<String> {
                 "ask for access to the image, or log in as another user with `podman login {host}`"
             ));
         }
-        Error::Limited { .. } => "wait, or log in: most registries allow more to users they know",
+        Error::Limited { .. } => "wait, or log in: most registries allow more requests after a login",
         Error::Unreachable { .. } => "--offline uses what is in the cache",
-        Error::Offline { .. } => "without --offline it is fetched",
+        Error::Offline { .. } => "omit --offline to download it",
         Error::Certificate { .. } => {
-            "certificates of private registries belong in ~/.config/containers/certs.d/HOST; \
-             --insecure accepts any"
+            "put the certificate of a private CA into ~/.config/containers/certs.d/HOST/ca.crt; \
+             --insecure accepts any certificate"
         }
         Error::Registry { status: Some(404), .. } => "`imgmount images docker://HOST/NAME` lists the tags",
         _ => return None,

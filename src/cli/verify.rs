@@ -26,7 +26,7 @@ use imgmount::{Engine, Progress, Store, Verdict, VerifyItem, VerifyMismatch, Ver
 /// with a digest is ok, 1 if not, and 2 if the image cannot be opened.
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// Image: [TRANSPORT:]PATH[:REF | @INDEX | @CONTAINER], or - for standard input
+    /// Image: [TRANSPORT:]PATH[:REF | @INDEX | @CONTAINER], docker://NAME, or - for standard input
     #[arg(value_name = "IMAGE", value_parser = image_value())]
     image_name: OsString,
     /// Print one JSON object per line

@@ -28,11 +28,12 @@ pub struct Environment {
     pub docker_host: Option<String>,
     /// Configuration file of containers-storage: `CONTAINERS_STORAGE_CONF`.
     pub storage_conf: Option<PathBuf>,
-    /// File with the credentials of registries: `REGISTRY_AUTH_FILE`.
+    /// The only file with credentials of registries: `REGISTRY_AUTH_FILE`.
     pub auth_file: Option<PathBuf>,
-    /// Directory with the configuration of Docker's client: `DOCKER_CONFIG`.
+    /// Directory with the configuration of Docker's client, `config.json`: `DOCKER_CONFIG`. If set, no other file with
+    /// credentials is read.
     pub docker_config: Option<PathBuf>,
-    /// Configuration file of registries: `CONTAINERS_REGISTRIES_CONF`.
+    /// File that replaces `registries.conf` and `registries.conf.d`: `CONTAINERS_REGISTRIES_CONF`.
     pub registries_conf: Option<PathBuf>,
     /// Proxies for requests to registries.
     pub proxies: Proxies,
@@ -42,11 +43,12 @@ pub struct Environment {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Proxies {
-    /// The proxy for plain HTTP: `http_proxy`.
+    /// The proxy for plain HTTP: `http_proxy` or `HTTP_PROXY`.
     pub http: Option<ProxyAddress>,
-    /// The proxy for HTTP over TLS: `HTTPS_PROXY` or `https_proxy`.
+    /// The proxy for HTTP over TLS: `https_proxy` or `HTTPS_PROXY`.
     pub https: Option<ProxyAddress>,
-    /// The hosts that are asked without a proxy, separated by commas: `NO_PROXY` or `no_proxy`.
+    /// The hosts and domains that are contacted directly, separated by commas; `*` means all: `no_proxy` or
+    /// `NO_PROXY`.
     pub none_for: String,
 }
 

@@ -1,28 +1,29 @@
-//! How registries are reached.
+//! Options for requests to registries.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The longest time of one wait for a registry, unless another is set.
+/// Default of [`RegistryOptions::net_timeout`].
 const DEFAULT_NET_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Maximum size on disk of the downloaded parts of blobs, unless another is set.
+/// Default of [`RegistryOptions::blob_cache_bytes`], in bytes.
 const DEFAULT_BLOB_CACHE_BYTES: u64 = 10 << 30;
 
 /// Options for images in registries (`docker://`).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct RegistryOptions {
-    /// The file with credentials. By default they are looked up where Docker and podman keep them.
+    /// The only file with credentials. By default, the files of podman and Docker are used.
     pub auth_file: Option<PathBuf>,
-    /// Accept any certificate, and plain HTTP from a host that does not speak TLS. Off by default.
+    /// Accept any certificate, and use plain HTTP if a host does not speak TLS. Off by default.
     pub insecure: bool,
-    /// Make no request: use only what is in the store. Off by default.
+    /// Make no request; anything that is not in the store is an error. Off by default.
     pub offline: bool,
-    /// The longest time that a request for a document or a read of a file may take. 60 seconds by default.
+    /// Maximum time of a request for a document or of a read. 60 seconds by default. The download of a layer may
+    /// take longer, but must bring 64 KiB in each such period.
     pub net_timeout: Duration,
-    /// Maximum size on disk of the downloaded parts of blobs, in bytes. 10 GiB by default. The last 5 % of the
-    /// disk are left free, whatever the size.
+    /// Maximum disk space for downloaded layers, in bytes. 10 GiB by default. The last 5 % of the disk are always
+    /// left free.
     pub blob_cache_bytes: u64,
     /// Ends all waits.
     #[cfg(feature = "registry")]
@@ -30,35 +31,35 @@ pub struct RegistryOptions {
 }
 
 impl RegistryOptions {
-    /// Sets the file with credentials.
+    /// Sets the only file with credentials; `None` restores the default.
     #[must_use]
     pub fn auth_file(mut self, auth_file: impl Into<Option<PathBuf>>) -> Self {
         self.auth_file = auth_file.into();
         self
     }
 
-    /// Sets whether any certificate is accepted, and plain HTTP from a host that does not speak TLS.
+    /// Sets whether any certificate is accepted, and plain HTTP is used if a host does not speak TLS.
     #[must_use]
     pub fn insecure(mut self, insecure: bool) -> Self {
         self.insecure = insecure;
         self
     }
 
-    /// Sets whether no request is made.
+    /// Sets whether requests are forbidden.
     #[must_use]
     pub fn offline(mut self, offline: bool) -> Self {
         self.offline = offline;
         self
     }
 
-    /// Sets the longest time that a request for a document or a read of a file may take.
+    /// Sets the maximum time of a request for a document or of a read.
     #[must_use]
     pub fn net_timeout(mut self, net_timeout: Duration) -> Self {
         self.net_timeout = net_timeout;
         self
     }
 
-    /// Sets the maximum size on disk of the downloaded parts of blobs, in bytes.
+    /// Sets the maximum disk space for downloaded layers, in bytes.
     #[must_use]
     pub fn blob_cache_bytes(mut self, blob_cache_bytes: u64) -> Self {
         self.blob_cache_bytes = blob_cache_bytes;

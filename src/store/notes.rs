@@ -23,7 +23,7 @@ pub(crate) enum Folder {
     Documents,
     /// What tags meant when they were asked for last.
     Tags,
-    /// How hosts want to be convinced.
+    /// How hosts authenticate users.
     Hosts,
 }
 

@@ -48,17 +48,17 @@ fn table() -> Vec<(Error, Option<&'static str>)> {
         ),
         (
             Error::Limited { host: "reg.test".into(), after: None },
-            Some("wait, or log in: most registries allow more to users they know"),
+            Some("wait, or log in: most registries allow more requests after a login"),
         ),
         (
             Error::Unreachable { host: "reg.test".into(), reason: "why".into() },
             Some("--offline uses what is in the cache"),
         ),
-        (Error::Offline { what: "manifest".into() }, Some("without --offline it is fetched")),
+        (Error::Offline { what: "manifest".into() }, Some("omit --offline to download it")),
         (
             Error::Certificate { host: "reg.test".into(), reason: "why".into() },
             Some(
-                "certificates of private registries belong in ~/.config/containers/certs.d/HOST; --insecure accepts any",
+                "put the certificate of a private CA into ~/.config/containers/certs.d/HOST/ca.crt; --insecure accepts any certificate",
             ),
         ),
         (

@@ -36,7 +36,7 @@ pub(super) struct Auth {
 
 #[derive(Debug, Default)]
 struct State {
-    /// How the host wants to be convinced, once that is known.
+    /// How the host authenticates users, once that is known.
     challenge: Option<Challenge>,
     /// Whether a challenge of an earlier run was looked for.
     has_looked: bool,

@@ -223,7 +223,7 @@ impl Blob {
     /// Reads the whole blob from `answer` on another thread: the host ignores ranges, so another request
     /// would bring the same bytes again. `claim` has the blocks that were requested.
     fn take_whole(blob: &Arc<Self>, answer: Fetched, mut claim: Claim) {
-        log::info!("{}: '{}' ignores ranges; downloading all of it", blob.digest, blob.fetch.host());
+        log::info!("{}: '{}' ignores ranges; downloading the whole blob", blob.digest, blob.fetch.host());
         let mut state = blob.lock();
         let all = blocks(&(0..blob.len_bytes));
         claim.add(&mut state, all.filter(|block| !blob.content().has(*block)));

@@ -1,6 +1,6 @@
 //! Parts of one blob from a registry: which answers to a request for a range are accepted.
 //!
-//! Registries and caches answer ranges in many ways, so nothing of an answer is believed unseen: a `206` must
+//! Registries and caches answer ranges in many ways, so every answer is checked: a `206` must
 //! state the requested range and the known length, and a `200` is the whole blob.
 
 use std::io::{self, Read};
@@ -27,7 +27,7 @@ pub(super) struct BlobFetch {
     len_bytes: u64,
     /// True if no request may be made.
     is_offline: bool,
-    /// Where the registry redirected to last, and when.
+    /// The host that redirected last, the target of the redirect, and the time.
     elsewhere: Mutex<Option<(String, Url, Instant)>>,
     /// True after an answer to a range that cannot be used: only the whole blob is requested then.
     has_no_ranges: AtomicBool,
@@ -101,7 +101,7 @@ impl BlobFetch {
             match self.accept(answer, asked, &wait.body()) {
                 Err(NetError::Refused { host, reason }) if is_part => {
                     log::warn!(
-                        "'{host}' answers a request for a part of a blob wrongly: {reason}; the whole blob is requested"
+                        "'{host}': wrong answer to a range request: {reason}; requesting the whole blob"
                     );
                     self.has_no_ranges.store(true, Ordering::Relaxed);
                 }
@@ -118,10 +118,10 @@ impl BlobFetch {
             200 => 0..self.len_bytes,
             206 => match part(&answer.response, self.len_bytes) {
                 Some(found) if found.start == asked.start && found.end <= asked.end => found,
-                Some(found) => return refused(format!("sends bytes {}-{}", found.start, found.end - 1)),
-                None => return refused("sends a part without saying which of the blob".to_owned()),
+                Some(found) => return refused(format!("sends bytes {}-{}, which were not requested", found.start, found.end - 1)),
+                None => return refused("sends a part without a valid Content-Range".to_owned()),
             },
-            416 => return refused("says that the range is not in the blob".to_owned()),
+            416 => return refused("answers with status 416: range not in the blob".to_owned()),
             _ => {
                 self.repository.refused(&answer, &format!("blob {}", self.digest))?;
                 return refused("sends no blob".to_owned());
@@ -195,7 +195,7 @@ impl Read for Exactly {
         self.wait.left(&self.host)?;
         match self.inner.read(buf.get_mut(..len).unwrap_or_default())? {
             0 => {
-                let text = format!("'{}': the connection ended before the blob", self.host);
+                let text = format!("'{}': the connection ended before the end of the blob", self.host);
                 Err(io::Error::new(io::ErrorKind::UnexpectedEof, text))
             }
             read => {

@@ -1,4 +1,4 @@
-//! Challenges: how a host wants to be convinced, and what the cache directory keeps of that.
+//! Challenges: how a host authenticates users, and what the cache directory keeps of them.
 //!
 //! A run that knows the challenge asks the token server at once, instead of being refused first. This module
 //! owns which challenges are accepted and kept. Nothing secret is kept: no credentials, no token, and no
@@ -23,7 +23,7 @@ const MAX_AGE: Duration = Duration::from_secs(7 * 86_400);
 /// The largest file about a challenge, in bytes.
 const MAX_FILE_BYTES: u64 = 16 << 10;
 
-/// How a host wants to be convinced.
+/// How a host authenticates users.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Challenge {
     /// With user name and password in each request.
@@ -138,7 +138,7 @@ fn is_proved(at: &Endpoint) -> bool {
     !at.tls.any_certificate && (at.security == Security::Tls || is_loopback(&at.host))
 }
 
-/// Returns what the challenge is for.
+/// Returns the host and the path that the challenge is valid for.
 fn place(at: &Endpoint) -> String {
     format!("{}{}", at.host, at.root)
 }

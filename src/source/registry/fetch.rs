@@ -114,7 +114,7 @@ pub(crate) enum NetError {
     #[error("cancelled")]
     Cancelled,
     /// Only stored bytes may be used, and these are not stored.
-    #[error("not stored here, and --offline is given: {what}")]
+    #[error("{what} is not in the cache, and --offline allows no request")]
     Offline {
         /// What is missing.
         what: String,

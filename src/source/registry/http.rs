@@ -260,7 +260,7 @@ fn fault(error: ureq::Error, wait: &Wait) -> Fault {
         ureq::Error::Timeout(_) => Fault::TimedOut,
         ureq::Error::HostNotFound => Fault::Unreachable("no such host".to_owned()),
         ureq::Error::ConnectionFailed => Fault::Unreachable("no connection".to_owned()),
-        ureq::Error::ConnectProxyFailed(_) => Fault::Unreachable("the proxy makes no connection".to_owned()),
+        ureq::Error::ConnectProxyFailed(_) => Fault::Unreachable("the proxy cannot connect to the host".to_owned()),
         ureq::Error::InvalidProxyUrl => {
             Fault::Unreachable("the address of the proxy is malformed".to_owned())
         }
@@ -297,8 +297,8 @@ fn tls_fault(error: &rustls::Error) -> Fault {
             if other.0.to_string().contains(AUTHORITY_AS_SERVER) =>
         {
             Fault::Certificate(
-                "its certificate is marked as that of an authority (CA:TRUE), which no server may use; make one \
-                 with 'openssl req -x509 -addext basicConstraints=critical,CA:FALSE', or one that an authority signs"
+                "its certificate is a CA certificate (CA:TRUE), which servers may not use; make a server certificate \
+                 with 'openssl req -x509 -addext basicConstraints=critical,CA:FALSE', or sign one with a CA"
                     .to_owned(),
             )
         }

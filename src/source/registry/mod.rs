@@ -1,7 +1,7 @@
 //! Images in registries: `docker://[HOST/]NAME[:TAG][@DIGEST]`.
 //!
-//! This module owns the source: which image of a repository is opened, and which documents come from the cache
-//! directory, and how many of them one opening may request. What is asked of whom is in the modules below.
+//! This module owns the source: which image of a repository is opened, which documents come from the cache
+//! directory, and how many documents one opening may request. The modules below own hosts and requests.
 
 mod auth;
 mod backoff;

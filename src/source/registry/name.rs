@@ -66,7 +66,7 @@ impl ImageName {
         let repository = format!("{library}{repository}");
         if !is_repository(&repository) {
             let reason = match repository.to_ascii_lowercase() {
-                lower if is_repository(&lower) => "names in registries are in lower case",
+                lower if is_repository(&lower) => "repository names must be in lower case",
                 _ => "not a name of an image in a registry",
             };
             return Err(bad(reason.to_owned()));

@@ -132,7 +132,7 @@ impl Repository {
         serves: impl Fn(&Endpoint) -> bool,
         mut ask: impl FnMut(&Host, &Wait) -> Result<T, NetError>,
     ) -> Result<T, NetError> {
-        let reason = "no host may be asked for this".to_owned();
+        let reason = "no configured host may serve this request".to_owned();
         let mut failed = NetError::Refused { host: self.name.host.clone(), reason };
         // A mirror that did not have the first blob is not asked for each of the others first.
         let first = match order {
@@ -242,7 +242,7 @@ impl Repository {
                     return Ok(bytes);
                 }
                 wrong = Some(bytes);
-                let reason = format!("sends other bytes as {}", path.replacen("s/", " ", 1));
+                let reason = format!("sends wrong bytes for {}", path.replacen("s/", " ", 1));
                 let refused = NetError::Refused { host: host.endpoint.name.clone(), reason };
                 log::warn!("{refused}");
                 Err(refused)
@@ -288,7 +288,7 @@ impl Repository {
                 serde_json::from_slice(&body).map_err(|_| refused("the list of tags is malformed"))?;
             tags.extend(page.tags.unwrap_or_default().into_iter().filter(|tag| is_tag(tag)));
             if tags.len() > MAX_TAGS {
-                return Err(refused(&format!("more than {MAX_TAGS} tags")));
+                return Err(refused(&format!("more than {MAX_TAGS} tags (MAX_TAGS)")));
             }
             let next =
                 answer.response.header("link").and_then(next_page).and_then(|link| answer.url.join(link));
@@ -300,7 +300,7 @@ impl Repository {
             let prefix = format!("{}/{}/", host.endpoint.root, host.endpoint.repository);
             match next.path.strip_prefix(&*prefix) {
                 Some(rest) if next.host == answer.url.host && rest != ask.path => path = rest.to_owned(),
-                _ => return Err(refused("the list of tags continues elsewhere")),
+                _ => return Err(refused("the list of tags continues outside the repository")),
             }
         }
         tags.sort();
@@ -467,7 +467,7 @@ impl Repository {
             }
             // Credentials do not go there, so none are missing.
             status @ (401 | 403) if answer.is_elsewhere => {
-                let reason = format!("the registry redirects there, and it answers with status {status}");
+                let reason = format!("the registry redirects to this host, which answers with status {status}");
                 NetError::Refused { host, reason }
             }
             401 | 403 => NetError::Denied { host, user: None },

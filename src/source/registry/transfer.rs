@@ -156,7 +156,7 @@ impl Transfer {
             (false, true) => return Ok(Some(answer)),
             (false, false) => {
                 let reason = format!(
-                    "requested bytes {} to {}, and got {} from {}",
+                    "sends, for bytes {} to {}, {} bytes at offset {}",
                     range.start, range.end, answer.len_bytes, answer.offset
                 );
                 return Err(NetError::Refused { host: self.blob.fetch.host().to_owned(), reason }.into());

@@ -53,7 +53,7 @@ fn r2_a_mirror_that_hangs_or_lies_does_not_hide_the_registry() {
     mirror.fail(|seen| seen.is_blob().then_some(Fault::Flip(0)));
     let (listed, ran, _) = list();
     assert_eq!(listed, expected);
-    ran.says(&format!("'{}': sends other bytes as blob sha256:", mirror.host()));
+    ran.says(&format!("'{}': sends wrong bytes for blob sha256:", mirror.host()));
 }
 
 #[test]

@@ -282,7 +282,7 @@ fn r4_the_target_of_a_redirect_that_refuses_asks_for_no_login() {
         _ => answer(401, &[], b""),
     });
     let error = setup.manifest().unwrap_err();
-    let text = "'cdn.test': the registry redirects there, and it answers with status 401";
+    let text = "'cdn.test': the registry redirects to this host, which answers with status 401";
     assert_eq!((error.to_string(), matches!(error, NetError::Refused { .. })), (text.to_owned(), true));
 }
 
@@ -442,7 +442,7 @@ fn r1_tags_are_listed_page_by_page() {
     for link in ["<https://evil.test/v2/app/tags/list?x>; rel=next", "</v2/other/tags/list?x>; rel=next"] {
         let setup = Setup::new(move |_, _| answer(200, &[("link", link)], br#"{"tags": null}"#));
         let error = setup.repository.tags().unwrap_err().to_string();
-        assert_eq!(error, "'reg.test': the list of tags continues elsewhere");
+        assert_eq!(error, "'reg.test': the list of tags continues outside the repository");
         assert_eq!(setup.requests().len(), 1);
     }
 }

@@ -40,7 +40,7 @@ fn r6_a_part_is_taken_as_far_as_it_was_asked_for() {
     for (range, length, body, expected) in [
         ("bytes 2-4/10", "3", &b"234"[..], found(2, "234")),
         ("bytes 2-3/10", "2", b"23", found(2, "23")),
-        ("bytes 2-4/10", "3", b"23", Err("'reg.test': the connection ended before the blob".to_owned())),
+        ("bytes 2-4/10", "3", b"23", Err("'reg.test': the connection ended before the end of the blob".to_owned())),
     ] {
         let setup = Setup::new(move |_, _| {
             answer(206, &[("content-range", range), ("content-length", length)], body)
@@ -105,7 +105,7 @@ fn r6_a_wrong_answer_to_a_whole_blob_is_an_error() {
     for (status, headers, reason) in [
         (200, [("content-length", "11")], "sends 11 bytes instead of 10"),
         (200, [("content-encoding", "gzip")], "the answer has a Content-Encoding, which was not asked for"),
-        (416, [("content-length", "100000")], "says that the range is not in the blob"),
+        (416, [("content-length", "100000")], "answers with status 416: range not in the blob"),
         (204, [("content-length", "0")], "answers with status 204"),
     ] {
         let setup = Setup::new(move |_, _| answer(status, &headers, b""));
@@ -142,7 +142,7 @@ fn r6_an_address_that_is_refused_at_once_is_asked_for_once_more() {
     });
     assert_eq!(
         part(&fetch(&setup), 0..10),
-        Err("'cdn.test': the registry redirects there, and it answers with status 403".to_owned())
+        Err("'cdn.test': the registry redirects to this host, which answers with status 403".to_owned())
     );
     assert_eq!(setup.requests().len(), 4);
 }
@@ -160,7 +160,7 @@ fn r6_offline_no_request_is_made() {
     let setup = Setup::new(|_, _| answer(200, &[], BLOB));
     let digest = Algorithm::Sha256.digest(BLOB);
     let fetch = BlobFetch::new(setup.repository.clone(), digest, 10, true);
-    let missing = format!("not stored here, and --offline is given: blob {digest}");
+    let missing = format!("blob {digest} is not in the cache, and --offline allows no request");
     assert_eq!(part(&fetch, 0..10), Err(missing));
     assert_eq!(setup.requests().len(), 0);
 }
