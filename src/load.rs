@@ -274,8 +274,8 @@ impl Engine {
         Engine { inner: Arc::new(inner) }
     }
 
-    /// Ends all waits for registries, now and later. Reads that wait for one fail, and reads of what is in the
-    /// cache succeed. Call it before a mount is removed or the program ends.
+    /// Ends all waits for registries, now and later. Reads that wait for a registry fail; reads of cached data
+    /// still succeed. Call it before a mount is removed or the program ends.
     pub fn cancel(&self) {
         #[cfg(feature = "registry")]
         self.inner.options.registry.cancel.cancel();

@@ -56,8 +56,8 @@ impl Source {
         self.source.images()
     }
 
-    /// Returns whether [`Source::images`] lists the tags of a repository in a registry. Each image that is
-    /// opened then costs requests, and counts as a pull.
+    /// Returns whether [`Source::images`] lists the tags of a repository in a registry. Opening each of
+    /// these images sends requests, and can count as a pull.
     #[must_use]
     pub fn lists_names_only(&self) -> bool {
         self.source.lists_names_only()

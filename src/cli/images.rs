@@ -23,10 +23,10 @@ use imgmount::{
 /// List images and containers
 ///
 /// Without SOURCE, lists the images and containers in the default locations of Docker, podman, containerd and
-/// registries on this host. A store that cannot be read is named on standard error. If SOURCE selects by name
+/// the storage of a registry on this host. A store that cannot be read is named on standard error. If SOURCE selects by name
 /// or ID, as in PATH:NAME, only the images that match are listed. The last column is a reference for other
-/// commands. Sizes are in bytes: the size that the engine states, or else the sum of the stored layers. Of a
-/// repository in a registry, the tags are listed.
+/// commands. Sizes are in bytes: the size that the engine states, or else the sum of the stored layers.
+/// For docker://NAME without a tag or digest, the tags of the repository are listed.
 #[derive(Debug, Args)]
 pub(crate) struct ImagesArgs {
     /// Archive, layout, store or engine: [TRANSPORT:]PATH, docker-daemon:, docker://NAME, or - for standard input

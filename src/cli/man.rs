@@ -138,7 +138,10 @@ const ENVIRONMENT: [(&str, &str); 13] = [
         "The proxies for registries, and the hosts that need none; the names in capitals work too. This machine is \
          never contacted through a proxy.",
     ),
-    ("SSL_CERT_FILE, SSL_CERT_DIR", "A file and a directory with root certificates that replace those of the system, for registries."),
+    (
+        "SSL_CERT_FILE, SSL_CERT_DIR",
+        "A file and a directory with root certificates that replace those of the system, for registries.",
+    ),
     ("NO_COLOR", "If set, help texts have no colours."),
     (
         "TMPDIR",

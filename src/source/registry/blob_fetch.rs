@@ -118,7 +118,13 @@ impl BlobFetch {
             200 => 0..self.len_bytes,
             206 => match part(&answer.response, self.len_bytes) {
                 Some(found) if found.start == asked.start && found.end <= asked.end => found,
-                Some(found) => return refused(format!("sends bytes {}-{}, which were not requested", found.start, found.end - 1)),
+                Some(found) => {
+                    return refused(format!(
+                        "sends bytes {}-{}, which were not requested",
+                        found.start,
+                        found.end - 1
+                    ));
+                }
                 None => return refused("sends a part without a valid Content-Range".to_owned()),
             },
             416 => return refused("answers with status 416: range not in the blob".to_owned()),

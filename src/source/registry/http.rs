@@ -260,7 +260,9 @@ fn fault(error: ureq::Error, wait: &Wait) -> Fault {
         ureq::Error::Timeout(_) => Fault::TimedOut,
         ureq::Error::HostNotFound => Fault::Unreachable("no such host".to_owned()),
         ureq::Error::ConnectionFailed => Fault::Unreachable("no connection".to_owned()),
-        ureq::Error::ConnectProxyFailed(_) => Fault::Unreachable("the proxy cannot connect to the host".to_owned()),
+        ureq::Error::ConnectProxyFailed(_) => {
+            Fault::Unreachable("the proxy cannot connect to the host".to_owned())
+        }
         ureq::Error::InvalidProxyUrl => {
             Fault::Unreachable("the address of the proxy is malformed".to_owned())
         }

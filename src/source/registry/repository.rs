@@ -467,7 +467,8 @@ impl Repository {
             }
             // Credentials do not go there, so none are missing.
             status @ (401 | 403) if answer.is_elsewhere => {
-                let reason = format!("the registry redirects to this host, which answers with status {status}");
+                let reason =
+                    format!("the registry redirects to this host, which answers with status {status}");
                 NetError::Refused { host, reason }
             }
             401 | 403 => NetError::Denied { host, user: None },

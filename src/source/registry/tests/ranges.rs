@@ -40,7 +40,12 @@ fn r6_a_part_is_taken_as_far_as_it_was_asked_for() {
     for (range, length, body, expected) in [
         ("bytes 2-4/10", "3", &b"234"[..], found(2, "234")),
         ("bytes 2-3/10", "2", b"23", found(2, "23")),
-        ("bytes 2-4/10", "3", b"23", Err("'reg.test': the connection ended before the end of the blob".to_owned())),
+        (
+            "bytes 2-4/10",
+            "3",
+            b"23",
+            Err("'reg.test': the connection ended before the end of the blob".to_owned()),
+        ),
     ] {
         let setup = Setup::new(move |_, _| {
             answer(206, &[("content-range", range), ("content-length", length)], body)
