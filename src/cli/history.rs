@@ -31,8 +31,8 @@ const UNKNOWN: &str = "unknown";
 /// the fields that differ: content, mode, owner, rdev, target, type, xattr, mtime. Symbolic links in the path
 /// are followed only if no layer has the path as written.
 ///
-/// For an image in a registry, layers are downloaded only if a path is given. UNPACKED and ENTRIES of a layer
-/// are `-` until a command has read the layer.
+/// For an image in a registry, layers are downloaded only if a path is given. UNPACKED and ENTRIES are
+/// `-` until a command has read all its layers.
 #[derive(Debug, Args)]
 pub(crate) struct HistoryArgs {
     /// Image, or a path inside it
