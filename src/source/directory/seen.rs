@@ -196,7 +196,9 @@ fn read_file(directory: &OwnedFd, name: &CStr, reader: &mut XattrReader) -> Resu
         let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
         path.extend_from_slice(name.to_bytes());
         xattrs = reader.read(OsStr::from_bytes(&path), Follow::No)?;
-        if Stat::of_name(directory, name).map_err(gone)? != stat {
+        let after = Stat::of_name(directory, name).map_err(gone)?;
+        // A file that something writes to has no moment to wait for. Reading it is an error later.
+        if after != stat && !(kind == Type::File && after.differs_in_content_only(&stat)) {
             return Err(Fault::Changed);
         }
     }
@@ -207,6 +209,14 @@ impl Stat {
     /// Returns the facts of an open file.
     pub(super) fn of_open(file: BorrowedFd<'_>) -> Result<Self, Errno> {
         statx(file, c"", AtFlags::EMPTY_PATH)
+    }
+
+    /// Returns whether `self` is the file of `before` with another length, other bytes or other times.
+    fn differs_in_content_only(&self, before: &Stat) -> bool {
+        let FileStamp { device, inode, .. } = before.stamp;
+        let Stat { mtime, stored_bytes, stamp, .. } = *before;
+        (self.stamp.device, self.stamp.inode) == (device, inode)
+            && Stat { mtime, stored_bytes, stamp, ..*self } == *before
     }
 
     fn of_name(directory: &OwnedFd, name: &CStr) -> Result<Self, Errno> {
