@@ -13,9 +13,11 @@ mod buffers;
 pub(crate) mod cache;
 #[cfg(feature = "fuse")]
 mod ready;
+mod requests;
 mod schedule;
 mod streams;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) use self::ahead::ReadAhead;
 use self::cache::{CachedSpan, SpanCache};
+use self::requests::Requests;
 pub(crate) use self::schedule::{Schedule, ScheduledExtent};
 use self::streams::{Depth, Prediction, Streams};
 use crate::error::{Error, Result, StreamFault};
@@ -48,7 +51,7 @@ pub(crate) struct LayerBytes {
     /// The recent readers of the layer, to predict the spans that follow.
     streams: Mutex<Streams>,
     /// The same readers, to predict what will be requested of a remote source: much further ahead.
-    requests: Mutex<Streams>,
+    requests: Requests,
     /// The span that was read last: reading it again changes no prediction. It only saves work, so races are
     /// harmless.
     last_span: AtomicU32,
@@ -71,7 +74,7 @@ impl LayerBytes {
             number,
             read_ahead,
             streams: Mutex::default(),
-            requests: Mutex::default(),
+            requests: Requests::default(),
             last_span,
         }
     }
@@ -258,8 +261,31 @@ impl LayerBytes {
             self.streams.lock().unwrap_or_else(PoisonError::into_inner).reached(at, |_| depth);
         passed.for_each(|span| self.pass(span));
         let end = ahead.end.min(self.reader.index().span_count());
-        (ahead.start..end).filter(|span| !self.has(*span)).for_each(|span| read_ahead.hint(self, span));
         self.request_ahead(at);
+        let wanted = (ahead.start..end).filter(|span| !self.has(*span) && self.requests.is_visible(*span));
+        wanted.for_each(|span| read_ahead.hint(self, span));
+    }
+
+    /// Returns whether [`LayerBytes::name_visible`] should be called.
+    pub(crate) fn asks_for_visible(&self) -> bool {
+        self.requests.asks()
+    }
+
+    /// Names the spans with parts of visible files, so that no others are requested ahead of a reader of the
+    /// tree.
+    pub(crate) fn name_visible(&self, spans: BTreeSet<u32>) {
+        self.requests.name_visible(spans.into_iter().collect());
+    }
+
+    /// Returns the spans of an extent; none if the extent is empty or ends outside the layer.
+    pub(crate) fn spans_of(&self, extent: Extent) -> Range<u32> {
+        let index = self.reader.index();
+        let last =
+            extent.len_bytes.checked_sub(1).and_then(|len| index.span_at(extent.offset.checked_add(len)?));
+        match (index.span_at(extent.offset), last) {
+            (Some(first), Some(last)) => first..last.saturating_add(1),
+            _ => 0..0,
+        }
     }
 
     /// Announces to a remote source the spans that may follow span `at`.
@@ -274,12 +300,9 @@ impl LayerBytes {
             let ahead = u32::try_from(ahead).unwrap_or(u32::MAX).max(1);
             Depth { spans: ahead, batch: ahead / REQUESTS_AHEAD }
         };
-        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        let Prediction { ahead, .. } = requests.reached(at, depth);
-        drop(requests);
-        let end = ahead.end.min(index.span_count());
+        let ahead = self.requests.reached(at, depth).into_iter().filter(|span| *span < index.span_count());
         let mut run: Option<Range<u64>> = None;
-        for range in (ahead.start..end).filter(|span| !self.has(*span)).filter_map(|at| self.announced(at)) {
+        for range in ahead.filter(|span| !self.has(*span)).filter_map(|at| self.announced(at)) {
             match &mut run {
                 // Spans that follow each other share the byte in which one ends and the next begins.
                 Some(run) if range.start <= run.end => run.end = run.end.max(range.end),

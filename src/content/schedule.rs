@@ -172,11 +172,8 @@ fn prepare(run: Option<(Arc<LayerBytes>, Range<u64>)>) {
 
 fn steps(scheduled: &ScheduledExtent<'_>) -> impl Iterator<Item = ScheduledSpan> + use<> {
     let ScheduledExtent { place, layer, extent } = scheduled;
-    let index = layer.reader().index();
-    let last = extent.len_bytes.checked_sub(1).and_then(|len| index.span_at(extent.offset.checked_add(len)?));
-    let first = index.span_at(extent.offset).filter(|_| last.is_some());
     // An extent outside the layer has no spans; reading it gives the error.
-    let spans = first.unwrap_or(1)..=last.unwrap_or(0);
+    let spans = layer.spans_of(*extent);
     let (place, layer) = (*place, (*layer).clone());
     spans.map(move |span| ScheduledSpan { place: (place, span), layer: layer.clone() })
 }

@@ -51,6 +51,13 @@ pub(super) struct Depth {
 }
 
 impl Streams {
+    /// Gives all spans other numbers, in the same order.
+    pub(super) fn renumber(&mut self, number: impl Fn(u32) -> u32) {
+        for stream in &mut self.0 {
+            (stream.at, stream.next) = (number(stream.at), number(stream.next));
+        }
+    }
+
     /// Records a read of span `at`. Returns the spans that may follow and were not predicted before. `depth`
     /// says how many, for a reader that has gone forward by so many spans.
     pub(super) fn reached(&mut self, at: u32, depth: impl FnOnce(u32) -> Depth) -> Prediction {

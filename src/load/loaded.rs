@@ -3,6 +3,7 @@
 //! This module owns the link from an inode to the bytes of its layer, and the numbers of layers. It does not
 //! know how layers were opened or merged.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::Arc;
 
@@ -108,6 +109,7 @@ impl LoadedTree {
     /// it was verified, [`Error::Io`] when it cannot be read.
     pub(crate) fn read_at(&self, file: InodeId, buf: &mut [u8], offset: u64) -> Result<usize> {
         let (bytes, data) = self.stored(file)?;
+        self.answer(bytes);
         bytes.read_file(&data, buf, offset)
     }
 
@@ -119,6 +121,7 @@ impl LoadedTree {
     #[cfg(feature = "fuse")]
     pub(crate) fn read_if_ready(&self, file: InodeId, buf: &mut [u8], offset: u64) -> Result<Option<usize>> {
         let (bytes, data) = self.stored(file)?;
+        self.answer(bytes);
         bytes.read_file_if_ready(&data, buf, offset)
     }
 
@@ -160,6 +163,21 @@ impl LoadedTree {
     ) -> Result<()> {
         let (bytes, data) = self.stored(file)?;
         bytes.read_stored(data, place, sink)
+    }
+
+    /// Names the visible spans of all layers if `asking`, one of them, asks for them.
+    fn answer(&self, asking: &LayerBytes) {
+        if !asking.asks_for_visible() {
+            return;
+        }
+        let files = (0..self.rootfs.inode_count()).filter_map(|inode| self.rootfs.file(InodeId(inode)));
+        let mut visible: Vec<BTreeSet<u32>> = vec![BTreeSet::new(); self.bytes.len()];
+        for (layer, data) in files {
+            let at = usize::from(layer.0);
+            let (Some(bytes), Some(visible)) = (self.bytes.get(at), visible.get_mut(at)) else { continue };
+            visible.extend(stored_extents(data).flat_map(|(_, extent)| bytes.spans_of(extent)));
+        }
+        self.bytes.iter().zip(visible).for_each(|(bytes, spans)| bytes.name_visible(spans));
     }
 
     fn stored(&self, file: InodeId) -> Result<(&Arc<LayerBytes>, FileData<'_>)> {

@@ -125,7 +125,6 @@ pub(crate) struct Rootfs {
 impl Rootfs {
     /// Returns the number of inodes, which are numbered from 0.
     #[must_use]
-    #[cfg(any(test, feature = "fuse"))]
     pub(crate) fn inode_count(&self) -> u32 {
         u32::try_from(self.tables.inode_count()).unwrap_or(u32::MAX)
     }

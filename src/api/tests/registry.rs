@@ -35,7 +35,10 @@ impl Place {
     }
 
     fn paced(compression: Compression, pace: Duration) -> Self {
-        let tars = [sample_tar(), tar_of(&[("small", "small")])];
+        Place::of_tars([sample_tar(), tar_of(&[("small", "small")])], compression, pace)
+    }
+
+    fn of_tars(tars: [Vec<u8>; 2], compression: Compression, pace: Duration) -> Self {
         let layers = tars.each_ref().map(|tar| Fake::paced(compressed(compression, tar), vec![], pace));
         let archive = Archive::of_tars(&tars, compression);
         Place { archive, tars, layers, net_timeout: PATIENT, cancel: Cancel::default() }
@@ -170,6 +173,26 @@ fn reading_forward_requests_ahead_joined_and_no_byte_twice() {
         let len = place.layers[0].bytes.len() as u64;
         assert!(place.layers[0].served() <= 2 * len, "{compression}");
     }
+}
+
+#[test]
+fn what_a_higher_layer_removes_is_not_requested_ahead() {
+    const MIB: usize = 1 << 20;
+    let files = [("front", vec![1; 4 * MIB]), ("hidden", vec![2; 8 * MIB]), ("rear", vec![3; 2 * MIB])];
+    let tars = [tar_of(&files), tar_of(&[(".wh.hidden", "")])];
+    let place = Place::of_tars(tars, Compression::Plain, Duration::from_micros(50));
+    let image = place.load_evicted();
+    for (name, content) in [&files[0], &files[2]] {
+        assert!(read(&image, &format!("/{name}")).unwrap() == *content, "{name}");
+    }
+    drop(image);
+    // The spans at its ends hold parts of the other files, too.
+    let inside = 5 * MIB as u64..11 * MIB as u64;
+    let requests = &place.requests()[1..];
+    let wrong: Vec<_> =
+        requests.iter().filter(|range| range.start < inside.end && range.end > inside.start).collect();
+    assert!(wrong.is_empty(), "{wrong:?} of {requests:?}");
+    assert!(requests.len() < 9, "some ahead, and joined: {requests:?}");
 }
 
 #[test]
