@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::digest::Digest;
+use crate::limits::Bound;
 
 mod stream;
 mod subject;
@@ -420,6 +421,11 @@ impl Error {
     /// Creates [`Error::MissingBlob`]. `urls` are the download addresses in the manifest.
     pub(crate) fn missing_blob(subject: impl Into<Box<Subject>>, digest: Digest, urls: Vec<String>) -> Self {
         Error::MissingBlob { subject: subject.into(), digest, urls }
+    }
+
+    /// Creates [`Error::Limit`] for a limit that users can set.
+    pub(crate) fn over(subject: impl Into<Box<Subject>>, bound: Bound, value: u64) -> Self {
+        Error::limit(subject, bound.name, value, bound.max)
     }
 
     /// Creates [`Error::Limit`].

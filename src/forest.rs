@@ -204,7 +204,8 @@ impl Forest {
         }
         let made = Arc::new(match part.shows {
             Shows::Layer(layer) => {
-                let literal = MergeOptions { semantics: Semantics::Literal, ..MergeOptions::default() };
+                let literal =
+                    MergeOptions { semantics: Semantics::Literal, follow_dirlinks: false, ..self.merge };
                 self.rootfs.part(layer..=layer, &literal)?
             }
             Shows::State(last) => self.rootfs.part(0..=last, &self.merge)?,

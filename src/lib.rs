@@ -123,14 +123,14 @@
 //! first group may also use one another:
 //!
 //! ```text
-//! bytes digest error fields glob path read_at warning workers
+//! bytes digest error fields glob limits path read_at warning workers
 //! | compress | layer | store | image | source | rootfs | analysis | content | load
 //! | export extract forest verify | fuse | api
 //! ```
 //!
 //! | module | owns |
 //! |---|---|
-//! | `error`, `digest`, `fields`, `glob`, `path`, `read_at`, `warning` | shared vocabulary types |
+//! | `error`, `digest`, `fields`, `glob`, `limits`, `path`, `read_at`, `warning` | shared vocabulary types |
 //! | `workers` | how threads share a list of jobs, and when they stop |
 //! | `bytes` | whether stored bytes are copied or mapped, and how they are checked |
 //! | `compress` | choice of decoder; where decoding of a compressed stream can resume |
@@ -166,6 +166,7 @@ mod fuse;
 mod glob;
 mod image;
 mod layer;
+mod limits;
 mod load;
 mod path;
 mod read_at;
@@ -190,6 +191,7 @@ mod workers;
 pub use api::{Image, SelectedImage, Source};
 pub use image::Platform;
 pub use layer::index::Verify;
+pub use limits::{Limit, Limits};
 pub use load::{Engine, EngineOptions, LayerRange, LoadOptions, Progress};
 pub use rootfs::Semantics;
 pub use source::{

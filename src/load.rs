@@ -32,7 +32,7 @@ use crate::layer::index::Verify;
 use crate::layer::reader::LayerReader;
 use crate::layer::stored::StoredIndex;
 use crate::layer::table::{LayerFacts, LayerIndex};
-use crate::layer::tar::Limits;
+use crate::limits::Limits;
 use crate::path::escape;
 use crate::read_at::ReadAt;
 use crate::rootfs::stored::TREE_VERSION;
@@ -95,8 +95,8 @@ pub struct EngineOptions {
     pub namespace: Option<String>,
     /// Options for requests to registries.
     pub registry: RegistryOptions,
-    /// Limits on the contents of a tar.
-    pub(crate) limits: Limits,
+    /// Limits on the contents of an image.
+    pub limits: Limits,
     /// The observer of long operations. None by default.
     pub progress: Option<Arc<dyn Progress>>,
 }
@@ -148,6 +148,13 @@ impl EngineOptions {
     #[must_use]
     pub fn registry(mut self, registry: RegistryOptions) -> Self {
         self.registry = registry;
+        self
+    }
+
+    /// Sets the limits on the contents of an image.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
         self
     }
 
@@ -232,11 +239,6 @@ impl LoadOptions {
         self.strict = strict;
         self
     }
-
-    /// Returns the options of the merge.
-    pub(crate) fn merge(&self) -> MergeOptions {
-        MergeOptions { semantics: self.semantics, follow_dirlinks: self.follow_dirlinks }
-    }
 }
 
 /// Opens images. Images of one engine share the cache of decompressed data, the store and their common
@@ -268,7 +270,8 @@ struct OpenLayer {
 impl Engine {
     /// Creates an engine with its own cache.
     #[must_use]
-    pub fn new(options: EngineOptions) -> Self {
+    pub fn new(mut options: EngineOptions) -> Self {
+        options.store = options.store.map(|store| store.under(&options.limits));
         let cache = Arc::new(SpanCache::new(options.cache_bytes));
         let inner = Inner { options, cache, read_ahead: Arc::default(), open: Mutex::default() };
         Engine { inner: Arc::new(inner) }
@@ -281,9 +284,20 @@ impl Engine {
         self.inner.options.registry.cancel.cancel();
     }
 
+    /// Returns the limits on the contents of an image.
+    pub(crate) fn limits(&self) -> Limits {
+        self.inner.options.limits
+    }
+
     /// Returns which bytes are verified.
     pub(crate) fn verify(&self) -> Verify {
         self.inner.options.verify
+    }
+
+    /// Returns the options of the merge.
+    pub(crate) fn merge_options(&self, options: &LoadOptions) -> MergeOptions {
+        let LoadOptions { semantics, follow_dirlinks, .. } = *options;
+        MergeOptions { semantics, follow_dirlinks, limits: self.inner.options.limits }
     }
 
     /// Indexes the layers of an image that have no stored index, merges the layers and makes their files
@@ -300,7 +314,7 @@ impl Engine {
             self.index_all(first, &blobs, image.reads_at_once)
         })?;
         let indexes = open.iter().map(|layer| layer.bytes.reader().index().clone()).collect();
-        let rootfs = self.merge(indexes, &options.merge())?;
+        let rootfs = self.merge(indexes, &self.merge_options(options))?;
         let mut tree = LoadedTree {
             first,
             layers: blobs.into_iter().zip(&open).map(|(blob, open)| LayerInfo::new(blob, open)).collect(),
@@ -334,7 +348,9 @@ impl Engine {
         };
         let names: Vec<String> =
             layers.iter().filter_map(|index| Some(index.facts().diff_id?.to_string())).collect();
-        let key = Key::tree(&format!("version {TREE_VERSION} {options:?} {}", names.join(" ")));
+        let MergeOptions { semantics, follow_dirlinks, limits: _ } = options;
+        let rules = format!("{semantics:?} {follow_dirlinks}");
+        let key = Key::tree(&format!("version {TREE_VERSION} {rules} {}", names.join(" ")));
         if let Some(bytes) = store.load_tree(&key) {
             match Rootfs::from_bytes(bytes, layers.clone()) {
                 Ok(rootfs) => return Ok(rootfs),

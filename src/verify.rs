@@ -13,6 +13,7 @@ use std::sync::mpsc::channel;
 use self::digests::{Digests, Indexes, digests};
 use crate::digest::Digest;
 use crate::error::{self, Error, Result};
+use crate::limits::Limits;
 use crate::load::{Progress, reported};
 use crate::source::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
 use crate::store::Store;
@@ -211,6 +212,7 @@ impl VerifyItem {
 pub(crate) fn verify<E: From<Error>>(
     survey: Survey,
     options: &VerifyOptions<'_>,
+    limits: Limits,
     report: &mut dyn FnMut(&VerifyItem) -> Result<(), E>,
 ) -> Result<bool, E> {
     let mut sound = true;
@@ -229,7 +231,7 @@ pub(crate) fn verify<E: From<Error>>(
     }
     report_all(items)?;
     report_all(faults.iter().filter_map(|fault| check_fault(fault, explained)).collect())?;
-    check_layers(&layers, options, &mut report_all)?;
+    check_layers(&layers, options, limits, &mut report_all)?;
     Ok(sound)
 }
 
@@ -263,6 +265,7 @@ fn check_fault(fault: &Error, explained: bool) -> Option<VerifyItem> {
 fn check_layers<E: From<Error>>(
     layers: &[SurveyedLayer],
     options: &VerifyOptions<'_>,
+    limits: Limits,
     report_all: &mut dyn FnMut(Vec<VerifyItem>) -> Result<(), E>,
 ) -> Result<(), E> {
     let progress = options.progress;
@@ -279,7 +282,7 @@ fn check_layers<E: From<Error>>(
         let done = done;
         while let Some((number, layer)) = queue.take() {
             let indexes = indexes.as_ref().filter(|_| len(layer) >= share_bytes);
-            let items = check_layer(number, layer, indexes);
+            let items = check_layer(number, layer, indexes, limits);
             if let (Some(progress), Some(bytes)) = (progress, &layer.bytes) {
                 progress.advance(bytes.len());
             }
@@ -306,7 +309,12 @@ fn check_layers<E: From<Error>>(
     reported(progress, "Verifying layers", total_bytes, || beside(cores().min(layers.len()), check, report).0)
 }
 
-fn check_layer(number: usize, layer: &SurveyedLayer, indexes: Option<&Indexes<'_>>) -> Vec<VerifyItem> {
+fn check_layer(
+    number: usize,
+    layer: &SurveyedLayer,
+    indexes: Option<&Indexes<'_>>,
+    limits: Limits,
+) -> Vec<VerifyItem> {
     let subject = VerifySubject::Layer(number);
     let SurveyedLayer { digest, size, diff_id, bytes, unchecked } = layer;
     if let Some(why) = unchecked {
@@ -322,7 +330,7 @@ fn check_layer(number: usize, layer: &SurveyedLayer, indexes: Option<&Indexes<'_
     let mut items = Vec::new();
     items.extend(size.map(|size| VerifyItem::compare(subject, Check::Size, size, bytes.len())));
     let layer = error::Subject::Layer { number, diff_id: None };
-    let Digests { blob, tar, fault } = digests(bytes, *digest, *diff_id, indexes);
+    let Digests { blob, tar, fault } = digests(bytes, *digest, *diff_id, indexes, limits);
     for (check, expected, found) in [(Check::Digest, digest, blob), (Check::DiffId, diff_id, tar)] {
         let (Some(expected), Some(found)) = (expected, found) else { continue };
         items.push(match found {

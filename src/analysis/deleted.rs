@@ -85,14 +85,14 @@ impl DeletedOptions {
 /// Lists the files that later layers removed, sorted by path and then by the layer that removed them.
 ///
 /// # Errors
-/// As [`replay`]; [`crate::Error::Limit`] if the paths exceed 1 GiB.
+/// As [`replay`]; [`crate::Error::Limit`] if the paths are too long in total.
 pub(crate) fn find<'a>(
     layers: &'a [Arc<LayerIndex>],
     merge: &MergeOptions,
     options: DeletedOptions,
 ) -> Result<Vec<DeletedFile<'a>>> {
     let mut found = Vec::new();
-    let mut budget = PathBudget::default();
+    let mut budget = PathBudget::new(merge.limits);
     replay(layers, merge, &mut |change| {
         let Some(stood) = change.before else { return Ok(()) };
         let removal = match (change.after, change.cause) {

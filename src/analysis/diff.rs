@@ -14,6 +14,7 @@ use super::{Compared, Field, Inode, PathBudget, ReadFile};
 use crate::error::Result;
 use crate::glob::Glob;
 use crate::layer::LayerId;
+use crate::limits::Limits;
 use crate::rootfs::{EntryAt, InodeId, ROOT, Rootfs};
 
 /// One of the two trees that are compared.
@@ -135,8 +136,13 @@ impl DifferenceKind {
 /// Compares two trees. The differences are sorted by the bytes of their whole paths.
 ///
 /// # Errors
-/// The errors of reading files; [`crate::Error::Limit`] if the paths exceed 1 GiB.
-pub(crate) fn diff(a: Side<'_>, b: Side<'_>, options: &DiffOptions) -> Result<Vec<Difference>> {
+/// The errors of reading files; [`crate::Error::Limit`] if the paths are too long in total.
+pub(crate) fn diff(
+    a: Side<'_>,
+    b: Side<'_>,
+    options: &DiffOptions,
+    limits: Limits,
+) -> Result<Vec<Difference>> {
     let mut comparison = Comparison {
         a,
         b,
@@ -145,7 +151,7 @@ pub(crate) fn diff(a: Side<'_>, b: Side<'_>, options: &DiffOptions) -> Result<Ve
         found: Vec::new(),
         undecided: Vec::new(),
         shared: shared_layers(a.rootfs, b.rootfs),
-        budget: PathBudget::default(),
+        budget: PathBudget::new(limits),
     };
     comparison.walk()?;
     comparison.decide()?;

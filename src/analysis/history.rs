@@ -133,7 +133,7 @@ pub(crate) fn of_path<'a>(
     path: &[u8],
 ) -> Result<Vec<Event<'a>>> {
     let mut changes = Vec::new();
-    let mut budget = PathBudget::default();
+    let mut budget = PathBudget::new(options.limits);
     replay(layers, options, &mut |change| {
         if change.path == path {
             budget.take(&change.path)?;

@@ -16,14 +16,11 @@ mod inode;
 mod tests;
 
 use crate::error::{Error, Result, Subject};
+use crate::limits::{Bound, Limits};
 use crate::rootfs::EntryAt;
 
 pub(crate) use inode::Compared;
 pub use inode::{Field, FileType, Inode};
-
-/// Limit of the paths of one answer, in bytes. A real image has a few megabytes; a tar of a hundred
-/// kilobytes can expand into names that fill any memory.
-const MAX_PATH_BYTES_TOTAL: u64 = 1 << 30;
 
 /// Reads the files of an image; several threads may read at once.
 pub(crate) trait ReadFile: Sync {
@@ -36,17 +33,22 @@ pub(crate) trait ReadFile: Sync {
 }
 
 /// Counts the bytes of an answer's paths against the limit.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct PathBudget {
     used: u64,
+    max: Bound,
 }
 
 impl PathBudget {
+    fn new(limits: Limits) -> Self {
+        PathBudget { used: 0, max: limits.answer_bytes() }
+    }
+
     fn take(&mut self, path: &[u8]) -> Result<()> {
         self.used += path.len() as u64;
-        if self.used <= MAX_PATH_BYTES_TOTAL {
+        if self.used <= self.max.max {
             return Ok(());
         }
-        Err(Error::limit(Subject::Answer, "bytes of paths", self.used, MAX_PATH_BYTES_TOTAL))
+        Err(Error::over(Subject::Answer, self.max, self.used))
     }
 }

@@ -14,6 +14,7 @@ use crate::image::ImageConfig;
 use crate::layer::entry::{Entry, EntryKind, Extent, FileData, Meta, Segment, Stored, Xattrs};
 use crate::layer::table::{IndexBuilder, LayerFacts, LayerIndex};
 use crate::layer::{EntryId, LayerId};
+use crate::limits::Limits;
 use crate::rootfs::{EntryAt, Follow, MergeOptions, Rootfs, merge};
 
 /// A layer in a test: files by name and data, and spans of 100 bytes with these hashes.
@@ -161,9 +162,13 @@ fn bytes_are_read_once_for_all_names_and_in_the_order_of_the_layer() {
     let files = [("a", contiguous(3000, 9)), ("b", contiguous(1000, 9)), ("c", contiguous(2000, 9))];
     let (a, b) = (sketch(1, &files).merged(), sketch(2, &files).merged());
     let (zeros, ones) = (Reader::default(), Reader { fill: 1, ..Reader::default() });
-    let differences =
-        diff(Side { rootfs: &a, files: &zeros }, Side { rootfs: &b, files: &ones }, &DiffOptions::default())
-            .unwrap();
+    let differences = diff(
+        Side { rootfs: &a, files: &zeros },
+        Side { rootfs: &b, files: &ones },
+        &DiffOptions::default(),
+        Limits::default(),
+    )
+    .unwrap();
     let fields: Vec<_> = differences
         .iter()
         .map(|one| match &one.kind {
@@ -219,7 +224,8 @@ fn of_several_failures_the_first_in_the_layer_is_told() {
     let (a, b) = (tree(1), tree(2));
     for _ in 0..20 {
         let side = |rootfs| Side { rootfs, files: &Failing };
-        let error = diff(side(&a), side(&b), &DiffOptions::default()).unwrap_err().to_string();
+        let error =
+            diff(side(&a), side(&b), &DiffOptions::default(), Limits::default()).unwrap_err().to_string();
         assert_eq!(error, "the image: 3");
     }
 }
@@ -235,7 +241,7 @@ fn what_is_ignored_or_not_asked_for_is_not_read() {
         DiffOptions { ignore, ..DiffOptions::default() },
         DiffOptions { modified: false, ..DiffOptions::default() },
     ] {
-        assert_eq!(diff(side(&a), side(&b), &options).unwrap(), []);
+        assert_eq!(diff(side(&a), side(&b), &options, Limits::default()).unwrap(), []);
     }
     assert!(reader.reads.lock().unwrap().is_empty());
 }

@@ -350,5 +350,5 @@ impl Image {
 /// # Errors
 /// As [`Image::read_at`], and [`Error::Limit`] for too many paths.
 pub fn diff(a: &Image, b: &Image, options: &DiffOptions) -> Result<Vec<Difference>> {
-    trees::diff(a.side(), b.side(), options)
+    trees::diff(a.side(), b.side(), options, a.merge.limits)
 }

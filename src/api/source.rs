@@ -98,7 +98,7 @@ impl Source {
         options: &VerifyOptions<'_>,
         report: &mut dyn FnMut(&VerifyItem) -> Result<(), E>,
     ) -> Result<bool, E> {
-        verify(self.source.survey(selection, platform)?, options, report)
+        verify(self.source.survey(selection, platform)?, options, self.engine.limits(), report)
     }
 }
 
@@ -160,7 +160,7 @@ impl SelectedImage {
             tree: Arc::new(tree),
             info: Arc::new(self.opened.info.clone()),
             format: self.format,
-            merge: options.merge(),
+            merge: self.engine.merge_options(options),
         })
     }
 }

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
+use super::limits::LimitArgs;
 use super::net::{self, NetArgs};
 use super::options::parse_bytes;
 use super::progress::Bars;
@@ -32,6 +33,8 @@ pub(crate) struct SelectArgs {
     /// Search only this namespace of containerd; the default is all namespaces
     #[arg(long, value_name = "NAME")]
     pub(crate) namespace: Option<String>,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
     #[command(flatten)]
     pub(crate) net: NetArgs,
 }
@@ -140,6 +143,7 @@ impl SelectArgs {
             .environment(environment())
             .namespace(self.namespace.clone())
             .spool_dir(std::env::temp_dir())
+            .limits(self.limits.limits)
             .registry(self.net.options())
     }
 }

@@ -9,7 +9,7 @@ use imgmount::{Error, Subject};
 
 #[cfg(feature = "fuse")]
 use super::mount;
-use super::{FAILURE, complain, net, print_line};
+use super::{FAILURE, complain, limits, net, print_line};
 
 /// The hint for a layer that an engine keeps as files, and whose tar cannot be put together.
 const UNVERIFIED_FILES: &str = "--verify off shows the layer's files as they are now, unverified";
@@ -45,7 +45,8 @@ fn message(error: &anyhow::Error) -> String {
 
 /// Returns the suggested next step, if there is one.
 fn hint(error: &anyhow::Error) -> Option<String> {
-    let hint = match error.downcast_ref::<Error>()? {
+    let error = error.downcast_ref::<Error>()?;
+    let hint = match error {
         #[cfg(feature = "fuse")]
         Error::Mount { dir, reason } => return mount::hint(dir, reason),
         Error::NotAnImage { path, may_be_rootfs: true, .. } => {
@@ -87,6 +88,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         Error::NotEmpty { .. } => "use --force to extract anyway and replace existing files",
         Error::MissingBlob { .. } => "the image was saved without this blob, or for another platform",
         Error::Strict { .. } => "`imgmount inspect` lists all warnings; without --strict they are accepted",
+        Error::Limit { .. } => return limits::hint(error),
         other => return net::hint(other),
     };
     Some(hint.to_owned())

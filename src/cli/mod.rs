@@ -27,6 +27,7 @@ mod images;
 mod inspect;
 mod interrupt;
 mod known;
+mod limits;
 mod logging;
 mod ls;
 mod man;

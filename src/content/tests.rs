@@ -6,7 +6,7 @@ use crate::error::Subject;
 use crate::layer::entry::{Extent, Segment};
 use crate::layer::index::{Expected, Request, Verify, index_layer};
 use crate::layer::stored::StoredIndex;
-use crate::layer::tar::Limits;
+use crate::limits::Limits;
 
 const LAYER: Subject = Subject::Layer { number: 0, diff_id: None };
 

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::{EntryName, Error, Subject};
+use crate::limits::Bound;
 
 /// The result of decoding, parsing or indexing a byte stream.
 pub(crate) type StreamResult<T, E = StreamFault> = std::result::Result<T, E>;
@@ -63,6 +64,11 @@ impl StreamFault {
     /// Creates [`StreamFault::Io`] as [`StreamFault::io`] does, with an offset in bytes.
     pub(crate) fn io_at(action: &'static str, offset: u64, cause: io::Error) -> Self {
         StreamFault::Io { action, offset: Some(offset), cause }
+    }
+
+    /// Creates [`StreamFault::Limit`] for a limit on the whole stream.
+    pub(crate) fn over(bound: Bound, value: u64) -> Self {
+        StreamFault::Limit { entry: None, limit: bound.name, value, max: bound.max }
     }
 
     /// Converts this fault into the [`Error`] of the stream named `subject`.

@@ -11,11 +11,11 @@ use super::entry::Extent;
 use super::pass;
 use super::scan;
 use super::table::LayerIndex;
-use super::tar::Limits;
 use super::windows::Windows;
 use crate::compress::Compression;
 use crate::digest::Digest;
 use crate::error::{Error, Property, Result, Subject};
+use crate::limits::Limits;
 use crate::read_at::ReadAt;
 
 /// Whether bytes are compared with the image's digests.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::index::{Expected, Indexed, Request, Scratch, Verify, index_layer};
 use super::reader::LayerReader;
 use super::stored::StoredIndex;
-use super::tar::Limits;
 use crate::compress::Compression;
 use crate::digest::Algorithm;
 use crate::error::{Result, Subject};
+use crate::limits::Limits;
 
 pub(crate) const LAYER: Subject = Subject::Layer { number: 7, diff_id: None };
 

@@ -8,10 +8,11 @@
 use super::index::{Indexed, Request};
 use super::pass::{BuilderSink, SPAN_BYTES};
 use super::table::LayerFacts;
-use super::tar::{Limits, Sink, TarParser};
+use super::tar::{Sink, TarParser};
 use super::windows::Windows;
 use crate::compress::Compression;
 use crate::error::{Result, StreamFault, StreamResult};
+use crate::limits::Limits;
 use crate::read_at::ReadAt;
 use crate::warning::WarningKind;
 

@@ -34,6 +34,7 @@ impl Engine {
             namespace: engine.namespace.clone(),
             registry: engine.registry.clone(),
             cache_dir,
+            limits: engine.limits,
         };
         source::open(reference, &options)
     }
@@ -55,7 +56,8 @@ impl Unpack for Engine {
             self.index(&what, &bytes, Some(compression), &keys, Expected::default(), observer)
         })?;
         let tar = self.layer_bytes(&what, index, bytes);
-        let members = source::members(tar.reader().index()).map_err(|fault| fault.of(&what))?;
+        let members = source::members(tar.reader().index(), self.inner.options.limits)
+            .map_err(|fault| fault.of(&what))?;
         Ok((Arc::new(TarBytes(tar)), members))
     }
 }

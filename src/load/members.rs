@@ -23,7 +23,7 @@ use crate::compress::Compression;
 use crate::error::{Error, Result, Subject};
 use crate::layer::entry::Extent;
 use crate::layer::index::{Expected, Request, TarObserver, Verify, index_layer};
-use crate::layer::tar::Limits;
+use crate::limits::Limits;
 use crate::read_at::ReadAt;
 use crate::store::{Key, Store};
 

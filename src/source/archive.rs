@@ -124,7 +124,7 @@ impl Archive {
         // F10: an archive may be compressed as a whole, with any compression that a layer may have.
         let (bytes, members) = match Compression::detect(&*bytes).map_err(cannot)? {
             Compression::Plain => {
-                let members = scan(&*bytes).map_err(|fault| fault.of(&what))?;
+                let members = scan(&*bytes, options.limits).map_err(|fault| fault.of(&what))?;
                 let Some(members) = members else {
                     return Err(not_an_image(path, "neither a directory nor a tar archive"));
                 };

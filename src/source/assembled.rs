@@ -28,7 +28,7 @@ mod reader;
 mod tests;
 
 /// Maximum number of file parts in one tar: as many as a layer may have entries
-/// ([`crate::layer::tar::MAX_ENTRIES`]). A part takes 24 bytes, and some ten bytes for its name.
+/// (the limit `entries`). A part takes 24 bytes, and some ten bytes for its name.
 pub(super) const MAX_PARTS: u64 = 16 << 20;
 
 /// Maximum number of literal bytes in one tar: 2 KiB for each of [`MAX_PARTS`] entries. A small compressed

@@ -13,6 +13,7 @@ use crate::compress::Compression;
 use crate::error::Result;
 use crate::image::{ImageInfo, LayerDescriptor, Platform};
 use crate::layer::index::Verify;
+use crate::limits::Limits;
 use crate::read_at::ReadAt;
 
 pub(crate) mod archive;
@@ -294,6 +295,8 @@ pub(crate) struct OpenOptions {
     pub registry: RegistryOptions,
     /// The cache directory; without one, nothing of a registry is stored.
     pub cache_dir: Option<PathBuf>,
+    /// Limits on the contents of an image.
+    pub limits: Limits,
 }
 
 impl fmt::Debug for OpenOptions {
@@ -305,6 +308,7 @@ impl fmt::Debug for OpenOptions {
             .field("namespace", &self.namespace)
             .field("registry", &self.registry)
             .field("cache_dir", &self.cache_dir)
+            .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
 }

@@ -5,13 +5,10 @@
 use crate::error::{StreamFault, StreamResult as Result};
 use crate::layer::entry::{Entry, EntryKind, Stored};
 use crate::layer::table::LayerIndex;
-use crate::layer::tar::{Limits, Sink};
+use crate::layer::tar::Sink;
+use crate::limits::{Bound, Limits};
 use crate::read_at::ReadAt;
 use crate::warning::WarningKind;
-
-/// Maximum number of members of an archive. A valid archive has a few for each layer; the limit prevents that
-/// a rootfs tar given by mistake fills the memory before it is refused.
-pub(crate) const MAX_MEMBERS: usize = 1024 * 1024;
 
 /// One member of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,14 +42,14 @@ pub(crate) enum MemberKind {
 /// Returns all members of the tar in `bytes`; `None` when `bytes` do not begin like a tar.
 ///
 /// # Errors
-/// [`StreamFault::Tar`] where the tar is damaged or truncated, [`StreamFault::Limit`] past [`MAX_MEMBERS`].
+/// [`StreamFault::Tar`] where the tar is damaged or truncated, [`StreamFault::Limit`] past a limit.
 /// The caller adds the name of the archive.
-pub(crate) fn scan(bytes: &dyn ReadAt) -> Result<Option<Vec<Member>>> {
-    let mut found = Members(Vec::new());
-    match crate::layer::scan::scan(bytes, Limits::default(), &mut found) {
-        Err(StreamFault::Tar { .. }) if found.0.is_empty() => Ok(None),
+pub(crate) fn scan(bytes: &dyn ReadAt, limits: Limits) -> Result<Option<Vec<Member>>> {
+    let mut members = Members::new(limits);
+    match crate::layer::scan::scan(bytes, limits.of_archive(), &mut members) {
+        Err(StreamFault::Tar { .. }) if members.found.is_empty() => Ok(None),
         Err(error) => Err(error),
-        Ok(()) => Ok(Some(found.0)),
+        Ok(()) => Ok(Some(members.found)),
     }
 }
 
@@ -60,26 +57,31 @@ pub(crate) fn scan(bytes: &dyn ReadAt) -> Result<Option<Vec<Member>>> {
 /// as a whole.
 ///
 /// # Errors
-/// [`StreamFault::Limit`] past [`MAX_MEMBERS`].
-pub(crate) fn members(index: &LayerIndex) -> Result<Vec<Member>> {
-    let mut found = Members(Vec::new());
+/// [`StreamFault::Limit`] past a limit.
+pub(crate) fn members(index: &LayerIndex, limits: Limits) -> Result<Vec<Member>> {
+    let mut members = Members::new(limits);
     for (_, entry) in index.entries() {
-        found.entry(entry)?;
+        members.entry(entry)?;
     }
-    Ok(found.0)
+    Ok(members.found)
 }
 
-struct Members(Vec<Member>);
+struct Members {
+    found: Vec<Member>,
+    max: Bound,
+}
+
+impl Members {
+    fn new(limits: Limits) -> Self {
+        Members { found: Vec::new(), max: limits.members() }
+    }
+}
 
 impl Sink for Members {
     fn entry(&mut self, entry: Entry<'_>) -> Result<()> {
-        if self.0.len() == MAX_MEMBERS {
-            return Err(StreamFault::Limit {
-                entry: None,
-                limit: "MAX_MEMBERS",
-                value: MAX_MEMBERS as u64 + 1,
-                max: MAX_MEMBERS as u64,
-            });
+        let count = self.found.len() as u64 + 1;
+        if count > self.max.max {
+            return Err(StreamFault::over(self.max, count));
         }
         let kind = match entry.kind {
             EntryKind::File(data) => match data.stored {
@@ -93,7 +95,7 @@ impl Sink for Members {
             EntryKind::Hardlink(target) => MemberKind::Hardlink(target.to_vec()),
             EntryKind::Char(_) | EntryKind::Block(_) | EntryKind::Fifo => MemberKind::Other,
         };
-        self.0.push(Member { name: entry.name.to_vec(), kind });
+        self.found.push(Member { name: entry.name.to_vec(), kind });
         Ok(())
     }
 

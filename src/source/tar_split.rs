@@ -21,7 +21,8 @@ use super::beneath::Beneath;
 use crate::compress::{Compression, Decoder, Stop};
 use crate::error::{StreamFault, StreamResult, Subject};
 use crate::layer::entry::{Entry, EntryKind, Stored};
-use crate::layer::tar::{Limits, Sink, TarParser};
+use crate::layer::tar::{Sink, TarParser};
+use crate::limits::Limits;
 use crate::path::escape;
 use crate::warning::WarningKind;
 

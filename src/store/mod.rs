@@ -32,20 +32,25 @@ use crate::error::{Error, Result, Subject};
 use crate::layer::index::{Indexed, Scratch};
 use crate::layer::stored::{MAX_INDEX_BYTES, StoredIndex, read_index, write_index};
 use crate::layer::table::FORMAT_VERSION;
+use crate::limits::Limits;
 use crate::read_at::{FileBytes, ReadAt};
 
 /// Age at which a leftover draft is removed. Drafts normally have no name, so a killed process leaves none;
 /// file systems without nameless files need this.
 const STALE_DRAFT: Duration = Duration::from_secs(24 * 60 * 60);
 const DRAFT_PREFIX: &str = ".draft-";
+/// The part of a file name before the digits that stand for limits.
+const LIMITS: &str = ".limits-";
 
 /// A cache directory.
 #[derive(Debug, Clone)]
 pub struct Store {
     directory: PathBuf,
+    /// Part of the file names, if the limits are not the defaults.
+    variant: Option<String>,
 }
 
-/// The name of a stored file, without the ending.
+/// The name of a stored file under the default limits, without the ending.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key(String);
 
@@ -120,7 +125,7 @@ impl Store {
             Err(errno) => return Err(cannot_make(errno.into())),
         }
         check_trust(directory)?;
-        let store = Store { directory: directory.to_owned() };
+        let store = Store { directory: directory.to_owned(), variant: None };
         store.remove_stale_drafts();
         Ok(store)
     }
@@ -129,6 +134,14 @@ impl Store {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Returns this store for results that are made under `limits`. Under other limits than the defaults, files
+    /// have other names, so a stored index or tree never exceeds the limits that are in force.
+    #[must_use]
+    pub(crate) fn under(mut self, limits: &Limits) -> Self {
+        self.variant = limits.variant().map(|variant| format!("{LIMITS}{}", short_name(&variant)));
+        self
     }
 
     /// Returns the index for `key`; `None` if it is missing, damaged or not trusted.
@@ -241,7 +254,11 @@ impl Store {
     }
 
     fn path(&self, key: &Key, ending: &str) -> PathBuf {
-        self.directory.join(format!("{}.{ending}", key.0))
+        self.file(&format!("{}{}", key.0, self.variant.as_deref().unwrap_or_default()), ending)
+    }
+
+    fn file(&self, name: &str, ending: &str) -> PathBuf {
+        self.directory.join(format!("{name}.{ending}"))
     }
 
     fn draft_file(&self) -> Result<DraftFile> {

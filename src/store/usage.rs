@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use super::blobs::{BlobDirectory, StoredBlob};
 use super::notes::Folder;
-use super::{Key, Store, check_trust};
+use super::{LIMITS, Store, check_trust};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
 use crate::layer::stored::read_index;
@@ -92,7 +92,7 @@ impl Store {
     /// and only the user can write to.
     pub fn existing(directory: &Path) -> Result<Option<Self>> {
         match check_trust(directory) {
-            Ok(()) => Ok(Some(Store { directory: directory.to_owned() })),
+            Ok(()) => Ok(Some(Store { directory: directory.to_owned(), variant: None })),
             Err(Error::Io { cause, .. }) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -212,7 +212,7 @@ impl Store {
         let paths: Vec<_> = names
             .flat_map(|name| match Folder::of(name).is_some() {
                 true => vec![self.directory.join(name)],
-                false => ["idx", "copy", "tree"].map(|ending| self.path(&Key(name.clone()), ending)).into(),
+                false => ["idx", "copy", "tree"].map(|ending| self.file(name, ending)).into(),
             })
             .collect();
         let in_use = |path| std::fs::symlink_metadata(path).is_ok_and(|now| used(&now) > layer.last_used);
@@ -231,7 +231,7 @@ impl Store {
     }
 
     fn facts(&self, name: &str) -> Option<(LayerFacts, u32)> {
-        let path = self.path(&Key(name.to_owned()), "idx");
+        let path = self.file(name, "idx");
         let file = super::open_own(&path).ok()??;
         let what = Subject::File(path.clone());
         let (index, _) = read_index(FileBytes::new(file).ok()?, &what).ok()?;
@@ -303,7 +303,11 @@ fn split_name(file_name: &str) -> Option<(&str, Ending)> {
         (name, "tree") => (name, Ending::Tree),
         _ => return None,
     };
-    let (stem, version) = name.rsplit_once(".v")?;
+    let usual = match name.rsplit_once(LIMITS) {
+        Some((usual, limits)) if is_short(limits) => usual,
+        _ => name,
+    };
+    let (stem, version) = usual.rsplit_once(".v")?;
     let (kind, rest) = stem.split_once('-')?;
     let known = match rest.split_once('-') {
         _ if (kind == "tree") != (ending == Ending::Tree) => false,
@@ -326,6 +330,7 @@ fn is_short(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Key;
 
     const HEX: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     const SHORT: &str = "0123456789abcdef0123456789abcdef";
@@ -376,7 +381,7 @@ mod tests {
     #[test]
     fn what_was_used_since_it_was_listed_stays() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store { directory: directory.path().to_owned() };
+        let store = Store { directory: directory.path().to_owned(), variant: None };
         let path = directory.path().join(format!("sha256-{HEX}.v1.idx"));
         std::fs::write(&path, b"index").unwrap();
         let listed = store.measure().unwrap().remove(0);
@@ -389,7 +394,7 @@ mod tests {
     #[test]
     fn an_index_of_several_names_counts_once_and_goes_with_all_of_them() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store { directory: directory.path().to_owned() };
+        let store = Store { directory: directory.path().to_owned(), variant: None };
         let plain = Key(format!("sha256-{HEX}.v3"));
         let blob = Key(format!("sha256-{HEX}-{SHORT}.v3"));
         std::fs::write(store.path(&plain, "idx"), b"index").unwrap();
@@ -413,6 +418,8 @@ mod tests {
             assert_eq!(split_name(&format!("{name}.idx")), Some((name.as_str(), Ending::Index)));
             assert_eq!(split_name(&format!("{name}.copy")), Some((name.as_str(), Ending::Copy)));
         }
+        let limited = format!("sha256-{HEX}-{SHORT}.v3.limits-{SHORT}");
+        assert_eq!(split_name(&format!("{limited}.idx")), Some((limited.as_str(), Ending::Index)));
         let tree = format!("tree-{SHORT}.v3");
         assert_eq!(split_name(&format!("{tree}.tree")), Some((tree.as_str(), Ending::Tree)));
     }
@@ -425,6 +432,7 @@ mod tests {
             format!("sha256-{HEX}.v1.idx.bak"),
             format!("sha256-{HEX}.vx.idx"),
             format!("sha256-{HEX}.v.idx"),
+            format!("sha256-{HEX}.v1.limits-short.idx"),
             format!("sha256-{}.v1.idx", &HEX[1..]),
             format!("md5-{HEX}.v1.idx"),
             format!("sha256-{HEX}-short.v1.idx"),

@@ -26,7 +26,8 @@ use crate::layer::entry::{Entry, Extent};
 use crate::layer::index::Verify;
 use crate::layer::reader::LayerReader;
 use crate::layer::stored::StoredIndex;
-use crate::layer::tar::{Limits, Sink, TarParser};
+use crate::layer::tar::{Sink, TarParser};
+use crate::limits::Limits;
 use crate::load::DEFAULT_CACHE_BYTES;
 use crate::read_at::ReadAt;
 use crate::store::{Key, Store};
@@ -52,14 +53,20 @@ impl<'a> Indexes<'a> {
 
     /// Reads blob and tar, and returns the tar's headers if both have these digests. Returns `None` if
     /// there is no usable index, or if a digest differs.
-    fn confirm(&self, bytes: &Arc<dyn ReadAt>, digest: Digest, diff_id: Digest) -> Option<Headers> {
+    fn confirm(
+        &self,
+        bytes: &Arc<dyn ReadAt>,
+        digest: Digest,
+        diff_id: Digest,
+        limits: Limits,
+    ) -> Option<Headers> {
         let index = self.find(&**bytes, digest, diff_id)?;
         let whole = Extent { offset: 0, len_bytes: index.index.facts().tar_bytes };
         let reader = LayerReader::new(Subject::Image, index, bytes.clone(), Verify::Off);
         let layer = Arc::new(LayerBytes::new(reader, self.cache.clone(), Some(self.read_ahead.clone())));
         let scheduled = ScheduledExtent { place: 0, layer: &layer, extent: whole };
         let schedule = Schedule::new(Some(self.read_ahead.clone()), [scheduled].into_iter());
-        let mut headers = Headers::new();
+        let mut headers = Headers::new(limits);
         let (blob, tar) = thread::scope(|scope| {
             let blob = scope.spawn(|| hash_all(bytes.clone(), digest.algorithm(), |_| ()));
             let mut hasher = diff_id.algorithm().hasher();
@@ -111,8 +118,8 @@ struct Headers {
 }
 
 impl Headers {
-    fn new() -> Self {
-        Headers { parser: TarParser::new(Limits::default()), fault: None }
+    fn new(limits: Limits) -> Self {
+        Headers { parser: TarParser::new(limits), fault: None }
     }
 
     fn feed(&mut self, piece: &[u8]) {
@@ -144,14 +151,15 @@ pub(super) fn digests(
     digest: Option<Digest>,
     diff_id: Option<Digest>,
     indexes: Option<&Indexes<'_>>,
+    limits: Limits,
 ) -> Digests {
     // Reading a remote source in two orders at once could download it twice.
-    let found = read_digests(bytes, digest, diff_id, indexes.filter(|_| bytes.remote().is_none()));
+    let found = read_digests(bytes, digest, diff_id, indexes.filter(|_| bytes.remote().is_none()), limits);
     let differs = matches!((&found.blob, digest), (Some(Ok(found)), Some(digest)) if *found != digest);
     match bytes.remote().filter(|_| differs) {
         Some(remote) => {
             remote.refresh(0..bytes.len());
-            in_one_pass(bytes, digest, diff_id)
+            in_one_pass(bytes, digest, diff_id, limits)
         }
         None => found,
     }
@@ -162,12 +170,13 @@ fn read_digests(
     digest: Option<Digest>,
     diff_id: Option<Digest>,
     indexes: Option<&Indexes<'_>>,
+    limits: Limits,
 ) -> Digests {
     if let (Some(digest), Some(diff_id)) = (digest, diff_id) {
-        if let Some(headers) = indexes.and_then(|indexes| indexes.confirm(bytes, digest, diff_id)) {
+        if let Some(headers) = indexes.and_then(|indexes| indexes.confirm(bytes, digest, diff_id, limits)) {
             return Digests { blob: Some(Ok(digest)), tar: Some(Ok(diff_id)), fault: headers.finish() };
         }
-        let mut headers = Headers::new();
+        let mut headers = Headers::new(limits);
         // The blob of an uncompressed layer is its tar.
         if digest.algorithm() == diff_id.algorithm()
             && matches!(Compression::detect(&**bytes), Ok(Compression::Plain))
@@ -176,12 +185,17 @@ fn read_digests(
             return Digests { blob: Some(Ok(found)), tar: Some(Ok(found)), fault: headers.finish() };
         }
     }
-    in_one_pass(bytes, digest, diff_id)
+    in_one_pass(bytes, digest, diff_id, limits)
 }
 
-fn in_one_pass(bytes: &Arc<dyn ReadAt>, digest: Option<Digest>, diff_id: Option<Digest>) -> Digests {
+fn in_one_pass(
+    bytes: &Arc<dyn ReadAt>,
+    digest: Option<Digest>,
+    diff_id: Option<Digest>,
+    limits: Limits,
+) -> Digests {
     let hashing = HashingBytes::new(bytes.clone(), digest.map(|digest| digest.algorithm().hasher()));
-    let mut headers = Headers::new();
+    let mut headers = Headers::new(limits);
     let tar = diff_id.map(|diff_id| {
         let compression =
             Compression::detect(&**bytes).map_err(|cause| StreamFault::io("cannot read", cause))?;

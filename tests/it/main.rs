@@ -48,6 +48,7 @@
 //! | `spans` | one large file, read whole with its stored index |
 //! | `cache` | the cache directory, and removing its entries |
 //! | `view_all` | layers, states and documents next to the rootfs |
+//! | `limits` | images at each limit, and past it |
 //! | `man` | manual pages, and installed files |
 //! | `bench` | images, verdicts and reports of the bench, without measuring |
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -76,6 +77,7 @@ mod images;
 mod interop;
 mod json;
 mod json_changes;
+mod limits;
 mod man;
 mod matrix;
 mod mounted;

@@ -37,7 +37,7 @@ impl TarParser {
     pub(super) fn member(&mut self, header: &Header<'_>, sink: &mut impl Sink) -> Result<(), Fault> {
         self.extensions.name(header).as_ref().clone_into(&mut self.name);
         self.members = self.members.saturating_add(1);
-        check_limit("max_entries", self.members, self.limits.max_entries)?;
+        check_limit(self.limits.entries(), self.members)?;
         let class = Class::of(header.typeflag(), &self.name);
         let payload = self.payload(header, class)?;
         if class == Class::Unknown {
@@ -101,7 +101,7 @@ impl TarParser {
     ) -> Result<(), Fault> {
         let gnu = header.gnu().ok_or("a sparse file in a format other than GNU")?;
         let file_bytes = super::header::length(&gnu.realsize, "size with holes")?;
-        let mut runs = Runs::new(self.limits.max_sparse_segments);
+        let mut runs = Runs::new(self.limits.sparse_segments());
         let more = runs.push_gnu(gnu)?;
         self.gnu_sparse_blocks(Box::new(SparseFile { meta, file_bytes, payload }), runs, more, sink)
     }
@@ -130,7 +130,7 @@ impl TarParser {
         sink: &mut impl Sink,
     ) -> Result<(), Fault> {
         let file = SparseFile { meta, file_bytes: keys.file_bytes()?, payload };
-        let max_segments = self.limits.max_sparse_segments;
+        let max_segments = self.limits.sparse_segments();
         match keys.into_map(max_segments)? {
             PaxMap::Here(runs) => self.emit_sparse(&file, &runs, 0, sink),
             PaxMap::InPayload => {
@@ -247,7 +247,7 @@ impl TarParser {
     /// Returns `metadata_bytes` increased by `len`, after checking the limit.
     fn weigh(&self, len: usize) -> Result<u64, Fault> {
         let total = self.metadata_bytes.saturating_add(len as u64);
-        check_limit("max_metadata_bytes", total, self.limits.max_metadata_bytes)?;
+        check_limit(self.limits.metadata_bytes(), total)?;
         Ok(total)
     }
 }

@@ -40,49 +40,8 @@ pub(crate) use parser::TarParser;
 
 use crate::error::{StreamFault, StreamResult as Result};
 use crate::layer::entry::Entry;
+use crate::limits::Bound;
 use crate::warning::WarningKind;
-
-/// The default of [`Limits::max_extension_bytes`]: 1 MiB, as in Go's `archive/tar`. The kernel accepts no
-/// path above 4 KiB and no extended attribute above 64 KiB.
-pub(crate) const MAX_EXTENSION_BYTES: u64 = 1 << 20;
-
-/// The default of [`Limits::max_sparse_segments`]. A map of 1 Mi runs takes 24 MiB of memory; sparse files in
-/// images have a handful.
-pub(crate) const MAX_SPARSE_SEGMENTS: u64 = 1 << 20;
-
-/// The default of [`Limits::max_entries`]. Large images have a million entries; the number of an entry has 32
-/// bits.
-pub(crate) const MAX_ENTRIES: u64 = 16 << 20;
-
-/// The default of [`Limits::max_metadata_bytes`]. Metadata is all that is kept of a stream, and a small
-/// compressed layer can contain any amount of it. Large images have some ten megabytes.
-pub(crate) const MAX_METADATA_BYTES: u64 = 1 << 30;
-
-/// The limits on the memory that one tar stream may use. Exceeding one is [`StreamFault::Limit`], which
-/// carries the name of the field.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Limits {
-    /// Length of the body of one extension header, PAX or GNU, in bytes.
-    pub max_extension_bytes: u64,
-    /// Number of runs in the map of one sparse file.
-    pub max_sparse_segments: u64,
-    /// Number of members in the stream, including those that are left out.
-    pub max_entries: u64,
-    /// Total length of names, link targets, extended attributes and sparse maps in the whole stream, in
-    /// bytes.
-    pub max_metadata_bytes: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            max_extension_bytes: MAX_EXTENSION_BYTES,
-            max_sparse_segments: MAX_SPARSE_SEGMENTS,
-            max_entries: MAX_ENTRIES,
-            max_metadata_bytes: MAX_METADATA_BYTES,
-        }
-    }
-}
 
 /// Receives the entries and warnings of a [`TarParser`].
 pub(crate) trait Sink {
@@ -121,10 +80,10 @@ impl From<String> for Fault {
     }
 }
 
-/// Returns an error if `value` is above `max`.
-fn check_limit(limit: &'static str, value: u64, max: u64) -> Result<(), Fault> {
-    if value > max {
-        return Err(Fault::Limit { limit, value, max });
+/// Returns an error if `value` is above its limit.
+fn check_limit(bound: Bound, value: u64) -> Result<(), Fault> {
+    if value > bound.max {
+        return Err(Fault::Limit { limit: bound.name, value, max: bound.max });
     }
     Ok(())
 }

@@ -7,8 +7,9 @@ use super::emit::{SparseFile, SparseText};
 use super::header::{self, BLOCK_BYTES, Block, Header};
 use super::member::Extensions;
 use super::sparse::Runs;
-use super::{Fault, Limits, Sink, check_limit};
+use super::{Fault, Sink, check_limit};
 use crate::error::{EntryName, StreamFault, StreamResult as Result};
+use crate::limits::Limits;
 use crate::path;
 use crate::warning::WarningKind;
 
@@ -266,7 +267,7 @@ impl TarParser {
     fn extension_bytes(&mut self, header: &Header<'_>) -> Result<u64, Fault> {
         self.name.extend_from_slice(&header.name());
         let len_bytes = header.size()?;
-        check_limit("max_extension_bytes", len_bytes, self.limits.max_extension_bytes)?;
+        check_limit(self.limits.extension_bytes(), len_bytes)?;
         Ok(len_bytes)
     }
 

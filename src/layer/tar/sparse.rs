@@ -15,6 +15,7 @@ use super::header;
 use super::pax::{given, length, set_name};
 use super::{Fault, check_limit};
 use crate::layer::entry::{Extent, Segment};
+use crate::limits::Bound;
 
 /// A run of stored bytes as a map names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,11 +30,11 @@ pub(super) struct Run {
 #[derive(Debug)]
 pub(super) struct Runs {
     runs: Vec<Run>,
-    max: u64,
+    max: Bound,
 }
 
 impl Runs {
-    pub(super) fn new(max: u64) -> Self {
+    pub(super) fn new(max: Bound) -> Self {
         Runs { runs: Vec::new(), max }
     }
 
@@ -116,8 +117,8 @@ fn continues(ended: bool, [is_extended]: [u8; 1]) -> Result<bool, Fault> {
     }
 }
 
-fn check_count(count: u64, max: u64) -> Result<(), Fault> {
-    check_limit("max_sparse_segments", count, max)
+fn check_count(count: u64, max: Bound) -> Result<(), Fault> {
+    check_limit(max, count)
 }
 
 /// The `GNU.sparse.*` records of one PAX header.
@@ -180,7 +181,7 @@ impl SparseKeys {
     }
 
     /// Decides which of the three PAX forms is used, and checks that the records are complete.
-    pub(super) fn into_map(self, max_segments: u64) -> Result<PaxMap, Fault> {
+    pub(super) fn into_map(self, max_segments: Bound) -> Result<PaxMap, Fault> {
         match self.version {
             [None, None] | [Some(0), Some(0 | 1)] => {}
             [Some(1), Some(0)] => return Ok(PaxMap::InPayload),
@@ -225,7 +226,7 @@ pub(super) struct TextMap {
 }
 
 impl TextMap {
-    pub(super) fn new(max_segments: u64) -> Self {
+    pub(super) fn new(max_segments: Bound) -> Self {
         TextMap { runs: Runs::new(max_segments), line: None, count: None, offset: None }
     }
 

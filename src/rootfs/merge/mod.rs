@@ -23,6 +23,7 @@ use super::{EntryAt, Rootfs, stored};
 use crate::error::{Error, Result, Subject};
 use crate::layer::table::LayerIndex;
 use crate::layer::{LayerId, check_layers};
+use crate::limits::Limits;
 use crate::warning::{Warning, WarningKind};
 
 pub(crate) use replay::{Before, Cause, Change, replay};
@@ -49,6 +50,8 @@ pub(crate) struct MergeOptions {
     /// Place an entry below a name that is a symbolic link in lower layers in the directory that the link
     /// leads to, instead of replacing the link by a directory.
     pub follow_dirlinks: bool,
+    /// Limits on the tree, and on answers about it.
+    pub limits: Limits,
 }
 
 /// Merges layers, the lowest first. The same layers and options always give the same tree with the same

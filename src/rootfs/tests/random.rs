@@ -60,8 +60,9 @@ fn any_stack() -> impl Strategy<Value = Vec<Vec<Item>>> {
 }
 
 fn any_options() -> impl Strategy<Value = MergeOptions> {
-    (select(vec![Semantics::Runtime, Semantics::Oci]), any::<bool>())
-        .prop_map(|(semantics, follow_dirlinks)| MergeOptions { semantics, follow_dirlinks })
+    (select(vec![Semantics::Runtime, Semantics::Oci]), any::<bool>()).prop_map(
+        |(semantics, follow_dirlinks)| MergeOptions { semantics, follow_dirlinks, ..MergeOptions::default() },
+    )
 }
 
 proptest! {

@@ -27,7 +27,7 @@ use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result, Subject};
 use crate::layer::entry::{Meta, Xattrs};
 use crate::layer::tar::encode::{BLOCK_BYTES, Kind, Member, SparseMap, encode, pad};
-use crate::layer::tar::{MAX_ENTRIES, MAX_METADATA_BYTES};
+use crate::limits::Limits;
 use crate::path::MAX_PATH_BYTES;
 
 mod marks;
@@ -178,12 +178,12 @@ impl<'a> Walk<'a> {
             let target = if let Type::Symlink(target) = &node.kind { target.len() } else { 0 };
             self.metadata_bytes += (path.len() + node.name.len() + target + node.xattrs.len()) as u64;
         }
-        for (limit, value, max) in [
-            ("max_entries", self.entries, MAX_ENTRIES),
-            ("max_metadata_bytes", self.metadata_bytes, MAX_METADATA_BYTES),
-        ] {
-            if value > max {
-                return Err(self.error(path, &Fault::Limit { limit, value, max }));
+        let limits = Limits::default();
+        for (bound, value) in
+            [(limits.entries(), self.entries), (limits.metadata_bytes(), self.metadata_bytes)]
+        {
+            if value > bound.max {
+                return Err(self.error(path, &Fault::Limit { limit: bound.name, value, max: bound.max }));
             }
         }
         Ok(())

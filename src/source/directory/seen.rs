@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::super::assembled::FileStamp;
 use crate::layer::entry::{DeviceNumber, Extent, Segment, Timestamp, Xattrs};
-use crate::layer::tar::{MAX_EXTENSION_BYTES, MAX_SPARSE_SEGMENTS};
+use crate::limits::Limits;
 
 /// How often a directory is read that changes while it is read. A running container changes most directories
 /// rarely, and reading one takes milliseconds.
@@ -316,9 +316,9 @@ impl XattrReader {
             };
             Xattrs::pack(&mut packed, name, self.value.get(..len).unwrap_or_default());
             let value = packed.len() as u64;
-            if value > MAX_EXTENSION_BYTES {
-                let (limit, max) = ("max_extension_bytes", MAX_EXTENSION_BYTES);
-                return Err(Fault::Limit { limit, value, max });
+            let bound = Limits::default().extension_bytes();
+            if value > bound.max {
+                return Err(Fault::Limit { limit: bound.name, value, max: bound.max });
             }
         }
         Ok(packed)
@@ -366,8 +366,9 @@ fn find_data(file: &File, size: u64) -> Result<Vec<Segment>, Fault> {
         }
         found.push(Segment { file_offset: start, extent: Extent { offset: 0, len_bytes: end - start } });
         let value = found.len() as u64;
-        if value > MAX_SPARSE_SEGMENTS {
-            return Err(Fault::Limit { limit: "max_sparse_segments", value, max: MAX_SPARSE_SEGMENTS });
+        let bound = Limits::default().sparse_segments();
+        if value > bound.max {
+            return Err(Fault::Limit { limit: bound.name, value, max: bound.max });
         }
     }
     Ok(found)

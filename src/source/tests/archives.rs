@@ -114,7 +114,7 @@ fn names_are_found_without_reading_payloads() {
     let mut files = Files::default();
     files.file("big", vec![7; 1 << 20]).file("small", "A");
     let counted = Counted(files.tar(), AtomicU64::new(0));
-    assert_eq!(scan(&counted).unwrap().unwrap().len(), 2);
+    assert_eq!(scan(&counted, Limits::default()).unwrap().unwrap().len(), 2);
     // Only the bytes around the two headers are read, not the megabyte between them.
     assert!(counted.1.load(Ordering::Relaxed) <= 2 * 32 * 1024);
 }

@@ -20,6 +20,7 @@ use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Result, Subject};
 use crate::image::Platform;
 use crate::image::media_type::{DOCKER_CONFIG, DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
+use crate::limits::Limits;
 use crate::read_at::{ReadAt, read_to_vec};
 
 mod archives;
@@ -248,8 +249,9 @@ impl Unpack for Inflate {
         let mut plain = Vec::new();
         let stored = read_to_vec(&*bytes).unwrap();
         flate2::read::GzDecoder::new(stored.as_slice()).read_to_end(&mut plain).unwrap();
-        let members =
-            scan(&plain).map_err(|fault| fault.of(&Subject::Archive("compressed".into())))?.unwrap();
+        let members = scan(&plain, Limits::default())
+            .map_err(|fault| fault.of(&Subject::Archive("compressed".into())))?
+            .unwrap();
         Ok((Arc::new(plain), members))
     }
 }

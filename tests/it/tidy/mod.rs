@@ -7,6 +7,7 @@
 //! | `layering` | the order of modules |
 
 mod layering;
+mod limits;
 mod rules;
 
 use std::fs;

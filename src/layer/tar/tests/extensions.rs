@@ -293,7 +293,7 @@ fn x8_bodies_of_extension_headers_are_bounded() {
         let stream = Stream::new().edited(typeflag, "big", b"", |header| header.set_size((1 << 20) + 1));
         assert_eq!(
             stream.error(),
-            "layer: entry \'big\' at offset 0: 1048577 exceeds the limit max_extension_bytes (1048576)"
+            "layer: entry \'big\' at offset 0: 1048577 exceeds the limit extension-bytes (1048576)"
         );
     }
     let largest = vec![b'n'; 1 << 20];

@@ -15,10 +15,18 @@ mod programs;
 mod sparse_files;
 mod streams;
 
-use super::{Limits, Sink, TarParser};
+use super::{Sink, TarParser};
 use crate::error::{StreamFault, StreamResult as Result};
 use crate::layer::entry::{Entry, EntryKind, Extent, FileData, Meta, Stored};
+use crate::limits::Limits;
 use crate::warning::WarningKind;
+
+/// The default limits, except for one.
+fn limited(name: &str, value: u64) -> Limits {
+    let mut limits = Limits::default();
+    assert!(limits.set(name, value));
+    limits
+}
 
 /// A builder of tar streams.
 #[derive(Clone, Default)]

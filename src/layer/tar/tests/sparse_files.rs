@@ -204,7 +204,7 @@ fn x7_a_run_that_ends_past_63_bits_is_refused() {
 
 #[test]
 fn x7_maps_are_bounded() {
-    let limits = Limits { max_sparse_segments: 6, ..Limits::default() };
+    let limits = limited("sparse-segments", 6);
     let runs: Vec<(u64, u64)> = (0..7).map(|n| (n, 1)).collect();
     let listed: Vec<String> = runs.iter().map(|(offset, len)| format!("{offset},{len}")).collect();
     let in_records = Stream::new()
@@ -216,7 +216,7 @@ fn x7_maps_are_bounded() {
         .member(b'0', "a", &[0; 7]);
     for stream in [in_payload(&runs, "9", &[0; 7]), old_gnu(&runs, 9, &[0; 7]), in_records] {
         let error = parse_with(&stream.0, limits, [512]).unwrap_err().to_string();
-        assert!(error.ends_with(": 7 exceeds the limit max_sparse_segments (6)"), "{error}");
+        assert!(error.ends_with(": 7 exceeds the limit sparse-segments (6)"), "{error}");
     }
 }
 
@@ -229,7 +229,7 @@ fn x7_a_map_that_only_claims_to_be_long_is_refused() {
         .member(b'0', "a", &payload);
     assert_eq!(
         stream.error(),
-        "layer: entry \'a\' at offset 1024: 1048577 exceeds the limit max_sparse_segments (1048576)"
+        "layer: entry \'a\' at offset 1024: 1048577 exceeds the limit sparse-segments (1048576)"
     );
 }
 

@@ -93,19 +93,19 @@ fn z6_nothing_and_nothing_but_zeros_are_empty() {
 
 #[test]
 fn x9_members_and_metadata_are_bounded() {
-    let limits = Limits { max_entries: 1, ..Limits::default() };
+    let limits = limited("entries", 1);
     let error = parse_with(&two_files().0, limits, [512]).unwrap_err().to_string();
-    assert_eq!(error, "entry 'b' at offset 1024: 2 exceeds the limit max_entries (1)");
-    let limits = Limits { max_metadata_bytes: 19, ..Limits::default() };
+    assert_eq!(error, "entry 'b' at offset 1024: 2 exceeds the limit entries (1)");
+    let limits = limited("metadata-bytes", 19);
     let stream =
         Stream::new().link(b'2', "a", "target").pax(&[("SCHILY.xattr.user.a", b"1")]).member(b'0', "b", b"");
     let error = parse_with(&stream.0, limits, [512]).unwrap_err().to_string();
-    assert_eq!(error, "entry 'b' at offset 1536: 21 exceeds the limit max_metadata_bytes (19)");
+    assert_eq!(error, "entry 'b' at offset 1536: 21 exceeds the limit metadata-bytes (19)");
 }
 
 #[test]
 fn x9_members_that_are_left_out_count_too() {
-    let limits = Limits { max_entries: 1, ..Limits::default() };
+    let limits = limited("entries", 1);
     let stream = Stream::new().member(b'V', "a", b"").member(b'V', "b", b"");
     assert!(matches!(parse_with(&stream.0, limits, [512]), Err(StreamFault::Limit { value: 2, .. })));
 }
