@@ -107,6 +107,9 @@ limits! {
     members: "members" = 1 << 20, Passing,
         "A valid archive has a few for each layer. A rootfs tar that is given by mistake must not fill the memory \
          before it is refused.";
+    #[doc = "Bytes of names and link targets of the members of an archive."]
+    member_name_bytes: "member-name-bytes" = 64 << 20, Passing,
+        "Names of blobs have 80 bytes. All names are kept in memory while the archive is open.";
     #[doc = "Bytes of paths in one answer of `diff`, `deleted` or `history`."]
     answer_bytes: "answer-bytes" = 1 << 30, Passing,
         "A real image has a few megabytes; a tar of a hundred kilobytes can expand into names that fill any memory.";
@@ -134,10 +137,23 @@ impl Limits {
         found.is_some()
     }
 
-    /// Returns these limits for the tar of an archive, where the caller counts entries against
-    /// [`Limits::members`].
+    /// Returns these limits for the tar of an archive, where [`Limits::members`] and
+    /// [`Limits::member_name_bytes`] apply. In its errors the limits have the names of those of a layer;
+    /// [`Limits::name_of_archive`] returns the right name.
     pub(crate) fn of_archive(self) -> Self {
-        Limits { entries: u64::MAX, ..self }
+        Limits { entries: self.members, metadata_bytes: self.member_name_bytes, ..self }
+    }
+
+    /// Returns the name of the limit that [`Limits::of_archive`] uses as the limit `name` of a layer.
+    pub(crate) fn name_of_archive(name: &'static str) -> &'static str {
+        let limits = Limits::default();
+        if name == limits.entries().name {
+            limits.members().name
+        } else if name == limits.metadata_bytes().name {
+            limits.member_name_bytes().name
+        } else {
+            name
+        }
     }
 
     /// Returns a text that differs for all limits under which stored results can differ; `None` if these limits

@@ -18,7 +18,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use self::index::{Keys, expected_of, stored_as};
+use self::index::{Blob, Keys, expected_of, stored_as};
 pub(crate) use self::loaded::LoadedTree;
 pub use self::loaded::{FileReader, LayerInfo};
 use crate::compress::Compression;
@@ -405,7 +405,9 @@ impl Engine {
         }
         let keys = Keys::of_layer(blob);
         let expected = expected_of(descriptor);
-        let index = self.index(&what, &blob.bytes, None, &keys, expected, None)?;
+        let limits = self.inner.options.limits;
+        let stored = Blob { what: &what, bytes: &blob.bytes, compression: None, expected, limits };
+        let index = self.index(stored, &keys, None)?;
         let compression = index.index.facts().compression;
         let bytes = shared.unwrap_or_else(|| {
             let bytes = self.layer_bytes(&what, index, blob.bytes.clone());

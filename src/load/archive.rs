@@ -5,12 +5,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::index::Keys;
+use super::index::{Blob, Keys};
 use super::{Engine, reported};
 use crate::compress::Compression;
 use crate::content::TarBytes;
-use crate::error::{Result, Subject};
+use crate::error::{Error, Result, Subject};
 use crate::layer::index::{Expected, TarObserver};
+use crate::limits::Limits;
 use crate::read_at::ReadAt;
 use crate::source::{self, BlobIdentity, ImageSource, Member, OpenOptions, Reference, Unpack};
 
@@ -53,7 +54,16 @@ impl Unpack for Engine {
         let progress = self.inner.options.progress.as_deref();
         let index = reported(progress, "Reading the archive", bytes.len(), || {
             let observer = self.members(&what).map(|members| Box::new(members) as Box<dyn TarObserver>);
-            self.index(&what, &bytes, Some(compression), &keys, Expected::default(), observer)
+            let limits = self.inner.options.limits.of_archive();
+            let expected = Expected::default();
+            let blob = Blob { what: &what, bytes: &bytes, compression: Some(compression), expected, limits };
+            self.index(blob, &keys, observer)
+        })
+        .map_err(|error| match error {
+            Error::Limit { subject, limit, value, max } => {
+                Error::Limit { subject, limit: Limits::name_of_archive(limit), value, max }
+            }
+            error => error,
         })?;
         let tar = self.layer_bytes(&what, index, bytes);
         let members = source::members(tar.reader().index(), self.inner.options.limits)

@@ -13,6 +13,7 @@ use crate::image::LayerDescriptor;
 use crate::layer::index::{Expected, Request, TarObserver, Verify, index_layer};
 use crate::layer::stored::StoredIndex;
 use crate::layer::table::LayerFacts;
+use crate::limits::Limits;
 use crate::read_at::ReadAt;
 use crate::source::{BlobIdentity, LayerBlob};
 use crate::store::{Key, Store};
@@ -87,32 +88,43 @@ pub(super) fn stored_as(what: &Subject, blob: &LayerBlob, facts: &LayerFacts) ->
     }
 }
 
+/// The bytes of a layer or of a compressed archive, and what is known about them before they are read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Blob<'a> {
+    pub(super) what: &'a Subject,
+    pub(super) bytes: &'a Arc<dyn ReadAt>,
+    /// The compression, if known.
+    pub(super) compression: Option<Compression>,
+    pub(super) expected: Expected,
+    /// The limits for the tar.
+    pub(super) limits: Limits,
+}
+
 impl Engine {
     /// Returns the index from the store, or builds it in a pass and stores it. If the store has the index,
-    /// `bytes` are not read, except to detect the `compression` before a lookup by the diff_id alone.
+    /// the bytes are not read, except to detect the compression before a lookup by the diff_id alone.
     pub(super) fn index(
         &self,
-        what: &Subject,
-        bytes: &Arc<dyn ReadAt>,
-        compression: Option<Compression>,
+        mut blob: Blob<'_>,
         keys: &Keys,
-        expected: Expected,
         observer: Option<Box<dyn TarObserver>>,
     ) -> Result<StoredIndex> {
+        let Blob { what, bytes, expected, .. } = blob;
         let len = bytes.known_len();
         if let Some(found) = keys.known.as_ref().and_then(|key| self.stored(key, len, &expected)) {
             return Ok(found);
         }
         let Some(plain) = &keys.plain else {
-            return self.index_anew(what, bytes, compression, keys.known.as_ref(), expected, observer);
+            return self.index_anew(blob, keys.known.as_ref(), observer);
         };
-        let compression = compression.map_or_else(|| detect(what, &**bytes), Ok)?;
+        let compression = blob.compression.map_or_else(|| detect(what, &**bytes), Ok)?;
+        blob.compression = Some(compression);
         if compression != Compression::Plain {
-            return self.index_anew(what, bytes, Some(compression), keys.known.as_ref(), expected, observer);
+            return self.index_anew(blob, keys.known.as_ref(), observer);
         }
         let found = match self.stored(plain, len, &expected) {
             Some(found) => found,
-            None => self.index_anew(what, bytes, Some(compression), Some(plain), expected, observer)?,
+            None => self.index_anew(blob, Some(plain), observer)?,
         };
         if let Some((store, known)) = self.writable_store().zip(keys.known.as_ref())
             && let Err(error) = store.add_name(plain, known)
@@ -159,20 +171,18 @@ impl Engine {
     /// a remote source do not have their digest, they are requested once more, past all caches.
     fn index_anew(
         &self,
-        what: &Subject,
-        bytes: &Arc<dyn ReadAt>,
-        compression: Option<Compression>,
+        blob: Blob<'_>,
         key: Option<&Key>,
-        expected: Expected,
         observer: Option<Box<dyn TarObserver>>,
     ) -> Result<StoredIndex> {
+        let Blob { bytes, expected, .. } = blob;
         let again = bytes.remote().filter(|_| observer.is_none());
         let is_wrong = |error: &Error| self.may_be_wrong(error, expected);
-        let result = match (self.pass(what, bytes, compression, key, expected, observer), again) {
+        let result = match (self.pass(blob, key, observer), again) {
             (Err(error), Some(remote)) if is_wrong(&error) => {
                 log::warn!("{error}; requesting the blob again");
                 remote.refresh(0..bytes.len());
-                self.pass(what, bytes, compression, key, expected, None)
+                self.pass(blob, key, None)
             }
             (result, _) => result,
         };
@@ -204,13 +214,11 @@ impl Engine {
 
     fn pass(
         &self,
-        what: &Subject,
-        bytes: &Arc<dyn ReadAt>,
-        compression: Option<Compression>,
+        blob: Blob<'_>,
         key: Option<&Key>,
-        expected: Expected,
         observer: Option<Box<dyn TarObserver>>,
     ) -> Result<StoredIndex> {
+        let Blob { what, bytes, compression, expected, limits } = blob;
         let options = &self.inner.options;
         let store = self.writable_store().zip(key);
         let draft = store.and_then(|(store, _)| store.draft().map_err(|error| log::warn!("{error}")).ok());
@@ -226,7 +234,7 @@ impl Engine {
             compression,
             expected,
             verify,
-            limits: options.limits,
+            limits,
             scratch,
             progress: &progress,
             observer,

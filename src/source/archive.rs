@@ -5,8 +5,8 @@
 //! File contents of a plain tar are not read to find names. This module must not know what the files mean.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fs::File;
+use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use super::blobs::{BlobIdentity, FileIdentity, read_bounded};
 use super::scan::{Member, MemberKind, scan};
 use crate::compress::Compression;
 use crate::error::{Error, Result, Subject};
+use crate::path::{MAX_PATH_BYTES, clean};
 use crate::read_at::{ByteRange, FileBytes, ReadAt};
 
 /// Maximum number of links followed for one name, as in Linux. The limit also ends cycles.
@@ -42,12 +43,21 @@ struct Tar {
     bytes: Arc<dyn ReadAt>,
     /// Identity of the whole file.
     identity: BlobIdentity,
-    /// Members by clean name: components joined by single slashes, without `.` and `..`.
-    members: HashMap<Vec<u8>, MemberEntry>,
+    members: Members,
+}
+
+/// Members by name. The hash of a name is computed component by component, so all prefixes of a name are looked
+/// up in time linear in its length.
+#[derive(Debug, Default)]
+struct Members {
+    random: RandomState,
+    by_hash: HashMap<u64, Vec<MemberEntry>>,
 }
 
 #[derive(Debug)]
 struct MemberEntry {
+    /// The clean name: components joined by single slashes, without `.` and `..`.
+    name: Vec<u8>,
     kind: MemberKind,
     /// True if the tar has the name more than once, unless all are directories.
     repeated: bool,
@@ -142,7 +152,7 @@ impl Archive {
         };
         Ok(Archive {
             path: path.to_owned(),
-            files: Files::Tar(Tar { bytes, identity, members: table(members) }),
+            files: Files::Tar(Tar { bytes, identity, members: Members::new(members) }),
         })
     }
 
@@ -161,9 +171,13 @@ impl Archive {
     /// Returns the regular file that `name` leads to; `None` if the name does not exist.
     ///
     /// # Errors
-    /// [`Error::Malformed`] when the path leads outside the archive, has a cycle of links, or contains a name
-    /// that appears twice in the tar; [`Error::Io`].
+    /// [`Error::Malformed`] when the name is longer than [`MAX_PATH_BYTES`], when the path leads outside the
+    /// archive, has a cycle of links, or contains a name that appears twice in the tar; [`Error::Io`].
     pub(crate) fn find(&self, name: &str) -> Result<Option<ArchiveFile>> {
+        if name.len() > MAX_PATH_BYTES {
+            let reason = format!("a file name of {} bytes exceeds the limit of {MAX_PATH_BYTES}", name.len());
+            return Err(Error::malformed(Subject::Archive(self.path.clone()), reason));
+        }
         match &self.files {
             Files::Directory(root) => self.find_beneath(root, name),
             Files::Tar(tar) => self.find_member(tar, name),
@@ -212,102 +226,118 @@ impl Tar {
     /// Returns offset and length, in bytes, of the file that `name` leads to.
     fn resolve(&self, name: &str, what: &dyn Fn() -> Subject) -> Result<Option<(u64, u64)>> {
         let mut links = 0;
-        let mut done: Vec<u8> = Vec::new();
+        let mut done = self.members.root();
         // The components that remain to be resolved, last component first.
         let mut todo = components(name.as_bytes());
         while let Some(component) = todo.pop() {
             if component == b".." {
-                let Some(parent) = parent(&done) else {
+                if !done.leave() {
                     return Ok(None);
-                };
-                done.truncate(parent);
+                }
                 continue;
             }
-            let parent = done.len();
-            if !done.is_empty() {
-                done.push(b'/');
-            }
-            done.extend_from_slice(&component);
+            done.enter(component);
             // A tar may omit directories (F7).
             let Some(slot) = self.members.get(&done) else {
                 continue;
             };
             if slot.repeated {
-                let name = String::from_utf8_lossy(&done).escape_debug().to_string();
+                let name = String::from_utf8_lossy(&done.name).escape_debug().to_string();
                 return Err(Error::malformed(
                     what(),
                     format!("the archive contains '{name}' more than once"),
                 ));
             }
-            let (target, base) = match &slot.kind {
+            let target = match &slot.kind {
                 MemberKind::Directory => continue,
                 MemberKind::File { offset, len_bytes } if todo.is_empty() => {
                     return Ok(Some((*offset, *len_bytes)));
                 }
                 MemberKind::File { .. } => return Ok(None),
                 MemberKind::Other => return Err(Error::malformed(what(), "not a regular file")),
-                MemberKind::Symlink(target) if target.starts_with(b"/") => (target, 0),
-                MemberKind::Symlink(target) => (target, parent),
-                MemberKind::Hardlink(target) => (target, 0),
+                MemberKind::Symlink(target) | MemberKind::Hardlink(target) => target,
             };
             links += 1;
             if links > MAX_LINKS {
                 return Err(Error::malformed(what(), "too many levels of symbolic links"));
             }
-            done.truncate(base);
+            if matches!(slot.kind, MemberKind::Symlink(_)) && !target.starts_with(b"/") {
+                done.leave();
+            } else {
+                done = self.members.root();
+            }
             todo.extend(components(target));
         }
         Ok(None)
     }
 }
 
-fn table(members: Vec<Member>) -> HashMap<Vec<u8>, MemberEntry> {
-    let mut table: HashMap<Vec<u8>, MemberEntry> = HashMap::with_capacity(members.len());
-    for member in members {
-        let slot = MemberEntry { kind: member.kind, repeated: false };
-        match table.entry(clean(&member.name)) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(slot);
-            }
-            Entry::Occupied(mut earlier) => {
-                let directories =
-                    earlier.get().kind == MemberKind::Directory && slot.kind == MemberKind::Directory;
-                earlier.get_mut().repeated |= !directories;
+impl Members {
+    fn new(members: Vec<Member>) -> Self {
+        let mut table = Members::default();
+        for Member { name, kind } in members {
+            let mut place = table.root();
+            // A second `manifest.json` cannot hide as `x/../manifest.json`: `..` is resolved lexically, as in
+            // other tools.
+            clean(&name).components.into_iter().for_each(|component| place.enter(component));
+            let slots = table.by_hash.entry(place.hash()).or_default();
+            match slots.iter_mut().find(|slot| slot.name == place.name) {
+                Some(earlier) => {
+                    let directories = earlier.kind == MemberKind::Directory && kind == MemberKind::Directory;
+                    earlier.repeated |= !directories;
+                }
+                None => slots.push(MemberEntry { name: place.name, kind, repeated: false }),
             }
         }
+        table
     }
-    table
+
+    fn root(&self) -> Place {
+        Place { name: Vec::new(), parents: Vec::new(), hasher: self.random.build_hasher() }
+    }
+
+    fn get(&self, place: &Place) -> Option<&MemberEntry> {
+        self.by_hash.get(&place.hash())?.iter().find(|slot| slot.name == place.name)
+    }
+}
+
+/// A clean name that grows by components, and the hash of each of its prefixes.
+#[derive(Debug)]
+struct Place {
+    name: Vec<u8>,
+    /// For each component: the length of the name before it, and its hash.
+    parents: Vec<(usize, DefaultHasher)>,
+    hasher: DefaultHasher,
+}
+
+impl Place {
+    fn enter(&mut self, component: &[u8]) {
+        self.parents.push((self.name.len(), self.hasher.clone()));
+        if !self.name.is_empty() {
+            self.name.push(b'/');
+        }
+        self.name.extend_from_slice(component);
+        self.hasher.write(component);
+        self.hasher.write_u8(b'/');
+    }
+
+    /// Removes the last component. Returns false for the root.
+    fn leave(&mut self) -> bool {
+        let Some((len, hasher)) = self.parents.pop() else { return false };
+        self.name.truncate(len);
+        self.hasher = hasher;
+        true
+    }
+
+    fn hash(&self) -> u64 {
+        self.hasher.finish()
+    }
 }
 
 /// Returns the components of a name, last first, without empty components and `.`.
-fn components(name: &[u8]) -> Vec<Vec<u8>> {
-    name.split(|c| *c == b'/')
-        .rev()
-        .filter(|component| !matches!(*component, b"" | b"."))
-        .map(<[u8]>::to_vec)
-        .collect()
-}
-
-/// Returns the key of a member. `..` is resolved lexically, as in other tools, so a second `manifest.json`
-/// cannot hide as `x/../manifest.json`.
-fn clean(name: &[u8]) -> Vec<u8> {
-    let mut clean: Vec<Vec<u8>> = Vec::new();
-    for component in components(name).into_iter().rev() {
-        if component == b".." {
-            clean.pop();
-        } else {
-            clean.push(component);
-        }
-    }
-    clean.join(&b'/')
-}
-
-/// Returns the length of the parent of a clean path; `None` for the root.
-fn parent(path: &[u8]) -> Option<usize> {
-    if path.is_empty() {
-        return None;
-    }
-    Some(path.iter().rposition(|c| *c == b'/').unwrap_or(0))
+fn components(name: &[u8]) -> Vec<&[u8]> {
+    let parts = name.split(|c| *c == b'/').rev();
+    parts.filter(|component| !matches!(*component, b"" | b".")).collect()
 }
 
 pub(super) fn not_an_image(path: &Path, reason: &str) -> Error {

@@ -7,6 +7,7 @@ use crate::layer::entry::{Entry, EntryKind, Stored};
 use crate::layer::table::LayerIndex;
 use crate::layer::tar::Sink;
 use crate::limits::{Bound, Limits};
+use crate::path::MAX_PATH_BYTES;
 use crate::read_at::ReadAt;
 use crate::warning::WarningKind;
 
@@ -48,6 +49,9 @@ pub(crate) fn scan(bytes: &dyn ReadAt, limits: Limits) -> Result<Option<Vec<Memb
     let mut members = Members::new(limits);
     match crate::layer::scan::scan(bytes, limits.of_archive(), &mut members) {
         Err(StreamFault::Tar { .. }) if members.found.is_empty() => Ok(None),
+        Err(StreamFault::Limit { entry, limit, value, max }) => {
+            Err(StreamFault::Limit { entry, limit: Limits::name_of_archive(limit), value, max })
+        }
         Err(error) => Err(error),
         Ok(()) => Ok(Some(members.found)),
     }
@@ -69,11 +73,15 @@ pub(crate) fn members(index: &LayerIndex, limits: Limits) -> Result<Vec<Member>>
 struct Members {
     found: Vec<Member>,
     max: Bound,
+    /// Total length of names and link targets, in bytes.
+    name_bytes: u64,
+    max_name_bytes: Bound,
 }
 
 impl Members {
     fn new(limits: Limits) -> Self {
-        Members { found: Vec::new(), max: limits.members() }
+        let (max, max_name_bytes) = (limits.members(), limits.member_name_bytes());
+        Members { found: Vec::new(), max, name_bytes: 0, max_name_bytes }
     }
 }
 
@@ -83,6 +91,10 @@ impl Sink for Members {
         if count > self.max.max {
             return Err(StreamFault::over(self.max, count));
         }
+        if entry.name.len() > MAX_PATH_BYTES {
+            // No document can name this member, see `Archive::find`.
+            return Ok(());
+        }
         let kind = match entry.kind {
             EntryKind::File(data) => match data.stored {
                 Stored::Contiguous(extent) => {
@@ -91,10 +103,22 @@ impl Sink for Members {
                 Stored::Sparse(_) => MemberKind::Other,
             },
             EntryKind::Directory => MemberKind::Directory,
+            // The kernel would not follow it either.
+            EntryKind::Symlink(target) | EntryKind::Hardlink(target) if target.len() > MAX_PATH_BYTES => {
+                MemberKind::Other
+            }
             EntryKind::Symlink(target) => MemberKind::Symlink(target.to_vec()),
             EntryKind::Hardlink(target) => MemberKind::Hardlink(target.to_vec()),
             EntryKind::Char(_) | EntryKind::Block(_) | EntryKind::Fifo => MemberKind::Other,
         };
+        let target = match &kind {
+            MemberKind::Symlink(target) | MemberKind::Hardlink(target) => target.len(),
+            _ => 0,
+        };
+        self.name_bytes += (entry.name.len() + target) as u64;
+        if self.name_bytes > self.max_name_bytes.max {
+            return Err(StreamFault::over(self.max_name_bytes, self.name_bytes));
+        }
         self.found.push(Member { name: entry.name.to_vec(), kind });
         Ok(())
     }
