@@ -110,6 +110,21 @@ limits! {
     #[doc = "Bytes of names and link targets of the members of an archive."]
     member_name_bytes: "member-name-bytes" = 64 << 20, Passing,
         "Names of blobs have 80 bytes. All names are kept in memory while the archive is open.";
+    #[doc = "Manifests that the image indexes of one image list."]
+    manifests: "manifests" = 10_000, Passing,
+        "Real images have some twenty platforms, each with an attestation. A compressed archive of 1 MB can list a \
+         million.";
+    #[doc = "Bytes of image indexes that are read for one image."]
+    index_bytes: "index-bytes" = 16 << 20, Passing,
+        "Real ones have some kilobytes. Their descriptors are kept until the platform is chosen, in up to ten times \
+         the memory of their text.";
+    #[doc = "Bytes of manifests, image indexes and configs that are read for one image, however often each is read."]
+    document_bytes: "document-bytes" = 128 << 20, Passing,
+        "Documents of real images have some ten kilobytes for each platform. Without a platform in the image index, \
+         every manifest and config is read.";
+    #[doc = "Bytes of documents that are read while an archive or a layout is open, however often each is read."]
+    archive_document_bytes: "archive-document-bytes" = 512 << 20, Passing,
+        "Enough for a list of ten thousand images. A list of 10 MB can name a document of 4 MiB 100,000 times.";
     #[doc = "Bytes of paths in one answer of `diff`, `deleted` or `history`."]
     answer_bytes: "answer-bytes" = 1 << 30, Passing,
         "A real image has a few megabytes; a tar of a hundred kilobytes can expand into names that fill any memory.";

@@ -10,15 +10,17 @@ use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 
 use super::OpenOptions;
 use super::beneath::Beneath;
-use super::blobs::{BlobIdentity, FileIdentity, read_bounded};
+use super::blobs::{BlobIdentity, FileIdentity, add_within, read_bounded};
 use super::scan::{Member, MemberKind, scan};
 use crate::compress::Compression;
 use crate::error::{Error, Result, Subject};
+use crate::limits::Limits;
 use crate::path::{MAX_PATH_BYTES, clean};
 use crate::read_at::{ByteRange, FileBytes, ReadAt};
 
@@ -30,6 +32,9 @@ const MAX_LINKS: usize = 40;
 pub(crate) struct Archive {
     path: PathBuf,
     files: Files,
+    limits: Limits,
+    /// Total length of the documents that were read, in bytes.
+    read_bytes: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -112,7 +117,7 @@ impl Archive {
     /// [`Error::NotAnImage`] for a file that is no archive, and the errors of a damaged archive.
     pub(super) fn from_opened(path: &Path, opened: Opened, options: &OpenOptions) -> Result<Self> {
         match opened {
-            Opened::Directory(root) => Ok(Archive { path: path.to_owned(), files: Files::Directory(root) }),
+            Opened::Directory(root) => Ok(Archive::new(path, Files::Directory(root), options.limits)),
             Opened::File { file, identity } => Archive::from_file(path, file, identity, options),
         }
     }
@@ -150,10 +155,18 @@ impl Archive {
                 unpack.open_compressed(bytes, compression, path, identity)?
             }
         };
-        Ok(Archive {
-            path: path.to_owned(),
-            files: Files::Tar(Tar { bytes, identity, members: Members::new(members) }),
-        })
+        let tar = Tar { bytes, identity, members: Members::new(members) };
+        Ok(Archive::new(path, Files::Tar(tar), options.limits))
+    }
+
+    fn new(path: &Path, files: Files, limits: Limits) -> Self {
+        Archive { path: path.to_owned(), files, limits, read_bytes: AtomicU64::new(0) }
+    }
+
+    /// Returns the limits that the archive was opened with.
+    #[must_use]
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Returns the path of the archive, for errors.
@@ -187,12 +200,30 @@ impl Archive {
     /// Returns all bytes of the file that `name` leads to; `None` if the name does not exist.
     ///
     /// # Errors
-    /// [`Error::Limit`] naming `limit` when the file is longer than `max` bytes, and as [`Archive::find`].
+    /// [`Error::Limit`] naming `limit` when the file is longer than `max` bytes, and as [`Archive::find`] and
+    /// [`Archive::read_document`].
     pub(crate) fn read(&self, name: &str, limit: &'static str, max: u64) -> Result<Option<Vec<u8>>> {
         let Some(found) = self.find(name)? else {
             return Ok(None);
         };
-        read_bounded(&self.describe(name), &*found.bytes, limit, max).map(Some)
+        self.read_document(&self.describe(name), &*found.bytes, limit, max).map(Some)
+    }
+
+    /// Returns all of `bytes`, a document of this archive. `what` names the document in errors.
+    ///
+    /// # Errors
+    /// As [`read_bounded`], and [`Error::Limit`] for too many documents in all.
+    pub(super) fn read_document(
+        &self,
+        what: &Subject,
+        bytes: &dyn ReadAt,
+        limit: &'static str,
+        max: u64,
+    ) -> Result<Vec<u8>> {
+        let len_bytes = bytes.len().min(max);
+        let before = self.read_bytes.fetch_add(len_bytes, Ordering::Relaxed);
+        add_within(what, self.limits.archive_document_bytes(), before, len_bytes)?;
+        read_bounded(what, bytes, limit, max)
     }
 
     /// Returns the subject of errors about the file `name`.

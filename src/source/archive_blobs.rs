@@ -7,9 +7,12 @@ use std::sync::Arc;
 
 use super::archive::Archive;
 use super::blobs::Blobs;
+use super::walk::Walk;
 use crate::digest::Digest;
-use crate::error::Result;
-use crate::image::manifest::Descriptor;
+use crate::error::{DocumentRole, Result, Subject};
+use crate::image::Platform;
+use crate::image::manifest::{Descriptor, MAX_DOCUMENT_BYTES};
+use crate::layer::index::Verify;
 use crate::read_at::ReadAt;
 
 /// An archive whose blobs have file names made from their digests.
@@ -18,6 +21,13 @@ pub(super) struct ArchiveBlobs {
     pub(super) archive: Archive,
     /// Returns the possible file names of a blob, in the order in which they are tried.
     pub(super) names: fn(&Digest) -> Vec<String>,
+}
+
+impl ArchiveBlobs {
+    /// Creates a walk to the image for `platform`, or for this host.
+    pub(super) fn walk<'a>(&'a self, platform: Option<&'a Platform>, verify: Verify) -> Walk<'a> {
+        Walk::new(self, platform, verify).within(self.archive.limits())
+    }
 }
 
 impl Blobs for ArchiveBlobs {
@@ -32,5 +42,12 @@ impl Blobs for ArchiveBlobs {
             }
         }
         Ok(None)
+    }
+
+    fn document(&self, role: DocumentRole, wanted: &Descriptor) -> Result<Option<Vec<u8>>> {
+        let Some(bytes) = self.blob(wanted)? else { return Ok(None) };
+        let what = Subject::Document { role, digest: wanted.digest };
+        let bytes = self.archive.read_document(&what, &*bytes, "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES);
+        bytes.map(Some)
     }
 }

@@ -14,6 +14,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
 use crate::image::LayerDescriptor;
 use crate::image::manifest::{Descriptor, MAX_DOCUMENT_BYTES};
+use crate::limits::Bound;
 use crate::read_at::{ReadAt, read_to_vec};
 use crate::workers::cores;
 
@@ -173,4 +174,15 @@ pub(super) fn read_bounded(
         return Err(Error::limit(what.clone(), limit, bytes.len(), max));
     }
     read_to_vec(bytes).map_err(|cause| Error::io_on("cannot read", what.clone(), cause))
+}
+
+/// Returns `total + len_bytes`, if this is within `bound`. `what` names the last document in errors.
+///
+/// # Errors
+/// [`Error::Limit`].
+pub(super) fn add_within(what: &Subject, bound: Bound, total: u64, len_bytes: u64) -> Result<u64> {
+    match total.saturating_add(len_bytes) {
+        total if total <= bound.max => Ok(total),
+        total => Err(Error::over(what.clone(), bound, total)),
+    }
 }

@@ -8,7 +8,6 @@ use super::archive_blobs::ArchiveBlobs;
 use super::blobs::Blobs as _;
 use super::formats::Site;
 use super::names::{self, Names};
-use super::walk::Walk;
 use super::{ImageSource, ImageSummary, OpenedImage, Selection, Survey};
 use crate::digest::{Algorithm, Digest};
 use crate::error::Result;
@@ -77,12 +76,12 @@ impl ImageSource for Dir {
 
     fn image(&self, select: &Selection, platform: Option<&Platform>) -> Result<OpenedImage> {
         self.check(select)?;
-        Walk::new(&self.blobs, platform, self.verify).open(&[&self.top], Vec::new())
+        self.blobs.walk(platform, self.verify).open(&[&self.top], Vec::new())
     }
 
     fn survey(&self, select: &Selection, platform: Option<&Platform>) -> Result<Survey> {
         self.check(select)?;
-        let mut survey = Walk::new(&self.blobs, platform, self.verify).survey(&[&self.top]);
+        let mut survey = self.blobs.walk(platform, self.verify).survey(&[&self.top]);
         // The digest was computed from the bytes, so comparing the two would prove nothing.
         survey.documents.retain(|document| document.digest != self.top.digest);
         Ok(survey)

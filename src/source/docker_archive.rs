@@ -52,6 +52,11 @@ impl DockerArchive {
     }
 
     fn pick(&self, select: &Selection) -> Result<&Item> {
+        if let Selection::Index(index) = select
+            && let Some(item) = self.manifest.items.get(*index)
+        {
+            return Ok(item);
+        }
         let place = self.archive.path().display().to_string();
         let images = self.listed();
         let found = names::select(&place, select, &images)?;

@@ -4,7 +4,7 @@
 //! Sources: OCI image-spec image-layout.md; for names, the exporters of containerd and Docker.
 
 use std::cell::LazyCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::archive::{Archive, not_an_image};
 use super::archive_blobs::ArchiveBlobs;
@@ -45,6 +45,8 @@ struct OciLayout {
     entries: Vec<Descriptor>,
     /// The `manifest.json` that Docker writes beside `index.json`; empty if missing.
     docker: DockerManifest,
+    /// Positions in `docker` of the images with a name, which is normalised.
+    docker_names: HashMap<String, Vec<usize>>,
     /// Positions in `docker` of images that `index.json` does not name (F3). `@INDEX` counts them after the
     /// entries.
     unlisted: Vec<usize>,
@@ -72,7 +74,11 @@ impl OciLayout {
         let docker = DockerManifest::read_beside_oci(&archive)?;
         let blobs = ArchiveBlobs { archive, names: blob_names };
         let unlisted = unlisted(&blobs, &index.manifests, &docker);
-        Ok(OciLayout { blobs, entries: index.manifests, docker, unlisted, verify })
+        let mut docker_names: HashMap<String, Vec<usize>> = HashMap::new();
+        for (at, item) in docker.items.iter().enumerate() {
+            item.names().normal().for_each(|name| docker_names.entry(name).or_default().push(at));
+        }
+        Ok(OciLayout { blobs, entries: index.manifests, docker, docker_names, unlisted, verify })
     }
 
     /// Returns the images of both lists. The index of an image is the position of its entry; unlisted items
@@ -92,8 +98,15 @@ impl OciLayout {
     /// Returns the images of both lists, without signatures and other artifacts (F17).
     fn listed_images(&self) -> Vec<(Names, ImageSummary)> {
         let mut images = self.listed();
+        // A list can name one manifest many times.
+        let mut known = HashMap::new();
         images.retain(|(names, summary)| {
-            self.entry(summary).is_none_or(|entry| self.artifact(entry, names).is_none())
+            let Some(entry) = self.entry(summary) else { return true };
+            if artifact::of_cosign(entry, names).is_some() {
+                return false;
+            }
+            let key = (entry.digest, entry.media_type.as_deref(), entry.artifact_type.as_deref());
+            *known.entry(key).or_insert_with(|| self.artifact(entry, names).is_none())
         });
         images
     }
@@ -108,7 +121,7 @@ impl OciLayout {
         match (&entry.artifact_type, media_type) {
             (Some(kind), _) => Some(format!("an artifact of type '{}'", kind.escape_debug())),
             (None, Some(kind)) if !is_known => Some(format!("a document of type '{}'", kind.escape_debug())),
-            _ => Walk::new(&self.blobs, None, Verify::Full).artifact(entry),
+            _ => self.blobs.walk(None, Verify::Full).artifact(entry),
         }
     }
 
@@ -142,6 +155,11 @@ impl OciLayout {
     }
 
     fn pick(&self, select: &Selection) -> Result<Picked<'_>> {
+        if let Selection::Index(index) = select
+            && let Some(picked) = self.pick_at(*index)
+        {
+            return picked;
+        }
         let place = self.blobs.place();
         let images = self.choice(select)?;
         // The list of available images in the error must not contain artifacts.
@@ -161,15 +179,27 @@ impl OciLayout {
             Some(_) => Err(ambiguous()),
             None => {
                 let merged = merge_names(&entries);
-                if let [(names, entry)] = merged.as_slice()
-                    && let Some(what) = artifact::of_cosign(entry, names)
-                {
-                    let subject = Subject::Document { role: DocumentRole::Manifest, digest: entry.digest };
-                    return Err(Error::unsupported(subject, format!("{what}, not a container image")));
+                if let [(names, entry)] = merged.as_slice() {
+                    check_no_signature(entry, names)?;
                 }
                 let one_image = merged.len() <= 1 || one_name_for_several_platforms(&merged);
                 if one_image { Ok(Picked::Entries(merged)) } else { Err(ambiguous()) }
             }
+        }
+    }
+
+    /// Returns the image at a position of the list, without reading the rest of the list; `None` if there is
+    /// none.
+    fn pick_at(&self, index: usize) -> Option<Result<Picked<'_>>> {
+        let summary = ImageSummary { index, ..ImageSummary::default() };
+        match self.entry(&summary) {
+            Some(entry) if entry.is_attestation() => None,
+            Some(entry) => {
+                let names = names_of(entry);
+                let checked = check_no_signature(entry, &names);
+                Some(checked.map(|()| Picked::Entries(vec![(names, entry)])))
+            }
+            None => self.item(&summary).map(|item| Ok(Picked::Item(item))),
         }
     }
 
@@ -183,12 +213,12 @@ impl OciLayout {
     ) -> T {
         let tops: Vec<_> = entries.iter().map(|(_, descriptor)| *descriptor).collect();
         let names = entries.into_iter().next().map(|(names, _)| names).unwrap_or_default();
-        let normal: HashSet<String> = names.normal().collect();
-        let same_name = |item: &&Item| item.names().normal().any(|name| normal.contains(&name));
-        let items: Vec<&Item> = self.docker.items.iter().filter(same_name).collect();
+        let same_name = names.normal().filter_map(|name| self.docker_names.get(&name)).flatten();
+        let same_name: BTreeSet<usize> = same_name.copied().collect();
+        let items: Vec<&Item> = same_name.iter().filter_map(|at| self.docker.items.get(*at)).collect();
         let agreement = |configs: &[Digest]| self.check_agreement(&items, configs);
         let agreement = (!items.is_empty()).then_some(&agreement as Agreement<'_>);
-        go(Walk::new(&self.blobs, platform, self.verify).agreeing(agreement), &tops, names)
+        go(self.blobs.walk(platform, self.verify).agreeing(agreement), &tops, names)
     }
 
     /// Checks that the config of each of `items` is one of `configs`.
@@ -243,13 +273,20 @@ fn unlisted(blobs: &ArchiveBlobs, entries: &[Descriptor], docker: &DockerManifes
     let configs = LazyCell::new(|| {
         let mut seen = HashSet::new();
         let distinct = images().filter(|entry| seen.insert(entry.digest)).collect::<Vec<_>>();
-        let walk = Walk::new(blobs, None, Verify::Full);
+        let walk = blobs.walk(None, Verify::Full);
         distinct.into_iter().flat_map(|entry| walk.configs(entry).unwrap_or_default()).collect::<HashSet<_>>()
     });
     let has_config =
         |item: &Item| item.config_digest(&blobs.archive).is_ok_and(|digest| configs.contains(&digest));
     let items = docker.items.iter().enumerate();
     items.filter(|(_, item)| !has_name(item) && !has_config(item)).map(|(at, _)| at).collect()
+}
+
+/// Refuses the signatures and attestations of cosign, which have the media types of images.
+fn check_no_signature(entry: &Descriptor, names: &Names) -> Result<()> {
+    let Some(what) = artifact::of_cosign(entry, names) else { return Ok(()) };
+    let subject = Subject::Document { role: DocumentRole::Manifest, digest: entry.digest };
+    Err(Error::unsupported(subject, format!("{what}, not a container image")))
 }
 
 /// Merges entries with equal digests, because a list may have one entry for each of an image's names.

@@ -5,11 +5,11 @@
 //! that do not match, and records the expected values. This module must not know names, or where blobs are
 //! stored: [`Blobs`] finds them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::blobs::{BlobIdentity, Blobs, MissingLayer, read_bounded};
+use super::blobs::{BlobIdentity, Blobs, MissingLayer, add_within, read_bounded};
 use super::survey::{DocumentLog, DocumentRole, Survey, SurveyedLayer};
 use super::{LayerBlob, OpenedImage};
 use crate::digest::Digest;
@@ -21,6 +21,7 @@ use crate::image::{
     ImageConfig, ImageInfo, LayerDescriptor, LayerOrigin, Platform, check_layer_count, pair_layers,
 };
 use crate::layer::index::Verify;
+use crate::limits::Limits;
 use crate::read_at::ReadAt;
 
 /// Maximum nesting of image indexes (F13). Real ones have two levels. The set of visited digests ends cycles;
@@ -42,6 +43,9 @@ pub(super) struct Walk<'a> {
     log: Option<&'a DocumentLog>,
     /// The warnings already given. They are kept because documents are read more than once.
     warnings: RefCell<HashSet<String>>,
+    limits: Limits,
+    /// Total length of the documents that were read, in bytes.
+    read_bytes: Cell<u64>,
 }
 
 /// A manifest that a walk found.
@@ -55,7 +59,21 @@ struct Candidate {
 impl<'a> Walk<'a> {
     /// Creates a walk through `blobs` to the image for `platform`, or for this host.
     pub(super) fn new(blobs: &'a dyn Blobs, platform: Option<&'a Platform>, verify: Verify) -> Self {
-        Walk { blobs, platform, verify, agreement: None, log: None, warnings: RefCell::default() }
+        Walk {
+            blobs,
+            platform,
+            verify,
+            agreement: None,
+            log: None,
+            warnings: RefCell::default(),
+            limits: Limits::default(),
+            read_bytes: Cell::default(),
+        }
+    }
+
+    /// Sets the limits on documents.
+    pub(super) fn within(self, limits: Limits) -> Self {
+        Walk { limits, ..self }
     }
 
     /// Makes the walk refuse the image unless `agreement` accepts its configs.
@@ -119,8 +137,8 @@ impl<'a> Walk<'a> {
     /// Returns the manifests below `tops`, without attestations.
     ///
     /// # Errors
-    /// [`Error::MissingBlob`] when one of `tops` is missing; [`Error::Malformed`] past [`MAX_NESTING`]; the
-    /// faults of an image index.
+    /// [`Error::MissingBlob`] when one of `tops` is missing; [`Error::Malformed`] past [`MAX_NESTING`];
+    /// [`Error::Limit`]; the faults of an image index.
     fn candidates(&self, tops: &[&Descriptor]) -> Result<Vec<Candidate>> {
         let mut seen = Seen::default();
         for top in tops {
@@ -136,6 +154,7 @@ impl<'a> Walk<'a> {
                 }
                 Document::Index(index) => {
                     seen.visited.insert(top.digest);
+                    self.count_index(&mut seen, &document(DocumentRole::ImageIndex, top), &bytes)?;
                     self.descend(&index.manifests, 1, &mut seen)?;
                 }
             }
@@ -154,10 +173,16 @@ impl<'a> Walk<'a> {
             let media_type = descriptor.media_type.as_deref().unwrap_or_default();
             match document_kind(media_type) {
                 None => {}
-                Some(DocumentKind::Manifest) => seen.found.push(Candidate {
-                    descriptor: descriptor.clone(),
-                    present: descriptor.data.is_some() || self.blobs.has_manifest(descriptor)?,
-                }),
+                Some(DocumentKind::Manifest) => {
+                    let (count, bound) = (seen.found.len() as u64 + 1, self.limits.manifests());
+                    if count > bound.max {
+                        return Err(Error::over(Subject::Image, bound, count));
+                    }
+                    seen.found.push(Candidate {
+                        descriptor: descriptor.clone(),
+                        present: descriptor.data.is_some() || self.blobs.has_manifest(descriptor)?,
+                    });
+                }
                 Some(DocumentKind::Index) => {
                     let Some(bytes) = self.document(DocumentRole::ImageIndex, descriptor)? else {
                         continue;
@@ -167,12 +192,19 @@ impl<'a> Walk<'a> {
                         let reason = format!("nested deeper than the limit of {MAX_NESTING} image indexes");
                         return Err(Error::malformed(what, reason));
                     }
+                    self.count_index(seen, &what, &bytes)?;
                     if let Document::Index(index) = manifest::parse(&what, &bytes, Some(media_type))? {
                         self.descend(&index.manifests, depth + 1, seen)?;
                     }
                 }
             }
         }
+        Ok(())
+    }
+
+    fn count_index(&self, seen: &mut Seen, what: &Subject, bytes: &[u8]) -> Result<()> {
+        let len_bytes = bytes.len() as u64;
+        seen.index_bytes = add_within(what, self.limits.index_bytes(), seen.index_bytes, len_bytes)?;
         Ok(())
     }
 
@@ -352,6 +384,9 @@ impl<'a> Walk<'a> {
             Some(data) => Some(read_bounded(&what, data, "MAX_DOCUMENT_BYTES", MAX_DOCUMENT_BYTES)?),
             None => self.blobs.document(role, descriptor)?,
         };
+        let len_bytes = bytes.as_ref().map_or(0, Vec::len) as u64;
+        let read_bytes = add_within(&what, self.limits.document_bytes(), self.read_bytes.get(), len_bytes)?;
+        self.read_bytes.set(read_bytes);
         if let Some(log) = self.log {
             // Manifests and image indexes have the same file names; only the content shows which kind this
             // is.
@@ -437,6 +472,8 @@ impl<'a> Walk<'a> {
 struct Seen {
     found: Vec<Candidate>,
     visited: HashSet<Digest>,
+    /// Total length of the image indexes, in bytes.
+    index_bytes: u64,
 }
 
 /// Returns the actual role of a document. A list of images can lead to a manifest or to an image index, so a

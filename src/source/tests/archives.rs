@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 
-fn layout() -> Files {
+pub(super) fn layout() -> Files {
     let mut files = Files::default();
     let manifest = files.image("linux/amd64", &["A"]);
     files.layout(&[named(manifest, "a:1")]);
     files
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut packed = Vec::new();
     flate2::read::GzEncoder::new(bytes, flate2::Compression::fast()).read_to_end(&mut packed).unwrap();
     packed
@@ -160,64 +160,4 @@ fn nothing_identifies_what_came_from_standard_input() {
     let image = source.image(&Selection::Sole, None).unwrap();
     assert_eq!(image.layers[0].identity, BlobIdentity::Unknown);
     assert_eq!(image.layers[0].identity.store_name(), None);
-}
-
-#[test]
-fn x11_a_name_longer_than_a_path_is_refused_before_it_is_looked_up() {
-    // Each prefix of the name was hashed from its start: 157 s for a name of 1 MiB.
-    for files in [Files::as_tar, Files::as_directory] {
-        let mut archive = Files::default();
-        let item = |config: &str| json!([{"Config": config, "RepoTags": [], "Layers": []}]);
-        archive.json("manifest.json", &item(&"a/".repeat(512 << 10)));
-        let error = files(&archive).image("").unwrap_err().to_string();
-        assert!(error.ends_with(": a file name of 1048576 bytes exceeds the limit of 4096"), "{error}");
-        assert!(error.len() < 200, "the error does not repeat the name");
-    }
-}
-
-#[test]
-fn x11_links_and_dots_in_a_deep_name_lead_to_its_file() {
-    let mut files = Files::default();
-    let deep = "d/".repeat(40);
-    let config = config("linux/amd64", &[]);
-    files.symlink("d/d/link", "../d/d").json(&format!("{deep}c"), &config).file("d/d/d/c", "other");
-    for name in [format!("d/d/link/{}../d/c", "d/".repeat(37)), format!("/d//{}./c", "d/".repeat(39))] {
-        let mut archive = files.clone();
-        archive.json("manifest.json", &json!([{"Config": name, "RepoTags": [], "Layers": []}]));
-        let image = archive.as_tar().image("").unwrap();
-        assert_eq!(image.info.raw_config, config.to_string().as_bytes(), "{name}");
-    }
-}
-
-/// Returns a tar with the members `names`, which are empty, and those of `files`.
-fn with_members(files: &Files, names: impl Iterator<Item = String>) -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    for name in names {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(0);
-        builder.append_data(&mut header, name, &[][..]).unwrap();
-    }
-    let mut tar = builder.into_inner().unwrap();
-    tar.truncate(tar.len() - 1024);
-    tar.extend(files.tar());
-    tar
-}
-
-#[test]
-fn x9_names_that_no_document_can_use_are_not_kept_and_their_total_is_limited() {
-    // 900 names of 1 MiB took 1.9 GB.
-    let name = |at: usize| format!("{at:03}{}", "/a".repeat(500_000));
-    let tar = with_members(&layout(), (0..3).map(name));
-    assert_eq!(
-        scan(&tar, Limits::default()).unwrap().unwrap().len(),
-        scan(&layout().tar(), Limits::default()).unwrap().unwrap().len()
-    );
-    for place in [Site::of_bytes(&tar), Site::of_bytes(&gzip(&tar))] {
-        assert_eq!(place.layers("a:1"), ["A"]);
-    }
-    let tar = with_members(&layout(), (0..70).map(name));
-    for place in [Site::of_bytes(&tar), Site::of_bytes(&gzip(&tar))] {
-        let error = place.open().unwrap_err().to_string();
-        assert!(error.ends_with("exceeds the limit member-name-bytes (67108864)"), "{error}");
-    }
 }

@@ -24,6 +24,7 @@ use crate::limits::Limits;
 use crate::read_at::{ReadAt, read_to_vec};
 
 mod archives;
+mod bounds;
 mod docker;
 mod layouts;
 mod memory;
