@@ -67,6 +67,10 @@ macro_rules! limits {
         impl Limits {
             $(
                 #[doc = $bounds]
+                #[cfg_attr(
+                    not(feature = "registry"),
+                    allow(dead_code, reason = "limits of registries are checked only with registries")
+                )]
                 pub(crate) fn $field(&self) -> Bound {
                     Bound { name: $name, max: self.$field }
                 }
@@ -125,6 +129,19 @@ limits! {
     #[doc = "Bytes of documents that are read while an archive or a layout is open, however often each is read."]
     archive_document_bytes: "archive-document-bytes" = 512 << 20, Passing,
         "Enough for a list of ten thousand images. A list of 10 MB can name a document of 4 MiB 100,000 times.";
+    #[doc = "Names in one directory of a store or root file system."]
+    directory_names: "directory-names" = 1 << 20, Passing,
+        "A store of ten thousand layers has a few tens of thousands. A name takes up to 300 bytes of memory.";
+    #[doc = "Documents that are requested from a registry to open one image."]
+    registry_documents: "registry-documents" = 100, Passing,
+        "Two or three are the rule; only an image index that does not state the platforms of its images needs two \
+         more for each of them.";
+    #[doc = "Bytes of these documents."]
+    registry_document_bytes: "registry-document-bytes" = 32 << 20, Passing,
+        "Several documents of the largest size.";
+    #[doc = "Bytes that the manifest of an image in a registry states for its layers."]
+    registry_image_bytes: "registry-image-bytes" = 256 << 30, Passing,
+        "Registries limit a layer to about 50 GB. What is remembered of the blocks of a layer must stay small.";
     #[doc = "Bytes of paths in one answer of `diff`, `deleted` or `history`."]
     answer_bytes: "answer-bytes" = 1 << 30, Passing,
         "A real image has a few megabytes; a tar of a hundred kilobytes can expand into names that fill any memory.";

@@ -94,14 +94,14 @@ pub(super) enum Opened {
 ///
 /// # Errors
 /// [`Error::Io`] when `path` cannot be opened, [`Error::NotAnImage`] when it is something else.
-pub(super) fn open_path(path: &Path) -> Result<Opened> {
+pub(super) fn open_path(path: &Path, limits: Limits) -> Result<Opened> {
     let cannot = |cause: io::Error| Error::io_on("cannot open", Subject::Archive(path.to_owned()), cause);
     // O_NONBLOCK: opening a named pipe must not wait for a writer.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|e| cannot(e.into()))?);
     let kind = file.metadata().map_err(cannot)?.file_type();
     if kind.is_dir() {
-        return Ok(Opened::Directory(Beneath::new(file.into(), path.to_owned())));
+        return Ok(Opened::Directory(Beneath::new(file.into(), path.to_owned()).within(limits)));
     }
     if !kind.is_file() {
         return Err(not_an_image(path, "neither a file nor a directory"));

@@ -13,6 +13,7 @@ use crate::error::{DocumentRole, Result, Subject};
 use crate::image::Platform;
 use crate::image::manifest::{Descriptor, MAX_DOCUMENT_BYTES};
 use crate::layer::index::Verify;
+use crate::limits::Limits;
 use crate::read_at::ReadAt;
 
 /// An archive whose blobs have file names made from their digests.
@@ -26,13 +27,17 @@ pub(super) struct ArchiveBlobs {
 impl ArchiveBlobs {
     /// Creates a walk to the image for `platform`, or for this host.
     pub(super) fn walk<'a>(&'a self, platform: Option<&'a Platform>, verify: Verify) -> Walk<'a> {
-        Walk::new(self, platform, verify).within(self.archive.limits())
+        Walk::new(self, platform, verify)
     }
 }
 
 impl Blobs for ArchiveBlobs {
     fn place(&self) -> String {
         self.archive.path().display().to_string()
+    }
+
+    fn limits(&self) -> Limits {
+        self.archive.limits()
     }
 
     fn blob(&self, wanted: &Descriptor) -> Result<Option<Arc<dyn ReadAt>>> {

@@ -18,11 +18,8 @@ use rustix::io::Errno;
 
 use super::blobs::read_bounded;
 use crate::error::{Error, Result, Subject};
+use crate::limits::Limits;
 use crate::read_at::FileBytes;
-
-/// Maximum number of names in one directory that is listed. A store of ten thousand layers has a few tens of
-/// thousands; a name takes up to 300 bytes of memory.
-const MAX_DIRECTORY_NAMES: u64 = 1 << 20;
 
 /// How often a path is opened again when a directory on its way is renamed at the same time; then the kernel
 /// cannot tell whether `..` leads out. A running engine renames a directory once.
@@ -33,6 +30,7 @@ const MAX_RENAME_RETRIES: usize = 64;
 pub(super) struct Beneath {
     fd: Arc<OwnedFd>,
     path: PathBuf,
+    limits: Limits,
 }
 
 impl Beneath {
@@ -49,7 +47,17 @@ impl Beneath {
 
     /// Creates it from an open directory. `path` names the directory in errors.
     pub(super) fn new(fd: OwnedFd, path: PathBuf) -> Self {
-        Beneath { fd: Arc::new(fd), path }
+        Beneath { fd: Arc::new(fd), path, limits: Limits::default() }
+    }
+
+    /// Sets the limits for what is read below this directory.
+    pub(super) fn within(self, limits: Limits) -> Self {
+        Beneath { limits, ..self }
+    }
+
+    /// Returns the limits for what is read below this directory.
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Returns the path of the directory, for errors.
@@ -83,7 +91,7 @@ impl Beneath {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&found, ".", flags, Mode::empty()).map_err(cannot)?;
-        Ok(Some(Beneath::new(fd, self.path.join(relative(name)))))
+        Ok(Some(Beneath::new(fd, self.path.join(relative(name))).within(self.limits)))
     }
 
     /// Returns the regular file that `name` leads to; `None` if the name does not exist.
@@ -120,7 +128,7 @@ impl Beneath {
     /// empty `name` is this directory. A directory that does not exist has no names.
     ///
     /// # Errors
-    /// [`Error::Limit`] for more than [`MAX_DIRECTORY_NAMES`] names, and as [`Beneath::dir`].
+    /// [`Error::Limit`] for too many names, and as [`Beneath::dir`].
     pub(super) fn names(&self, name: &str) -> Result<Vec<OsString>> {
         let Some(dir) = self.dir(name)? else { return Ok(Vec::new()) };
         let what =
@@ -135,8 +143,9 @@ impl Beneath {
             }
             names.push(OsStr::from_bytes(bytes).to_owned());
             let count = names.len() as u64;
-            if count > MAX_DIRECTORY_NAMES {
-                return Err(Error::limit(what(), "MAX_DIRECTORY_NAMES", count, MAX_DIRECTORY_NAMES));
+            let max = self.limits.directory_names();
+            if count > max.max {
+                return Err(Error::over(what(), max, count));
             }
         }
         names.sort_unstable();

@@ -14,7 +14,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
 use crate::image::LayerDescriptor;
 use crate::image::manifest::{Descriptor, MAX_DOCUMENT_BYTES};
-use crate::limits::Bound;
+use crate::limits::{Bound, Limits};
 use crate::read_at::{ReadAt, read_to_vec};
 use crate::workers::cores;
 
@@ -25,6 +25,9 @@ use crate::workers::cores;
 pub(super) trait Blobs: Send + Sync + fmt::Debug {
     /// Returns the name of the place in errors: a path or a repository.
     fn place(&self) -> String;
+
+    /// Returns the limits on the documents of an image.
+    fn limits(&self) -> Limits;
 
     /// Returns the stored bytes of the blob, not read yet; `None` when the place does not have the blob.
     ///

@@ -388,7 +388,7 @@ impl<'a> Site<'a> {
     /// [`Error::Io`] when the directory cannot be opened.
     pub(super) fn directory(&self) -> Result<Option<Beneath>> {
         match self.path() {
-            Some(path) if path.is_dir() => Beneath::open(path).map(Some),
+            Some(path) if path.is_dir() => Ok(Some(Beneath::open(path)?.within(self.options.limits))),
             _ => Ok(None),
         }
     }
@@ -428,7 +428,7 @@ impl<'a> Site<'a> {
     /// As [`open_path`]; [`Error::Io`] when standard input cannot be spooled.
     pub(super) fn opened(&mut self) -> Result<(PathBuf, Opened)> {
         match &self.location {
-            Location::Path(path) => Ok((path.clone(), open_path(path)?)),
+            Location::Path(path) => Ok((path.clone(), open_path(path, self.options.limits)?)),
             Location::Own => Err(Error::unsupported(Subject::Image, "no path was given")),
             Location::Stdin => {
                 let file = spool(self.input, &Subject::StandardInput, self.options)?;

@@ -30,6 +30,7 @@ use crate::error::{DocumentRole, Error, Result, Subject};
 use crate::image::Platform;
 use crate::image::manifest::{self, Descriptor, Document, MAX_DOCUMENT_BYTES};
 use crate::layer::index::Verify;
+use crate::limits::Limits;
 use crate::read_at::{FileBytes, ReadAt};
 
 /// The root directory in the image `registry:2` and in most packages, and that of Debian's package.
@@ -454,6 +455,10 @@ impl Tree {
 impl Blobs for Tree {
     fn place(&self) -> String {
         self.root.path().display().to_string()
+    }
+
+    fn limits(&self) -> Limits {
+        self.root.limits()
     }
 
     fn blob(&self, wanted: &Descriptor) -> Result<Option<Arc<dyn ReadAt>>> {

@@ -66,14 +66,9 @@ impl<'a> Walk<'a> {
             agreement: None,
             log: None,
             warnings: RefCell::default(),
-            limits: Limits::default(),
+            limits: blobs.limits(),
             read_bytes: Cell::default(),
         }
-    }
-
-    /// Sets the limits on documents.
-    pub(super) fn within(self, limits: Limits) -> Self {
-        Walk { limits, ..self }
     }
 
     /// Makes the walk refuse the image unless `agreement` accepts its configs.

@@ -11,6 +11,7 @@ const VERSION: u32 = 2;
 const FLAG: u16 = 0x04;
 /// The smallest and the largest size of a page in bytes. bbolt takes the size of the machine's pages.
 const MIN_PAGE_BYTES: u32 = 1 << 10;
+/// The largest page in bytes: bbolt uses the page size of the host, which Linux limits to 64 KiB.
 const MAX_PAGE_BYTES: u32 = 64 << 10;
 /// Length of the fields of a meta page in bytes, without the checksum.
 const FIELDS_BYTES: usize = 56;

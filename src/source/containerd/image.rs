@@ -17,6 +17,7 @@ use crate::image::{
     Container, ContainerMount, ImageConfig, ImageInfo, LayerDescriptor, LayerOrigin, Platform,
 };
 use crate::layer::index::Verify;
+use crate::limits::Limits;
 use crate::path::escape;
 use crate::read_at::{FileBytes, ReadAt};
 use crate::source::beneath::Beneath;
@@ -55,6 +56,10 @@ struct Chain<'a> {
 impl Blobs for Content<'_> {
     fn place(&self) -> String {
         self.store.place()
+    }
+
+    fn limits(&self) -> Limits {
+        self.store.root.limits()
     }
 
     fn blob(&self, wanted: &Descriptor) -> Result<Option<Arc<dyn ReadAt>>> {

@@ -27,7 +27,6 @@ use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result, Subject};
 use crate::layer::entry::{Meta, Xattrs};
 use crate::layer::tar::encode::{BLOCK_BYTES, Kind, Member, SparseMap, encode, pad};
-use crate::limits::Limits;
 use crate::path::MAX_PATH_BYTES;
 
 mod marks;
@@ -148,10 +147,11 @@ impl<'a> Walk<'a> {
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV => self.error(&path, &Fault::Changed),
             cause => self.error(&path, &Fault::Io { action: "cannot open", cause }),
         })?;
-        let (node, nodes) = seen::read_directory(&directory).map_err(|NamedFault { name, fault }| {
-            let full = name.map_or_else(|| path.clone(), |name| join(&path, &name));
-            self.error(&full, &fault)
-        })?;
+        let (node, nodes) =
+            seen::read_directory(&directory, self.root.limits()).map_err(|NamedFault { name, fault }| {
+                let full = name.map_or_else(|| path.clone(), |name| join(&path, &name));
+                self.error(&full, &fault)
+            })?;
         let marks = marks::directory_marks(self.form, node.xattrs());
         let mut marks = marks.map_err(|refused| self.refuse(&path, &refused))?;
         if path.is_empty() {
@@ -178,15 +178,10 @@ impl<'a> Walk<'a> {
             let target = if let Type::Symlink(target) = &node.kind { target.len() } else { 0 };
             self.metadata_bytes += (path.len() + node.name.len() + target + node.xattrs.len()) as u64;
         }
-        let limits = Limits::default();
-        for (bound, value) in
-            [(limits.entries(), self.entries), (limits.metadata_bytes(), self.metadata_bytes)]
-        {
-            if value > bound.max {
-                return Err(self.error(path, &Fault::Limit { limit: bound.name, value, max: bound.max }));
-            }
-        }
-        Ok(())
+        let limits = self.root.limits();
+        let checked = Fault::check(limits.entries(), self.entries)
+            .and_then(|()| Fault::check(limits.metadata_bytes(), self.metadata_bytes));
+        checked.map_err(|fault| self.error(path, &fault))
     }
 
     fn node(&mut self, path: Vec<u8>, node: &Node, directory: DirectoryMarks) -> Result<()> {
@@ -284,7 +279,7 @@ impl<'a> Walk<'a> {
     }
 
     fn sparse_map(&self, path: &[u8], node: &Node) -> Result<Option<SparseMap>> {
-        let segments = seen::segments(self.root.fd(), path, &node.stat);
+        let segments = seen::segments(self.root.fd(), path, &node.stat, self.root.limits());
         let segments = segments.map_err(|fault| self.error(path, &fault))?;
         Ok(SparseMap::new(node.stat.stamp.size, &segments))
     }

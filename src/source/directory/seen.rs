@@ -15,15 +15,11 @@ use rustix::io::Errno;
 
 use super::super::assembled::FileStamp;
 use crate::layer::entry::{DeviceNumber, Extent, Segment, Timestamp, Xattrs};
-use crate::limits::Limits;
+use crate::limits::{Bound, Limits};
 
 /// How often a directory is read that changes while it is read. A running container changes most directories
 /// rarely, and reading one takes milliseconds.
 const MAX_ATTEMPTS: usize = 5;
-
-/// Maximum number of names in one directory. All are kept in memory until they are sorted, with about 200
-/// bytes each.
-pub(super) const MAX_NAMES: u64 = 1 << 20;
 
 /// Bytes of the longest list of names of attributes, and of the longest value of one: `XATTR_LIST_MAX` and
 /// `XATTR_SIZE_MAX` of Linux.
@@ -89,6 +85,16 @@ pub(super) enum Fault {
     Limit { limit: &'static str, value: u64, max: u64 },
 }
 
+impl Fault {
+    /// Returns a fault if `value` is above its limit.
+    pub(super) fn check(bound: Bound, value: u64) -> Result<(), Fault> {
+        if value > bound.max {
+            return Err(Fault::Limit { limit: bound.name, value, max: bound.max });
+        }
+        Ok(())
+    }
+}
+
 /// A fault, and the name of the file in the directory; `None` for the directory itself.
 #[derive(Debug)]
 pub(super) struct NamedFault {
@@ -123,22 +129,22 @@ pub(super) fn open(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<O
 
 /// Reads the facts of an open directory and of all files in it, sorted by the bytes of their names. The
 /// extended attributes of subdirectories are not read.
-pub(super) fn read_directory(directory: &OwnedFd) -> Result<(Node, Vec<Node>), NamedFault> {
-    let mut result = read_once(directory);
+pub(super) fn read_directory(directory: &OwnedFd, limits: Limits) -> Result<(Node, Vec<Node>), NamedFault> {
+    let mut result = read_once(directory, limits);
     for _ in 1..MAX_ATTEMPTS {
         match result {
-            Err(NamedFault { fault: Fault::Changed, .. }) => result = read_once(directory),
+            Err(NamedFault { fault: Fault::Changed, .. }) => result = read_once(directory, limits),
             result => return result,
         }
     }
     result
 }
 
-fn read_once(directory: &OwnedFd) -> Result<(Node, Vec<Node>), NamedFault> {
+fn read_once(directory: &OwnedFd, limits: Limits) -> Result<(Node, Vec<Node>), NamedFault> {
     let before = Stat::of_open(directory.as_fd()).map_err(io("cannot examine"))?;
-    let mut reader = XattrReader::new();
+    let mut reader = XattrReader::new(limits);
     let xattrs = reader.read(format!("/proc/self/fd/{}", directory.as_raw_fd()), Follow::Yes)?;
-    let mut names = names(directory)?;
+    let mut names = names(directory, limits)?;
     names.sort_unstable();
     let mut nodes = Vec::with_capacity(names.len());
     for name in names {
@@ -153,7 +159,7 @@ fn read_once(directory: &OwnedFd) -> Result<(Node, Vec<Node>), NamedFault> {
     Ok((Node { name: Vec::new(), kind: Type::Directory, stat: before, xattrs }, nodes))
 }
 
-fn names(directory: &OwnedFd) -> Result<Vec<CString>, Fault> {
+fn names(directory: &OwnedFd, limits: Limits) -> Result<Vec<CString>, Fault> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory).map_err(io("cannot list"))? {
         let entry = entry.map_err(io("cannot list"))?;
@@ -161,10 +167,7 @@ fn names(directory: &OwnedFd) -> Result<Vec<CString>, Fault> {
             continue;
         }
         names.push(entry.file_name().to_owned());
-        let value = names.len() as u64;
-        if value > MAX_NAMES {
-            return Err(Fault::Limit { limit: "MAX_NAMES", value, max: MAX_NAMES });
-        }
+        Fault::check(limits.directory_names(), names.len() as u64)?;
     }
     Ok(names)
 }
@@ -273,11 +276,14 @@ enum Follow {
 struct XattrReader {
     list: Vec<u8>,
     value: Vec<u8>,
+    /// Maximum length of the packed attributes.
+    max: Bound,
 }
 
 impl XattrReader {
-    fn new() -> Self {
-        XattrReader { list: vec![0; XATTR_BUFFER_BYTES], value: vec![0; XATTR_BUFFER_BYTES] }
+    fn new(limits: Limits) -> Self {
+        let (list, value) = (vec![0; XATTR_BUFFER_BYTES], vec![0; XATTR_BUFFER_BYTES]);
+        XattrReader { list, value, max: limits.extension_bytes() }
     }
 
     /// Returns the attributes of the file at `path`, packed, sorted by name.
@@ -316,17 +322,19 @@ impl XattrReader {
             };
             Xattrs::pack(&mut packed, name, self.value.get(..len).unwrap_or_default());
             let value = packed.len() as u64;
-            let bound = Limits::default().extension_bytes();
-            if value > bound.max {
-                return Err(Fault::Limit { limit: bound.name, value, max: bound.max });
-            }
+            Fault::check(self.max, value)?;
         }
         Ok(packed)
     }
 }
 
 /// Returns the parts of a file that are not holes. `stat` is what the walk has seen of the file.
-pub(super) fn segments(root: BorrowedFd<'_>, path: &[u8], stat: &Stat) -> Result<Vec<Segment>, Fault> {
+pub(super) fn segments(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    stat: &Stat,
+    limits: Limits,
+) -> Result<Vec<Segment>, Fault> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = match open(root, path, flags) {
         Ok(fd) => File::from(fd),
@@ -344,12 +352,12 @@ pub(super) fn segments(root: BorrowedFd<'_>, path: &[u8], stat: &Stat) -> Result
     };
     // Before the first seek: a device that took the file's place is left alone.
     unchanged()?;
-    let found = find_data(&file, stat.stamp.size)?;
+    let found = find_data(&file, stat.stamp.size, limits.sparse_segments())?;
     unchanged()?;
     Ok(found)
 }
 
-fn find_data(file: &File, size: u64) -> Result<Vec<Segment>, Fault> {
+fn find_data(file: &File, size: u64, max: Bound) -> Result<Vec<Segment>, Fault> {
     let seek = |to| match rustix::fs::seek(file, to) {
         Ok(offset) => Ok(Some(offset)),
         Err(Errno::NXIO) => Ok(None),
@@ -366,10 +374,7 @@ fn find_data(file: &File, size: u64) -> Result<Vec<Segment>, Fault> {
         }
         found.push(Segment { file_offset: start, extent: Extent { offset: 0, len_bytes: end - start } });
         let value = found.len() as u64;
-        let bound = Limits::default().sparse_segments();
-        if value > bound.max {
-            return Err(Fault::Limit { limit: bound.name, value, max: bound.max });
-        }
+        Fault::check(max, value)?;
     }
     Ok(found)
 }

@@ -57,21 +57,12 @@ use crate::error::{Error, Result, Subject};
 use crate::image::Platform;
 use crate::image::manifest::{Descriptor, MAX_DOCUMENT_BYTES};
 use crate::layer::index::Verify;
+use crate::limits::Limits;
 use crate::read_at::ReadAt;
 use crate::workers::cores;
 
 /// How many layers are read at the same time at least: the answers of registries take long to arrive.
 const MIN_READS_AT_ONCE: usize = 6;
-/// The most documents that are requested to open one image. Two or three are the rule; only an image index
-/// that does not state the platforms of its images needs two more for each of them.
-const MAX_DOCUMENTS: u64 = 100;
-/// The most bytes of documents that are requested to open one image: several documents of the largest size.
-const MAX_DOCUMENTS_BYTES: u64 = 32 << 20;
-
-/// Maximum total of the sizes that a manifest states for its layers, in bytes. Registries limit a layer to about 50
-/// GB; what is remembered of a layer's blocks must stay small.
-const MAX_IMAGE_BYTES: u64 = 256 << 30;
-
 /// Returns false: a path is never an image in a registry.
 pub(super) fn detect(_: &mut Site<'_>) -> Result<bool> {
     Ok(false)
@@ -127,6 +118,7 @@ pub(super) fn open(site: Site<'_>) -> Result<Box<dyn ImageSource>> {
         ),
         options: registry.clone(),
         verify: options.verify,
+        limits: options.limits,
     }))
 }
 
@@ -143,6 +135,7 @@ struct Registry {
     downloads: Arc<Downloads>,
     options: RegistryOptions,
     verify: Verify,
+    limits: Limits,
 }
 
 impl ImageSource for Registry {
@@ -279,11 +272,12 @@ impl Registry {
 
     /// Refuses layers whose stated size is absurd, before anything is prepared for them.
     fn check_size(&self, bytes: u64) -> Result<()> {
-        if bytes <= MAX_IMAGE_BYTES {
+        let max = self.limits.registry_image_bytes();
+        if bytes <= max.max {
             return Ok(());
         }
         let what = Subject::Archive(PathBuf::from(format!("docker://{}", self.name.place())));
-        Err(Error::limit(what, "MAX_IMAGE_BYTES", bytes, MAX_IMAGE_BYTES))
+        Err(Error::over(what, max, bytes))
     }
 
     /// Checks that requests may be made.
@@ -325,12 +319,14 @@ impl<'a> Opening<'a> {
     fn count(&self, wanted: &Descriptor, role: DocumentRole) -> Result<()> {
         let what = || Subject::Document { role, digest: wanted.digest };
         let requested = self.requested.fetch_add(1, Ordering::Relaxed) + 1;
-        if requested > MAX_DOCUMENTS {
-            return Err(Error::limit(what(), "MAX_DOCUMENTS", requested, MAX_DOCUMENTS));
+        let (documents, document_bytes) =
+            (self.registry.limits.registry_documents(), self.registry.limits.registry_document_bytes());
+        if requested > documents.max {
+            return Err(Error::over(what(), documents, requested));
         }
         let bytes = self.requested_bytes.load(Ordering::Relaxed);
-        if bytes > MAX_DOCUMENTS_BYTES {
-            return Err(Error::limit(what(), "MAX_DOCUMENTS_BYTES", bytes, MAX_DOCUMENTS_BYTES));
+        if bytes > document_bytes.max {
+            return Err(Error::over(what(), document_bytes, bytes));
         }
         Ok(())
     }
@@ -339,6 +335,10 @@ impl<'a> Opening<'a> {
 impl Blobs for Opening<'_> {
     fn place(&self) -> String {
         format!("docker://{}", self.registry.name.place())
+    }
+
+    fn limits(&self) -> Limits {
+        self.registry.limits
     }
 
     fn blob(&self, wanted: &Descriptor) -> Result<Option<Arc<dyn ReadAt>>> {

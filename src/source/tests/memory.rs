@@ -21,6 +21,10 @@ impl Blobs for Memory {
         "memory".to_owned()
     }
 
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+
     fn blob(&self, wanted: &Descriptor) -> Result<Option<Arc<dyn ReadAt>>> {
         let found = self.layers.get(&wanted.digest);
         Ok(found.map(|bytes| Arc::new(bytes.clone()) as Arc<dyn ReadAt>))

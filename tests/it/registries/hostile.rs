@@ -18,7 +18,7 @@ fn r5_an_opening_requests_a_limited_number_of_documents() {
     let (imgmount, registry) = (Imgmount::new(), Registry::start());
     registry.push_with_manifest("app:many", &sample(), index_of_missing(5000));
     let listed = imgmount_run(&imgmount, &["ls", &registry.reference("app:many")]);
-    listed.expect(2).says("MAX_DOCUMENTS");
+    listed.expect(2).says("registry-documents");
     // One more is the index itself, requested by its tag.
     assert_eq!(count(&registry.requests(), "manifests/"), 101);
 }

@@ -25,7 +25,7 @@ fn x27_sizes_that_cannot_be_are_refused_before_anything_is_prepared() {
         for command in [["ls", "--no-cache"], ["ls", "-R"], ["inspect", "--json"], ["verify", "-v"]] {
             let reference = registry.reference("app:1");
             let args = [&command[..], &[&reference]].concat();
-            imgmount_run(&imgmount, &args).expect(2).says("MAX_IMAGE_BYTES");
+            imgmount_run(&imgmount, &args).expect(2).says("registry-image-bytes");
         }
     }
     // A size that could be, and is not: nothing is done for each of its bytes.
