@@ -5,6 +5,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 BENCH   ?=
 SOAK_SECONDS ?= 3600
+LIMITS ?= all
 
 bindir  = $(DESTDIR)$(PREFIX)/bin
 datadir = $(DESTDIR)$(PREFIX)/share
@@ -16,7 +17,7 @@ completions = \
 	$(datadir)/zsh/site-functions/_imgmount \
 	$(datadir)/fish/vendor_completions.d/imgmount.fish
 
-.PHONY: build deps demo test random soak bench lint recording dist test-dist install uninstall clean
+.PHONY: build deps demo test random soak limits bench lint recording dist test-dist install uninstall clean
 
 build:
 	$(CARGO) build --release --locked
@@ -54,6 +55,13 @@ soak:
 	IMGMOUNT_SOAK_SECONDS=$(SOAK_SECONDS) \
 		IMGMOUNT_TEST_SEED=$${IMGMOUNT_TEST_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} \
 		$(CARGO) test --locked --test it -- registry_soak::
+
+# Runs every command on hostile images of at most 10 MB, and prints the time and the memory that each command needs.
+# Takes an hour. LIMITS=NAME,NAME selects images; tests/it/limits/hostile.rs lists them.
+limits:
+	$(CARGO) build --release --locked
+	IMGMOUNT_LIMITS=$(LIMITS) IMGMOUNT_LIMITS_PROGRAM=$(program) \
+		$(CARGO) test --locked --test it -- limits::sweep --nocapture
 
 # Compares imgmount with other programs and with its goals; see docs/performance.md. BENCH=--quick takes a few
 # minutes; BENCH=--help lists all options.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `rules` | rules have tests, and cited codes are rules |
 //! | `layering` | the order of modules |
+//! | `limits` | docs/limits.md has all limits of the source |
 
 mod layering;
 mod limits;

@@ -1,5 +1,11 @@
 //! Tests `--limit`: an image at a limit is read, an image past it is refused by an error that names the limit.
 
+mod each;
+mod hostile;
+mod layer;
+mod measure;
+mod sweep;
+
 use std::path::PathBuf;
 
 use crate::fixture::{Image, docker_legacy, file, tar};
