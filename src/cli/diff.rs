@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::args::{ImageArgs, LayerArgs, image_value, report_warnings};
 use super::commands::{Command, Example};
 use super::diff_stat::{Stat, table};
-use super::diff_text::{self, TextFile, text_diff};
+use super::diff_text::{self, SearchTime, TextFile, text_diff};
 use super::output::{JsonEntry, json_line, json_name, stdout};
 use super::{NEGATIVE, diff_html};
 use imgmount::{
@@ -254,6 +254,7 @@ fn print(args: &DiffArgs, pair: &Pair<'_>, differences: &[Difference], out: &mut
         return Ok(());
     }
     let to_terminal = io::stdout().is_terminal();
+    let mut time = SearchTime::default();
     for difference in differences {
         if args.json {
             json_line(out, &JsonDifference::new(pair, difference))?;
@@ -263,7 +264,7 @@ fn print(args: &DiffArgs, pair: &Pair<'_>, differences: &[Difference], out: &mut
         if args.unified
             && let Some((a, b)) = pair.changed_files(difference)
         {
-            diff_text::print(&difference.path, &text_diff(a, b)?, to_terminal, out)?;
+            diff_text::print(&difference.path, &text_diff(a, b, &mut time)?, to_terminal, out)?;
         }
     }
     Ok(())

@@ -12,7 +12,7 @@ use anyhow::Result;
 use super::diff::Pair;
 use super::diff_html::{counted, grouped, html, shown};
 use super::diff_stat::Counts;
-use super::diff_text::{Line, TextDiff, text_diff, visible};
+use super::diff_text::{Line, SearchTime, TextDiff, text_diff, visible};
 use super::output::rfc3339;
 use imgmount::{Difference, DifferenceKind, Field, FileType, Inode, escape};
 
@@ -50,7 +50,8 @@ pub(crate) fn changes(pair: &Pair<'_>, differences: &[Difference], page: &mut St
         )?;
     }
     page.push_str("</fieldset>\n<ul class=\"tree\">\n");
-    let mut printer = Printer { pair, page, all_open: differences.len() <= OPEN_CHANGES, diff_bytes: 0 };
+    let all_open = differences.len() <= OPEN_CHANGES;
+    let mut printer = Printer { pair, page, all_open, diff_bytes: 0, time: SearchTime::default() };
     if let Some(change) = root.change {
         printer.leaf(b"/", change)?;
     }
@@ -90,6 +91,7 @@ struct Printer<'p, 'a> {
     all_open: bool,
     /// The used part of [`MAX_DIFF_BYTES`].
     diff_bytes: usize,
+    time: SearchTime,
 }
 
 impl Printer<'_, '_> {
@@ -142,7 +144,7 @@ impl Printer<'_, '_> {
         let diff = if self.diff_bytes > MAX_DIFF_BYTES {
             "<p class=\"note\">Not shown: the page would be too long.</p>".to_owned()
         } else {
-            diff_block(&text_diff(a, b)?)
+            diff_block(&text_diff(a, b, &mut self.time)?)
         };
         self.diff_bytes += diff.len();
         let open = if self.all_open && diff.len() <= OPEN_DIFF_BYTES { " open" } else { "" };
