@@ -126,7 +126,7 @@ fn implied() -> Vec<u8> {
                     let path = format!("{at:02x}{n:03x}{}", "/a".repeat(2045));
                     layer.pax(&[("path", path.as_bytes())]);
                     layer.empty(b"a", b'0');
-                    if layer.stored_bytes() > FULL / 100 {
+                    if layer.stored_bytes() > FULL / 130 {
                         break;
                     }
                 }
