@@ -52,9 +52,14 @@ impl<const N: usize> Sections<N> {
         if checksum(head, body) != *sum {
             return Err("checksum does not match");
         }
-        // The checksum has read all pages, and most of them may not be needed again.
-        bytes.release();
         Ok(Sections::Stored { bytes, ranges })
+    }
+
+    /// Releases the memory of a mapped file after all of it was read; see [`Bytes::release`].
+    pub(crate) fn release(&self) {
+        if let Sections::Stored { bytes, .. } = self {
+            bytes.release();
+        }
     }
 
     /// Returns the section with this number; empty if it does not exist.

@@ -20,7 +20,7 @@ use std::thread;
 use super::copy::CopyWriter;
 use super::entry::{Entry, EntryKind, Extent, FileData, Stored};
 use super::index::{Expected, Indexed, Request, TarObserver, Verify};
-use super::table::{IndexBuilder, LayerFacts};
+use super::table::{IndexBuilder, LayerFacts, MAX_SPAN_BYTES};
 use super::tar::{Sink, TarParser};
 use super::windows::WindowWriter;
 use crate::compress::{Boundaries, Checkpoint, Chunks, Compression, Decoder, Stop};
@@ -34,9 +34,6 @@ use crate::warning::WarningKind;
 pub(super) const SPAN_BYTES: usize = 1 << 20;
 /// A span ends at the end of a frame or block after this many bytes, in formats where boundaries are rare.
 const EARLY_SPAN_BYTES: usize = SPAN_BYTES / 4 * 3;
-/// The maximum length of a span, even without a boundary, which limits the memory for endless deflate blocks.
-/// zlib's own blocks end within 4.2 MB (16,383 symbols of 258 bytes).
-const MAX_SPAN_BYTES: usize = 8 << 20;
 /// The distance in bytes from the last checkpoint beyond which a span gets a seekable copy.
 const COPY_DISTANCE_BYTES: u64 = 4 << 20;
 /// Number of stored bytes read at a time.

@@ -1,11 +1,12 @@
 //! The layer index as tables of bytes, which are read in place, in memory or in a mapped file.
 //!
 //! This module owns the layout that docs/index-format.md describes. A newly built index and a loaded one have
-//! the same tables and the same accessors. Reading never fails and never panics: checksum and bounds are
-//! checked once, and a reference that is invalid nevertheless (in a forged file with a valid checksum, or one
-//! that changed after the check) reads as empty.
+//! the same tables and the same accessors. Reading never fails and never panics: checksum and contents are
+//! checked once ([`sound`]), and a reference that is invalid nevertheless, because the file changed after the
+//! check, reads as empty.
 
 mod build;
+mod sound;
 
 use std::io::{self, Write};
 
@@ -30,8 +31,11 @@ pub(crate) const FORMAT_VERSION: u32 = 3;
 /// Length of the header before the sections, in bytes.
 pub(crate) const HEADER_BYTES: usize = 384;
 const SECTIONS: usize = 6;
+/// The maximum length of a span in bytes, even without a boundary, which limits the memory for endless deflate
+/// blocks. zlib's own blocks end within 4.2 MB (16,383 symbols of 258 bytes).
+pub(crate) const MAX_SPAN_BYTES: usize = 8 << 20;
 /// Record sizes of the sections in bytes, in the order of the file.
-const RECORD_BYTES: [usize; SECTIONS] = [72, 1, 24, 56, 40, 12];
+pub(crate) const RECORD_BYTES: [usize; SECTIONS] = [72, 1, 24, 56, 40, 12];
 /// Maximum number of warnings of one kind in an index, because a hostile layer can cause one with every
 /// entry. The limit applies to each kind, so that thousands of one kind do not displace the only one of
 /// another.
@@ -283,7 +287,11 @@ impl LayerIndex {
         let lengths = [(); SECTIONS].map(|()| fields.u64());
         let facts = LayerFacts { diff_id, blob_digest, blob_bytes, compression, tar_bytes, copy_bytes };
         let sections = Sections::stored(bytes, HEADER_BYTES, lengths, RECORD_BYTES).map_err(bad)?;
-        Ok(LayerIndex { facts, sections })
+        let index = LayerIndex { facts, sections };
+        index.check().map_err(bad)?;
+        // Checksum and checks have read all pages, and most of them may not be needed again.
+        index.sections.release();
+        Ok(index)
     }
 
     fn section(&self, section: Section) -> &[u8] {

@@ -7,7 +7,7 @@ use super::samples::{
     ALL, LAYER, compressed, expected, gzip, index, names, read_all, read_span, sample_tar, scratch,
 };
 use super::stored::StoredIndex;
-use super::table::{IndexBuilder, LayerFacts, LayerIndex};
+use super::table::{CheckpointKind, CheckpointRecord, IndexBuilder, LayerFacts, LayerIndex};
 use crate::bytes::checksum;
 use crate::compress::Compression;
 use crate::digest::{Algorithm, Digest};
@@ -86,10 +86,11 @@ fn x16_a_forged_index_is_refused_or_can_be_read() {
         blob_bytes: 2048,
         compression: Compression::Gzip,
         tar_bytes: 2048,
-        copy_bytes: 0,
+        copy_bytes: 10,
     };
     let mut whole = Vec::new();
     builder.finish(facts).write_to(&mut whole).unwrap();
+    LayerIndex::from_bytes(whole.clone(), &LAYER).unwrap();
     let (mut refused, mut read) = (0, 0);
     for at in 0..whole.len() {
         for value in [0, 1, 2, 3, 0x7f, 0xff] {
@@ -111,6 +112,89 @@ fn x16_a_forged_index_is_refused_or_can_be_read() {
         }
     }
     assert!(refused > 100 && read > 100, "{refused} refused, {read} read");
+}
+
+/// The reason of the refusal; the offsets of spans, and of checkpoints; an entry.
+type Case<'a> = (&'a str, &'a [u64], &'a [(u64, u64)], EntryKind<'a>);
+
+/// A length of a span was allocated whatever it was, and a span without bytes was read for ever.
+#[test]
+fn x16_false_contents_with_a_right_checksum_are_refused() {
+    let file = |offset: u64, len_bytes: u64| {
+        EntryKind::File(FileData {
+            size: len_bytes,
+            stored: Stored::Contiguous(Extent { offset, len_bytes }),
+        })
+    };
+    let sparse = |size: u64, parts: &[(u64, u64, u64)]| {
+        let segment = |(file_offset, offset, len_bytes): &(u64, u64, u64)| Segment {
+            file_offset: *file_offset,
+            extent: Extent { offset: *offset, len_bytes: *len_bytes },
+        };
+        let segments: Vec<_> = parts.iter().map(segment).collect();
+        EntryKind::File(FileData { size, stored: Stored::Sparse(segments.into()) })
+    };
+    let [spans, checkpoints] = ["the spans do not follow one another", "the checkpoints do not ascend"];
+    let [end, outside] = ["the spans do not cover the tar", "a checkpoint lies outside the layer"];
+    let [tar, ascend] = ["a file lies outside the tar", "the segments of a sparse file do not ascend"];
+    let none = EntryKind::Directory;
+    // A tar of 16 MiB in two spans, and what is false about it.
+    let right = [0, 8 << 20];
+    #[rustfmt::skip]
+    let cases: &[Case<'_>] = &[
+        ("", &right, &[(0, 0), (9, 9), (9, 10)], file(512, 7)),
+        ("", &right, &[], sparse(1 << 40, &[(1, 512, 9), (10, 600, 1)])),
+        (end, &[], &[], none.clone()),
+        (end, &[0], &[], none.clone()),
+        (end, &[0, 8 << 20, 16 << 20], &[], none.clone()),
+        (spans, &[1, 8 << 20], &[], none.clone()),
+        (spans, &[0, (8 << 20) + 1], &[], none.clone()),
+        (spans, &[0, 0, 8 << 20], &[], none.clone()),
+        (spans, &[0, 8 << 20, 5], &[], none.clone()),
+        (spans, &[0, u64::MAX], &[], none.clone()),
+        (checkpoints, &right, &[(9, 9), (8, 9)], none.clone()),
+        (checkpoints, &right, &[(9, 9), (9, 8)], none.clone()),
+        (outside, &right, &[((16 << 20) + 1, 0)], none.clone()),
+        (outside, &right, &[(0, 1001)], none.clone()),
+        (tar, &right, &[], file(16 << 20, 1)),
+        (tar, &right, &[], file(512, u64::MAX)),
+        (tar, &right, &[], sparse(99, &[(1, 16 << 20, 9)])),
+        (ascend, &right, &[], sparse(99, &[(5, 512, 9), (13, 600, 1)])),
+        (ascend, &right, &[], sparse(99, &[(91, 512, 9)])),
+        (ascend, &right, &[], sparse(99, &[(5, 512, 0)])),
+        (ascend, &right, &[], sparse(u64::MAX, &[(u64::MAX, 512, 9)])),
+    ];
+    for (number, (expected, spans, checkpoints, kind)) in cases.iter().enumerate() {
+        let mut builder = IndexBuilder::default();
+        let (kind, meta, xattrs) = (kind.clone(), Meta::default(), Xattrs::default());
+        builder.push_entry(&Entry { header_offset: 0, name: b"name", kind, meta, xattrs }).unwrap();
+        spans.iter().for_each(|offset| builder.push_span(*offset, Some([1; 32]), None));
+        for (output_offset, compressed_offset) in *checkpoints {
+            builder.push_checkpoint(&CheckpointRecord {
+                output_offset: *output_offset,
+                compressed_offset: *compressed_offset,
+                kind: CheckpointKind::Start,
+                window: Extent::default(),
+                window_hash: [0; 8],
+            });
+        }
+        let mut bytes = Vec::new();
+        let facts = LayerFacts {
+            diff_id: None,
+            blob_digest: None,
+            blob_bytes: 1000,
+            compression: Compression::Gzip,
+            tar_bytes: 16 << 20,
+            copy_bytes: 0,
+        };
+        builder.finish(facts).write_to(&mut bytes).unwrap();
+        let reason =
+            LayerIndex::from_bytes(bytes, &LAYER).map_or_else(|fault| fault.to_string(), |_| String::new());
+        assert!(
+            if expected.is_empty() { reason.is_empty() } else { reason.ends_with(expected) },
+            "{number}: {reason}"
+        );
+    }
 }
 
 fn assert_mismatch(result: Result<Indexed>, which: Property, expected: impl ToString, found: impl ToString) {

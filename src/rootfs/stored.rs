@@ -9,7 +9,8 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use super::Rootfs;
-use super::tables::{RECORD_BYTES, SECTIONS, Tables};
+pub(crate) use super::tables::RECORD_BYTES;
+use super::tables::{SECTIONS, Tables};
 use crate::bytes::{Bytes, CHECKSUM_BYTES, Sections};
 use crate::error::{Error, Result, Subject};
 use crate::fields::Fields;
@@ -22,8 +23,7 @@ const MAGIC: &[u8; 8] = b"IMGTREE\0";
 /// Raised whenever the layout changes, or the result of merging the same layers.
 pub(crate) const TREE_VERSION: u32 = 4;
 /// Magic, version, 4 bytes of zero, the lengths, checksum.
-const HEADER_BYTES: usize = 8 + 4 + 4 + SECTIONS * 8 + CHECKSUM_BYTES;
-
+pub(crate) const HEADER_BYTES: usize = 8 + 4 + 4 + SECTIONS * 8 + CHECKSUM_BYTES;
 impl Rootfs {
     /// Writes the tree, without its layers.
     ///
@@ -58,6 +58,8 @@ impl Rootfs {
         if !tables.are_sound() {
             return Err(bad("the tables are inconsistent"));
         }
+        // The checks have read all pages, and most of them may not be needed again.
+        tables.0.release();
         let warnings = read_warnings(tables.warnings()).ok_or_else(|| bad("unknown warning"))?;
         Ok(Rootfs { tables, layers, warnings })
     }

@@ -12,10 +12,11 @@ use super::InodeId;
 use crate::bytes::Sections;
 use crate::fields::Fields;
 use crate::layer::{EntryId, LayerId};
+use crate::path::MAX_COMPONENT_BYTES;
 
 pub(super) const SECTIONS: usize = 6;
 /// Record sizes of the sections, in bytes, in their order in the file.
-pub(super) const RECORD_BYTES: [usize; SECTIONS] =
+pub(crate) const RECORD_BYTES: [usize; SECTIONS] =
     [INODE_BYTES, FOREIGN_BYTES, DIRECTORY_BYTES, DENTRY_BYTES, 1, 1];
 const INODE_BYTES: usize = 12;
 const FOREIGN_BYTES: usize = 12;
@@ -210,9 +211,9 @@ impl Tables {
         self.section(Section::Warnings)
     }
 
-    /// Checks that the tables form a tree: every reference leads into its table, names and children ascend,
-    /// and every directory is listed by its parent, once and after its parent, so that no walk returns to a
-    /// directory.
+    /// Checks that the tables form a tree: every reference leads into its table, the offsets of names and
+    /// children ascend, every directory is listed by its parent, once and after its parent, so that no walk
+    /// returns to a directory, and every name is that of a file in a directory.
     pub(super) fn are_sound(&self) -> bool {
         let (inodes, directories) = (self.inode_count(), self.directory_count());
         let dentries = self.section(Section::Dentries);
@@ -221,9 +222,20 @@ impl Tables {
             && directories <= inodes
             && ascend(self.records(Section::Directories, DIRECTORY_BYTES).map(first), self.dentry_count())
             && ascend(dentries.chunks_exact(DENTRY_BYTES).map(first), self.section(Section::Names).len())
+            && self.are_names()
             && (0..directories).all(|at| self.holds_its_children(at, directories, inodes))
             && (self.records(Section::Inodes, INODE_BYTES).enumerate()).all(|(at, record)| {
                 InodeRecord::read(record).is_some_and(|inode| inode.kind.is_directory() == (at < directories))
+            })
+    }
+
+    /// Whether each name is a single component, as `extract` passes it to the system.
+    fn are_names(&self) -> bool {
+        let names = self.section(Section::Names);
+        !names.iter().any(|byte| matches!(byte, b'/' | 0))
+            && (0..self.dentry_count()).all(|at| {
+                let name = self.name(at);
+                !matches!(name, b"" | b"." | b"..") && name.len() <= MAX_COMPONENT_BYTES
             })
     }
 

@@ -105,9 +105,9 @@ fn mapped_index(store: &Store, key: &Key) -> (StoredIndex, Vec<String>) {
     let facts = LayerFacts {
         diff_id: None,
         blob_digest: None,
-        blob_bytes: 1,
+        blob_bytes: 0,
         compression: Compression::Plain,
-        tar_bytes: 1,
+        tar_bytes: 0,
         copy_bytes: 0,
     };
     let index = builder.finish(facts);

@@ -110,6 +110,26 @@ fn x16_a_forged_tree_is_refused_or_can_be_walked() {
     assert!(refused > 100 && walked > 100, "{refused} refused, {walked} walked");
 }
 
+/// A name with a slash would be a path for `extract`, which passes names to the system.
+#[test]
+fn x16_a_forged_tree_with_names_that_are_paths_is_refused() {
+    let tree = merged(&[vec![file("abc", 1), file("abd", 2)]]);
+    let whole = written(&tree);
+    let at = whole.windows(6).position(|names| names == b"abcabd").unwrap();
+    for name in [b"a/c", b"a\0c", b"abb"] {
+        let mut forged = whole.clone();
+        forged[at..at + 3].copy_from_slice(name);
+        seal(&mut forged);
+        assert_eq!(stored(&tree, &forged).is_ok(), name == b"abb", "{}", name.escape_ascii());
+    }
+    let tree = merged(&[vec![file("ab", 1), file("b", 2)]]);
+    let mut forged = written(&tree);
+    let at = forged.windows(3).position(|names| names == b"abb").unwrap();
+    forged[at..at + 2].copy_from_slice(b"..");
+    seal(&mut forged);
+    assert!(stored(&tree, &forged).is_err(), "..");
+}
+
 /// Long names make the tree large enough to be mapped.
 #[test]
 fn x16_a_large_tree_is_mapped_unless_it_is_cut_flipped_or_foreign() {
