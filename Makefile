@@ -5,7 +5,9 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 BENCH   ?=
 SOAK_SECONDS ?= 3600
-LIMITS ?= all
+LIMITS ?= all FUZZ ?=
+FUZZ_SECONDS ?= 60
+FUZZ_SANITIZER ?= none
 
 bindir  = $(DESTDIR)$(PREFIX)/bin
 datadir = $(DESTDIR)$(PREFIX)/share
@@ -17,7 +19,7 @@ completions = \
 	$(datadir)/zsh/site-functions/_imgmount \
 	$(datadir)/fish/vendor_completions.d/imgmount.fish
 
-.PHONY: build deps demo test random soak limits bench lint recording dist test-dist install uninstall clean
+.PHONY: build deps demo test random soak limits fuzz bench lint recording dist test-dist install uninstall clean
 
 build:
 	$(CARGO) build --release --locked
@@ -61,7 +63,10 @@ soak:
 limits:
 	$(CARGO) build --release --locked
 	IMGMOUNT_LIMITS=$(LIMITS) IMGMOUNT_LIMITS_PROGRAM=$(program) \
-		$(CARGO) test --locked --test it -- limits::sweep --nocapture
+		$(CARGO) test --locked --test it -- limits::sweep --nocapture the fuzz targets one after the other, a minute each; needs cargo-fuzz and a nightly compiler. FUZZ=NAME selects
+# targets, FUZZ_SECONDS=N another time, FUZZ_SANITIZER=address checks memory. See docs/fuzzing.md.
+fuzz:
+	scripts/fuzz.sh "$(FUZZ_SECONDS)" "$(FUZZ_SANITIZER)" $(FUZZ)
 
 # Compares imgmount with other programs and with its goals; see docs/performance.md. BENCH=--quick takes a few
 # minutes; BENCH=--help lists all options.

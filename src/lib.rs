@@ -163,6 +163,9 @@ mod fields;
 mod forest;
 #[cfg(feature = "fuse")]
 mod fuse;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod glob;
 mod image;
 mod layer;

@@ -50,7 +50,7 @@ pub(crate) fn check_layers(subject: Subject, count: usize) -> Result<()> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct EntryId(pub u32);
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod samples;
 #[cfg(test)]
 mod tests;

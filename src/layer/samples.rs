@@ -1,5 +1,8 @@
 //! A sample layer in every compression, for tests of this module and of modules that store or read its index.
 
+#![allow(clippy::unwrap_used, reason = "a sample that cannot be made is a fault")]
+#![cfg_attr(not(test), allow(dead_code, reason = "fuzz targets need a part of it"))]
+
 use std::io::Write;
 use std::sync::Arc;
 

@@ -30,6 +30,9 @@ const MAGIC: &[u8; 8] = b"IMGMIDX\0";
 pub(crate) const FORMAT_VERSION: u32 = 3;
 /// Length of the header before the sections, in bytes.
 pub(crate) const HEADER_BYTES: usize = 384;
+/// Offset of the lengths of the sections in the header.
+#[cfg(any(test, fuzzing))]
+pub(crate) const LENGTHS_AT: usize = 8 + 4 + 4 + 2 * 65 + 3 * 8;
 const SECTIONS: usize = 6;
 /// The maximum length of a span in bytes, even without a boundary, which limits the memory for endless deflate
 /// blocks. zlib's own blocks end within 4.2 MB (16,383 symbols of 258 bytes).

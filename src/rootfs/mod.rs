@@ -8,6 +8,8 @@ mod by_path;
 mod glob;
 pub(crate) mod merge;
 mod resolve;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod samples;
 pub(crate) mod stored;
 mod tables;
 #[cfg(test)]

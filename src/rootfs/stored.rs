@@ -24,6 +24,10 @@ const MAGIC: &[u8; 8] = b"IMGTREE\0";
 pub(crate) const TREE_VERSION: u32 = 4;
 /// Magic, version, 4 bytes of zero, the lengths, checksum.
 pub(crate) const HEADER_BYTES: usize = 8 + 4 + 4 + SECTIONS * 8 + CHECKSUM_BYTES;
+/// Offset of the lengths in the header.
+#[cfg(any(test, fuzzing))]
+pub(crate) const LENGTHS_AT: usize = 8 + 4 + 4;
+
 impl Rootfs {
     /// Writes the tree, without its layers.
     ///

@@ -367,5 +367,7 @@ fn message_at_end(file: &std::fs::File) -> std::io::Result<Option<String>> {
     Ok(message.map(|message| crate::path::escape(message.as_bytes())))
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;

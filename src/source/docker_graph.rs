@@ -27,7 +27,7 @@ mod container;
 mod containerd;
 mod graph;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// Storage drivers of Docker that are not supported. Those for Windows are not among them, because their
 /// layers hold no Linux files.

@@ -334,5 +334,7 @@ pub(crate) fn open_with_input(
     formats::open(reference.transport, Site::new(reference, options, input))
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;

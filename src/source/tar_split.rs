@@ -27,7 +27,7 @@ use crate::path::escape;
 use crate::warning::WarningKind;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// Maximum length of a line in bytes. A line holds the literal bytes between two files, in base64; engines
 /// divide the padding at the end of a tar into segments of 1 MiB.

@@ -1,4 +1,4 @@
-//! Compares merges of random layers with the [`reference`](super::reference) merge.
+//! Compares merges of random layers with the [`reference`](super::super::samples::reference) merge.
 //!
 //! There are few names, so that entries meet: whiteouts often have a target, and links often form
 //! cycles.

@@ -90,7 +90,7 @@ fn parse(page: &[u8]) -> Option<Meta> {
 }
 
 /// Returns the 64-bit FNV-1a hash of `bytes`, which Go calls `fnv.New64a`.
-pub(super) fn fnv_1a(bytes: &[u8]) -> u64 {
+pub(in crate::source) fn fnv_1a(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))

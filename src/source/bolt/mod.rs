@@ -30,6 +30,8 @@
 mod copy;
 mod meta;
 mod page;
+#[cfg(any(test, fuzzing))]
+pub(super) use meta::fnv_1a as checksum;
 #[cfg(test)]
 pub(super) mod tests;
 

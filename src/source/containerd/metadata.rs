@@ -156,7 +156,7 @@ impl Namespace {
     }
 }
 
-fn parse(database: &Database) -> Result<Metadata> {
+pub(super) fn parse(database: &Database) -> Result<Metadata> {
     let mut records = Records { what: database.what(), count: 0 };
     let mut namespaces = Vec::new();
     if let Some(version) = database.root().bucket(b"v1")? {

@@ -18,7 +18,7 @@ mod metadata;
 mod snapshots;
 mod spec;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod time;
 
 use std::sync::OnceLock;
@@ -42,6 +42,12 @@ pub(super) use self::metadata::KnownContainer;
 
 /// The directory below `/var/lib/docker/containerd` in which Docker's own containerd keeps its data.
 const DOCKERS_DIRECTORY: &str = "daemon";
+
+/// Reads a database as that of containerd and as that of its snapshotter.
+#[cfg(any(test, fuzzing))]
+pub(super) fn parse_both(database: &super::bolt::Database) {
+    let _ = (metadata::parse(database).is_ok(), snapshots::parse(database).is_ok());
+}
 
 /// Returns true for a data directory of containerd.
 pub(super) fn detect(site: &mut Site<'_>) -> Result<bool> {

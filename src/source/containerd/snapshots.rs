@@ -49,7 +49,7 @@ pub(super) struct Owners {
 
 /// A snapshot in the snapshotter's database.
 #[derive(Debug)]
-struct Stored {
+pub(super) struct Stored {
     id: u64,
     parent: Option<String>,
 }
@@ -165,7 +165,7 @@ pub(super) fn chain<'a>(
     Ok(chain)
 }
 
-fn parse(database: &Database) -> Result<HashMap<String, Stored>> {
+pub(super) fn parse(database: &Database) -> Result<HashMap<String, Stored>> {
     let mut snapshots = HashMap::new();
     let Some(version) = database.root().bucket(b"v1")? else { return Ok(snapshots) };
     let Some(all) = version.bucket(b"snapshots")? else { return Ok(snapshots) };

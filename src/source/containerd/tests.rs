@@ -25,6 +25,14 @@ fn data(namespaces: Node, snapshots: Node) -> TempDir {
     dir
 }
 
+/// Returns a directory with an image and a container, for the fuzz target.
+pub(in crate::source) fn seed() -> TempDir {
+    let containers =
+        Node::from([("c", container(&[("image", "a:1"), ("snapshotter", "overlayfs")], &[("a", "b")]))]);
+    let namespace = Node::from([("images", Node::from([("a:1", image("a"))])), ("containers", containers)]);
+    data([("default", namespace)].into(), nothing())
+}
+
 fn open(dir: &TempDir) -> Result<Containerd> {
     Containerd::open(Beneath::open(dir.path()).unwrap(), None, Verify::Full)
 }

@@ -29,6 +29,12 @@ pub(super) use config::own_places;
 use images::{ContainerRecord, ImageRecord};
 
 /// Returns true for a directory with the lists of a storage driver, also of one that cannot be read.
+/// Returns the name of the file of big data `key`.
+#[cfg(test)]
+pub(super) fn file_of(key: &str) -> String {
+    images::big_data_file(key)
+}
+
 pub(super) fn detect(place: &mut Site<'_>) -> Result<bool> {
     let Some(store) = place.directory()? else { return Ok(false) };
     let (readable, others) = area::drivers(&store)?;

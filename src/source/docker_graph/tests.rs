@@ -182,6 +182,13 @@ fn write(path: &Path, content: impl AsRef<[u8]>) {
     fs::write(path, content).unwrap();
 }
 
+/// Returns a store with an image and a container, for the fuzz target.
+pub(in crate::source) fn seed(driver: &'static str) -> TempDir {
+    let (store, id, top) = app(driver);
+    store.container(&id, top, driver);
+    store.temp
+}
+
 /// A store with the image `app:1` of two layers, and its topmost chain ID.
 fn app(driver: &'static str) -> (Store, Digest, Digest) {
     let store = Store::new(driver);

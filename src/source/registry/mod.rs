@@ -18,6 +18,8 @@ mod exchange;
 #[cfg(test)]
 pub(crate) mod fake;
 mod fetch;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod hosts;
 mod http;
 mod name;

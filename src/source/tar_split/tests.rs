@@ -77,6 +77,19 @@ fn sample() -> String {
     .concat()
 }
 
+/// Returns texts that refer to the files of the fuzz target.
+pub(in crate::source) fn seeds() -> Vec<Vec<u8>> {
+    let second = [
+        segment(0, &header("b", 700, &[("mtime", "1.5")])),
+        entry(1, "b", &[7; 700]),
+        segment(2, &[0; 324]),
+        segment(3, &header("etc/a", 5, &[])),
+        entry(4, "./etc/a", b"hello"),
+        segment(5, &[0; 507 + 1024]),
+    ];
+    vec![sample().into_bytes(), second.concat().into_bytes()]
+}
+
 fn open(bytes: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();

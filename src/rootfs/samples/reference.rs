@@ -97,7 +97,7 @@ impl Said {
     }
 }
 
-pub(super) struct Reference {
+struct Reference {
     options: MergeOptions,
     objects: Vec<Object>,
     all: BTreeMap<Path, All>,
@@ -107,7 +107,7 @@ pub(super) struct Reference {
 }
 
 /// Merges layers and lists the result in the notation of [`super::listing`].
-pub(super) fn listing(layers: &[Vec<Item>], options: MergeOptions) -> Vec<String> {
+pub(crate) fn listing(layers: &[Vec<Item>], options: MergeOptions) -> Vec<String> {
     let mut all = BTreeMap::new();
     all.insert(Path::new(), All::Directory(PLAIN, BTreeMap::new()));
     let objects = Vec::new();

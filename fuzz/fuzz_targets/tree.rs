@@ -1,0 +1,2 @@
+#![no_main]
+imgmount_fuzz::fuzz!("tree");
