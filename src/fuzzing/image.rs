@@ -21,9 +21,9 @@ use crate::{
 };
 
 /// Files up to this size are read whole, in bytes.
-const MAX_READ_BYTES: u64 = 1 << 20;
+const MOST_READ_BYTES: u64 = 1 << 20;
 /// Most bytes of an export: sparse files can be of any size.
-const MAX_EXPORT_BYTES: usize = 8 << 20;
+const MOST_EXPORT_BYTES: usize = 8 << 20;
 
 pub(super) fn mutation(data: &mut Vec<u8>, random: &mut Random, plain: &mut Plain<'_>) {
     mutate::parts(data, random, plain, |at| if at == 0 { mutate::bytes as Mutation } else { mutate::tar });
@@ -106,7 +106,7 @@ fn use_all(image: &Image) {
 }
 
 fn read(image: &Image, id: InodeId, size: u64) {
-    if size > MAX_READ_BYTES {
+    if size > MOST_READ_BYTES {
         let mut block = vec![0; 64 << 10];
         for offset in [0, size / 2, size - 1, size] {
             let _ = image.read_at(id, &mut block, offset);
@@ -123,12 +123,12 @@ fn read(image: &Image, id: InodeId, size: u64) {
     assert!(part[..len] == whole[offset..offset + len] && len == part.len().min(size - offset));
 }
 
-/// A writer that ends after [`MAX_EXPORT_BYTES`].
+/// A writer that ends after [`MOST_EXPORT_BYTES`].
 struct Bounded(Vec<u8>);
 
 impl Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_EXPORT_BYTES {
+        if self.0.len() + bytes.len() > MOST_EXPORT_BYTES {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.0.extend_from_slice(bytes);

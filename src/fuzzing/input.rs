@@ -1,14 +1,14 @@
 //! The form of inputs: parts with a length before each, and choices that bytes make.
 
 /// Most parts of an input; more are ignored, so that an input of empty parts costs little.
-const MAX_PARTS: usize = 200;
+const MOST_PARTS: usize = 200;
 
 /// Splits an input into its parts: each has its length before it, as a little-endian `u32`. Every input has
 /// parts: a length that is too large takes the rest.
 pub(crate) fn split(mut data: &[u8]) -> Vec<&[u8]> {
     let mut parts = Vec::new();
     while let Some((len, rest)) = data.split_first_chunk::<4>() {
-        if parts.len() == MAX_PARTS {
+        if parts.len() == MOST_PARTS {
             break;
         }
         let len = usize::try_from(u32::from_le_bytes(*len)).unwrap_or(usize::MAX);

@@ -12,7 +12,7 @@ use crate::layer::samples::compressed;
 use crate::read_at::ReadAt as _;
 
 /// Most output of a stream that is decoded; what follows is not looked at.
-const MAX_OUTPUT_BYTES: usize = 1 << 20;
+const MOST_OUTPUT_BYTES: usize = 1 << 20;
 const COMPRESSED: [Compression; 4] =
     [Compression::Gzip, Compression::Zstd, Compression::Xz, Compression::Bzip2];
 
@@ -82,7 +82,7 @@ fn decode(compression: Compression, stream: &[u8], soft: usize) -> StreamResult<
     let mut decoder = decoder(compression, stream)?;
     let mut out = Vec::new();
     let mut checkpoints = Vec::from_iter(decoder.checkpoint());
-    while out.len() < MAX_OUTPUT_BYTES {
+    while out.len() < MOST_OUTPUT_BYTES {
         let before = out.len();
         let stop = decoder.decode(&mut out, soft, soft.saturating_mul(4))?;
         assert_eq!(decoder.output_offset(), out.len() as u64);
@@ -121,7 +121,7 @@ fn in_small_steps(compression: Compression, stream: &[u8], whole: &StreamResult<
         steps += 1;
         match decoder.decode(&mut out, len, len) {
             Ok(Stop::End) => break Ok(()),
-            Ok(_) if out.len() > MAX_OUTPUT_BYTES => return,
+            Ok(_) if out.len() > MOST_OUTPUT_BYTES => return,
             Ok(_) => {}
             Err(fault) => break Err(fault),
         }
@@ -152,7 +152,7 @@ fn second_decoder(compression: Compression, stream: &[u8], decoded: &StreamResul
     let mut found = Vec::new();
     // The others refuse bytes after the last frame, which are tolerated here (Z4), but by then they have
     // returned what came before.
-    let result = reader.take(2 * MAX_OUTPUT_BYTES as u64).read_to_end(&mut found);
+    let result = reader.take(2 * MOST_OUTPUT_BYTES as u64).read_to_end(&mut found);
     let same = if result.is_ok() { found == *wanted } else { wanted.starts_with(&found) };
     assert!(same, "the second decoder returns {} bytes, {result:?}, and not {}", found.len(), wanted.len());
 }

@@ -31,7 +31,7 @@ use crate::layer::samples::compressed;
 use crate::read_at::{ReadAt, read_to_vec};
 
 /// Layers up to this size are read, in bytes.
-const MAX_LAYER_BYTES: u64 = 1 << 20;
+const MOST_LAYER_BYTES: u64 = 1 << 20;
 
 /// Reads a bbolt database, all of it and as containerd's two databases. The meta pages get right checksums.
 pub(crate) fn bolt(data: &[u8]) {
@@ -92,7 +92,7 @@ pub(crate) fn tar_split(text: &[u8]) {
     };
     let tar = Arc::new(AssembledTar::new(Beneath::open(FILES.path()).unwrap(), plan));
     let len = tar.len();
-    if len > MAX_LAYER_BYTES {
+    if len > MOST_LAYER_BYTES {
         let mut end = [0; 512];
         let _ = tar.read_exact_at(&mut end, len - 512);
         return;
@@ -144,7 +144,7 @@ pub(crate) fn stores(parts: &[&[u8]]) {
         let _ = source.survey(&image.selection(), None).is_ok();
         let Ok(opened) = source.image(&image.selection(), None) else { continue };
         assert_eq!(opened.layers.len(), opened.info.layers.len());
-        for layer in opened.layers.iter().filter(|layer| layer.bytes.len() <= MAX_LAYER_BYTES) {
+        for layer in opened.layers.iter().filter(|layer| layer.bytes.len() <= MOST_LAYER_BYTES) {
             let _ = read_to_vec(&*layer.bytes).is_ok();
         }
     }

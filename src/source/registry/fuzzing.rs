@@ -21,7 +21,7 @@ use crate::source::Environment;
 
 const STATUS: [u16; 16] = [200, 401, 200, 404, 307, 429, 301, 500, 403, 206, 200, 408, 302, 308, 204, 503];
 /// Most requests that one question may take: pages of tags are the longest list.
-const MAX_REQUESTS: usize = 2000;
+const MOST_REQUESTS: usize = 2000;
 
 /// Gives the parts as answers, in turn, from the first again when all were given.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl Exchange for Double {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = &self.answers[*given % self.answers.len()];
         *given += 1;
-        assert!(*given < MAX_REQUESTS, "requests without end");
+        assert!(*given < MOST_REQUESTS, "requests without end");
         Ok(response(answer))
     }
 }
