@@ -200,8 +200,10 @@ impl View {
         let (node, tree) = self.find(ino)?;
         let parent = self.forest.parent(node).map_err(|error| attr::errno(&error, "listing", ino))?;
         let dots = [(&b"."[..], node), (&b".."[..], parent)];
-        let children = tree.rootfs().children(node.inode()).map(|(name, id)| (name, node.beside(id)));
-        for ((name, child), next) in page(dots, children, offset) {
+        let children_from = |position| {
+            tree.rootfs().children_from(node.inode(), position).map(|(name, id)| (name, node.beside(id)))
+        };
+        for ((name, child), next) in page(dots, children_from, offset) {
             let full = if child.is_beside(node) {
                 add(&tree, child, OsStr::from_bytes(name), next)?
             } else {
@@ -280,14 +282,16 @@ impl View {
 }
 
 /// Returns the entries of a directory from `offset` on, each with the offset of the next one.
-fn page<'a, N>(
+/// `children_from` returns the children from a position on. It is called once: a directory is read in many
+/// requests, so each must begin at its position instead of counting from the first child.
+fn page<'a, N, C: Iterator<Item = (&'a [u8], N)>>(
     dots: [(&'a [u8], N); 2],
-    children: impl Iterator<Item = (&'a [u8], N)>,
+    children_from: impl FnOnce(usize) -> C,
     offset: u64,
 ) -> impl Iterator<Item = ((&'a [u8], N), u64)> {
     let start = usize::try_from(offset).unwrap_or(usize::MAX);
     let dots = dots.into_iter().skip(start);
-    let children = children.skip(start.saturating_sub(2));
+    let children = children_from(start.saturating_sub(2));
     dots.chain(children).zip(offset.saturating_add(1)..)
 }
 
