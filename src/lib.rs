@@ -123,14 +123,14 @@
 //! first group may also use one another:
 //!
 //! ```text
-//! bytes digest error fields glob limits path read_at warning workers
+//! bytes digest error fields glob limits path read_at sublist warning workers
 //! | compress | layer | store | image | source | rootfs | analysis | content | load
 //! | export extract forest verify | fuse | api
 //! ```
 //!
 //! | module | owns |
 //! |---|---|
-//! | `error`, `digest`, `fields`, `glob`, `limits`, `path`, `read_at`, `warning` | shared vocabulary types |
+//! | `error`, `digest`, `fields`, `glob`, `limits`, `path`, `read_at`, `sublist`, `warning` | shared vocabulary types |
 //! | `workers` | how threads share a list of jobs, and when they stop |
 //! | `bytes` | whether stored bytes are copied or mapped, and how they are checked |
 //! | `compress` | choice of decoder; where decoding of a compressed stream can resume |
@@ -179,6 +179,7 @@ mod rootfs;
 mod seed;
 mod source;
 mod store;
+mod sublist;
 mod verify;
 #[cfg_attr(
     not(all(feature = "fuse", feature = "registry")),

@@ -313,15 +313,13 @@ impl Engine {
         let open = reported(progress, "Indexing layers", total_bytes, || {
             self.index_all(first, &blobs, image.reads_at_once)
         })?;
-        let indexes = open.iter().map(|layer| layer.bytes.reader().index().clone()).collect();
+        let indexes: Vec<_> = open.iter().map(|layer| layer.bytes.reader().index().clone()).collect();
         let rootfs = self.merge(indexes, &self.merge_options(options))?;
-        let mut tree = LoadedTree {
-            first,
-            layers: blobs.into_iter().zip(&open).map(|(blob, open)| LayerInfo::new(blob, open)).collect(),
-            warnings: Vec::new(),
-            rootfs,
-            bytes: open.iter().map(|layer| layer.bytes.clone()).collect(),
-        };
+        let infos: Vec<_> =
+            blobs.into_iter().zip(&open).map(|(blob, open)| LayerInfo::new(blob, open)).collect();
+        let bytes: Vec<_> = open.iter().map(|layer| layer.bytes.clone()).collect();
+        let mut tree =
+            LoadedTree { first, layers: infos.into(), warnings: Vec::new(), rootfs, bytes: bytes.into() };
         tree.collect_warnings(open.into_iter().map(|layer| layer.mismatch));
         let refused: Vec<_> =
             tree.warnings.iter().filter(|(_, warning)| warning.kind.is_about_the_tree()).collect();

@@ -315,7 +315,7 @@ fn place(file: Readable<'_>) -> Option<(LayerId, u64)> {
 }
 
 fn shared_layers(a: &Rootfs, b: &Rootfs) -> Vec<Vec<LayerId>> {
-    let numbered = || (0..).map(LayerId).zip(b.layers());
+    let numbered = || (0..).map(LayerId).zip(b.layers().iter());
     let same =
         |layer| numbered().filter(|(_, other)| is_same_layer(layer, other)).map(|(id, _)| id).collect();
     a.layers().iter().map(same).collect()

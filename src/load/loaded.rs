@@ -18,6 +18,7 @@ use crate::layer::LayerId;
 use crate::layer::entry::{EntryKind, FileData};
 use crate::rootfs::{EntryAt, InodeId, Rootfs};
 use crate::source::LayerBlob;
+use crate::sublist::Sublist;
 use crate::warning::Warning;
 
 /// A layer of a loaded image.
@@ -69,8 +70,8 @@ pub(crate) struct LoadedTree {
     /// The position, in the image, of the lowest layer of this tree.
     pub(super) first: u16,
     pub(super) rootfs: Rootfs,
-    pub(super) layers: Vec<LayerInfo>,
-    pub(super) bytes: Vec<Arc<LayerBytes>>,
+    pub(super) layers: Sublist<LayerInfo>,
+    pub(super) bytes: Sublist<Arc<LayerBytes>>,
     pub(super) warnings: Vec<(LayerId, Warning)>,
 }
 

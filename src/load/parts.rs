@@ -14,28 +14,29 @@ use crate::rootfs::{MergeOptions, Rootfs, merge};
 impl LoadedTree {
     /// Returns a tree of layers that belong to no image.
     pub(crate) fn of_parts(rootfs: Rootfs, bytes: Vec<Arc<LayerBytes>>) -> Self {
-        LoadedTree { first: 0, rootfs, layers: Vec::new(), bytes, warnings: Vec::new() }
+        LoadedTree { first: 0, rootfs, layers: Vec::new().into(), bytes: bytes.into(), warnings: Vec::new() }
     }
 
     /// Merges a range of the layers of this tree, counted from its lowest, into a new tree. Nothing is read:
-    /// both trees share indexes, readers and cached spans.
+    /// both trees share the lists of layers, indexes, readers and cached spans.
     ///
     /// # Errors
     /// [`Error::Reference`] when the range is not within the layers of this tree; as [`merge()`].
     pub(crate) fn part(&self, layers: RangeInclusive<u16>, options: &MergeOptions) -> Result<LoadedTree> {
         let (first, last) = (*layers.start(), *layers.end());
         let range = usize::from(first)..usize::from(last) + 1;
-        let (Some(bytes), Some(layers)) = (self.bytes.get(range.clone()), self.layers.get(range)) else {
+        let indexes = self.rootfs.layers().part(range.clone());
+        let parts = (indexes, self.bytes.part(range.clone()), self.layers.part(range));
+        let (Some(indexes), Some(bytes), Some(layers)) = parts else {
             let reason =
                 format!("no such layer; the tree has {} layer(s), numbered from 0", self.layers.len());
             return Err(Error::Reference { text: last.to_string(), reason });
         };
-        let indexes = bytes.iter().map(|layer| layer.reader().index().clone()).collect();
         Ok(LoadedTree {
             first: self.first.saturating_add(first),
             rootfs: merge(indexes, options)?,
-            layers: layers.to_vec(),
-            bytes: bytes.to_vec(),
+            layers,
+            bytes,
             warnings: Vec::new(),
         })
     }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use crate::layer::entry::{DeviceNumber, Entry, EntryKind, FileData, Meta, Xattrs};
 use crate::layer::table::LayerIndex;
 use crate::layer::{EntryId, LayerId};
+use crate::sublist::Sublist;
 use crate::warning::Warning;
 
 pub use merge::Semantics;
@@ -120,7 +121,7 @@ pub(crate) enum Follow {
 #[derive(Debug)]
 pub(crate) struct Rootfs {
     tables: Tables,
-    layers: Vec<Arc<LayerIndex>>,
+    layers: Sublist<Arc<LayerIndex>>,
     warnings: Vec<(LayerId, Warning)>,
 }
 
@@ -253,7 +254,7 @@ impl Rootfs {
 
     /// Returns the layers that the tree was merged from, the lowest first.
     #[must_use]
-    pub(crate) fn layers(&self) -> &[Arc<LayerIndex>] {
+    pub(crate) fn layers(&self) -> &Sublist<Arc<LayerIndex>> {
         &self.layers
     }
 

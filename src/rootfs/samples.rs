@@ -130,7 +130,7 @@ pub(crate) fn facts() -> LayerFacts {
 }
 
 pub(crate) fn merged_with(layers: &[Vec<Item>], options: MergeOptions) -> Rootfs {
-    merge(layers.iter().map(|items| layer(items)).collect(), &options).unwrap()
+    merge(layers.iter().map(|items| layer(items)).collect::<Vec<_>>(), &options).unwrap()
 }
 
 /// Merges the layers with runtime semantics.

@@ -16,6 +16,7 @@ use crate::error::{Error, Result, Subject};
 use crate::fields::Fields;
 use crate::layer::LayerId;
 use crate::layer::table::LayerIndex;
+use crate::sublist::Sublist;
 use crate::warning::{Warning, WarningKind};
 
 /// First bytes of every stored tree.
@@ -48,7 +49,10 @@ impl Rootfs {
     ///
     /// # Errors
     /// [`Error::Malformed`] if the bytes are truncated, damaged, of another version, or not a tree.
-    pub(crate) fn from_bytes(bytes: impl Into<Bytes>, layers: Vec<Arc<LayerIndex>>) -> Result<Self> {
+    pub(crate) fn from_bytes(
+        bytes: impl Into<Bytes>,
+        layers: impl Into<Sublist<Arc<LayerIndex>>>,
+    ) -> Result<Self> {
         let bytes = bytes.into();
         let bad = |reason: &str| Error::malformed(Subject::MergedTree, reason);
         let header = bytes.first_chunk::<HEADER_BYTES>().ok_or_else(|| bad("shorter than the header"))?;
@@ -65,7 +69,7 @@ impl Rootfs {
         // The checks have read all pages, and most of them may not be needed again.
         tables.0.release();
         let warnings = read_warnings(tables.warnings()).ok_or_else(|| bad("unknown warning"))?;
-        Ok(Rootfs { tables, layers, warnings })
+        Ok(Rootfs { tables, layers: layers.into(), warnings })
     }
 }
 

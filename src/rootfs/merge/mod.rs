@@ -24,6 +24,7 @@ use crate::error::{Error, Result, Subject};
 use crate::layer::table::LayerIndex;
 use crate::layer::{LayerId, check_layers};
 use crate::limits::Limits;
+use crate::sublist::Sublist;
 use crate::warning::{Warning, WarningKind};
 
 pub(crate) use replay::{Before, Cause, Change, replay};
@@ -59,7 +60,8 @@ pub(crate) struct MergeOptions {
 ///
 /// # Errors
 /// [`Error::Limit`] past [`MAX_LAYERS`](crate::layer::MAX_LAYERS), 2^32 names or 4 GiB of names.
-pub(crate) fn merge(layers: Vec<Arc<LayerIndex>>, options: &MergeOptions) -> Result<Rootfs> {
+pub(crate) fn merge(layers: impl Into<Sublist<Arc<LayerIndex>>>, options: &MergeOptions) -> Result<Rootfs> {
+    let layers = layers.into();
     let mut merged = over::Merged::new(&layers);
     let mut warnings = Vec::new();
     for (layer, index) in numbered(&layers)? {
