@@ -63,7 +63,7 @@ mod tests {
         let inner = part.part(1..2).unwrap();
         assert_eq!((&*part, &*inner), (&['b', 'c', 'd'][..], &['c'][..]));
         assert!(std::ptr::eq(&raw const list[2], &raw const inner[0]));
-        assert!(part.part(0..4).is_none() && part.part(3..2).is_none());
+        assert!(part.part(0..4).is_none() && part.part(4..4).is_none());
         assert_eq!(part.part(3..3).map(|empty| empty.len()), Some(0));
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn compare(a: &Inode<'_>, b: &Inode<'_>) -> Option<ContentMatch> {
     let index = |inode: &Inode<'_>, at: EntryAt| inode.layers.get(usize::from(at.layer.0)).cloned();
     let (a_index, b_index) = (index(a, a_at)?, index(b, b_at)?);
     let same = a_data.size == 0
-        || (a_data.stored == b_data.stored && is_same_layer(&a_index, &b_index))
+        || (is_same_layer(&a_index, &b_index) && a_data.stored == b_data.stored)
         || match (&a_data.stored, &b_data.stored) {
             (Stored::Contiguous(a), Stored::Contiguous(b)) => {
                 lie_in_equal_spans((&a_index, *a), (&b_index, *b))
@@ -148,15 +148,7 @@ pub(super) fn same_bytes_of_all(pairs: &[(Readable<'_>, Readable<'_>)]) -> Resul
 fn place(file: &Readable<'_>) -> Option<(LayerId, Option<u32>)> {
     let (at, data) = file.inode.file()?;
     let index = file.inode.layers.get(usize::from(at.layer.0))?;
-    Some((at.layer, index.span_at(first_byte(&data))))
-}
-
-/// Returns the offset of a file's first byte in its layer.
-pub(super) fn first_byte(file: &FileData<'_>) -> u64 {
-    match &file.stored {
-        Stored::Contiguous(extent) => extent.offset,
-        Stored::Sparse(segments) => segments.first().map_or(0, |segment| segment.extent.offset),
-    }
+    Some((at.layer, index.span_at(data.extent().offset)))
 }
 
 fn read<'b>(
@@ -189,8 +181,7 @@ fn stored(file: &FileData<'_>) -> Vec<Range<u64>> {
     match &file.stored {
         Stored::Contiguous(extent) => std::iter::once(0..extent.len_bytes).collect(),
         Stored::Sparse(segments) => {
-            let end = |start: u64, len: u64| start.saturating_add(len).min(file.size);
-            segments.iter().map(|s| s.file_offset..end(s.file_offset, s.extent.len_bytes)).collect()
+            segments.iter_from(0).map(|s| s.file_offset..s.file_end().min(file.size)).collect()
         }
     }
 }

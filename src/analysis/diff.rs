@@ -9,7 +9,7 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-use super::content::{Readable, first_byte, is_same_layer, same_bytes_of_all};
+use super::content::{Readable, is_same_layer, same_bytes_of_all};
 use super::{Compared, Field, Inode, PathBudget, ReadFile};
 use crate::error::Result;
 use crate::glob::Glob;
@@ -311,7 +311,7 @@ impl Comparison<'_> {
 /// Returns where a file's bytes begin: its layer, and the offset in that layer.
 fn place(file: Readable<'_>) -> Option<(LayerId, u64)> {
     let (at, data) = file.inode.file()?;
-    Some((at.layer, first_byte(&data)))
+    Some((at.layer, data.extent().offset))
 }
 
 fn shared_layers(a: &Rootfs, b: &Rootfs) -> Vec<Vec<LayerId>> {

@@ -159,10 +159,10 @@ impl LayerBytes {
             Stored::Sparse(segments) => {
                 buf.fill(0);
                 let end = offset + len as u64;
-                let first = segments.partition_point(|s| s.file_offset + s.extent.len_bytes <= offset);
-                for segment in segments.iter().skip(first).take_while(|s| s.file_offset < end) {
+                let first = segments.partition_point(|segment| segment.file_end() <= offset);
+                for segment in segments.iter_from(first).take_while(|s| s.file_offset < end) {
                     let start = segment.file_offset.max(offset);
-                    let stop = (segment.file_offset + segment.extent.len_bytes).min(end);
+                    let stop = segment.file_end().min(end);
                     let place = to_range(start - offset, stop - offset);
                     let part = buf.get_mut(place).unwrap_or_default();
                     let from = segment.extent.offset + (start - segment.file_offset);
@@ -343,12 +343,13 @@ impl LayerBytes {
 }
 
 /// Returns the stored parts of a file: the offset in the file, and the extent in the tar.
-pub(crate) fn stored_extents(file: FileData<'_>) -> impl Iterator<Item = (u64, Extent)> {
+fn stored_extents(file: FileData<'_>) -> impl Iterator<Item = (u64, Extent)> {
     let (whole, parts) = match file.stored {
-        Stored::Contiguous(extent) => (Some((0, extent)), Vec::new()),
-        Stored::Sparse(segments) => (None, segments.into_owned()),
+        Stored::Contiguous(extent) => (Some((0, extent)), None),
+        Stored::Sparse(segments) => (None, Some(segments.iter_from(0))),
     };
-    whole.into_iter().chain(parts.into_iter().map(|segment| (segment.file_offset, segment.extent)))
+    let parts = parts.into_iter().flatten().map(|segment| (segment.file_offset, segment.extent));
+    whole.into_iter().chain(parts)
 }
 
 fn to_range(start: u64, end: u64) -> Range<usize> {

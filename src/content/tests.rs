@@ -1,5 +1,3 @@
-use std::borrow::Cow;
-
 use super::*;
 use crate::compress::Compression;
 use crate::error::Subject;
@@ -77,7 +75,7 @@ fn m14_holes_are_zeros_wherever_a_read_begins() {
     };
     // A hole, data, a hole, two touching segments, a hole.
     let segments = [segment(100, 0, 50), segment(300, 50, 10), segment(310, 60, 40)];
-    let file = FileData { size: 500, stored: Stored::Sparse(Cow::Borrowed(&segments)) };
+    let file = FileData { size: 500, stored: Stored::Sparse(segments[..].into()) };
     let mut expected = vec![0; 500];
     expected[100..150].copy_from_slice(&content[..50]);
     expected[300..350].copy_from_slice(&content[50..100]);

@@ -242,7 +242,9 @@ impl Exporter<'_> {
 
     fn kind_of_file<'k>(&self, data: &FileData<'_>) -> Kind<'k> {
         let map = match &data.stored {
-            Stored::Sparse(segments) if self.options.sparse => SparseMap::new(data.size, segments),
+            Stored::Sparse(segments) if self.options.sparse => {
+                SparseMap::new(data.size, segments.iter_from(0))
+            }
             _ => None,
         };
         map.map_or(Kind::File(data.size), Kind::Sparse)

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::layer::entry::Stored;
 use crate::rootfs::{InodeId, InodeKind, Rootfs};
 
 /// Stored bytes after which a batch ends: about a span, so that threads that take batches in turn read
@@ -177,11 +176,7 @@ pub(super) fn is_large(tree: &Rootfs, file: InodeId) -> bool {
 /// Returns where a file's bytes begin: the layer, and the offset in its tar.
 fn place(tree: &Rootfs, file: InodeId) -> (u16, u64) {
     let Some((layer, data)) = tree.file(file) else { return (0, 0) };
-    let first = match &data.stored {
-        Stored::Contiguous(extent) => extent.offset,
-        Stored::Sparse(segments) => segments.first().map_or(0, |segment| segment.extent.offset),
-    };
-    (layer.0, first)
+    (layer.0, data.extent().offset)
 }
 
 fn stored_bytes(tree: &Rootfs, file: InodeId) -> u64 {

@@ -1,12 +1,19 @@
 //! Answers `SEEK_DATA` and `SEEK_HOLE`: where a sparse file has data and where it has holes.
 //!
-//! Pure arithmetic over the stored segments of a file. This module owns how touching segments and the end of
-//! a file count. It does not know trees, or more of the kernel's encoding than the two constants of
+//! Pure arithmetic over the stored segments of a file. This module owns how short holes, touching segments and
+//! the end of a file count. It does not know trees, or more of the kernel's encoding than the two constants of
 //! `lseek(2)`.
+//!
+//! Data is rounded to whole blocks, as in a file system with blocks of this size: a shorter hole counts as data.
+//! A copying program seeks to each hole and each part of a file, so a file of a million bytes with a hole after
+//! each byte would take it a minute.
 
 use fuser::Errno;
 
-use crate::layer::entry::{FileData, Segment, Stored};
+use crate::layer::entry::{FileData, Segment, Segments, Stored};
+
+/// The unit of data and holes, in bytes: a page, which is also the block size in `stat`.
+const BLOCK_BYTES: u64 = 4096;
 
 /// The kind of position that `lseek(2)` looks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,20 +47,20 @@ pub(super) fn seek(file: &FileData<'_>, offset: u64, what: Seek) -> Result<u64, 
         return Ok(if what == Seek::Data { offset } else { file.size });
     };
     match what {
-        Seek::Data => next_data(segments, offset).filter(|at| *at < file.size).ok_or(Errno::ENXIO),
-        Seek::Hole => Ok(next_hole(segments, offset).min(file.size)),
+        Seek::Data => next_data(*segments, offset).filter(|at| *at < file.size).ok_or(Errno::ENXIO),
+        Seek::Hole => Ok(next_hole(*segments, offset).min(file.size)),
     }
 }
 
-fn next_data(segments: &[Segment], offset: u64) -> Option<u64> {
+fn next_data(segments: Segments<'_>, offset: u64) -> Option<u64> {
     let next = segments.get(first_ending_after(segments, offset))?;
-    Some(next.file_offset.max(offset))
+    Some(start(next).max(offset))
 }
 
-fn next_hole(segments: &[Segment], offset: u64) -> u64 {
+fn next_hole(segments: Segments<'_>, offset: u64) -> u64 {
     let mut hole = offset;
-    for segment in segments.iter().skip(first_ending_after(segments, offset)) {
-        if segment.file_offset > hole {
+    for segment in segments.iter_from(first_ending_after(segments, offset)) {
+        if start(segment) > hole {
             break;
         }
         hole = end(segment);
@@ -61,12 +68,16 @@ fn next_hole(segments: &[Segment], offset: u64) -> u64 {
     hole
 }
 
-fn first_ending_after(segments: &[Segment], offset: u64) -> usize {
+fn first_ending_after(segments: Segments<'_>, offset: u64) -> usize {
     segments.partition_point(|segment| end(segment) <= offset)
 }
 
-fn end(segment: &Segment) -> u64 {
-    segment.file_offset.saturating_add(segment.extent.len_bytes)
+fn start(segment: Segment) -> u64 {
+    segment.file_offset - segment.file_offset % BLOCK_BYTES
+}
+
+fn end(segment: Segment) -> u64 {
+    segment.file_end().checked_next_multiple_of(BLOCK_BYTES).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -74,45 +85,68 @@ mod tests {
     use super::*;
     use crate::layer::entry::Extent;
 
-    /// Hole 0..10, data 10..20 in two touching segments, hole 20..30, data 30..40, hole to `size`.
-    fn sparse(size: u64) -> FileData<'static> {
-        let segment =
-            |file_offset, len_bytes| Segment { file_offset, extent: Extent { offset: 512, len_bytes } };
-        FileData {
-            size,
-            stored: Stored::Sparse(vec![segment(10, 4), segment(14, 6), segment(30, 10)].into()),
-        }
+    /// Returns a sparse file with these segments: block, offset in the block and length.
+    fn sparse(size: u64, parts: &[(u64, u64, u64)]) -> FileData<'static> {
+        let segment = |(block, offset, len_bytes): &(u64, u64, u64)| Segment {
+            file_offset: block * BLOCK_BYTES + offset,
+            extent: Extent { offset: 512, len_bytes: *len_bytes },
+        };
+        FileData { size, stored: Stored::Sparse(parts.iter().map(segment).collect::<Vec<_>>().into()) }
     }
 
-    fn answers(file: &FileData<'_>, what: Seek, offsets: &[u64]) -> Vec<Result<u64, i32>> {
-        offsets.iter().map(|offset| seek(file, *offset, what).map_err(|errno| errno.code())).collect()
+    /// Block 0 is a hole, 1 and 2 are data in segments that touch, 3 is a hole, 4 is data, 5 is a hole.
+    fn six_blocks() -> FileData<'static> {
+        sparse(6 * BLOCK_BYTES, &[(1, 0, BLOCK_BYTES), (2, 0, BLOCK_BYTES), (4, 0, BLOCK_BYTES)])
+    }
+
+    /// Returns the answers for these offsets, in blocks, where they are whole blocks.
+    fn answers(file: &FileData<'_>, what: Seek, blocks: &[u64]) -> Vec<Result<u64, i32>> {
+        let answer = |block: &u64| seek(file, block * BLOCK_BYTES, what).map_err(|errno| errno.code());
+        blocks.iter().map(|block| answer(block).map(|at| at / BLOCK_BYTES)).collect()
     }
 
     #[test]
     fn m14_seek_data_finds_the_next_stored_byte() {
-        let found = answers(&sparse(50), Seek::Data, &[0, 10, 13, 15, 19, 20, 39, 40, 50]);
         let none = Err(libc::ENXIO);
-        assert_eq!(found, [Ok(10), Ok(10), Ok(13), Ok(15), Ok(19), Ok(30), Ok(39), none, none]);
+        let found = answers(&six_blocks(), Seek::Data, &[0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(found, [Ok(1), Ok(1), Ok(2), Ok(4), Ok(4), none, none]);
+        assert_eq!(seek(&six_blocks(), BLOCK_BYTES + 7, Seek::Data).map_err(|_| ()), Ok(BLOCK_BYTES + 7));
     }
 
     #[test]
     fn m14_seek_hole_steps_over_touching_segments() {
-        let found = answers(&sparse(50), Seek::Hole, &[0, 10, 15, 20, 30, 39, 40, 49, 50]);
-        let past_end = Err(libc::ENXIO);
-        assert_eq!(found, [Ok(0), Ok(20), Ok(20), Ok(20), Ok(40), Ok(40), Ok(40), Ok(49), past_end]);
+        let found = answers(&six_blocks(), Seek::Hole, &[0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(found, [Ok(0), Ok(3), Ok(3), Ok(3), Ok(5), Ok(5), Err(libc::ENXIO)]);
+        assert_eq!(seek(&six_blocks(), 7, Seek::Hole).map_err(|_| ()), Ok(7));
+    }
+
+    #[test]
+    fn m14_a_hole_that_is_shorter_than_a_block_is_data() {
+        // A file of 2 MB with a hole after every byte was copied at 60 bytes a second.
+        let parts: Vec<_> = (0..4096).map(|at| (0, 2 * at, 1)).collect();
+        let file = sparse(3 * BLOCK_BYTES, &parts);
+        assert_eq!(answers(&file, Seek::Data, &[0, 1]), [Ok(0), Ok(1)]);
+        assert_eq!(answers(&file, Seek::Hole, &[0, 1, 2]), [Ok(2); 3]);
+        // A part in the middle of a block begins and ends with it.
+        let file = sparse(9 * BLOCK_BYTES, &[(3, 100, 1), (5, 4095, 2)]);
+        assert_eq!(answers(&file, Seek::Data, &[0, 3, 4]), [Ok(3), Ok(3), Ok(5)]);
+        assert_eq!(answers(&file, Seek::Hole, &[3, 5]), [Ok(4), Ok(7)]);
     }
 
     #[test]
     fn m14_the_end_of_a_file_is_a_hole() {
-        assert_eq!(answers(&sparse(40), Seek::Hole, &[35]), [Ok(40)]);
+        let size = BLOCK_BYTES + 10;
+        let file = sparse(size, &[(1, 0, 10)]);
+        assert_eq!(seek(&file, BLOCK_BYTES, Seek::Hole).map_err(|_| ()), Ok(size));
     }
 
     #[test]
     fn a_contiguous_file_is_data_up_to_its_end() {
-        let extent = Extent { offset: 1024, len_bytes: 100 };
-        let file = FileData { size: 100, stored: Stored::Contiguous(extent) };
-        assert_eq!(answers(&file, Seek::Data, &[0, 99, 100]), [Ok(0), Ok(99), Err(libc::ENXIO)]);
-        assert_eq!(answers(&file, Seek::Hole, &[0, 99, 100]), [Ok(100), Ok(100), Err(libc::ENXIO)]);
+        let size = 2 * BLOCK_BYTES + 1;
+        let file = FileData { size, stored: Stored::Contiguous(Extent { offset: 1024, len_bytes: size }) };
+        assert_eq!(answers(&file, Seek::Data, &[0, 2, 3]), [Ok(0), Ok(2), Err(libc::ENXIO)]);
+        assert_eq!(seek(&file, 5, Seek::Hole).map_err(|_| ()), Ok(size));
+        assert_eq!(answers(&file, Seek::Hole, &[3]), [Err(libc::ENXIO)]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! the layer index afterwards. This module owns the fields of an entry. It must not know whiteouts, which are
 //! ordinary entries here.
 
-use std::borrow::Cow;
+use crate::fields::Fields;
 
 /// One tar member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,8 +63,8 @@ pub(crate) struct FileData<'a> {
 pub(crate) enum Stored<'a> {
     /// All of the file, in one extent.
     Contiguous(Extent),
-    /// Parts of the file; the rest is holes. Ascending, not overlapping, none empty.
-    Sparse(Cow<'a, [Segment]>),
+    /// Parts of the file; the rest is holes.
+    Sparse(Segments<'a>),
 }
 
 /// A range of bytes in the uncompressed tar.
@@ -85,14 +85,146 @@ pub(crate) struct Segment {
     pub extent: Extent,
 }
 
+impl Segment {
+    /// Length of a segment in a layer index, in bytes.
+    pub(crate) const RECORD_BYTES: usize = 24;
+
+    /// Returns the segment as a layer index stores it.
+    #[must_use]
+    pub(crate) fn to_record(self) -> [u8; Segment::RECORD_BYTES] {
+        let mut record = [0; Segment::RECORD_BYTES];
+        let numbers = [self.file_offset, self.extent.offset, self.extent.len_bytes];
+        for (place, number) in record.chunks_exact_mut(8).zip(numbers) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
+        record
+    }
+
+    fn from_record(record: &[u8]) -> Self {
+        let mut fields = Fields(record);
+        let file_offset = fields.u64();
+        Segment { file_offset, extent: Extent { offset: fields.u64(), len_bytes: fields.u64() } }
+    }
+
+    /// Returns the offset of the end in the file, in bytes.
+    #[must_use]
+    pub(crate) fn file_end(&self) -> u64 {
+        self.file_offset.saturating_add(self.extent.len_bytes)
+    }
+}
+
+/// The segments of a sparse file: ascending, not overlapping, none empty, and one directly after the other in the
+/// tar. They are read in place: a file can have a million, and its attributes are requested for each of its names.
+#[derive(Clone, Copy)]
+pub(crate) struct Segments<'a>(SegmentList<'a>);
+
+#[derive(Clone, Copy)]
+enum SegmentList<'a> {
+    /// As the parser found them.
+    Parsed(&'a [Segment]),
+    /// The records of a layer index.
+    Records(&'a [u8]),
+}
+
+impl<'a> Segments<'a> {
+    /// Creates a view of the records of a layer index.
+    #[must_use]
+    pub(crate) fn from_records(records: &'a [u8]) -> Self {
+        Segments(SegmentList::Records(records))
+    }
+
+    /// Returns the number of segments.
+    #[must_use]
+    pub(crate) fn len(&self) -> usize {
+        match self.0 {
+            SegmentList::Parsed(list) => list.len(),
+            SegmentList::Records(records) => records.len() / Segment::RECORD_BYTES,
+        }
+    }
+
+    /// Returns the segment at position `at`.
+    #[must_use]
+    pub(crate) fn get(&self, at: usize) -> Option<Segment> {
+        match self.0 {
+            SegmentList::Parsed(list) => list.get(at).copied(),
+            SegmentList::Records(records) => {
+                let start = at.checked_mul(Segment::RECORD_BYTES)?;
+                let end = start.checked_add(Segment::RECORD_BYTES)?;
+                Some(Segment::from_record(records.get(start..end)?))
+            }
+        }
+    }
+
+    /// Yields the segments from position `from` on.
+    pub(crate) fn iter_from(self, from: usize) -> impl Iterator<Item = Segment> + use<'a> {
+        (from..self.len()).filter_map(move |at| self.get(at))
+    }
+
+    /// Returns the position of the first segment for which `is_before` is false, by binary search.
+    #[must_use]
+    pub(crate) fn partition_point(&self, is_before: impl Fn(Segment) -> bool) -> usize {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.get(middle).is_some_and(&is_before) {
+                low = middle.saturating_add(1);
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    /// Returns the range of the tar that holds all segments.
+    fn extent(&self) -> Extent {
+        let last = self.len().checked_sub(1).and_then(|last| self.get(last));
+        let (Some(first), Some(last)) = (self.get(0), last) else { return Extent::default() };
+        let end = last.extent.offset.saturating_add(last.extent.len_bytes);
+        Extent { offset: first.extent.offset, len_bytes: end.saturating_sub(first.extent.offset) }
+    }
+}
+
+impl<'a> From<&'a [Segment]> for Segments<'a> {
+    fn from(list: &'a [Segment]) -> Self {
+        Segments(SegmentList::Parsed(list))
+    }
+}
+
+#[cfg(test)]
+impl From<Vec<Segment>> for Segments<'static> {
+    fn from(list: Vec<Segment>) -> Self {
+        Segments(SegmentList::Parsed(list.leak()))
+    }
+}
+
+impl PartialEq for Segments<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.iter_from(0).eq(other.iter_from(0))
+    }
+}
+
+impl Eq for Segments<'_> {}
+
+impl std::fmt::Debug for Segments<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.iter_from(0)).finish()
+    }
+}
+
 impl FileData<'_> {
+    /// Returns the range of the tar that holds all stored bytes of the file, and nothing else.
+    #[must_use]
+    pub(crate) fn extent(&self) -> Extent {
+        match &self.stored {
+            Stored::Contiguous(extent) => *extent,
+            Stored::Sparse(segments) => segments.extent(),
+        }
+    }
+
     /// Returns the number of stored bytes, without holes.
     #[must_use]
     pub(crate) fn stored_bytes(&self) -> u64 {
-        match &self.stored {
-            Stored::Contiguous(extent) => extent.len_bytes,
-            Stored::Sparse(segments) => segments.iter().map(|s| s.extent.len_bytes).sum(),
-        }
+        self.extent().len_bytes
     }
 }
 
@@ -198,6 +330,29 @@ mod tests {
         assert_eq!(xattrs.get(b"user.a"), Some(&b"1\n2\0"[..]));
         assert_eq!(xattrs.iter().count(), 2);
         assert_eq!(xattrs.get(b"user.c"), None);
+    }
+
+    #[test]
+    fn x7_segments_of_an_index_are_read_in_place_and_by_binary_search() {
+        // Segments were copied out of the index at each access: `ls -l` of 2,000 hard links to a file of a million
+        // segments took a minute.
+        let segment =
+            |at: u64| Segment { file_offset: 10 * at, extent: Extent { offset: 512 + at, len_bytes: 1 } };
+        let list: Vec<Segment> = (0..1000).map(segment).collect();
+        let records: Vec<u8> = list.iter().flat_map(|segment| segment.to_record()).collect();
+        let stored = Segments::from_records(&records);
+        assert_eq!(stored, Segments::from(list.as_slice()));
+        let steps = std::cell::Cell::new(0);
+        let found = stored.partition_point(|segment| {
+            steps.set(steps.get() + 1);
+            segment.file_end() <= 4321
+        });
+        assert_eq!((found, stored.iter_from(found).next()), (433, Some(segment(433))));
+        assert!(steps.get() <= 10, "{steps:?}");
+        let file = FileData { size: 10_000, stored: Stored::Sparse(stored) };
+        assert_eq!(file.extent(), Extent { offset: 512, len_bytes: 1000 });
+        assert_eq!(Segments::from_records(&records[..30]).iter_from(0).count(), 1);
+        assert_eq!(Segments::from_records(&[]).extent(), Extent::default());
     }
 
     #[test]

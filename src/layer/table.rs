@@ -14,7 +14,7 @@ pub(crate) use self::build::IndexBuilder;
 
 use super::EntryId;
 use super::entry::{
-    DeviceNumber, Entry, EntryKind, Extent, FileData, Meta, Segment, Stored, Timestamp, Xattrs,
+    DeviceNumber, Entry, EntryKind, Extent, FileData, Meta, Segment, Segments, Stored, Timestamp, Xattrs,
 };
 use crate::bytes::{Bytes, Sections};
 use crate::compress::Compression;
@@ -38,7 +38,7 @@ const SECTIONS: usize = 6;
 /// blocks. zlib's own blocks end within 4.2 MB (16,383 symbols of 258 bytes).
 pub(crate) const MAX_SPAN_BYTES: usize = 8 << 20;
 /// Record sizes of the sections in bytes, in the order of the file.
-pub(crate) const RECORD_BYTES: [usize; SECTIONS] = [72, 1, 24, 56, 40, 12];
+pub(crate) const RECORD_BYTES: [usize; SECTIONS] = [72, 1, Segment::RECORD_BYTES, 56, 40, 12];
 /// Maximum number of warnings of one kind in an index, because a hostile layer can cause one with every
 /// entry. The limit applies to each kind, so that thousands of one kind do not displace the only one of
 /// another.
@@ -142,7 +142,7 @@ impl LayerIndex {
             }
             KIND_SPARSE => {
                 let segments = self.segments(high(first), low(first));
-                EntryKind::File(FileData { size: second, stored: Stored::Sparse(segments.into()) })
+                EntryKind::File(FileData { size: second, stored: Stored::Sparse(segments) })
             }
             KIND_DIRECTORY => EntryKind::Directory,
             KIND_SYMLINK => EntryKind::Symlink(target),
@@ -319,15 +319,11 @@ impl LayerIndex {
         self.section(Section::Heap).get(range).unwrap_or_default()
     }
 
-    fn segments(&self, first: u32, count: u32) -> Vec<Segment> {
-        (first..first.saturating_add(count))
-            .map_while(|at| {
-                let mut fields = self.record(Section::Segments, at)?;
-                let file_offset = fields.u64();
-                let extent = Extent { offset: fields.u64(), len_bytes: fields.u64() };
-                Some(Segment { file_offset, extent })
-            })
-            .collect()
+    fn segments(&self, first: u32, count: u32) -> Segments<'_> {
+        let size = record_bytes(Section::Segments);
+        let start = (first as usize).saturating_mul(size);
+        let range = start..start.saturating_add((count as usize).saturating_mul(size));
+        Segments::from_records(self.section(Section::Segments).get(range).unwrap_or_default())
     }
 
     /// Returns the last record at or before `offset` of a section whose records begin with an ascending

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::OpenLayer;
 use crate::analysis::ReadFile;
 use crate::compress::Compression;
-use crate::content::{LayerBytes, Schedule, ScheduledExtent, stored_extents};
+use crate::content::{LayerBytes, Schedule, ScheduledExtent};
 use crate::digest::Digest;
 use crate::error::{Error, PathFault, Result};
 use crate::image::LayerOrigin;
@@ -142,10 +142,9 @@ impl LoadedTree {
         &'a self,
         files: impl Iterator<Item = (u64, InodeId)> + Send + 'a,
     ) -> Schedule<'a> {
-        let scheduled = files.flat_map(|(place, file)| {
-            let (layer, data) = self.stored(file).ok().unzip();
-            let extents = data.into_iter().flat_map(stored_extents);
-            extents.filter_map(move |(_, extent)| Some(ScheduledExtent { place, layer: layer?, extent }))
+        let scheduled = files.filter_map(|(place, file)| {
+            let (layer, data) = self.stored(file).ok()?;
+            Some(ScheduledExtent { place, layer, extent: data.extent() })
         });
         Schedule::new(self.bytes.first().and_then(|layer| layer.read_ahead().cloned()), scheduled)
     }
@@ -176,7 +175,7 @@ impl LoadedTree {
         for (layer, data) in files {
             let at = usize::from(layer.0);
             let (Some(bytes), Some(visible)) = (self.bytes.get(at), visible.get_mut(at)) else { continue };
-            visible.extend(stored_extents(data).flat_map(|(_, extent)| bytes.spans_of(extent)));
+            visible.extend(bytes.spans_of(data.extent()));
         }
         self.bytes.iter().zip(visible).for_each(|(bytes, spans)| bytes.name_visible(spans));
     }

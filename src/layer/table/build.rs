@@ -11,7 +11,7 @@ use super::{
 use crate::bytes::{CHECKSUM_BYTES, Sections};
 use crate::digest::{Algorithm, Digest};
 use crate::error::{StreamFault, StreamResult as Result};
-use crate::layer::entry::{Entry, EntryKind, Extent, FileData, Segment, Stored};
+use crate::layer::entry::{Entry, EntryKind, Extent, FileData, Segments, Stored};
 use crate::warning::WarningKind;
 
 /// Collects the results of one pass over a layer and builds a [`LayerIndex`].
@@ -38,7 +38,7 @@ impl IndexBuilder {
                 (KIND_FILE, extent.offset, extent.len_bytes, &[])
             }
             EntryKind::File(FileData { size, stored: Stored::Sparse(segments) }) => {
-                (KIND_SPARSE, self.push_segments(segments)?, *size, &[])
+                (KIND_SPARSE, self.push_segments(*segments)?, *size, &[])
             }
             EntryKind::Directory => (KIND_DIRECTORY, 0, 0, &[]),
             EntryKind::Symlink(target) => (KIND_SYMLINK, 0, 0, target),
@@ -125,16 +125,14 @@ impl IndexBuilder {
         Ok((low(offset), low(len)))
     }
 
-    fn push_segments(&mut self, segments: &[Segment]) -> Result<u64> {
+    fn push_segments(&mut self, segments: Segments<'_>) -> Result<u64> {
         let first = self.segments.len() / record_bytes(Section::Segments);
         let (Ok(first), Ok(count)) = (u32::try_from(first), u32::try_from(segments.len())) else {
             let max = u64::from(u32::MAX);
             return Err(StreamFault::Limit { entry: None, limit: "sparse segments", value: max + 1, max });
         };
-        for segment in segments {
-            for number in [segment.file_offset, segment.extent.offset, segment.extent.len_bytes] {
-                self.segments.extend_from_slice(&number.to_le_bytes());
-            }
+        for segment in segments.iter_from(0) {
+            self.segments.extend_from_slice(&segment.to_record());
         }
         Ok(pack(first, count))
     }

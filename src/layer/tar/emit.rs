@@ -3,8 +3,6 @@
 //! This module owns when an entry is passed to the sink: at once for a plain member, and after its map was
 //! read for a sparse file. The map is in further blocks (old GNU) or at the start of the payload (PAX 1.0).
 
-use std::borrow::Cow;
-
 use super::header::Header;
 use super::member::{self, Alone, Class};
 use super::parser::{State, TarParser, padding, split};
@@ -184,7 +182,7 @@ impl TarParser {
             len_bytes: left.saturating_sub(map_padding),
         };
         let segments = runs.segments(file.file_bytes, stored)?;
-        let data = FileData { size: file.file_bytes, stored: Stored::Sparse(Cow::Owned(segments)) };
+        let data = FileData { size: file.file_bytes, stored: Stored::Sparse(segments.as_slice().into()) };
         self.emit_file(file.meta, data, sink)?;
         self.skip_next(left, padding(file.payload));
         Ok(())

@@ -67,12 +67,12 @@ impl SparseMap {
     /// Makes the map of a file of `size` bytes that stores `segments`. Returns `None` if leaving out holes
     /// would save nothing: then the file is smaller, and readable by more programs, with its holes as
     /// zeros.
-    pub(crate) fn new(size: u64, segments: &[Segment]) -> Option<Self> {
+    pub(crate) fn new(size: u64, segments: impl IntoIterator<Item = Segment>) -> Option<Self> {
         let block = BLOCK_BYTES as u64;
         let mut runs: Vec<(u64, u64)> = Vec::new();
         for segment in segments {
             let start = segment.file_offset / block * block;
-            let end = (segment.file_offset + segment.extent.len_bytes).next_multiple_of(block).min(size);
+            let end = segment.file_end().next_multiple_of(block).min(size);
             match runs.last_mut() {
                 Some((last, len)) if *last + *len >= start => *len = end - *last,
                 _ => runs.push((start, end - start)),

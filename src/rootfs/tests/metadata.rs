@@ -126,8 +126,9 @@ fn m19_only_names_that_show_are_counted() {
 #[test]
 fn m14_sparse_files_have_a_size_and_fewer_stored_bytes() {
     use crate::layer::entry::Segment;
-    let segment = |file_offset, len_bytes| Segment { file_offset, extent: Extent { offset: 0, len_bytes } };
-    let stored = Stored::Sparse(vec![segment(0, 512), segment(1 << 30, 1)].into());
+    let segment =
+        |file_offset, offset, len_bytes| Segment { file_offset, extent: Extent { offset, len_bytes } };
+    let stored = Stored::Sparse(vec![segment(0, 512, 512), segment(1 << 30, 1024, 1)].into());
     let kind = EntryKind::File(FileData { size: 1 << 31, stored });
     let mut builder = IndexBuilder::default();
     let meta = Meta::default();

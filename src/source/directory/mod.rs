@@ -281,7 +281,7 @@ impl<'a> Walk<'a> {
     fn sparse_map(&self, path: &[u8], node: &Node) -> Result<Option<SparseMap>> {
         let segments = seen::segments(self.root.fd(), path, &node.stat, self.root.limits());
         let segments = segments.map_err(|fault| self.error(path, &fault))?;
-        Ok(SparseMap::new(node.stat.stamp.size, &segments))
+        Ok(SparseMap::new(node.stat.stamp.size, segments))
     }
 
     /// Appends the header of a member.

@@ -87,8 +87,8 @@ fn a_path_is_split_at_the_last_slash_that_leaves_both_parts_short_enough() {
 fn runs_that_share_a_block_become_one_and_the_last_ends_with_the_file() {
     let segment = |file_offset, len_bytes| Segment { file_offset, extent: Extent { offset: 0, len_bytes } };
     let segments = [segment(10_000, 1), segment(10_100, 100), segment(20_000, 5), segment(99_990, 10)];
-    let map = SparseMap::new(100_000, &segments).unwrap();
+    let map = SparseMap::new(100_000, segments).unwrap();
     assert_eq!(map.runs(), [(9728, 512), (19_968, 512), (99_840, 160)]);
-    assert!(SparseMap::new(2_000, &[segment(0, 10)]).is_none(), "nothing is saved");
-    assert_eq!(SparseMap::new(100_000, &[]).unwrap().runs(), [(100_000, 0)]);
+    assert!(SparseMap::new(2_000, [segment(0, 10)]).is_none(), "nothing is saved");
+    assert_eq!(SparseMap::new(100_000, []).unwrap().runs(), [(100_000, 0)]);
 }

@@ -192,7 +192,7 @@ impl Owned {
         match &data.stored {
             Stored::Contiguous(extent) => copy(0, extent),
             Stored::Sparse(segments) => {
-                segments.iter().for_each(|segment| copy(segment.file_offset, &segment.extent));
+                segments.iter_from(0).for_each(|segment| copy(segment.file_offset, &segment.extent));
             }
         }
         bytes
@@ -205,7 +205,9 @@ impl Sink for Found {
             EntryKind::File(FileData { size, stored }) => {
                 let stored = match stored {
                     Stored::Contiguous(extent) => Stored::Contiguous(extent),
-                    Stored::Sparse(segments) => Stored::Sparse(segments.into_owned().into()),
+                    Stored::Sparse(segments) => {
+                        Stored::Sparse(segments.iter_from(0).collect::<Vec<_>>().into())
+                    }
                 };
                 Kind::File(FileData { size, stored })
             }
