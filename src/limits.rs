@@ -107,6 +107,10 @@ limits! {
     #[doc = "Runs of data in one sparse file."]
     sparse_segments: "sparse-segments" = 1 << 20, Stored,
         "Sparse files in images have a handful. A map of 1 Mi runs takes 24 MiB of memory.";
+    #[doc = "Directories of all layers that only names imply, in addition to one for each entry."]
+    implied_directories: "implied-directories" = 1 << 20, Stored,
+        "Images have entries for nearly all directories. A name of 4 KiB implies 2,000 directories, and each takes \
+         about 130 bytes of memory.";
     #[doc = "Members of an archive that holds an image."]
     members: "members" = 1 << 20, Passing,
         "A valid archive has a few for each layer. A rootfs tar that is given by mistake must not fill the memory \

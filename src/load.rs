@@ -36,7 +36,7 @@ use crate::limits::Limits;
 use crate::path::escape;
 use crate::read_at::ReadAt;
 use crate::rootfs::stored::TREE_VERSION;
-use crate::rootfs::{MergeOptions, Rootfs, Semantics, merge};
+use crate::rootfs::{MergeOptions, Rootfs, Semantics, Warnings, merge};
 use crate::source::{BlobIdentity, Environment, LayerBlob, OpenedImage, RegistryOptions};
 use crate::store::{Key, Store};
 use crate::warning::{Warning, WarningKind};
@@ -318,14 +318,20 @@ impl Engine {
         let infos: Vec<_> =
             blobs.into_iter().zip(&open).map(|(blob, open)| LayerInfo::new(blob, open)).collect();
         let bytes: Vec<_> = open.iter().map(|layer| layer.bytes.clone()).collect();
-        let mut tree =
-            LoadedTree { first, layers: infos.into(), warnings: Vec::new(), rootfs, bytes: bytes.into() };
+        let mut tree = LoadedTree {
+            first,
+            layers: infos.into(),
+            warnings: Warnings::default(),
+            rootfs,
+            bytes: bytes.into(),
+        };
         tree.collect_warnings(open.into_iter().map(|layer| layer.mismatch));
-        let refused: Vec<_> =
-            tree.warnings.iter().filter(|(_, warning)| warning.kind.is_about_the_tree()).collect();
-        match refused.first() {
+        let count =
+            tree.warnings.counts().filter(|(kind, _)| kind.is_about_the_tree()).map(|(_, count)| count);
+        let count = count.fold(0, u64::saturating_add);
+        match tree.warnings.kept().iter().find(|(_, warning)| warning.kind.is_about_the_tree()) {
             Some((layer, warning)) if options.strict => Err(Error::Strict {
-                count: refused.len(),
+                count: usize::try_from(count).unwrap_or(usize::MAX),
                 first: format!("layer {}: {}: {}", layer.0, escape(&warning.path), warning.kind),
             }),
             _ => Ok(tree),

@@ -2,17 +2,26 @@
 //! shown.
 //!
 //! A warning never changes a result; `inspect` and `-v` count and list warnings. `--strict` refuses an image
-//! with warnings about the merged tree. This module owns the kinds of warning and their texts. It does not
-//! decide when a warning is given; the code that finds the problem does.
+//! with warnings about the merged tree. This module owns the kinds of warning, their texts, and how many are
+//! kept. It does not decide when a warning is given; the code that finds the problem does.
 
+use std::collections::BTreeMap;
 use std::fmt;
+
+use crate::path::MAX_PATH_BYTES;
+
+/// Most warnings of one kind that are kept; others are only counted. A hostile layer can cause one with every entry.
+/// The limit applies to each kind, so that thousands of one kind do not displace the only one of another.
+pub(crate) const MAX_KEPT: u64 = 1000;
+/// Most bytes of paths that are kept for one kind.
+pub(crate) const MAX_KEPT_PATH_BYTES: usize = 256 << 10;
 
 /// A warning: its kind, and the entry or path that it is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Warning {
     /// The kind of warning.
     pub kind: WarningKind,
-    /// The entry's name as the tar writes it, or the path in the rootfs; bytes.
+    /// The entry's name as the tar writes it, or the path in the rootfs; bytes, at most 4096.
     pub path: Vec<u8>,
 }
 
@@ -134,9 +143,75 @@ warning_kinds! {
     ExtensionWithoutEntry = 29, "an extension header at the end of the tar belongs to no entry and is ignored";
 }
 
+/// Counts the warnings of each kind, and decides which are kept: the first ones.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tally(BTreeMap<WarningKind, Counted>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Counted {
+    all: u64,
+    kept: u64,
+    path_bytes: usize,
+}
+
+impl Tally {
+    /// Counts a warning about a path of `path_bytes`. Returns how many bytes of the path to keep; `None` if the warning
+    /// is not kept.
+    pub(crate) fn admit(&mut self, kind: WarningKind, path_bytes: usize) -> Option<usize> {
+        let counted = self.0.entry(kind).or_default();
+        let path_bytes = path_bytes.min(MAX_PATH_BYTES);
+        let bytes = counted.path_bytes.saturating_add(path_bytes);
+        let fits = counted.kept < MAX_KEPT && bytes <= MAX_KEPT_PATH_BYTES;
+        // Once one was left out, all later ones are: those that are kept are the first ones.
+        let keep = fits && counted.kept == counted.all;
+        counted.all = counted.all.saturating_add(1);
+        if keep {
+            counted.kept = counted.kept.saturating_add(1);
+            counted.path_bytes = bytes;
+        }
+        keep.then_some(path_bytes)
+    }
+
+    /// Counts warnings that are not kept.
+    pub(crate) fn leave_out(&mut self, kind: WarningKind, count: u64) {
+        let counted = self.0.entry(kind).or_default();
+        counted.all = counted.all.saturating_add(count);
+    }
+
+    /// Returns the number of warnings of each kind that occurs.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (WarningKind, u64)> {
+        self.0.iter().map(|(kind, counted)| (*kind, counted.all))
+    }
+
+    /// Returns the number of warnings of each kind that were not kept, if there are any.
+    pub(crate) fn left_out(&self) -> impl Iterator<Item = (WarningKind, u64)> {
+        let left_out =
+            |(kind, counted): (&WarningKind, &Counted)| (*kind, counted.all.saturating_sub(counted.kept));
+        self.0.iter().map(left_out).filter(|(_, count)| *count > 0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn x9_the_first_warnings_of_each_kind_are_kept_and_all_are_counted() {
+        let (many, long) = (WarningKind::LateWhiteout, WarningKind::LinkCycle);
+        let mut tally = Tally::default();
+        let kept = (0..5000).filter(|_| tally.admit(many, 10).is_some()).count();
+        assert_eq!(kept as u64, MAX_KEPT);
+        let kept: Vec<usize> = (0..200).filter_map(|_| tally.admit(long, 1 << 20)).collect();
+        assert_eq!(kept, vec![MAX_PATH_BYTES; MAX_KEPT_PATH_BYTES / MAX_PATH_BYTES]);
+        assert_eq!(tally.admit(long, 0), None, "a later one does not follow a gap");
+        assert_eq!(tally.admit(WarningKind::LinkToNothing, 0), Some(0));
+        tally.leave_out(WarningKind::LinkToNothing, 3);
+        assert_eq!(tally.admit(WarningKind::LinkToNothing, 0), None);
+        let counts = [(many, 5000), (long, 201), (WarningKind::LinkToNothing, 5)];
+        assert_eq!(tally.counts().collect::<Vec<_>>(), counts);
+        let left_out = [(many, 4000), (long, 137), (WarningKind::LinkToNothing, 4)];
+        assert_eq!(tally.left_out().collect::<Vec<_>>(), left_out);
+    }
 
     #[test]
     fn a_kind_has_a_name_and_a_number_that_leads_back() {

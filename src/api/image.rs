@@ -23,7 +23,7 @@ use crate::load::{Engine, EngineOptions, FileReader, LayerInfo, LoadOptions, Loa
 use crate::path::{escape, normalize_path};
 use crate::rootfs::{Follow, InodeId, MergeOptions, ROOT};
 use crate::source::Reference;
-use crate::warning::Warning;
+use crate::warning::{Warning, WarningKind};
 
 /// A loaded image: its documents, its merged tree and the bytes of its files.
 ///
@@ -75,10 +75,18 @@ impl Image {
         self.layers().get(usize::from(id.0.checked_sub(self.first())?))
     }
 
-    /// Returns the warnings from reading and merging the layers, each with its layer.
+    /// Returns the warnings from reading and merging the layers, each with its layer. Of each kind, the first
+    /// 1,000 are listed, or fewer if their paths have more than 256 KiB; [`Image::warning_counts`] has the number
+    /// of all.
     #[must_use]
     pub fn warnings(&self) -> &[(LayerId, Warning)] {
-        self.tree.warnings()
+        self.tree.warnings().kept()
+    }
+
+    /// Returns the number of warnings of each kind that occurs, including those that [`Image::warnings`] leaves
+    /// out.
+    pub fn warning_counts(&self) -> impl Iterator<Item = (WarningKind, u64)> {
+        self.tree.warnings().counts()
     }
 
     fn side(&self) -> Side<'_> {

@@ -262,8 +262,13 @@ pub(crate) fn report_warnings(image: &Image) {
     for (layer, warning) in image.warnings() {
         log::info!("layer {}: {}: {}", layer.0, imgmount::escape(&warning.path), warning.kind);
     }
-    if !image.warnings().is_empty() {
-        log::info!("{} warning(s) while merging", image.warnings().len());
+    let count = image.warning_counts().fold(0, |sum: u64, (_, count)| sum.saturating_add(count));
+    let listed = image.warnings().len() as u64;
+    if count > listed {
+        log::info!("{} more warning(s) are not listed", count - listed);
+    }
+    if count > 0 {
+        log::info!("{count} warning(s) while merging");
     }
 }
 

@@ -1,5 +1,6 @@
 //! `imgmount inspect`: shows an image's properties, its layers and its warnings.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ struct ImageReport<'a> {
     container: Option<ContainerReport<'a>>,
     layers: Vec<LayerReport<'a>>,
     warnings: Option<Vec<WarningReport>>,
+    warning_counts: Option<BTreeMap<String, u64>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -139,6 +141,7 @@ fn report(image: &KnownImage) -> ImageReport<'_> {
         container: info.container.as_ref().map(container_report),
         layers: layers.collect(),
         warnings: image.warnings().map(|warnings| warnings.iter().map(warning).collect()),
+        warning_counts: image.warning_counts(),
     }
 }
 
@@ -187,10 +190,19 @@ fn print(report: &ImageReport<'_>, out: &mut impl Write) -> io::Result<()> {
         Some([]) => return writeln!(out, "\nNo warnings."),
         Some(warnings) => warnings,
     };
-    writeln!(out, "\n{} warning(s):", warnings.len())?;
+    let empty = BTreeMap::new();
+    let counts = report.warning_counts.as_ref().unwrap_or(&empty);
+    writeln!(out, "\n{} warning(s):", counts.values().fold(0, |sum: u64, count| sum.saturating_add(*count)))?;
     for warning in warnings {
         let path = escape(warning.path.as_bytes());
         writeln!(out, "  layer {}: {path}: {} ({})", warning.layer, warning.message, warning.kind)?;
+    }
+    for (kind, count) in counts {
+        let listed = warnings.iter().filter(|warning| warning.kind == *kind).count();
+        let more = count.saturating_sub(listed as u64);
+        if more > 0 {
+            writeln!(out, "  and {more} more ({kind})")?;
+        }
     }
     Ok(())
 }

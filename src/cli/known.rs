@@ -2,6 +2,8 @@
 //!
 //! This module owns which layers of an image in a registry are shown without being read.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 
 use imgmount::{
@@ -74,10 +76,20 @@ impl KnownImage {
         }
     }
 
-    /// Returns the warnings about the layers; `None` if not all layers were read.
+    /// Returns the warnings about the layers, the first of each kind; `None` if not all layers were read.
     pub(crate) fn warnings(&self) -> Option<&[(LayerId, Warning)]> {
         match self {
             KnownImage::Loaded(image) => Some(image.warnings()),
+            KnownImage::Documents(_) => None,
+        }
+    }
+
+    /// Returns the number of warnings of each kind that occurs; `None` if not all layers were read.
+    pub(crate) fn warning_counts(&self) -> Option<BTreeMap<String, u64>> {
+        match self {
+            KnownImage::Loaded(image) => {
+                Some(image.warning_counts().map(|(kind, count)| (kind.name(), count)).collect())
+            }
             KnownImage::Documents(_) => None,
         }
     }

@@ -39,10 +39,8 @@ const SECTIONS: usize = 6;
 pub(crate) const MAX_SPAN_BYTES: usize = 8 << 20;
 /// Record sizes of the sections in bytes, in the order of the file.
 pub(crate) const RECORD_BYTES: [usize; SECTIONS] = [72, 1, Segment::RECORD_BYTES, 56, 40, 12];
-/// Maximum number of warnings of one kind in an index, because a hostile layer can cause one with every
-/// entry. The limit applies to each kind, so that thousands of one kind do not displace the only one of
-/// another.
-pub(crate) const MAX_WARNINGS: usize = 4096;
+/// Marks the record of a kind of warning that has the number of further warnings instead of a path.
+const LEFT_OUT: u32 = 1 << 31;
 /// The value for a span without a copy.
 const NO_COPY: u64 = u64::MAX;
 
@@ -241,13 +239,22 @@ impl LayerIndex {
         self.last_at_or_before(Section::Checkpoints, offset)
     }
 
-    /// Returns the warnings that were recorded while the layer was read.
+    /// Returns the warnings that were recorded while the layer was read: the first of each kind.
     pub(crate) fn warnings(&self) -> impl Iterator<Item = Warning> {
         (0..self.count(Section::Warnings)).filter_map(|at| {
             let mut fields = self.record(Section::Warnings, at)?;
             let kind = u8::try_from(fields.u32()).ok().and_then(WarningKind::from_code)?;
             let path = self.heap(fields.u32(), fields.u32()).to_vec();
             Some(Warning { kind, path })
+        })
+    }
+
+    /// Returns the number of warnings of each kind that were not recorded, if there are any.
+    pub(crate) fn warnings_left_out(&self) -> impl Iterator<Item = (WarningKind, u64)> {
+        (0..self.count(Section::Warnings)).filter_map(|at| {
+            let mut fields = self.record(Section::Warnings, at)?;
+            let code = fields.u32().checked_sub(LEFT_OUT)?;
+            Some((WarningKind::from_code(u8::try_from(code).ok()?)?, fields.u64()))
         })
     }
 

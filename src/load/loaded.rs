@@ -16,7 +16,7 @@ use crate::error::{Error, PathFault, Result};
 use crate::image::LayerOrigin;
 use crate::layer::LayerId;
 use crate::layer::entry::{EntryKind, FileData};
-use crate::rootfs::{EntryAt, InodeId, Rootfs};
+use crate::rootfs::{EntryAt, InodeId, Rootfs, Warnings};
 use crate::source::LayerBlob;
 use crate::sublist::Sublist;
 use crate::warning::Warning;
@@ -72,7 +72,7 @@ pub(crate) struct LoadedTree {
     pub(super) rootfs: Rootfs,
     pub(super) layers: Sublist<LayerInfo>,
     pub(super) bytes: Sublist<Arc<LayerBytes>>,
-    pub(super) warnings: Vec<(LayerId, Warning)>,
+    pub(super) warnings: Warnings,
 }
 
 impl LoadedTree {
@@ -97,7 +97,7 @@ impl LoadedTree {
 
     /// Returns the warnings from reading and merging, each with its layer's position in the image.
     #[must_use]
-    pub(crate) fn warnings(&self) -> &[(LayerId, Warning)] {
+    pub(crate) fn warnings(&self) -> &Warnings {
         &self.warnings
     }
 
@@ -187,14 +187,14 @@ impl LoadedTree {
     }
 
     pub(super) fn collect_warnings(&mut self, mismatches: impl Iterator<Item = Option<Warning>>) {
-        let mismatches = mismatches
-            .enumerate()
-            .filter_map(|(at, mismatch)| Some((LayerId(u16::try_from(at).ok()?), mismatch?)));
-        let mut all: Vec<_> = mismatches.chain(self.rootfs.warnings().iter().cloned()).collect();
-        all.sort_by_key(|(layer, _)| *layer);
-        for (layer, _) in &mut all {
-            layer.0 = self.first.saturating_add(layer.0);
+        let mut all = Warnings::default();
+        for (layer, Warning { kind, path }) in
+            (0..).map(LayerId).zip(mismatches).filter_map(|(layer, mismatch)| Some((layer, mismatch?)))
+        {
+            all.add(layer, kind, path.len(), || path);
         }
+        all.append(self.rootfs.warnings());
+        all.sort_above(self.first);
         self.warnings = all;
     }
 }

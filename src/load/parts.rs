@@ -9,19 +9,25 @@ use super::loaded::{LayerInfo, LoadedTree};
 use crate::content::LayerBytes;
 use crate::error::{Error, Result};
 use crate::layer::LayerId;
-use crate::rootfs::{MergeOptions, Rootfs, merge};
+use crate::rootfs::{MergeOptions, Rootfs, Warnings, merge_quietly};
 
 impl LoadedTree {
     /// Returns a tree of layers that belong to no image.
     pub(crate) fn of_parts(rootfs: Rootfs, bytes: Vec<Arc<LayerBytes>>) -> Self {
-        LoadedTree { first: 0, rootfs, layers: Vec::new().into(), bytes: bytes.into(), warnings: Vec::new() }
+        LoadedTree {
+            first: 0,
+            rootfs,
+            layers: Vec::new().into(),
+            bytes: bytes.into(),
+            warnings: Warnings::default(),
+        }
     }
 
     /// Merges a range of the layers of this tree, counted from its lowest, into a new tree. Nothing is read:
     /// both trees share the lists of layers, indexes, readers and cached spans.
     ///
     /// # Errors
-    /// [`Error::Reference`] when the range is not within the layers of this tree; as [`merge()`].
+    /// [`Error::Reference`] when the range is not within the layers of this tree; as [`merge_quietly`].
     pub(crate) fn part(&self, layers: RangeInclusive<u16>, options: &MergeOptions) -> Result<LoadedTree> {
         let (first, last) = (*layers.start(), *layers.end());
         let range = usize::from(first)..usize::from(last) + 1;
@@ -34,10 +40,10 @@ impl LoadedTree {
         };
         Ok(LoadedTree {
             first: self.first.saturating_add(first),
-            rootfs: merge(indexes, options)?,
+            rootfs: merge_quietly(indexes, options)?,
             layers,
             bytes,
-            warnings: Vec::new(),
+            warnings: Warnings::default(),
         })
     }
 

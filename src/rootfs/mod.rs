@@ -15,6 +15,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod walk;
+mod warnings;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,10 +24,12 @@ use crate::layer::entry::{DeviceNumber, Entry, EntryKind, FileData, Meta, Xattrs
 use crate::layer::table::LayerIndex;
 use crate::layer::{EntryId, LayerId};
 use crate::sublist::Sublist;
-use crate::warning::Warning;
 
 pub use merge::Semantics;
+#[cfg(feature = "fuse")]
+pub(crate) use merge::merge_quietly;
 pub(crate) use merge::{Before, Cause, Change, MergeOptions, merge, replay};
+pub(crate) use warnings::Warnings;
 
 use tables::{ForeignEntries, InodeRecord, RecordKind, Tables};
 
@@ -122,7 +125,7 @@ pub(crate) enum Follow {
 pub(crate) struct Rootfs {
     tables: Tables,
     layers: Sublist<Arc<LayerIndex>>,
-    warnings: Vec<(LayerId, Warning)>,
+    warnings: Warnings,
 }
 
 impl Rootfs {
@@ -260,7 +263,7 @@ impl Rootfs {
 
     /// Returns the warnings of merging and of reading the layers, layer by layer.
     #[must_use]
-    pub(crate) fn warnings(&self) -> &[(LayerId, Warning)] {
+    pub(crate) fn warnings(&self) -> &Warnings {
         &self.warnings
     }
 

@@ -8,21 +8,23 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use super::Rootfs;
 pub(crate) use super::tables::RECORD_BYTES;
 use super::tables::{SECTIONS, Tables};
+use super::{Rootfs, Warnings};
 use crate::bytes::{Bytes, CHECKSUM_BYTES, Sections};
 use crate::error::{Error, Result, Subject};
 use crate::fields::Fields;
 use crate::layer::LayerId;
 use crate::layer::table::LayerIndex;
 use crate::sublist::Sublist;
-use crate::warning::{Warning, WarningKind};
+use crate::warning::WarningKind;
 
 /// First bytes of every stored tree.
 const MAGIC: &[u8; 8] = b"IMGTREE\0";
+/// Marks the record of a kind of warning that has the number of further warnings instead of a path.
+const LEFT_OUT: u16 = 1 << 15;
 /// Raised whenever the layout changes, or the result of merging the same layers.
-pub(crate) const TREE_VERSION: u32 = 4;
+pub(crate) const TREE_VERSION: u32 = 5;
 /// Magic, version, 4 bytes of zero, the lengths, checksum.
 pub(crate) const HEADER_BYTES: usize = 8 + 4 + 4 + SECTIONS * 8 + CHECKSUM_BYTES;
 /// Offset of the lengths in the header.
@@ -73,28 +75,39 @@ impl Rootfs {
     }
 }
 
-/// Encodes warnings one after the other: layer u16, kind u16, length u32, path.
-pub(super) fn pack_warnings(warnings: &[(LayerId, Warning)]) -> Vec<u8> {
+/// Encodes warnings one after the other: layer u16, kind u16, length u32, path. For each kind of which some were not
+/// kept, a record of layer 0 follows; its path is their number, u64.
+pub(super) fn pack_warnings(warnings: &Warnings) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for (layer, warning) in warnings {
-        let len = u32::try_from(warning.path.len()).unwrap_or(0);
+    let mut push = |layer: LayerId, code: u16, path: &[u8]| {
+        let len = u32::try_from(path.len()).unwrap_or(0);
         bytes.extend_from_slice(&layer.0.to_le_bytes());
-        bytes.extend_from_slice(&u16::from(warning.kind.code()).to_le_bytes());
+        bytes.extend_from_slice(&code.to_le_bytes());
         bytes.extend_from_slice(&len.to_le_bytes());
-        bytes.extend_from_slice(warning.path.get(..len as usize).unwrap_or_default());
+        bytes.extend_from_slice(path.get(..len as usize).unwrap_or_default());
+    };
+    for (layer, warning) in warnings.kept() {
+        push(*layer, warning.kind.code().into(), &warning.path);
+    }
+    for (kind, count) in warnings.left_out() {
+        push(LayerId(0), LEFT_OUT | u16::from(kind.code()), &count.to_le_bytes());
     }
     bytes
 }
 
-fn read_warnings(mut section: &[u8]) -> Option<Vec<(LayerId, Warning)>> {
-    let mut warnings = Vec::new();
+fn read_warnings(mut section: &[u8]) -> Option<Warnings> {
+    let mut warnings = Warnings::default();
     while !section.is_empty() {
         let (head, rest) = section.split_at_checked(8)?;
         let mut fields = Fields(head);
-        let (layer, code, len) = (fields.u16(), fields.u16(), fields.u32());
+        let (layer, code, len) = (LayerId(fields.u16()), fields.u16(), fields.u32());
         let (path, rest) = rest.split_at_checked(len as usize)?;
-        let kind = WarningKind::from_code(u8::try_from(code).ok()?)?;
-        warnings.push((LayerId(layer), Warning { kind, path: path.to_vec() }));
+        let kind = WarningKind::from_code(u8::try_from(code & !LEFT_OUT).ok()?)?;
+        if code & LEFT_OUT == 0 {
+            warnings.add(layer, kind, path.len(), || path.to_vec());
+        } else {
+            warnings.leave_out(kind, u64::from_le_bytes(path.try_into().ok()?));
+        }
         section = rest;
     }
     Some(warnings)

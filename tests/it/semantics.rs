@@ -277,6 +277,29 @@ fn m21_an_extension_header_at_the_end_is_ignored_with_a_warning() {
 }
 
 #[test]
+fn x9_inspect_counts_warnings_that_it_does_not_list() {
+    let links = (0..1500).map(|at| hardlink(format!("link{at:04}"), "nothing"));
+    let items: Vec<_> = [file("../up", b"1")].into_iter().chain(links).collect();
+    let imgmount = Imgmount::new();
+    let image = imgmount.write("image.tar", &archive(&[items]));
+    let out = run(imgmount.command(&["inspect", "--json"]).arg(&image)).expect(0);
+    let answer: Value = serde_json::from_str(out.text()).unwrap();
+    let expected = serde_json::json!({ "escaping-name": 1, "link-to-nothing": 1500 });
+    assert_eq!(answer["warning_counts"], expected);
+    let listed = answer["warnings"].as_array().unwrap();
+    assert_eq!((listed.len(), &listed[1000]["path"]), (1001, &serde_json::json!("link0999")));
+    let out = run(imgmount.command(&["inspect"]).arg(&image)).expect(0);
+    let text = out.text();
+    assert!(text.contains("\n1501 warning(s):\n"), "{text}");
+    assert!(text.ends_with("\n  and 500 more (link-to-nothing)\n"), "{text}");
+    run(imgmount.command(&["ls", "-v"]).arg(&image))
+        .expect(0)
+        .says("500 more warning(s) are not listed")
+        .says("1501 warning(s) while merging");
+    run(imgmount.command(&["ls", "--strict"]).arg(&image)).expect(2).says("gives 1501 warning(s), first:");
+}
+
+#[test]
 fn m8_an_owner_beyond_32_bits_is_cut() {
     shows(&[vec![file("f", b"1").owner((1 << 32) + 7, 70_000)]], &[file("f", b"1").owner(7, 70_000)]);
 }

@@ -1,18 +1,16 @@
 //! Builds a [`LayerIndex`]. This module owns the order in which sections are collected; each section is a
 //! separate table until the index is stored.
 
-use std::collections::HashMap;
-
 use super::{
     CheckpointRecord, FORMAT_VERSION, HEADER_BYTES, KIND_BLOCK, KIND_CHAR, KIND_DIRECTORY, KIND_FIFO,
-    KIND_FILE, KIND_HARDLINK, KIND_SPARSE, KIND_SYMLINK, LayerFacts, LayerIndex, MAGIC, MAX_WARNINGS,
-    NO_COPY, SECTIONS, Section, kind_code, low, pack, record_bytes,
+    KIND_FILE, KIND_HARDLINK, KIND_SPARSE, KIND_SYMLINK, LEFT_OUT, LayerFacts, LayerIndex, MAGIC, NO_COPY,
+    SECTIONS, Section, kind_code, low, pack, record_bytes,
 };
 use crate::bytes::{CHECKSUM_BYTES, Sections};
 use crate::digest::{Algorithm, Digest};
 use crate::error::{StreamFault, StreamResult as Result};
 use crate::layer::entry::{Entry, EntryKind, Extent, FileData, Segments, Stored};
-use crate::warning::WarningKind;
+use crate::warning::{Tally, WarningKind};
 
 /// Collects the results of one pass over a layer and builds a [`LayerIndex`].
 #[derive(Debug, Default)]
@@ -23,8 +21,7 @@ pub(crate) struct IndexBuilder {
     spans: Vec<u8>,
     checkpoints: Vec<u8>,
     warnings: Vec<u8>,
-    /// The number of warnings of each kind.
-    warned: HashMap<WarningKind, usize>,
+    tally: Tally,
 }
 
 impl IndexBuilder {
@@ -87,15 +84,11 @@ impl IndexBuilder {
         self.checkpoints.extend_from_slice(&record.window_hash);
     }
 
-    /// Appends a warning. Warnings after the first [`MAX_WARNINGS`] of a kind are dropped, and so are names
-    /// that exceed the space for names.
+    /// Appends a warning. Warnings after the first of a kind are only counted ([`Tally`]), and names that exceed
+    /// the space for names are left out.
     pub(crate) fn push_warning(&mut self, kind: WarningKind, path: &[u8]) {
-        let warned = self.warned.entry(kind).or_default();
-        *warned += 1;
-        if *warned > MAX_WARNINGS {
-            return;
-        }
-        let (offset, len) = self.push_heap(path).unwrap_or_default();
+        let Some(len) = self.tally.admit(kind, path.len()) else { return };
+        let (offset, len) = self.push_heap(path.get(..len).unwrap_or_default()).unwrap_or_default();
         for number in [u32::from(kind.code()), offset, len] {
             self.warnings.extend_from_slice(&number.to_le_bytes());
         }
@@ -104,7 +97,11 @@ impl IndexBuilder {
     /// Returns the index with all appended records.
     #[must_use]
     pub(crate) fn finish(self, facts: LayerFacts) -> LayerIndex {
-        let IndexBuilder { entries, heap, segments, spans, checkpoints, warnings, warned: _ } = self;
+        let IndexBuilder { entries, heap, segments, spans, checkpoints, mut warnings, tally } = self;
+        for (kind, count) in tally.left_out() {
+            warnings.extend_from_slice(&(LEFT_OUT | u32::from(kind.code())).to_le_bytes());
+            warnings.extend_from_slice(&count.to_le_bytes());
+        }
         let sections = [entries, heap, segments, spans, checkpoints, warnings];
         LayerIndex { facts, sections: Sections::Built(sections) }
     }

@@ -19,13 +19,13 @@ mod tree;
 
 use std::sync::Arc;
 
-use super::{EntryAt, Rootfs, stored};
+use super::{EntryAt, Rootfs, Warnings, stored};
 use crate::error::{Error, Result, Subject};
 use crate::layer::table::LayerIndex;
 use crate::layer::{LayerId, check_layers};
 use crate::limits::Limits;
 use crate::sublist::Sublist;
-use crate::warning::{Warning, WarningKind};
+use crate::warning::WarningKind;
 
 pub(crate) use replay::{Before, Cause, Change, replay};
 
@@ -61,30 +61,51 @@ pub(crate) struct MergeOptions {
 /// # Errors
 /// [`Error::Limit`] past [`MAX_LAYERS`](crate::layer::MAX_LAYERS), 2^32 names or 4 GiB of names.
 pub(crate) fn merge(layers: impl Into<Sublist<Arc<LayerIndex>>>, options: &MergeOptions) -> Result<Rootfs> {
-    let layers = layers.into();
-    let mut merged = over::Merged::new(&layers);
-    let mut warnings = Vec::new();
+    merge_noting(layers.into(), options, Warnings::default())
+}
+
+/// Merges as [`merge`], without the warnings.
+///
+/// # Errors
+/// As [`merge`].
+#[cfg(feature = "fuse")]
+pub(crate) fn merge_quietly(layers: Sublist<Arc<LayerIndex>>, options: &MergeOptions) -> Result<Rootfs> {
+    merge_noting(layers, options, Warnings::ignored())
+}
+
+fn merge_noting(
+    layers: Sublist<Arc<LayerIndex>>,
+    options: &MergeOptions,
+    warnings: Warnings,
+) -> Result<Rootfs> {
+    let mut merged = over::Merged::new(&layers, warnings);
     for (layer, index) in numbered(&layers)? {
-        let noticed = merged.add_layer(layer, index, options)?;
-        warnings.extend(index.warnings().chain(noticed).map(|warning| (layer, warning)));
+        merged.account.warnings.add_index(layer, index);
+        merged.add_layer(layer, index, options)?;
     }
+    let warnings = std::mem::take(&mut merged.account.warnings);
     let tables = flat::flatten(merged, stored::pack_warnings(&warnings))?;
     Ok(Rootfs { tables, layers, warnings })
 }
 
+/// What is counted over all layers.
+#[derive(Debug, Default)]
+struct Account {
+    /// The number of entries of the layers so far.
+    entries: u64,
+    /// The number of directories that only names implied, in the layers so far.
+    implied_directories: u64,
+    warnings: Warnings,
+}
+
 impl<'a> over::Merged<'a> {
-    /// Reads a layer and makes it the topmost layer. Returns the warnings of merging it.
-    fn add_layer(
-        &mut self,
-        layer: LayerId,
-        index: &'a LayerIndex,
-        options: &MergeOptions,
-    ) -> Result<Vec<Warning>> {
-        let reader = own::LayerMerge::new(layer, options, &self.tree, &mut self.objects, index.entry_count());
-        let mut own = reader.read(index)?;
-        let mut warnings = std::mem::take(&mut own.warnings);
-        warnings.extend(self.lay_over(own, layer, options)?);
-        Ok(warnings)
+    /// Reads a layer and makes it the topmost layer.
+    fn add_layer(&mut self, layer: LayerId, index: &'a LayerIndex, options: &MergeOptions) -> Result<()> {
+        self.account.entries = self.account.entries.saturating_add(index.entry_count().into());
+        let place = (layer, index.entry_count());
+        let reader = own::LayerMerge::new(place, options, &self.tree, &mut self.objects, &mut self.account);
+        let own = reader.read(index)?;
+        self.lay_over(own, layer, options)
     }
 }
 

@@ -13,11 +13,12 @@ use super::replay::Touched;
 use super::tree::{
     Dir, DirId, NameTree, ObjectId, ObjectKind, Objects, Occupant, Slot, SlotId, Steps, Way, number,
 };
-use super::{EntryAt, MergeOptions, Semantics};
+use super::{Account, EntryAt, MergeOptions, Semantics};
 use crate::error::Result;
 use crate::layer::LayerId;
 use crate::layer::table::LayerIndex;
-use crate::warning::{Warning, WarningKind};
+use crate::rootfs::Warnings;
+use crate::warning::WarningKind;
 
 /// The layers merged so far, as one tree.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ pub(super) struct Merged<'a> {
     pub(super) root: Option<EntryAt>,
     /// The object of a directory in one layer's own tree, for each layer that has the directory.
     pub(super) seen: HashMap<(DirId, LayerId), ObjectId>,
+    pub(super) account: Account,
     /// The names that the topmost layer changes; `None` if changes are not recorded.
     pub(super) touched: Option<Vec<Touched<'a>>>,
 }
@@ -43,19 +45,19 @@ struct AttributeSource {
 }
 
 impl<'a> Merged<'a> {
-    pub(super) fn new(layers: &'a [Arc<LayerIndex>]) -> Self {
+    pub(super) fn new(layers: &'a [Arc<LayerIndex>], warnings: Warnings) -> Self {
         let (tree, objects) = (NameTree::new(), Objects::new(layers));
-        Merged { tree, objects, root: None, seen: HashMap::new(), touched: None }
+        let account = Account { warnings, ..Account::default() };
+        Merged { tree, objects, root: None, seen: HashMap::new(), account, touched: None }
     }
 
-    /// Makes `own` the topmost layer. Returns warnings about entries that runtimes would have refused or
-    /// hidden.
+    /// Makes `own` the topmost layer, with warnings about entries that runtimes would have refused or hidden.
     pub(super) fn lay_over(
         &mut self,
         mut own: Own<'a>,
         layer: LayerId,
         options: &MergeOptions,
-    ) -> Result<Vec<Warning>> {
+    ) -> Result<()> {
         if let Some(entry) = own.root {
             self.root = Some(EntryAt { layer, entry });
         }
@@ -127,14 +129,15 @@ impl<'a> Merged<'a> {
     }
 
     /// Changes the merged tree, parents first.
-    fn apply(&mut self, own: &NameTree<'a>, layer: LayerId, options: &MergeOptions) -> Result<Vec<Warning>> {
+    fn apply(&mut self, own: &NameTree<'a>, layer: LayerId, options: &MergeOptions) -> Result<()> {
         if own[own.root].opaque {
             self.tree.replace_root()?;
         }
         let mut into = vec![None; own.dirs.len()];
         into[own.root.at()] = Some(self.tree.root);
         let index = self.objects.layers.get(usize::from(layer.0)).map(Arc::as_ref);
-        let mut noticed = LayerWarnings { index, layer, warnings: Vec::new() };
+        let mut noticed =
+            LayerWarnings { index, layer, warnings: std::mem::take(&mut self.account.warnings) };
         for at in own.slot_ids() {
             let slot = &own[at];
             let Some(directory) = into[slot.directory.at()] else { continue };
@@ -164,7 +167,8 @@ impl<'a> Merged<'a> {
                 Occupant::Nothing | Occupant::Link(_) => {}
             }
         }
-        Ok(noticed.warnings)
+        self.account.warnings = noticed.warnings;
+        Ok(())
     }
 
     /// Merges a directory with the lower directory of that path, or makes a new one there: if there is no
@@ -216,7 +220,7 @@ fn hides(slot: &Slot<'_>, options: &MergeOptions) -> bool {
 struct LayerWarnings<'a> {
     index: Option<&'a LayerIndex>,
     layer: LayerId,
-    warnings: Vec<Warning>,
+    warnings: Warnings,
 }
 
 impl LayerWarnings<'_> {
@@ -248,8 +252,8 @@ impl LayerWarnings<'_> {
             _ => false,
         };
         if replaces_link && slot.whiteout().is_none() && self.is_implied(merged, &own[dir]) {
-            let path = own.path(at);
-            self.warnings.push(Warning { kind: WarningKind::DirectoryReplacesLink, path });
+            let (kind, len) = (WarningKind::DirectoryReplacesLink, own[dir].path_len.saturating_sub(1));
+            self.warnings.add(self.layer, kind, len, || own.path(at));
         }
     }
 
@@ -269,6 +273,7 @@ impl LayerWarnings<'_> {
     /// Warns about a whiteout, by its name in the tar.
     fn of_whiteout(&mut self, slot: &Slot<'_>, kind: WarningKind) {
         let entry = slot.whiteout().and_then(|entry| self.index?.entry(entry));
-        self.warnings.push(Warning { kind, path: entry.map_or_else(Vec::new, |entry| entry.name.to_vec()) });
+        let name = entry.map_or(&[][..], |entry| entry.name);
+        self.warnings.add(self.layer, kind, name.len(), || name.to_vec());
     }
 }

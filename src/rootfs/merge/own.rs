@@ -8,14 +8,14 @@ use super::links::Link;
 use super::tree::{
     DirId, FoundAt, LinkId, NameTree, ObjectId, ObjectKind, Objects, Occupant, SlotId, Steps, Way, number,
 };
-use super::{Fault, MergeOptions, Semantics};
+use super::{Account, Fault, MergeOptions, Semantics};
 use crate::error::{Error, Result, Subject};
 use crate::layer::entry::{DeviceNumber, Entry, EntryKind};
 use crate::layer::table::LayerIndex;
 use crate::layer::xattr::{Holder, is_held};
 use crate::layer::{EntryId, LayerId};
 use crate::path::{Cleaned, MAX_COMPONENT_BYTES, MAX_LINK_TARGET_BYTES, MAX_PATH_BYTES, clean};
-use crate::warning::{Warning, WarningKind};
+use crate::warning::WarningKind;
 
 /// Prefix of the name of a whiteout; the rest is the deleted name (OCI image-spec, layer.md).
 const WHITEOUT: &[u8] = b".wh.";
@@ -31,7 +31,6 @@ pub(super) struct Own<'a> {
     pub(super) links: Vec<Link<'a>>,
     /// The last directory entry for the root.
     pub(super) root: Option<EntryId>,
-    pub(super) warnings: Vec<Warning>,
 }
 
 /// Whether a name at the root of a layer belongs to aufs and is hidden (docs/semantics.md W15).
@@ -66,13 +65,6 @@ enum Parents<'a> {
     Named { components: Vec<&'a [u8]>, escaped: bool },
 }
 
-/// Directories that any layer may have, in addition to those in proportion to its entries: enough for a
-/// few deep names in a small layer.
-const FREE_DIRECTORIES: u64 = 65_536;
-/// Directories that a layer may have for each entry. Real layers have entries for nearly all of their
-/// directories.
-const DIRECTORIES_AN_ENTRY: u64 = 16;
-
 /// Reads one layer.
 pub(super) struct LayerMerge<'a, 'm> {
     pub(super) layer: LayerId,
@@ -80,10 +72,9 @@ pub(super) struct LayerMerge<'a, 'm> {
     /// The merged tree of all layers below.
     pub(super) lower: &'m NameTree<'a>,
     pub(super) objects: &'m mut Objects<'a>,
+    account: &'m mut Account,
     pub(super) own: Own<'a>,
     pub(super) steps: Steps,
-    /// The maximum number of directories of the layer, implied directories included.
-    max_directories: u64,
     recent: Option<Recent<'a>>,
     /// The name of the entry that is being read.
     current: &'a [u8],
@@ -91,20 +82,19 @@ pub(super) struct LayerMerge<'a, 'm> {
 
 impl<'a, 'm> LayerMerge<'a, 'm> {
     pub(super) fn new(
-        layer: LayerId,
+        (layer, entries): (LayerId, u32),
         options: &'m MergeOptions,
         lower: &'m NameTree<'a>,
         objects: &'m mut Objects<'a>,
-        entries: u32,
+        account: &'m mut Account,
     ) -> Self {
         let mut tree = NameTree::new();
         tree.expect(entries as usize);
         let root = tree.root;
         tree[root].lower = Some(lower.root);
-        let own = Own { tree, links: Vec::new(), root: None, warnings: Vec::new() };
+        let own = Own { tree, links: Vec::new(), root: None };
         let steps = Steps::for_entries(entries);
-        let max_directories = FREE_DIRECTORIES + DIRECTORIES_AN_ENTRY * u64::from(entries);
-        LayerMerge { layer, options, lower, objects, own, steps, max_directories, recent: None, current: b"" }
+        LayerMerge { layer, options, lower, objects, account, own, steps, recent: None, current: b"" }
     }
 
     /// Reads all entries, then binds the hard links that had to wait.
@@ -126,7 +116,7 @@ impl<'a, 'm> LayerMerge<'a, 'm> {
     }
 
     pub(super) fn warn_at(&mut self, kind: WarningKind, name: &[u8]) {
-        self.own.warnings.push(Warning { kind, path: name.to_vec() });
+        self.account.warnings.add(self.layer, kind, name.len(), || name.to_vec());
     }
 
     fn entry(&mut self, id: EntryId, entry: &Entry<'a>) -> Result<(), Fault> {
@@ -209,14 +199,18 @@ impl<'a, 'm> LayerMerge<'a, 'm> {
         Ok(way.at)
     }
 
-    /// Checks the limit on directories: each short name may imply 2,000 directories.
-    fn may_imply(&self) -> Result<(), Fault> {
-        let (value, max) = (self.own.tree.dirs.len() as u64 + 1, self.max_directories);
-        if value <= max {
+    /// Counts an implied directory. A short name can imply 2,000 directories, in each of thousands of layers, so the
+    /// limit is for all layers. In addition, each entry may imply one directory: that takes as much memory as an
+    /// entry for the directory.
+    fn may_imply(&mut self) -> Result<(), Fault> {
+        self.account.implied_directories = self.account.implied_directories.saturating_add(1);
+        let value = self.account.implied_directories.saturating_sub(self.account.entries);
+        let bound = self.options.limits.implied_directories();
+        if value <= bound.max {
             return Ok(());
         }
         let what = Subject::Layer { number: self.layer.0.into(), diff_id: None };
-        Err(Fault::Fatal(Error::limit(what, "implied directories", value, max)))
+        Err(Fault::Fatal(Error::over(what, bound, value)))
     }
 
     /// With `follow_dirlinks`: returns the target of the lower layers' symbolic link of this name, unless

@@ -17,7 +17,7 @@ use super::{EntryAt, MergeOptions, numbered};
 use crate::error::Result;
 use crate::layer::LayerId;
 use crate::layer::table::LayerIndex;
-use crate::rootfs::Stat;
+use crate::rootfs::{Stat, Warnings};
 
 /// The change of one name by one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,7 +123,7 @@ pub(crate) fn replay(
     options: &MergeOptions,
     visit: &mut dyn FnMut(Change) -> Result<()>,
 ) -> Result<()> {
-    let mut merged = Merged::new(layers);
+    let mut merged = Merged::new(layers, Warnings::ignored());
     merged.touched = Some(Vec::new());
     let mut book = Book::default();
     for (layer, index) in numbered(layers)? {

@@ -30,7 +30,7 @@ fn assert_tree(tree: &Rootfs, expected: &[&str]) {
 /// Returns the warnings of merging: layer, kind and path.
 fn warned(tree: &Rootfs) -> Vec<(u16, WarningKind, String)> {
     let escaped = |path: &[u8]| crate::path::escape(path);
-    tree.warnings().iter().map(|(layer, w)| (layer.0, w.kind, escaped(&w.path))).collect()
+    tree.warnings().kept().iter().map(|(layer, w)| (layer.0, w.kind, escaped(&w.path))).collect()
 }
 
 /// Compares all warnings of the topmost of two layers.
