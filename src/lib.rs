@@ -223,7 +223,7 @@ pub use rootfs::{InodeId, ROOT};
 
 // History of layers, and differences between trees.
 pub use analysis::Field;
-pub use analysis::deleted::{DeletedFile, DeletedOptions, Removal};
+pub use analysis::deleted::{DeletedFile, DeletedFiles, DeletedOptions, Removal};
 pub use analysis::diff::{DiffOptions, Difference, DifferenceKind};
 pub use analysis::history::{Action, Event, Step};
 pub use api::diff;

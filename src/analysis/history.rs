@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::image::{HistoryEntry, ImageConfig, ImageInfo, LayerOrigin};
 use crate::layer::LayerId;
 use crate::layer::table::LayerIndex;
-use crate::rootfs::{Before, Cause, Change, MergeOptions, replay};
+use crate::rootfs::{Cause, MergeOptions, Origin, replay};
 
 /// A step of an image's history and the layer that it made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,18 +136,19 @@ pub(crate) fn of_path<'a>(
     let mut budget = PathBudget::new(options.limits);
     replay(layers, options, &mut |change| {
         if change.path == path {
-            budget.take(&change.path)?;
-            changes.push(change);
+            budget.take(change.path)?;
+            changes.push((change.layer, change.before, change.after, change.cause));
         }
         Ok(())
     })?;
     let mut events = Vec::with_capacity(changes.len());
-    for Change { layer, before, after, cause, .. } in changes {
+    for (layer, before, after, cause) in changes {
+        let inode = |origin: Origin| Inode::new(origin.stat(layers), layers);
         let action = match (before, after) {
             (None, Some(_)) if events.is_empty() => Action::Added,
             (None, Some(_)) => Action::ReAdded,
-            (Some(Before { inode, .. }), Some(after)) => {
-                Action::Changed(differing(Inode::new(inode, layers), Inode::new(after, layers), files)?)
+            (Some(before), Some(after)) => {
+                Action::Changed(differing(inode(before.inode), inode(after), files)?)
             }
             (_, None) => match cause {
                 Cause::Whiteout(of) => Action::Deleted(of),
@@ -157,7 +158,7 @@ pub(crate) fn of_path<'a>(
                 Cause::Entry => continue,
             },
         };
-        events.push(Event { layer, action, after: after.map(|stat| Inode::new(stat, layers)) });
+        events.push(Event { layer, action, after: after.map(inode) });
     }
     Ok(events)
 }

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::analysis::deleted::{self, DeletedFile, DeletedOptions};
+use crate::analysis::deleted::{self, DeletedFiles, DeletedOptions};
 use crate::analysis::diff::{DiffOptions, Difference, Side};
 use crate::analysis::history::{self, Event, Step};
 use crate::analysis::{Inode, diff as trees};
@@ -252,16 +252,8 @@ impl Image {
     ///
     /// # Errors
     /// [`Error::Limit`] for too many paths.
-    pub fn deleted(&self, options: &DeletedOptions) -> Result<Vec<DeletedFile<'_>>> {
-        let mut files = deleted::find(self.tree.rootfs().layers(), &self.merge, *options)?;
-        let first = self.first();
-        for file in &mut files {
-            for layer in [&mut file.layer, &mut file.removed_by] {
-                layer.0 = layer.0.saturating_add(first);
-            }
-            file.inode = file.inode.above(first);
-        }
-        Ok(files)
+    pub fn deleted(&self, options: &DeletedOptions) -> Result<DeletedFiles<'_>> {
+        Ok(deleted::find(self.tree.rootfs().layers(), &self.merge, *options)?.above(self.first()))
     }
 }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::args::{ImageArgs, image_value};
 use super::commands::{Command, Example};
 use super::output::{JsonEntry, JsonLayer, json_line, json_name_of, stdout};
-use imgmount::{DeletedFile, DeletedOptions, Image, LayerId, LayerRange, Removal, escape};
+use imgmount::{DeletedFile, DeletedFiles, DeletedOptions, Image, LayerId, LayerRange, Removal, escape};
 
 /// List deleted files that are still in the image
 ///
@@ -59,8 +59,8 @@ fn run(args: &DeletedArgs) -> Result<ExitCode> {
     let files = image.deleted(&DeletedOptions::default().overwritten(args.overwritten))?;
     let mut out = stdout();
     if args.json {
-        for file in &files {
-            json_line(&mut out, &json(&image, file))?;
+        for file in files.iter() {
+            json_line(&mut out, &json(&image, &file))?;
         }
     } else {
         print(&image, files, &mut out)?;
@@ -83,23 +83,21 @@ fn json<'a>(image: &'a Image, file: &DeletedFile<'_>) -> JsonFile<'a> {
 
 /// Prints a paragraph for each pair of removing and containing layer: commands of layers are long, and
 /// the same for many files.
-fn print(image: &Image, mut files: Vec<DeletedFile<'_>>, out: &mut impl Write) -> io::Result<()> {
-    // The sort is stable: within a paragraph, paths stay sorted.
-    files.sort_by_key(|file| (file.removed_by, file.layer));
+fn print(image: &Image, files: DeletedFiles<'_>, out: &mut impl Write) -> io::Result<()> {
+    let files = files.by_layer();
     let width = files.iter().map(|file| file.inode.size().to_string().len()).max().unwrap_or(0);
-    for (number, paragraph) in
-        files.chunk_by(|a, b| (a.removed_by, a.layer) == (b.removed_by, b.layer)).enumerate()
-    {
-        let Some(first) = paragraph.first() else { continue };
-        if number > 0 {
-            writeln!(out)?;
+    let mut paragraph = None;
+    for file in files.iter() {
+        let layers = (file.removed_by, file.layer);
+        if paragraph != Some(layers) {
+            if paragraph.replace(layers).is_some() {
+                writeln!(out)?;
+            }
+            writeln!(out, "removed by layer {}", named(image, file.removed_by))?;
+            writeln!(out, "     from layer {}", named(image, file.layer))?;
         }
-        writeln!(out, "removed by layer {}", named(image, first.removed_by))?;
-        writeln!(out, "     from layer {}", named(image, first.layer))?;
-        for file in paragraph {
-            let remark = if file.removal == Removal::Overwritten { "  (overwritten)" } else { "" };
-            writeln!(out, "  {:>width$}  {}{remark}", file.inode.size(), escape(&file.path))?;
-        }
+        let remark = if file.removal == Removal::Overwritten { "  (overwritten)" } else { "" };
+        writeln!(out, "  {:>width$}  {}{remark}", file.inode.size(), escape(&file.path))?;
     }
     Ok(())
 }

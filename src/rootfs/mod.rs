@@ -28,7 +28,7 @@ use crate::sublist::Sublist;
 pub use merge::Semantics;
 #[cfg(feature = "fuse")]
 pub(crate) use merge::merge_quietly;
-pub(crate) use merge::{Before, Cause, Change, MergeOptions, merge, replay};
+pub(crate) use merge::{Before, Cause, MergeOptions, merge, replay};
 pub(crate) use warnings::Warnings;
 
 use tables::{ForeignEntries, InodeRecord, RecordKind, Tables};
@@ -103,6 +103,20 @@ impl Origin {
     /// Returns the layer of the entries.
     pub(crate) fn layer(self) -> LayerId {
         self.layer
+    }
+
+    /// Whether the inode is a directory.
+    pub(crate) fn is_directory(self) -> bool {
+        self.kind.is_directory()
+    }
+
+    /// Returns the attributes of the inode. Names are not counted: ignore `nlink`.
+    pub(crate) fn stat(self, layers: &[Arc<LayerIndex>]) -> Stat {
+        let Origin { kind, layer, entry, meta, xattrs } = self;
+        let has_xattrs = xattrs.is_some();
+        let record = InodeRecord { kind, layer, entry, nlink: 0, has_xattrs, has_foreign: true };
+        let foreign = ForeignEntries { inode: InodeId(u32::MAX), meta, xattrs: xattrs.unwrap_or(entry) };
+        described(record, Some(foreign), layers)
     }
 
     /// Returns the same entries of another layer.

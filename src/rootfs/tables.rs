@@ -79,7 +79,7 @@ impl RecordKind {
         RecordKind::Root,
     ];
 
-    fn is_directory(self) -> bool {
+    pub(super) fn is_directory(self) -> bool {
         matches!(self, RecordKind::Directory | RecordKind::ImpliedDirectory | RecordKind::Root)
     }
 }

@@ -191,14 +191,14 @@ fn deleted_files_are_listed_and_overwritten_ones_on_request() {
     let image = three_layers().load(LayerRange::All);
     let listed = |options| -> Vec<(Vec<u8>, u16, u16, Removal)> {
         let files = image.deleted(&options).unwrap();
-        files.into_iter().map(|file| (file.path, file.layer.0, file.removed_by.0, file.removal)).collect()
+        files.iter().map(|file| (file.path, file.layer.0, file.removed_by.0, file.removal)).collect()
     };
     let deleted = (b"/c".to_vec(), 1, 2, Removal::Deleted((*b"/c").into()));
     let overwritten = (b"/b".to_vec(), 1, 2, Removal::Overwritten);
     let all = [overwritten, deleted];
     assert_eq!(listed(DeletedOptions::default()), all[1..]);
     assert_eq!(listed(DeletedOptions::default().overwritten(true)), all);
-    let file = image.deleted(&DeletedOptions::default()).unwrap().remove(0).inode;
+    let file = image.deleted(&DeletedOptions::default()).unwrap().iter().next().unwrap().inode;
     assert_eq!((file.size(), file.nlink()), (4, None));
 }
 

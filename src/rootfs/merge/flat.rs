@@ -10,7 +10,7 @@ use crate::error::{Error, Result, Subject};
 use crate::layer::entry::EntryKind;
 use crate::layer::{EntryId, LayerId};
 use crate::rootfs::tables::{Dentry, Directory, ForeignEntries, InodeRecord, Parts, RecordKind, Tables};
-use crate::rootfs::{EntryAt, InodeId, Stat, described};
+use crate::rootfs::{EntryAt, InodeId, Origin};
 
 /// Lays out the merged tree. `warnings` are in the stored form (`stored::pack_warnings`).
 pub(super) fn flatten(merged: Merged<'_>, warnings: Vec<u8>) -> Result<Tables> {
@@ -214,15 +214,18 @@ fn record(object: &Object, objects: &Objects<'_>) -> (InodeRecord, Option<(Entry
     (record, has_foreign.then(|| (meta, xattrs.unwrap_or(entry))))
 }
 
-/// Returns the root's inode, with the same values that [`flatten`] stores.
-pub(super) fn root_inode(at: Option<EntryAt>, objects: &Objects<'_>) -> Stat {
-    described(root_record(at), None, objects.layers)
+/// Returns the entries that describe the root.
+pub(super) fn root_origin(at: Option<EntryAt>) -> Origin {
+    origin_of((root_record(at), None))
 }
 
-/// Returns the inode of an object, with the values that [`flatten`] stores, except that names are not
-/// counted.
-pub(super) fn inode(object: &Object, objects: &Objects<'_>) -> Stat {
-    let (record, foreign) = record(object, objects);
-    let foreign = foreign.map(|(meta, xattrs)| ForeignEntries { inode: InodeId(NONE), meta, xattrs });
-    described(record, foreign, objects.layers)
+/// Returns the entries that describe an object.
+pub(super) fn origin(object: &Object, objects: &Objects<'_>) -> Origin {
+    origin_of(record(object, objects))
+}
+
+fn origin_of((record, foreign): (InodeRecord, Option<(EntryId, EntryId)>)) -> Origin {
+    let InodeRecord { kind, layer, entry, has_xattrs, .. } = record;
+    let (meta, xattrs) = foreign.unwrap_or((entry, entry));
+    Origin { kind, layer, entry, meta, xattrs: has_xattrs.then_some(xattrs) }
 }

@@ -27,7 +27,7 @@ use crate::limits::Limits;
 use crate::sublist::Sublist;
 use crate::warning::WarningKind;
 
-pub(crate) use replay::{Before, Cause, Change, replay};
+pub(crate) use replay::{Before, Cause, replay};
 
 /// How whiteouts and opaque marks are read, above all where runtimes and the specification disagree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

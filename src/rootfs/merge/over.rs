@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::own::{Own, is_aufs};
-use super::replay::Touched;
+use super::replay::Touches;
 use super::tree::{
     Dir, DirId, NameTree, ObjectId, ObjectKind, Objects, Occupant, Slot, SlotId, Steps, Way, number,
 };
@@ -31,7 +31,7 @@ pub(super) struct Merged<'a> {
     pub(super) seen: HashMap<(DirId, LayerId), ObjectId>,
     pub(super) account: Account,
     /// The names that the topmost layer changes; `None` if changes are not recorded.
-    pub(super) touched: Option<Vec<Touched<'a>>>,
+    pub(super) touched: Option<Touches<'a>>,
 }
 
 /// Where implied directories at and below a directory take their attributes from.
@@ -198,7 +198,7 @@ impl<'a> Merged<'a> {
                 Occupant::Directory(dir) => Some(&own[dir]),
                 _ => None,
             };
-            touched.push(Touched::new(&self.tree, directory, slot, dir));
+            touched.add(&self.tree, directory, slot, dir);
         }
     }
 

@@ -6,31 +6,32 @@
 //! a second time.
 //!
 //! Replaying takes about as long as merging. A directory that is deleted or replaced never returns (its
-//! name gets another [`DirId`]), so it is read only once, however many layers follow.
+//! name gets another [`DirId`]), so it is read only once, however many layers follow. The changes below a
+//! directory are reported one after the other, with one path that grows and shrinks: a layer can delete millions of
+//! names at once, and each of them can have a path of 4 KB.
 
 use std::sync::Arc;
 
-use super::flat::{inode, root_inode};
+use super::flat::{origin, root_origin};
 use super::over::Merged;
-use super::tree::{Dir, DirId, NameTree, ObjectId, Occupant, Slot, SlotId};
+use super::tree::{Dir, DirId, NONE, NameTree, ObjectId, Occupant, Slot, SlotId};
 use super::{EntryAt, MergeOptions, numbered};
 use crate::error::Result;
 use crate::layer::LayerId;
 use crate::layer::table::LayerIndex;
-use crate::rootfs::{Stat, Warnings};
+use crate::rootfs::{Origin, Warnings};
 
 /// The change of one name by one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Change {
+pub(crate) struct Change<'p> {
     /// The layer that makes the change.
     pub layer: LayerId,
     /// The whole path; `/` for the root.
-    pub path: Vec<u8>,
+    pub path: &'p [u8],
     /// The state before the layer; `None` if the path did not exist.
     pub before: Option<Before>,
-    /// The inode after the layer; `None` if the path no longer exists. Names are not counted: ignore
-    /// `nlink`.
-    pub after: Option<Stat>,
+    /// The inode after the layer; `None` if the path no longer exists.
+    pub after: Option<Origin>,
     /// The part of the layer that causes the change.
     pub cause: Cause,
 }
@@ -38,8 +39,8 @@ pub(crate) struct Change {
 /// The state of a path before a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Before {
-    /// The inode. Names are not counted: ignore `nlink`.
-    pub inode: Stat,
+    /// The inode.
+    pub inode: Origin,
     /// The layer that put the inode at this path. It differs from the inode's layer for a hard link to an
     /// object of a lower layer, and for a directory that takes its attributes from a lower layer.
     pub since: LayerId,
@@ -58,9 +59,18 @@ pub(crate) enum Cause {
     Replaced(Arc<[u8]>),
 }
 
+/// The names that a layer changes in the directories that existed before it. Other names are reported with the
+/// directory that the layer made.
+#[derive(Debug)]
+pub(super) struct Touches<'a> {
+    /// The number of directories before the layer.
+    directories: usize,
+    names: Vec<Touched<'a>>,
+}
+
 /// A name that a layer is about to change, and its state before.
 #[derive(Debug)]
-pub(super) struct Touched<'a> {
+struct Touched<'a> {
     directory: DirId,
     name: &'a [u8],
     before: NameState,
@@ -75,16 +85,22 @@ struct NameState {
     attributes: Option<ObjectId>,
 }
 
-impl<'a> Touched<'a> {
+impl<'a> Touches<'a> {
+    fn of(tree: &NameTree<'_>) -> Self {
+        Touches { directories: tree.dirs.len(), names: Vec::new() }
+    }
+
     /// Records a name of the merged tree before `slot` of a layer's own tree is laid over it. `dir` is the
     /// layer's own directory of that name.
-    pub(super) fn new(tree: &NameTree<'a>, directory: DirId, slot: &Slot<'a>, dir: Option<&Dir>) -> Self {
-        Touched {
-            directory,
-            name: slot.name,
-            before: NameState::of(tree, tree.occupant(directory, slot.name)),
-            whiteout: slot.whiteout().is_some(),
-            opaque: dir.is_some_and(|dir| dir.opaque),
+    pub(super) fn add(&mut self, tree: &NameTree<'a>, directory: DirId, slot: &Slot<'a>, dir: Option<&Dir>) {
+        if directory.at() < self.directories {
+            self.names.push(Touched {
+                directory,
+                name: slot.name,
+                before: NameState::of(tree, tree.occupant(directory, slot.name)),
+                whiteout: slot.whiteout().is_some(),
+                opaque: dir.is_some_and(|dir| dir.opaque),
+            });
         }
     }
 }
@@ -121,18 +137,18 @@ impl NameState {
 pub(crate) fn replay(
     layers: &[Arc<LayerIndex>],
     options: &MergeOptions,
-    visit: &mut dyn FnMut(Change) -> Result<()>,
+    visit: &mut dyn FnMut(Change<'_>) -> Result<()>,
 ) -> Result<()> {
     let mut merged = Merged::new(layers, Warnings::ignored());
-    merged.touched = Some(Vec::new());
     let mut book = Book::default();
     for (layer, index) in numbered(layers)? {
-        let before = (merged.tree.root, merged.root, merged.tree.dirs.len());
+        let before = (merged.tree.root, merged.root);
+        merged.touched = Some(Touches::of(&merged.tree));
         merged.add_layer(layer, index, options)?;
         book.catch_up(&merged.tree, layer);
-        let touched = std::mem::take(&mut merged.touched).unwrap_or_default();
-        Reporter { merged: &merged, book: &mut book, layer, visit }.report(before, touched)?;
-        merged.touched = Some(Vec::new());
+        let touched = merged.touched.take().map(|touched| touched.names).unwrap_or_default();
+        let path = Vec::new();
+        Reporter { merged: &merged, book: &mut book, layer, path, visit }.report(before, touched)?;
     }
     Ok(())
 }
@@ -140,25 +156,41 @@ pub(crate) fn replay(
 /// Facts about the merged tree that the tree itself does not record.
 #[derive(Debug, Default)]
 struct Book {
-    /// The names of each directory, in use or not.
-    children: Vec<Vec<SlotId>>,
+    /// The names of each directory, in use or not: a list that [`Book::next`] links, by its first and last slot.
+    children: Vec<Option<(SlotId, SlotId)>>,
+    /// For each slot the next slot of its directory; [`NONE`] for the last.
+    next: Vec<u32>,
     /// For each slot, the layer that put the slot's occupant there.
     since: Vec<LayerId>,
 }
 
 impl Book {
     fn catch_up(&mut self, tree: &NameTree<'_>, layer: LayerId) {
-        self.children.resize_with(tree.dirs.len(), Vec::new);
-        for slot in tree.slot_ids().skip(self.since.len()) {
-            if let Some(children) = self.children.get_mut(tree[slot].directory.at()) {
-                children.push(slot);
-            }
+        self.children.resize(tree.dirs.len(), None);
+        let known = self.next.len();
+        self.next.resize(tree.slots.len(), NONE);
+        for slot in tree.slot_ids().skip(known) {
+            let Some(children) = self.children.get_mut(tree[slot].directory.at()) else { continue };
+            let first = children.map_or(slot, |(first, last)| {
+                if let Some(next) = self.next.get_mut(last.0 as usize) {
+                    *next = slot.0;
+                }
+                first
+            });
+            *children = Some((first, slot));
         }
         self.since.resize(tree.slots.len(), layer);
     }
 
-    fn children(&self, directory: Option<DirId>) -> &[SlotId] {
-        directory.and_then(|directory| self.children.get(directory.at())).map_or(&[], Vec::as_slice)
+    /// Returns the first name of a directory.
+    fn first(&self, directory: Option<DirId>) -> Option<SlotId> {
+        let (first, _) = (*self.children.get(directory?.at())?)?;
+        Some(first)
+    }
+
+    /// Returns the name after `slot` in the same directory.
+    fn next(&self, slot: SlotId) -> Option<SlotId> {
+        self.next.get(slot.0 as usize).filter(|next| **next != NONE).map(|next| SlotId(*next))
     }
 
     fn since(&self, slot: Option<SlotId>) -> LayerId {
@@ -174,7 +206,6 @@ impl Book {
 
 /// A name with its state before and after the layer, not reported yet.
 struct Pair {
-    path: Vec<u8>,
     /// The slot of the name in the tree before the layer.
     slot_before: Option<SlotId>,
     before: NameState,
@@ -186,34 +217,73 @@ struct Pair {
     below: Cause,
 }
 
+/// The names of a directory before the layer, paired with those of the directory after it.
+struct Pairs {
+    /// The length of the path of the directory.
+    path_bytes: usize,
+    from: Option<DirId>,
+    to: Option<DirId>,
+    /// The cause, if a name is gone.
+    cause: Cause,
+    next: Option<SlotId>,
+    /// Whether all names of `from` are done.
+    in_to: bool,
+}
+
+impl Pairs {
+    fn new(path_bytes: usize, from: Option<DirId>, to: Option<DirId>, cause: Cause, book: &Book) -> Self {
+        Pairs { path_bytes, from, to, cause, next: book.first(from), in_to: false }
+    }
+
+    /// Returns the next name of both directories.
+    fn next(&mut self, book: &Book, tree: &NameTree<'_>) -> Option<Pair> {
+        let other = |directory: Option<DirId>, slot: SlotId| tree.known(directory?, tree[slot].name);
+        loop {
+            let Some(slot) = self.next else {
+                if std::mem::replace(&mut self.in_to, true) {
+                    return None;
+                }
+                self.next = book.first(self.to);
+                continue;
+            };
+            self.next = book.next(slot);
+            let (slot_before, slot_after) = match self.in_to {
+                false => (Some(slot), other(self.to, slot)),
+                true if other(self.from, slot).is_none() => (None, Some(slot)),
+                true => continue,
+            };
+            let state = |slot: Option<SlotId>| {
+                NameState::of(tree, slot.map_or(Occupant::Nothing, |slot| tree[slot].occupant()))
+            };
+            let (gone, below) = (self.cause.clone(), self.cause.clone());
+            let (before, after) = (state(slot_before), state(slot_after));
+            return Some(Pair { slot_before, before, slot_after, after, gone, below });
+        }
+    }
+}
+
 /// Reports the changes of one layer.
 struct Reporter<'t, 'a> {
     merged: &'t Merged<'a>,
     book: &'t mut Book,
     layer: LayerId,
-    visit: &'t mut dyn FnMut(Change) -> Result<()>,
+    /// The path of the name that is being reported.
+    path: Vec<u8>,
+    visit: &'t mut dyn FnMut(Change<'_>) -> Result<()>,
 }
 
 impl<'a> Reporter<'_, 'a> {
-    /// Reports all changes of a layer. `before` is the root, the root's entry and the number of directories
-    /// before the layer.
-    fn report(&mut self, before: (DirId, Option<EntryAt>, usize), touched: Vec<Touched<'a>>) -> Result<()> {
-        let (root, root_entry, directories) = before;
+    /// Reports all changes of a layer. `before` is the root and the root's entry before the layer.
+    fn report(&mut self, before: (DirId, Option<EntryAt>), touched: Vec<Touched<'a>>) -> Result<()> {
+        let (root, root_entry) = before;
         self.report_root(root_entry)?;
         if root != self.merged.tree.root {
-            self.report_below(
-                b"",
-                Some(root),
-                Some(self.merged.tree.root),
-                &Cause::Opaque(Arc::from(&b"/"[..])),
-            )?;
+            self.path.clear();
+            let cause = Cause::Opaque(Arc::from(&b"/"[..]));
+            self.report_below(Some(root), Some(self.merged.tree.root), cause)?;
         }
         for name in touched {
-            // The contents of a directory that this layer made are reported with the directory.
-            if name.directory.at() < directories {
-                let pair = self.pair_of(&name);
-                self.report_pair(pair)?;
-            }
+            self.report_touched(&name)?;
         }
         Ok(())
     }
@@ -222,86 +292,59 @@ impl<'a> Reporter<'_, 'a> {
         if self.layer != LayerId(0) && self.merged.root == entry_before {
             return Ok(());
         }
-        let inode = |entry| root_inode(entry, &self.merged.objects);
-        let before = inode(entry_before);
+        let before = root_origin(entry_before);
         let before = (self.layer != LayerId(0)).then_some(Before { inode: before, since: before.layer });
-        let after = Some(inode(self.merged.root));
-        (self.visit)(Change { layer: self.layer, path: b"/".to_vec(), before, after, cause: Cause::Entry })
+        let after = Some(root_origin(self.merged.root));
+        (self.visit)(Change { layer: self.layer, path: b"/", before, after, cause: Cause::Entry })
     }
 
-    fn pair_of(&self, name: &Touched<'a>) -> Pair {
+    /// Reports a name of the layer, and the names below it if their states may differ.
+    fn report_touched(&mut self, name: &Touched<'a>) -> Result<()> {
         let tree = &self.merged.tree;
         let slot = tree.known(name.directory, name.name);
-        let mut path = slot.map(|slot| tree.path(slot)).unwrap_or_default();
-        path.insert(0, b'/');
         let after = NameState::of(tree, tree.occupant(name.directory, name.name));
-        let here: Arc<[u8]> = Arc::from(path.as_slice());
+        self.path.clear();
+        self.path.push(b'/');
+        self.path.extend_from_slice(&slot.map(|slot| tree.path(slot)).unwrap_or_default());
+        let here: Arc<[u8]> = Arc::from(self.path.as_slice());
         let below = match (name.opaque, name.whiteout) {
             (true, _) => Cause::Opaque(here.clone()),
             (false, true) => Cause::Whiteout(here.clone()),
             (false, false) => Cause::Replaced(here.clone()),
         };
         let gone = Cause::Whiteout(here);
-        Pair { path, slot_before: slot, before: name.before, slot_after: slot, after, gone, below }
+        let pair = Pair { slot_before: slot, before: name.before, slot_after: slot, after, gone, below };
+        let (from, to) = (pair.before.directory(), pair.after.directory());
+        let below = pair.below.clone();
+        self.report_name(pair)?;
+        if from == to { Ok(()) } else { self.report_below(from, to, below) }
     }
 
-    /// Reports a name, and the names below it if their states may differ.
-    fn report_pair(&mut self, pair: Pair) -> Result<()> {
-        let mut ahead = vec![pair];
-        while let Some(pair) = ahead.pop() {
+    /// Reports the names in and below a directory before the layer (`from`) and after it (`to`), whose path is
+    /// the current one.
+    fn report_below(&mut self, from: Option<DirId>, to: Option<DirId>, cause: Cause) -> Result<()> {
+        let tree = &self.merged.tree;
+        let mut open = vec![Pairs::new(self.path.len(), from, to, cause, self.book)];
+        while let Some(pairs) = open.last_mut() {
+            self.path.truncate(pairs.path_bytes);
+            let Some(pair) = pairs.next(self.book, tree) else {
+                open.pop();
+                continue;
+            };
+            let Some(slot) = pair.slot_before.or(pair.slot_after) else { continue };
+            self.path.push(b'/');
+            self.path.extend_from_slice(tree[slot].name);
             let (from, to) = (pair.before.directory(), pair.after.directory());
             if from != to {
-                self.pairs_below(&pair.path, from, to, &pair.below, &mut ahead);
+                open.push(Pairs::new(self.path.len(), from, to, pair.below.clone(), self.book));
             }
             self.report_name(pair)?;
         }
         Ok(())
     }
 
-    fn report_below(
-        &mut self,
-        path: &[u8],
-        from: Option<DirId>,
-        to: Option<DirId>,
-        cause: &Cause,
-    ) -> Result<()> {
-        let mut ahead = Vec::new();
-        self.pairs_below(path, from, to, cause, &mut ahead);
-        ahead.into_iter().try_for_each(|pair| self.report_pair(pair))
-    }
-
-    /// Returns the names of the directory before the layer, paired with those of the directory after it.
-    fn pairs_below(
-        &self,
-        path: &[u8],
-        from: Option<DirId>,
-        to: Option<DirId>,
-        cause: &Cause,
-        pairs: &mut Vec<Pair>,
-    ) {
-        let tree = &self.merged.tree;
-        let other = |directory: Option<DirId>, name| directory.and_then(|at| tree.known(at, name));
-        let state = |slot: Option<SlotId>| {
-            NameState::of(tree, slot.map_or(Occupant::Nothing, |slot| tree[slot].occupant()))
-        };
-        let mut push = |slot: SlotId, slot_before: Option<SlotId>, slot_after: Option<SlotId>| {
-            let path = [path, b"/", tree[slot].name].concat();
-            let (before, after) = (state(slot_before), state(slot_after));
-            let (gone, below) = (cause.clone(), cause.clone());
-            pairs.push(Pair { path, slot_before, before, slot_after, after, gone, below });
-        };
-        for slot in self.book.children(from) {
-            push(*slot, Some(*slot), other(to, tree[*slot].name));
-        }
-        for slot in self.book.children(to) {
-            if other(from, tree[*slot].name).is_none() {
-                push(*slot, None, Some(*slot));
-            }
-        }
-    }
-
     fn report_name(&mut self, pair: Pair) -> Result<()> {
-        let Pair { path, slot_before, before, slot_after, after, gone, .. } = pair;
+        let Pair { slot_before, before, slot_after, after, gone, .. } = pair;
         let since = self.book.since(slot_before);
         if before.is_nothing() == after.is_nothing() && before.attributes == after.attributes {
             // A directory may be replaced by another one with the same state: then it counts as the old
@@ -310,11 +353,11 @@ impl<'a> Reporter<'_, 'a> {
             return Ok(());
         }
         let objects = &self.merged.objects;
-        let found = |state: NameState| state.attributes.map(|at| inode(&objects[at], objects));
+        let found = |state: NameState| state.attributes.map(|at| origin(&objects[at], objects));
         let before = found(before).map(|inode| Before { inode, since });
         let after = found(after);
         self.book.set_since(slot_after, self.layer);
         let cause = if after.is_some() { Cause::Entry } else { gone };
-        (self.visit)(Change { layer: self.layer, path, before, after, cause })
+        (self.visit)(Change { layer: self.layer, path: &self.path, before, after, cause })
     }
 }

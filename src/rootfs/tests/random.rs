@@ -87,26 +87,26 @@ proptest! {
         let layers: Vec<_> = stack.iter().map(|items| layer(items)).collect();
         let mut changes = Vec::new();
         replay(&layers, &options, &mut |change| {
-            changes.push(change);
+            changes.push((change.layer, change.path.to_vec(), change.before, change.after));
             Ok(())
         }).unwrap();
         let mut state: BTreeMap<Vec<u8>, Before> = BTreeMap::new();
         for (at, _) in layers.iter().enumerate() {
             let id = LayerId(u16::try_from(at).unwrap());
             let mut told = BTreeSet::new();
-            for change in changes.iter().filter(|change| change.layer == id) {
-                prop_assert!(told.insert(&change.path), "{} is told of twice", crate::path::escape(&change.path));
-                prop_assert_eq!(change.before, state.get(&change.path).copied());
-                match change.after {
-                    Some(inode) => state.insert(change.path.clone(), Before { inode, since: id }),
-                    None => state.remove(&change.path),
+            for (_, path, before, after) in changes.iter().filter(|(layer, ..)| *layer == id) {
+                prop_assert!(told.insert(path), "{} is told of twice", crate::path::escape(path));
+                prop_assert_eq!(*before, state.get(path).copied());
+                match *after {
+                    Some(inode) => state.insert(path.clone(), Before { inode, since: id }),
+                    None => state.remove(path),
                 };
             }
             let merged = merge(layers[..=at].to_vec(), &options).unwrap();
             let named = |path: &[u8], inode: &Stat| (path.to_vec(), Stat { nlink: 0, ..*inode });
             let shown: BTreeMap<_, _> =
                 merged.walk(ROOT).map(|(path, id)| named(&path, &merged.inode(id).unwrap())).collect();
-            let kept: BTreeMap<_, _> = state.iter().map(|(path, stood)| named(path, &stood.inode)).collect();
+            let kept: BTreeMap<_, _> = state.iter().map(|(path, stood)| named(path, &stood.inode.stat(&layers))).collect();
             prop_assert_eq!(kept, shown);
         }
     }

@@ -1,6 +1,8 @@
 //! Tests reading the tree (paths, walks, numbers), and merging hostile layers.
 
-use super::super::Follow;
+use std::collections::BTreeSet;
+
+use super::super::{Follow, replay};
 use super::*;
 use crate::error::{Error, PathFault};
 
@@ -192,6 +194,26 @@ fn x9_warnings_are_counted_and_few_are_stored() {
     let again = Rootfs::from_bytes(stored, tree.layers().clone()).unwrap();
     assert_eq!(again.warnings().kept(), kept);
     assert_eq!(again.warnings().counts().collect::<Vec<_>>(), [(replaced, 3000)]);
+}
+
+#[test]
+fn x9_changes_below_a_directory_are_reported_with_one_path() {
+    // All names below a deleted directory used to wait in a list, each with its whole path.
+    let deep = "d/".repeat(2000);
+    let base: Vec<_> = (0..3000).map(|at| file(format!("{deep}{at}"), at)).collect();
+    let layers = [layer(&base), layer(&[mark(".wh.d")])];
+    let (mut reported, mut buffers) = (0, BTreeSet::new());
+    replay(&layers, &MergeOptions::default(), &mut |change| {
+        if change.layer.0 == 1 {
+            reported += 1;
+            buffers.insert(change.path.as_ptr());
+        }
+        Ok(())
+    })
+    .unwrap();
+    // The buffer grows a few times while the directories are entered.
+    assert_eq!(reported, 2000 + 3000);
+    assert!(buffers.len() < 20, "{}", buffers.len());
 }
 
 #[test]
