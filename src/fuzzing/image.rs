@@ -99,7 +99,7 @@ fn use_all(image: &Image) {
     for (path, _) in paths.iter().skip(1).take(20) {
         assert!(!image.history(path).unwrap().is_empty(), "{} has no history", path.escape_ascii());
     }
-    for deleted in image.deleted(&DeletedOptions::default()).unwrap() {
+    for deleted in image.deleted(&DeletedOptions::default()).unwrap().iter() {
         assert!(deleted.path.starts_with(b"/"), "{deleted:?}");
     }
     assert!(diff(image, image, &DiffOptions::default()).is_ok_and(|differences| differences.is_empty()));

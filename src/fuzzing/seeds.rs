@@ -87,7 +87,7 @@ fn tars() -> Vec<Vec<u8>> {
     let long = [b"long/".as_slice(), &[b'n'; 200]].concat();
     let segments = [(4096, 4), (9000, 6)]
         .map(|(file_offset, len_bytes)| Segment { file_offset, extent: Extent { offset: 0, len_bytes } });
-    let sparse = SparseMap::new(10_000, &segments).unwrap();
+    let sparse = SparseMap::new(10_000, segments).unwrap();
     let plain = [
         member(b"d", Kind::Directory, b""),
         file(b"d/a", b"hello"),

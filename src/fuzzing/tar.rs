@@ -64,7 +64,7 @@ impl Sink for Seen {
         let kind = match entry.kind {
             EntryKind::File(data) => match data.stored {
                 Stored::Contiguous(extent) => Kind::File(data.size, extent),
-                Stored::Sparse(segments) => Kind::Sparse(data.size, segments.into_owned()),
+                Stored::Sparse(segments) => Kind::Sparse(data.size, segments.iter_from(0).collect()),
             },
             EntryKind::Directory => Kind::Directory,
             EntryKind::Symlink(target) => Kind::Symlink(target.to_vec()),
