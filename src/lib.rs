@@ -123,7 +123,7 @@
 //! first group may also use one another:
 //!
 //! ```text
-//! bytes digest error fields glob limits path read_at sublist warning workers
+//! bytes digest error fields glob host_path limits path read_at sublist warning workers
 //! | compress | layer | store | image | source | rootfs | analysis | content | load
 //! | export extract forest verify | fuse | api
 //! ```
@@ -131,6 +131,7 @@
 //! | module | owns |
 //! |---|---|
 //! | `error`, `digest`, `fields`, `glob`, `limits`, `path`, `read_at`, `sublist`, `warning` | shared vocabulary types |
+//! | `host_path` | which links lead to a destination on the host, and that it is held open |
 //! | `workers` | how threads share a list of jobs, and when they stop |
 //! | `bytes` | whether stored bytes are copied or mapped, and how they are checked |
 //! | `compress` | choice of decoder; where decoding of a compressed stream can resume |
@@ -167,6 +168,7 @@ mod fuse;
 #[doc(hidden)]
 pub mod fuzzing;
 mod glob;
+mod host_path;
 mod image;
 mod layer;
 mod limits;
@@ -236,6 +238,7 @@ pub use export::ExportOptions;
 pub use extract::{Existing, ExtractFailure, ExtractOptions, ExtractReport, NotKept};
 #[cfg(feature = "fuse")]
 pub use fuse::{MountOptions, MountView, Mounted, check_mount_point, unmount};
+pub use host_path::{HostDirectory, HostTarget};
 
 // The store of layer indexes.
 pub use layer::table::LayerFacts;

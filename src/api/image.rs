@@ -17,6 +17,7 @@ use crate::error::{Error, PathFault, Result};
 use crate::export::{ExportOptions, export};
 use crate::extract::{ExtractOptions, ExtractReport, extract, extract_as};
 use crate::glob::Glob;
+use crate::host_path::HostDirectory;
 use crate::image::ImageInfo;
 use crate::layer::LayerId;
 use crate::load::{Engine, EngineOptions, FileReader, LayerInfo, LoadOptions, LoadedTree};
@@ -266,7 +267,7 @@ impl Image {
     /// [`Existing::Refuse`](crate::Existing::Refuse), when the disk is full, and when the work was stopped.
     /// Objects that cannot be created are listed in the [`ExtractReport`].
     pub fn extract(&self, dir: impl AsRef<Path>, options: &ExtractOptions<'_>) -> Result<ExtractReport> {
-        self.extract_from(ROOT, dir, options)
+        self.extract_from(ROOT, &HostDirectory::create(dir)?, options)
     }
 
     /// Writes the contents of one directory of the tree into `dir`, as [`Image::extract`].
@@ -276,10 +277,10 @@ impl Image {
     pub fn extract_from(
         &self,
         directory: InodeId,
-        dir: impl AsRef<Path>,
+        dir: &HostDirectory,
         options: &ExtractOptions<'_>,
     ) -> Result<ExtractReport> {
-        extract(&self.tree, directory, dir.as_ref(), options)
+        extract(&self.tree, directory, dir, options)
     }
 
     /// Writes one object of the tree, with everything below it, as `name` in the directory `dir`, which need
@@ -290,11 +291,11 @@ impl Image {
     pub fn extract_as(
         &self,
         object: InodeId,
-        dir: impl AsRef<Path>,
+        dir: &HostDirectory,
         name: impl AsRef<[u8]>,
         options: &ExtractOptions<'_>,
     ) -> Result<ExtractReport> {
-        extract_as(&self.tree, object, dir.as_ref(), name.as_ref(), options)
+        extract_as(&self.tree, object, dir, name.as_ref(), options)
     }
 
     /// Writes the whole tree to `out` as a tar. The same image always gives the same bytes.

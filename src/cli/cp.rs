@@ -10,23 +10,21 @@
 //!
 //! Directories are merged; a directory never replaces another type of file, nor the other way round.
 //! Symbolic links are copied as links; with -L, a link at the end of the path is followed, inside the
-//! image. Unlike docker, `cp` never writes through links on the host, and an existing DEST keeps its
-//! own attributes.
+//! image. On the host, a link that is named as DEST is followed as open(2) follows it, no other link is
+//! followed, and an existing directory DEST keeps its own attributes.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
 use super::args::{ImageArgs, LayerArgs, PathArgs, image_value};
 use super::commands::{Command, Example};
 use super::export::{export_to_stdout, refuse_terminal};
 use super::extract::{conclude, extracting, is_root};
-use imgmount::{Existing, ExportOptions, ExtractOptions, Image, InodeId};
+use imgmount::{Existing, ExportOptions, ExtractOptions, HostDirectory, HostTarget, Image, InodeId, escape};
 
 /// Copy a file or directory from an image
 ///
@@ -69,21 +67,23 @@ impl Command for CpArgs {
 
 fn run(args: &CpArgs) -> Result<ExitCode> {
     let (name, Some(path)) = args.path.split(&args.source) else {
-        bail!("'{}' has no path inside the image; use IMAGE:/path or --path", args.source.to_string_lossy());
+        let source = escape(args.source.as_bytes());
+        bail!("'{source}' has no path inside the image; use IMAGE:/path or --path");
     };
     let to_stdout = args.dest == "-";
     if to_stdout {
         refuse_terminal()?;
     }
+    let target = if to_stdout { None } else { Some(find(&args.dest)?) };
     let engine = args.image.engine();
     let image = args.image.load_with(&engine, &name, args.layers.range())?;
     let origin = Origin::find(&image, &path, args.follow_link)?;
-    if to_stdout {
+    let Some(target) = target else {
         let options = ExportOptions::default().name(&origin.name);
         export_to_stdout(&image, origin.inode, &options)?;
         return Ok(ExitCode::SUCCESS);
-    }
-    let destination = destination(&origin, &args.dest)?;
+    };
+    let destination = destination(&origin, &args.dest, target)?;
     let privileged = args.archive || is_root();
     let options = ExtractOptions::default()
         .existing(Existing::Merge)
@@ -134,45 +134,44 @@ fn last_name(path: &[u8]) -> Vec<u8> {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec()
 }
 
-/// The destination of the copy.
-#[derive(Debug, PartialEq, Eq)]
+/// The destination of the copy, held open: another user cannot redirect the copy while the image is read.
+#[derive(Debug)]
 enum Destination {
     /// The contents are copied into this directory.
-    Into(PathBuf),
+    Into(HostDirectory),
     /// The copy gets this name in this directory.
-    As(PathBuf, Vec<u8>),
+    As(HostDirectory, Vec<u8>),
 }
 
-fn destination(origin: &Origin, dest: &OsStr) -> Result<Destination> {
-    let path = &follow(Path::new(dest))?;
+/// Finds what `dest` leads to. A link at its end is followed as open(2) follows it, since a user who names a
+/// link means its target.
+fn find(dest: &OsStr) -> imgmount::Result<HostTarget> {
+    // `new/.` names a directory that does not exist yet.
+    let path = dest.as_bytes().strip_suffix(b"/.").filter(|path| !path.is_empty());
+    HostTarget::find(path.map_or(dest, OsStr::from_bytes))
+}
+
+fn destination(origin: &Origin, dest: &OsStr, target: HostTarget) -> Result<Destination> {
     let wants_directory = dest.as_bytes().ends_with(b"/") || dest.as_bytes().ends_with(b"/.");
-    match fs::metadata(path) {
-        Ok(there) if there.is_dir() && origin.name.is_empty() => Ok(Destination::Into(path.to_owned())),
-        Ok(there) if there.is_dir() => Ok(Destination::As(path.to_owned(), origin.name.clone())),
-        Ok(_) if origin.is_directory => bail!("'{}': cannot copy a directory to a file", path.display()),
-        Ok(_) if wants_directory => bail!("'{}': not a directory", path.display()),
-        // Replacing a device or pipe by a file is unlikely to be intended, least of all by root.
-        Ok(there) if !there.is_file() => bail!("'{}': not a regular file or directory", path.display()),
-        Err(_) if wants_directory && !origin.is_directory => {
-            bail!("'{}': no such directory", path.display())
+    let shown = || escape(dest.as_bytes());
+    match target {
+        HostTarget::Directory(directory) if origin.name.is_empty() => Ok(Destination::Into(directory)),
+        HostTarget::Directory(directory) => Ok(Destination::As(directory, origin.name.clone())),
+        HostTarget::Object { .. } if origin.is_directory => {
+            bail!("'{}': cannot copy a directory to a file", shown())
         }
-        _ => beside(path),
+        // Replacing a device or pipe by a file is unlikely to be intended, least of all by root.
+        HostTarget::Object { metadata, has_name, .. } if !metadata.is_file() || !has_name => {
+            bail!("'{}': not a regular file or directory", shown())
+        }
+        HostTarget::Object { parent, name, .. } => Ok(Destination::As(parent, name.into_vec())),
+        HostTarget::Missing { behind_link: true, .. } => {
+            bail!("'{}': cannot follow the link: its target does not exist", shown())
+        }
+        HostTarget::Missing { .. } if wants_directory && !origin.is_directory => {
+            bail!("'{}': no such directory", shown())
+        }
+        HostTarget::Missing { parent, name, .. } => Ok(Destination::As(parent, name.into_vec())),
+        _ => bail!("'{}': not a regular file or directory", shown()),
     }
-}
-
-/// Returns the target of a symbolic link at the end of `path`, since a user who names a link means its
-/// target.
-fn follow(path: &Path) -> Result<PathBuf> {
-    let is_link = fs::symlink_metadata(path).is_ok_and(|there| there.is_symlink());
-    if !is_link || path.is_dir() {
-        return Ok(path.to_owned());
-    }
-    fs::canonicalize(path).with_context(|| format!("'{}': cannot follow the link", path.display()))
-}
-
-/// Returns the directory that contains `path`, and the name in it.
-fn beside(path: &Path) -> Result<Destination> {
-    let Some(name) = path.file_name() else { bail!("'{}': no such directory", path.display()) };
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok(Destination::As(parent.to_owned(), name.as_bytes().to_vec()))
 }

@@ -11,7 +11,7 @@ use super::args::{ImageArgs, LayerArgs, image_value};
 use super::commands::{Command, Example};
 use super::interrupt::Interrupt;
 use super::progress::Bars;
-use imgmount::{Engine, Existing, ExtractOptions, ExtractReport, NotKept, Progress};
+use imgmount::{Engine, Existing, ExtractOptions, ExtractReport, HostDirectory, NotKept, Progress, ROOT};
 
 /// Size of the span cache, in bytes. Files are read in the order in which they are stored, so no span
 /// is needed again later, and a larger cache would not help.
@@ -55,15 +55,18 @@ impl Command for ExtractArgs {
 }
 
 fn run(args: &ExtractArgs) -> Result<ExitCode> {
+    // An existing directory is held open, so that nobody can redirect its path while the image is read.
+    let held = HostDirectory::open(&args.dir).ok();
     let options = ImageArgs { cache_size: args.image.cache_size.min(CACHE_BYTES), ..args.image.clone() };
     let engine = options.engine();
     let image = options.load_with(&engine, &args.image_name, args.layers.range())?;
     let all = args.archive || is_root();
+    let dir = held.map_or_else(|| HostDirectory::create(&args.dir), Ok)?;
     let existing = if args.force { Existing::Replace } else { Existing::Refuse };
     extracting(
         &engine,
         ExtractOptions::default().existing(existing).owners(all).xattrs(all).devices(all),
-        |options| image.extract(&args.dir, options),
+        |options| image.extract_from(ROOT, &dir, options),
         |report| conclude(&report, args.archive),
     )
 }

@@ -3,22 +3,38 @@
 //! This module owns what happens to something that has the name already. A regular file is replaced by a
 //! complete one. A named pipe, a terminal or `/dev/null` is written into, never replaced.
 
-use std::fs::{self, File, Permissions};
+use std::ffi::OsString;
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::fs::{Mode, OFlags, openat};
 use tempfile::NamedTempFile;
+
+use imgmount::{HostDirectory, HostTarget, escape};
 
 /// Mode of a new file, before the umask.
 const NEW_FILE_MODE: u32 = 0o666;
 
 /// Where a result is written to.
 pub(super) enum FileOutput {
-    /// A temporary file, which gets this name when it is complete.
-    Replaced(NamedTempFile, PathBuf),
-    /// A file that exists and is not a regular file, or that a dangling link names.
+    /// A temporary file, which gets its name when it is complete.
+    Replaced(Draft),
+    /// A file that exists and is not a regular file, or that has no name.
     WrittenInto(File),
+}
+
+/// A temporary file in the directory of the result.
+pub(super) struct Draft {
+    file: NamedTempFile,
+    directory: HostDirectory,
+    name: OsString,
+    /// The path that the user gave, for messages.
+    path: PathBuf,
 }
 
 impl FileOutput {
@@ -28,43 +44,52 @@ impl FileOutput {
     /// When the file cannot be created or written to, and for directories and block devices.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let cannot = || cannot_write(path);
-        let Ok(target) = fs::canonicalize(path) else {
-            return match path.is_symlink() {
-                true => Ok(FileOutput::WrittenInto(File::create(path).with_context(cannot)?)),
-                false => FileOutput::replacing(path, Permissions::from_mode(NEW_FILE_MODE)),
-            };
-        };
-        let metadata = fs::metadata(&target).with_context(cannot)?;
-        let kind = metadata.file_type();
-        if kind.is_dir() || kind.is_block_device() {
-            bail!("{}: it is a directory or a block device", cannot());
+        match HostTarget::find(path).with_context(cannot)? {
+            HostTarget::Missing { parent, name, .. } => {
+                FileOutput::replacing(parent, name, Permissions::from_mode(NEW_FILE_MODE), path)
+            }
+            HostTarget::Object { metadata, .. } if metadata.file_type().is_block_device() => {
+                bail!("{}: it is a directory or a block device", cannot())
+            }
+            HostTarget::Object { parent, name, metadata, has_name: true, .. } if metadata.is_file() => {
+                let output =
+                    FileOutput::replacing(parent, name, Permissions::from_mode(NEW_FILE_MODE), path)?;
+                if let FileOutput::Replaced(draft) = &output {
+                    // A file that others could not read stays so.
+                    draft.file.as_file().set_permissions(metadata.permissions()).with_context(cannot)?;
+                }
+                Ok(output)
+            }
+            HostTarget::Object { parent, name, metadata, has_name, .. } => {
+                let mut flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+                flags.set(OFlags::NOFOLLOW, has_name);
+                flags.set(OFlags::TRUNC, metadata.is_file());
+                let file = openat(&parent, &name, flags, Mode::empty()).with_context(cannot)?;
+                Ok(FileOutput::WrittenInto(file.into()))
+            }
+            _ => bail!("{}: it is a directory or a block device", cannot()),
         }
-        if !kind.is_file() {
-            let file = File::options().write(true).open(&target).with_context(cannot)?;
-            return Ok(FileOutput::WrittenInto(file));
-        }
-        let output = FileOutput::replacing(&target, Permissions::from_mode(NEW_FILE_MODE))?;
-        if let FileOutput::Replaced(draft, _) = &output {
-            // A file that others could not read stays so.
-            draft.as_file().set_permissions(metadata.permissions()).with_context(cannot)?;
-        }
-        Ok(output)
     }
 
-    fn replacing(path: &Path, permissions: Permissions) -> Result<Self> {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let draft = tempfile::Builder::new()
+    fn replacing(
+        directory: HostDirectory,
+        name: OsString,
+        permissions: Permissions,
+        path: &Path,
+    ) -> Result<Self> {
+        let file = tempfile::Builder::new()
             .prefix(".imgmount-")
             .permissions(permissions)
-            .tempfile_in(parent.unwrap_or(Path::new(".")))
+            .tempfile_in(beneath(&directory))
+            .map_err(without_path)
             .with_context(|| cannot_write(path))?;
-        Ok(FileOutput::Replaced(draft, path.to_owned()))
+        Ok(FileOutput::Replaced(Draft { file, directory, name, path: path.to_owned() }))
     }
 
     /// Returns the file to write to.
     pub(super) fn file(&self) -> &File {
         match self {
-            FileOutput::Replaced(draft, _) => draft.as_file(),
+            FileOutput::Replaced(draft) => draft.file.as_file(),
             FileOutput::WrittenInto(file) => file,
         }
     }
@@ -74,24 +99,33 @@ impl FileOutput {
     /// # Errors
     /// When the file cannot be renamed.
     pub(super) fn finish(self) -> Result<()> {
-        match self {
-            FileOutput::Replaced(draft, path) => {
-                draft.persist(&path).map_err(|error| error.error).with_context(|| cannot_write(&path))?;
-                Ok(())
-            }
-            FileOutput::WrittenInto(_) => Ok(()),
-        }
+        let FileOutput::Replaced(Draft { file, directory, name, path }) = self else { return Ok(()) };
+        let placed = file.persist(beneath(&directory).join(name));
+        placed.map_err(|error| without_path(error.error)).with_context(|| cannot_write(&path))?;
+        Ok(())
     }
 
     /// Removes the temporary file, if there is one.
     pub(super) fn discard(self) {
-        if let FileOutput::Replaced(draft, _) = self {
-            let _ = draft.close();
+        if let FileOutput::Replaced(draft) = self {
+            let _ = draft.file.close();
         }
     }
 }
 
+/// Returns a path that leads to a directory that is held open, wherever it was moved.
+fn beneath(directory: &HostDirectory) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd()))
+}
+
+/// Returns an error without the temporary path that `tempfile` adds to its text.
+fn without_path(error: io::Error) -> io::Error {
+    let text = error.to_string();
+    let cause = text.split(" at path ").next().unwrap_or_default().to_owned();
+    io::Error::new(error.kind(), cause)
+}
+
 /// Returns the beginning of an error about `path`.
 pub(super) fn cannot_write(path: &Path) -> String {
-    format!("cannot write '{}'", path.display())
+    format!("cannot write '{}'", escape(path.as_os_str().as_bytes()))
 }

@@ -5,7 +5,7 @@
 //! [`super::attributes`] owns which attributes may be left out.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FileType, Mode, OFlags, ftruncate, makedev, mknodat, openat, symlinkat};
@@ -15,21 +15,22 @@ use super::Work;
 use super::attributes::{Made, Wanted, apply};
 use super::plan::{Link, PlannedFile, is_large};
 use super::report::NotKept;
-use super::target::discard;
+use super::target::{Folder, discard};
 use crate::error::{Error, Result};
 use crate::layer::entry::{DeviceNumber, Stored};
 use crate::rootfs::{InodeId, InodeKind, Stat};
 
 /// Permission bits that a file is created with, before its owner is set.
 const PERMISSIONS: u16 = 0o777;
-/// Permission bits of a file that gets extended attributes, which only a writable file accepts.
+/// Permission bits of a file that gets extended attributes, which only a writable file accepts, or set-id bits,
+/// with which no other user may have opened it for writing.
 const WRITABLE: u16 = 0o600;
 
 /// Creates objects one after the other, and keeps the last parent directory open.
 pub(super) struct Maker<'w, 'a> {
     work: &'w Work<'a>,
     /// The open directory and its index in the plan.
-    open: Option<(usize, OwnedFd)>,
+    open: Option<(usize, Folder)>,
 }
 
 impl<'w, 'a> Maker<'w, 'a> {
@@ -69,17 +70,21 @@ impl<'w, 'a> Maker<'w, 'a> {
         if work.outcome().unmade.contains(&link.first.inode) {
             // A device that was left out is counted and is not a failure.
             if work.tree.rootfs().inode(link.first.inode).is_some_and(|inode| !is_device(inode.kind)) {
-                work.fail(path(), Error::io("cannot link", Errno::NOENT.into()));
+                work.fail(path(), cannot_link(Errno::NOENT));
             }
             return;
         }
-        let first = self.within(link.first.parent, path, |parent| {
-            parent.try_clone_to_owned().map_err(|cause| Error::io("cannot link", cause))
-        });
-        let Some(first) = first else { return };
-        self.within(link.name.parent, path, |parent| {
-            let linked = work.target.link((first.as_fd(), link.first.name), (parent, link.name.name));
-            linked.map_err(|cause| Error::io("cannot link", cause.into()))
+        let Some(known) = work.known.get(link.first.parent).and_then(|known| known.get()) else { return };
+        let original = work.outcome().originals.get(&link.first.inode).copied();
+        self.within(link.name.parent, path, |folder| {
+            let other = match link.first.parent == link.name.parent {
+                true => None,
+                false => Some(work.target.pass(&work.plan.path(link.first.parent), *known)),
+            };
+            let other = other.transpose().map_err(cannot_link)?;
+            let first = other.as_ref().map_or(folder.as_fd(), |other| other.as_fd());
+            let linked = work.target.link((first, link.first.name), original, (folder, link.name.name));
+            linked.map_err(cannot_link)
         });
     }
 
@@ -90,6 +95,8 @@ impl<'w, 'a> Maker<'w, 'a> {
         let (Some(id), Some(known)) = (inode, work.known.get(at).and_then(|known| known.get())) else {
             return;
         };
+        // The workshop must not remain in a directory that is finished.
+        self.open = None;
         if work.is_over() {
             return;
         }
@@ -107,7 +114,7 @@ impl<'w, 'a> Maker<'w, 'a> {
         &mut self,
         directory: usize,
         path: impl Fn() -> Vec<u8>,
-        act: impl FnOnce(BorrowedFd<'_>) -> Result<T>,
+        act: impl FnOnce(&Folder) -> Result<T>,
     ) -> Option<T> {
         let work = self.work;
         if work.is_over() {
@@ -115,52 +122,53 @@ impl<'w, 'a> Maker<'w, 'a> {
         }
         let known = *work.known.get(directory)?.get()?;
         if self.open.as_ref().is_none_or(|(open, _)| *open != directory) {
-            let opened = work.target.pass(&work.plan.path(directory), known);
+            let opened = work.target.folder(&work.plan.path(directory), known);
             self.open = opened
                 .map(|opened| (directory, opened))
-                .map_err(|cause| {
-                    work.fail(path(), Error::io("cannot open the parent directory", cause.into()))
-                })
+                .map_err(|cause| work.fail(path(), Error::io("cannot use the parent directory", cause)))
                 .ok();
         }
         let (_, open) = self.open.as_ref()?;
-        act(open.as_fd()).map_err(|error| work.fail(path(), error)).ok()
+        act(open).map_err(|error| work.fail(path(), error)).ok()
     }
 }
 
 impl Work<'_> {
     /// Creates an object with all its bytes and attributes. Returns false for a device that is left out.
-    fn make_whole(
-        &self,
-        node: &PlannedFile<'_>,
-        inode: &Stat,
-        parent: BorrowedFd<'_>,
-        place: u64,
-    ) -> Result<bool> {
+    fn make_whole(&self, node: &PlannedFile<'_>, inode: &Stat, folder: &Folder, place: u64) -> Result<bool> {
         let temporary = self.target.temporary_name();
+        let build = folder.build();
         let made = match inode.kind {
-            InodeKind::File(_) => self.make_file(node.inode, inode, (parent, &temporary), place),
-            InodeKind::Symlink(_) => self.make_symlink(node.inode, parent, &temporary),
+            InodeKind::File(_) => self.make_file(node.inode, inode, (build, &temporary), place),
+            InodeKind::Symlink(_) => self.make_symlink(node.inode, build, &temporary),
             InodeKind::Char(number) => {
-                self.make_node(node.inode, FileType::CharacterDevice, number, parent, &temporary)
+                self.make_node(node.inode, FileType::CharacterDevice, number, build, &temporary)
             }
             InodeKind::Block(number) => {
-                self.make_node(node.inode, FileType::BlockDevice, number, parent, &temporary)
+                self.make_node(node.inode, FileType::BlockDevice, number, build, &temporary)
             }
             InodeKind::Fifo => {
-                self.make_node(node.inode, FileType::Fifo, DeviceNumber::default(), parent, &temporary)
+                self.make_node(node.inode, FileType::Fifo, DeviceNumber::default(), build, &temporary)
             }
             InodeKind::Directory => Ok(false),
         };
         let placed = match made {
-            Ok(true) => self.target.place(parent, &temporary, node.name).map_err(in_the_way),
+            Ok(true) => self.place(node, inode, folder, &temporary),
             Ok(false) => return Ok(false),
             Err(error) => Err(error),
         };
         if placed.is_err() {
-            discard(parent, &temporary);
+            discard(build, &temporary);
         }
         placed.map(|()| true)
+    }
+
+    fn place(&self, node: &PlannedFile<'_>, inode: &Stat, folder: &Folder, temporary: &str) -> Result<()> {
+        if inode.nlink > 1 {
+            let original = self.target.original(folder, temporary).map_err(cannot_link)?;
+            self.outcome().originals.extend(original.map(|original| (node.inode, original)));
+        }
+        self.target.place(folder, temporary, node.name).map_err(in_the_way)
     }
 
     fn make_file(
@@ -170,7 +178,8 @@ impl Work<'_> {
         (parent, name): (BorrowedFd<'_>, &str),
         place: u64,
     ) -> Result<bool> {
-        let mode = if inode.xattrs.is_some() { WRITABLE } else { inode.meta.mode & PERMISSIONS };
+        let waits = inode.xattrs.is_some() || inode.meta.mode & !PERMISSIONS != 0;
+        let mode = if waits { WRITABLE } else { inode.meta.mode & PERMISSIONS };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(parent, name, flags, Mode::from_raw_mode(mode.into()))
             .map_err(|cause| Error::io("cannot create the file", cause.into()))?;
@@ -260,6 +269,10 @@ impl Work<'_> {
 
 fn is_device(kind: InodeKind) -> bool {
     matches!(kind, InodeKind::Char(_) | InodeKind::Block(_))
+}
+
+fn cannot_link(cause: Errno) -> Error {
+    Error::io("cannot link", cause.into())
 }
 
 fn in_the_way(cause: Errno) -> Error {

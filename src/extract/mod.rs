@@ -22,8 +22,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -33,9 +32,10 @@ use self::make::Maker;
 use self::plan::{Plan, is_large};
 pub use self::report::{ExtractFailure, ExtractReport, NotKept};
 pub use self::target::Existing;
-use self::target::{Identity, Target};
+use self::target::{Identity, Original, Target};
 use crate::content::Schedule;
 use crate::error::{Error, PathFault, Result, Subject};
+use crate::host_path::HostDirectory;
 use crate::load::{LoadedTree, Progress, reported};
 use crate::path::escape;
 use crate::rootfs::InodeId;
@@ -108,7 +108,7 @@ impl<'a> ExtractOptions<'a> {
     }
 }
 
-/// Creates the contents of the directory `root` of the tree in `dir`, which is created if missing.
+/// Creates the contents of the directory `root` of the tree in `dir`.
 ///
 /// # Errors
 /// [`Error::Path`] if `root` is not a directory, [`Error::Io`] if `dir` cannot be used,
@@ -118,7 +118,7 @@ impl<'a> ExtractOptions<'a> {
 pub(crate) fn extract(
     tree: &LoadedTree,
     root: InodeId,
-    dir: &Path,
+    dir: &HostDirectory,
     options: &ExtractOptions<'_>,
 ) -> Result<ExtractReport> {
     let rootfs = tree.rootfs();
@@ -129,8 +129,6 @@ pub(crate) fn extract(
         Existing::Merge => Plan::of_contents_only(rootfs, root),
         Existing::Refuse | Existing::Replace => Plan::of_contents(rootfs, root),
     };
-    std::fs::create_dir_all(dir)
-        .map_err(|cause| Error::io_on("cannot create", Subject::File(dir.to_owned()), cause))?;
     run(tree, &plan, dir, options)
 }
 
@@ -142,7 +140,7 @@ pub(crate) fn extract(
 pub(crate) fn extract_as(
     tree: &LoadedTree,
     inode: InodeId,
-    dir: &Path,
+    dir: &HostDirectory,
     name: &[u8],
     options: &ExtractOptions<'_>,
 ) -> Result<ExtractReport> {
@@ -155,14 +153,15 @@ pub(crate) fn extract_as(
 fn run(
     tree: &LoadedTree,
     plan: &Plan<'_>,
-    dir: &Path,
+    dir: &HostDirectory,
     options: &ExtractOptions<'_>,
 ) -> Result<ExtractReport> {
-    let failed = |cause: Errno| Error::io_on("cannot open", Subject::File(dir.to_owned()), cause.into());
+    let subject = || Subject::File(dir.path().to_owned());
+    let failed = |cause: Errno| Error::io_on("cannot open", subject(), cause.into());
     let target = Target::open(dir, options.existing).map_err(failed)?;
     let takes_whole = plan.directories.first().is_some_and(|base| base.inode.is_some());
     if takes_whole && options.existing == Existing::Refuse && !target.is_empty().map_err(failed)? {
-        return Err(Error::not_empty(dir));
+        return Err(Error::not_empty(dir.path()));
     }
     let base = target.identity().map_err(failed)?;
     let known: Vec<_> = plan.directories.iter().map(|_| OnceLock::new()).collect();
@@ -207,6 +206,8 @@ struct Outcome {
     fatal: Option<Error>,
     /// Inodes with several names that were not created: another object may exist under the first name.
     unmade: HashSet<InodeId>,
+    /// Inodes with several names whose first name another user can replace.
+    originals: HashMap<InodeId, Original>,
 }
 
 impl Work<'_> {

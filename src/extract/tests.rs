@@ -2,26 +2,32 @@
 
 use std::fs;
 use std::os::fd::AsFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::report::{ExtractReport, NotKept};
 use super::target::{Existing, Identity, Target};
 use crate::error::Error;
+use crate::host_path::HostDirectory;
 
 /// Opens the target twice: with openat2, and step by step as on older kernels.
 fn targets(dir: &Path, existing: Existing) -> [Target; 2] {
-    let target = || Target::open(dir, existing).unwrap();
+    let target = || open(dir, existing);
     let stepping = target();
     stepping.has_openat2.store(false, Ordering::Relaxed);
     [target(), stepping]
 }
 
+fn open(dir: &Path, existing: Existing) -> Target {
+    Target::open(&HostDirectory::open(dir).unwrap(), existing).unwrap()
+}
+
 fn identity(path: &Path) -> Identity {
-    Target::open(path, Existing::Refuse).unwrap().identity().unwrap()
+    open(path, Existing::Refuse).identity().unwrap()
 }
 
 #[test]
@@ -74,12 +80,12 @@ fn what_is_whole_takes_a_name_only_as_it_was_agreed() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("file"), b"old").unwrap();
         fs::create_dir_all(dir.path().join("dir/with/more")).unwrap();
-        let target = Target::open(dir.path(), existing).unwrap();
-        let base = fs::File::open(dir.path()).unwrap();
+        let target = open(dir.path(), existing);
+        let base = target.folder(b"", target.identity().unwrap()).unwrap();
         for (name, error) in ["free", "file", "dir"].into_iter().zip(expected) {
             let temporary = target.temporary_name();
             fs::write(dir.path().join(&temporary), b"new").unwrap();
-            let placed = target.place(base.as_fd(), &temporary, name.as_bytes());
+            let placed = target.place(&base, &temporary, name.as_bytes());
             assert_eq!(placed.err(), error, "{existing:?} {name}");
             let content = fs::read(dir.path().join(name)).unwrap_or_default();
             assert_eq!(content == b"new", error.is_none(), "{existing:?} {name}");
@@ -94,10 +100,10 @@ fn x1_a_tree_that_is_replaced_is_removed_without_its_links_targets() {
     fs::create_dir(dir.path().join("outside")).unwrap();
     fs::write(dir.path().join("outside/victim"), b"").unwrap();
     symlink("../../../outside", dir.path().join("target/old/deep/link")).unwrap();
-    let target = Target::open(&dir.path().join("target"), Existing::Replace).unwrap();
+    let target = open(&dir.path().join("target"), Existing::Replace);
     fs::write(dir.path().join("target/new"), b"").unwrap();
-    let base = fs::File::open(dir.path().join("target")).unwrap();
-    target.place(base.as_fd(), "new", b"old").unwrap();
+    let base = target.folder(b"", target.identity().unwrap()).unwrap();
+    target.place(&base, "new", b"old").unwrap();
     assert!(dir.path().join("outside/victim").exists());
     assert!(dir.path().join("target/old").is_file());
 }
@@ -119,4 +125,38 @@ fn what_is_not_kept_is_told_by_kind_and_number() {
     not_kept.add(&NotKept { owners: 2, devices: 1, ..NotKept::default() });
     not_kept.add(&NotKept { owners: 1, ..NotKept::default() });
     assert_eq!(not_kept.to_string(), "owners (3), devices (1)");
+}
+
+#[test]
+fn x30_a_further_name_is_given_only_to_the_object_that_was_made() {
+    let dir = tempfile::tempdir().unwrap();
+    // Other users can write to this directory, and so exchange the first name.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    for (exchanged, error) in [(false, None), (true, Some(Errno::XDEV))] {
+        for existing in [Existing::Refuse, Existing::Replace] {
+            let target = open(dir.path(), existing);
+            let folder = target.folder(b"", target.identity().unwrap()).unwrap();
+            let temporary = target.temporary_name();
+            let built = openat(folder.build(), &temporary, OFlags::CREATE | OFlags::WRONLY, Mode::RWXU);
+            built.unwrap();
+            let original = target.original(&folder, &temporary).unwrap();
+            target.place(&folder, &temporary, b"first").unwrap();
+            if exchanged {
+                fs::write(dir.path().join("other"), b"other").unwrap();
+                fs::rename(dir.path().join("other"), dir.path().join("first")).unwrap();
+            }
+            let linked = target.link((folder.as_fd(), b"first"), original, (&folder, b"second"));
+            assert_eq!(linked.err(), error, "{existing:?}");
+            assert_eq!(dir.path().join("second").exists(), error.is_none(), "{existing:?}");
+            drop(folder);
+            for name in ["first", "second"] {
+                let _ = fs::remove_file(dir.path().join(name));
+            }
+            assert_eq!(
+                fs::read_dir(dir.path()).unwrap().count(),
+                0,
+                "a workshop or a temporary name is left"
+            );
+        }
+    }
 }
