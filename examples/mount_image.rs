@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use imgmount::{Engine, EngineOptions, LoadOptions, MountOptions, Reference, Store, check_mount_point};
+use imgmount::{Engine, EngineOptions, LoadOptions, MountOptions, MountPoint, Reference, Store};
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args_os().skip(1).collect();
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
 
 fn mount_and_look(name: &OsStr, dir: &Path) -> Result<(), Box<dyn Error>> {
     // Reading an image can take seconds, so a missing directory or missing FUSE is reported first.
-    let point = check_mount_point(dir)?;
+    let point = MountPoint::open(dir)?;
 
     // With a store, the next mount of the same image takes milliseconds.
     let store = Store::open(&env::temp_dir().join("mount_image-cache"))?;
@@ -42,7 +42,7 @@ fn mount_and_look(name: &OsStr, dir: &Path) -> Result<(), Box<dyn Error>> {
     let image = engine.select(&reference, None)?.load(&LoadOptions::default())?;
 
     // Threads of this process serve the mount. Dropping `mounted` unmounts, too.
-    let mounted = image.mount(&point, &MountOptions::default().fsname(name.to_string_lossy()))?;
+    let mounted = image.mount(point, &MountOptions::default().fsname(name.to_string_lossy()))?;
     for entry in fs::read_dir(mounted.point())? {
         println!("{}", entry?.file_name().to_string_lossy());
     }

@@ -302,6 +302,9 @@ pub enum MountFault {
     /// An image is already mounted at the mount point.
     #[error("an image is already mounted here")]
     AlreadyMounted,
+    /// The mount point was moved or replaced while the image was mounted.
+    #[error("the directory was moved or replaced while the image was mounted")]
+    Moved,
     /// FUSE is not available in the kernel or in the container.
     #[error("/dev/fuse is missing: FUSE is not available on this system or in this container")]
     NoDevice,

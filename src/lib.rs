@@ -237,7 +237,7 @@ pub use verify::{Check, Verdict, VerifyItem, VerifyMismatch, VerifyOptions, Veri
 pub use export::ExportOptions;
 pub use extract::{Existing, ExtractFailure, ExtractOptions, ExtractReport, NotKept};
 #[cfg(feature = "fuse")]
-pub use fuse::{MountOptions, MountView, Mounted, check_mount_point, unmount};
+pub use fuse::{MountOptions, MountPoint, MountView, Mounted, unmount};
 pub use host_path::{HostDirectory, HostTarget};
 
 // The store of layer indexes.

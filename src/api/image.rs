@@ -320,27 +320,26 @@ impl Image {
         export(&self.tree, object, options, out)
     }
 
-    /// Mounts the tree on the directory `dir`, read-only. Threads of this process serve the mount until it is
-    /// unmounted; dropping the [`Mounted`](crate::Mounted) unmounts it.
+    /// Mounts the tree on the directory `point`, read-only. Threads of this process serve the mount until it
+    /// is unmounted; dropping the [`Mounted`](crate::Mounted) unmounts it.
     ///
     /// # Errors
-    /// [`Error::Mount`] when `dir` cannot be a mount point, or when the kernel or `fusermount3` refuses the
+    /// [`Error::Mount`] when an image is mounted there already, or when the kernel or `fusermount3` refuses the
     /// mount. Nothing is mounted then.
     #[cfg(feature = "fuse")]
     pub fn mount(
         &self,
-        dir: impl AsRef<Path>,
+        point: crate::fuse::MountPoint,
         options: &crate::fuse::MountOptions,
     ) -> Result<crate::fuse::Mounted> {
         use crate::forest::Forest;
         use crate::fuse::MountView;
 
-        let point = crate::fuse::check_mount_point(dir.as_ref())?;
         let forest = match options.view {
             MountView::Rootfs => Forest::from(Arc::clone(&self.tree)),
             MountView::All => Forest::of_image(Arc::clone(&self.tree), &self.info, self.merge)?,
         };
-        crate::fuse::mount(forest, &point, options)
+        crate::fuse::mount(forest, point, options)
     }
 }
 

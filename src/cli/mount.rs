@@ -25,9 +25,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::{Args as _, ValueEnum};
-use imgmount::{
-    Engine, Error, Image, LayerRange, MountFault, MountOptions, MountView, Mounted, check_mount_point,
-};
+use imgmount::{Engine, Error, Image, LayerRange, MountFault, MountOptions, MountPoint, MountView, Mounted};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -204,7 +202,7 @@ impl Command for MountArgs {
 /// printed the error before the parent returns.
 fn run(mut args: MountArgs) -> anyhow::Result<ExitCode> {
     args.fold_options()?;
-    let dir = check_mount_point(&args.dir)?;
+    let point = MountPoint::open(&args.dir)?;
     let log = args.log_file.as_ref().map(open_log).transpose()?;
     let parent = match args.foreground {
         true => None,
@@ -217,7 +215,7 @@ fn run(mut args: MountArgs) -> anyhow::Result<ExitCode> {
     let image: Image = args.image.load_with(&engine, &args.reference, LayerRange::All)?;
     // Signals are caught before the mount exists, so that none can leave a mount without a process.
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
-    let mounted = Arc::new(image.mount(&dir, &args.mount_options())?);
+    let mounted = Arc::new(image.mount(point, &args.mount_options())?);
     if parent.is_some() || log.is_some() || !std::io::stderr().is_terminal() {
         logging::show_time();
     }

@@ -15,6 +15,7 @@ use std::process::{Command, Output, Stdio};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
+use super::point::MountPoint;
 use crate::error::MountFault;
 
 /// The helpers of libfuse 3 and libfuse 2, which use the same protocol.
@@ -35,11 +36,12 @@ pub(super) fn find() -> Option<PathBuf> {
 ///
 /// # Errors
 /// [`MountFault::NoHelper`], or the message of the helper if it refuses.
-pub(super) fn mount(point: &Path, options: &str) -> Result<OwnedFd, MountFault> {
+pub(super) fn mount(point: &MountPoint, options: &str) -> Result<OwnedFd, MountFault> {
     let helper = find().ok_or(MountFault::NoHelper)?;
     let (ours, theirs) = UnixStream::pair().map_err(|cause| MountFault::Os { call: "socketpair", cause })?;
     let mut command = command(&helper);
-    command.args(["-o", options, "--"]).arg(point);
+    // The helper takes a path, and the working directory is the path that no other user can redirect.
+    command.args(["-o", options, "--", "."]).current_dir(point.magic_path());
     command.env("_FUSE_COMMFD", "0").stdin(OwnedFd::from(theirs));
     let child = command.spawn().map_err(|cause| cannot_run(&helper, &cause))?;
     // The command holds the other end of the socket, and `receive` would wait until both are closed.

@@ -6,11 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::mounts::{self, MountEntry};
+use crate::path::escape;
 
 /// Maximum number of entries in a message, so that it stays readable.
 const NAMED_MAX: usize = 8;
@@ -21,7 +23,7 @@ pub(super) fn find(point: &Path) -> Vec<String> {
     let Some(mount) = mounts::topmost(&table, point) else { return Vec::new() };
     let below = table.iter().filter(|other| other.point != point && mounts::is_within(&other.point, point));
     let mut holders: Vec<String> =
-        below.map(|other| format!("a mount at '{}'", other.point.display())).collect();
+        below.map(|other| format!("a mount at '{}'", escape(other.point.as_os_str().as_bytes()))).collect();
     let pids: BTreeSet<u32> = process_ids().filter(|pid| holds(*pid, mount)).collect();
     holders.extend(pids.into_iter().map(describe));
     shorten(holders)
@@ -95,7 +97,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let point = directory.path().canonicalize().unwrap();
         let _open = fs::File::create(point.join("open")).unwrap();
-        let other = MountEntry { id: u64::MAX, point, file_system: "fuse.imgmount".into() };
+        let other = MountEntry { id: u64::MAX, parent: 0, point, file_system: "fuse.imgmount".into() };
         assert!(!holds(std::process::id(), &other));
     }
 

@@ -20,6 +20,7 @@ mod limit;
 mod mount;
 mod mounts;
 mod options;
+mod point;
 mod pool;
 mod seek;
 mod xattr;
@@ -43,7 +44,8 @@ use fuser::{
 };
 
 pub(crate) use self::mount::mount;
-pub use self::mount::{MountOptions, MountView, Mounted, check_mount_point, unmount};
+pub use self::mount::{MountOptions, MountView, Mounted};
+pub use self::point::{MountPoint, unmount};
 use self::pool::Pool;
 use self::seek::Seek;
 use self::xattr::{Answer, Provenance};

@@ -10,28 +10,26 @@
 //! threads end, and [`Mounted::wait`] returns.
 
 use std::ffi::CString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fuser::{Config, Session, SessionACL};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::MountFlags;
 use rustix::process::{getgid, getuid};
-use rustix::thread::{CapabilitySet, capabilities};
 
-use super::{Activity, Server, View, fusermount, holders, mounts};
-use crate::error::{Error, MountFault, Result};
+use super::mounts::MountEntry;
+use super::point::{DEVICE, FILE_SYSTEM, MountPoint, mount_error, unmount_from};
+use super::{Activity, Server, View, fusermount, mounts};
+use crate::error::{MountFault, Result};
 use crate::forest::Forest;
 use crate::workers::cores;
 
-const DEVICE: &str = "/dev/fuse";
-/// The type of the file system in the mount table: FUSE with a subtype.
-const FILE_SYSTEM: &str = "fuse.imgmount";
 const SUBTYPE: &str = "imgmount";
 /// Longest name in the mount table, in bytes. `mount(2)` accepts a page; tools cut lines earlier.
 const FSNAME_MAX_BYTES: usize = 1024;
@@ -164,7 +162,7 @@ fn escape(name: &str) -> String {
 /// A mounted tree. Dropping it unmounts the tree; a mount in use is detached.
 #[derive(Debug)]
 pub struct Mounted {
-    point: PathBuf,
+    point: MountPoint,
     /// The mount's number, to recognise it in the mount table.
     id: Option<u64>,
     activity: Arc<Activity>,
@@ -204,71 +202,22 @@ impl End {
     }
 }
 
-/// Checks that `dir` can be a mount point, and returns its path without symbolic links. Call it before
-/// loading an image, which can take long.
-///
-/// # Errors
-/// [`Error::Mount`] with the reason: the directory is missing or not a directory, an image is mounted there
-/// already, or FUSE is missing.
-pub fn check_mount_point(dir: &Path) -> Result<PathBuf> {
-    let fault = |reason| Error::Mount { dir: dir.display().to_string(), reason };
-    let point = dir.canonicalize().map_err(|cause| fault(directory_fault(cause)))?;
-    let metadata = fs::metadata(&point).map_err(|cause| fault(directory_fault(cause)))?;
-    if !metadata.is_dir() {
-        return Err(fault(MountFault::NotADirectory));
-    }
-    if has_own_mount(&point)? {
-        // For a dead mount the kernel may answer other calls from its cache, but never this one.
-        let dead = matches!(rustix::fs::statvfs(&point), Err(Errno::NOTCONN));
-        return Err(fault(if dead { MountFault::Dead } else { MountFault::AlreadyMounted }));
-    }
-    if !Path::new(DEVICE).exists() {
-        return Err(fault(MountFault::NoDevice));
-    }
-    if !may_mount() && fusermount::find().is_none() {
-        return Err(fault(MountFault::NoHelper));
-    }
-    Ok(point)
-}
-
-/// Returns whether an image is mounted at `point`.
-fn has_own_mount(point: &Path) -> Result<bool> {
-    Ok(mounts::topmost(&mounts::all()?, point).is_some_and(|mount| mount.file_system == FILE_SYSTEM))
-}
-
-fn directory_fault(cause: io::Error) -> MountFault {
-    match cause.raw_os_error() {
-        Some(libc::ENOTCONN) => MountFault::Dead,
-        Some(libc::ENOENT) => MountFault::NotFound,
-        Some(libc::ENOTDIR) => MountFault::NotADirectory,
-        _ => MountFault::Os { call: "cannot examine the directory", cause },
-    }
-}
-
-fn may_mount() -> bool {
-    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
-}
-
-/// Mounts a tree or a forest on a directory whose path [`check_mount_point`] has returned. On return, the
-/// connection to the kernel is initialised and requests are served.
+/// Mounts a tree or a forest on `point`. On return, the connection to the kernel is initialised and requests
+/// are served.
 ///
 /// # Errors
 /// [`Error::Mount`] when the kernel or the helper refuses. Nothing is left mounted then.
-pub(crate) fn mount(forest: impl Into<Forest>, dir: &Path, options: &MountOptions) -> Result<Mounted> {
-    let fault = |reason| Error::Mount { dir: dir.display().to_string(), reason };
+pub(crate) fn mount(forest: impl Into<Forest>, point: MountPoint, options: &MountOptions) -> Result<Mounted> {
     // Checked again, because another process may have mounted here while the image was indexed.
-    if has_own_mount(dir)? {
-        return Err(fault(MountFault::AlreadyMounted));
-    }
-    let device = attach(dir, options).map_err(fault)?;
-    let id = mounts::topmost(&mounts::all().unwrap_or_default(), dir).map(|mount| mount.id);
+    point.refuse_own_mount()?;
+    let (device, id) = attach(&point, options).map_err(|reason| mount_error(point.path(), reason))?;
     let activity = Arc::new(Activity::new());
-    let mounted = Mounted { point: dir.to_owned(), id, activity: Arc::clone(&activity), end: Arc::default() };
+    let mounted = Mounted { point, id, activity: Arc::clone(&activity), end: Arc::default() };
     // From here on, dropping `mounted` cleans up.
     let view = View::new(forest.into(), options, activity);
     serve(Server::new(view), device, options, &mounted.end).map_err(|cause| {
         mounted.end.reach();
-        fault(MountFault::Os { call: "FUSE", cause })
+        mount_error(mounted.point.path(), MountFault::Os { call: "FUSE", cause })
     })?;
     // The mount must not be accessed from this process, for example to test it: a process that unmounts it
     // meanwhile would find it in use, and a process that is killed while it waits for its own answer hangs
@@ -276,22 +225,54 @@ pub(crate) fn mount(forest: impl Into<Forest>, dir: &Path, options: &MountOption
     Ok(mounted)
 }
 
-fn attach(point: &Path, options: &MountOptions) -> Result<OwnedFd, MountFault> {
+/// Mounts, and returns the descriptor from which requests are read, and the number of the mount.
+fn attach(point: &MountPoint, options: &MountOptions) -> Result<(OwnedFd, Option<u64>), MountFault> {
     let device = match open_device() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(MountFault::NoDevice),
         // Without permission to open the device, the helper can still mount.
-        Err(_) => return fusermount::mount(point, &options.helper_options()),
+        Err(_) => return attach_with_helper(point, options),
         Ok(device) => device,
     };
     let data = CString::new(options.kernel_options(device.as_raw_fd())).unwrap_or_default();
-    match rustix::mount::mount(options.source(), point, FILE_SYSTEM, options.flags(), data.as_c_str()) {
-        Ok(()) => Ok(device.into()),
+    let target = point.magic_path();
+    match rustix::mount::mount(options.source(), target, FILE_SYSTEM, options.flags(), data.as_c_str()) {
+        Ok(()) => Ok((device.into(), own_mount(point))),
         Err(Errno::PERM) => {
             drop(device);
-            fusermount::mount(point, &options.helper_options())
+            attach_with_helper(point, options)
         }
         Err(errno) => Err(MountFault::Os { call: "mount", cause: errno.into() }),
     }
+}
+
+/// Mounts with the helper, which resolves the path of the mount point once more: if the mount is elsewhere
+/// then, it is removed.
+fn attach_with_helper(
+    point: &MountPoint,
+    options: &MountOptions,
+) -> Result<(OwnedFd, Option<u64>), MountFault> {
+    let before = mounts::all().unwrap_or_default();
+    let device = fusermount::mount(point, &options.helper_options())?;
+    if let Some(id) = own_mount(point) {
+        return Ok((device, Some(id)));
+    }
+    // Without its device, the mount serves nothing, wherever it is.
+    drop(device);
+    let is_new = |mount: &&MountEntry| before.iter().all(|other| other.id != mount.id);
+    let after = mounts::all().unwrap_or_default();
+    for mount in after.iter().filter(is_new).filter(|mount| mount.file_system == FILE_SYSTEM) {
+        // Only dead mounts of this user are removed: the helper refuses others, and those in use are busy.
+        if matches!(rustix::fs::statvfs(&mount.point), Err(Errno::NOTCONN)) {
+            let _ = fusermount::unmount(&mount.point, true);
+        }
+    }
+    Err(MountFault::Moved)
+}
+
+/// Returns the number of the image's mount that is visible at `point`.
+fn own_mount(point: &MountPoint) -> Option<u64> {
+    let mount = point.visible().ok().flatten();
+    mount.filter(|mount| mount.file_system == FILE_SYSTEM).map(|mount| mount.id)
 }
 
 fn open_device() -> io::Result<File> {
@@ -316,7 +297,7 @@ impl Mounted {
     /// Returns the path of the mount point.
     #[must_use]
     pub fn point(&self) -> &Path {
-        &self.point
+        self.point.path()
     }
 
     /// Waits until the tree is no longer mounted anywhere, whichever process unmounts it.
@@ -333,13 +314,10 @@ impl Mounted {
     /// Unmounts the tree. Does nothing if it is unmounted already.
     ///
     /// # Errors
-    /// [`Error::Mount`] with [`MountFault::Busy`], which lists the processes that use the mount, or with the
-    /// error of the system.
+    /// [`Error::Mount`](crate::Error::Mount) with [`MountFault::Busy`], which lists the processes that use
+    /// the mount, or with the error of the system.
     pub fn unmount(&self) -> Result<()> {
-        if !self.is_there() {
-            return Ok(());
-        }
-        detach(&self.point, UnmountFlags::empty())?;
+        self.take_away(false)?;
         self.end.wait_until(Instant::now() + GOODBYE);
         Ok(())
     }
@@ -348,20 +326,19 @@ impl Mounted {
     /// this process lives.
     ///
     /// # Errors
-    /// [`Error::Mount`] with the error of the system.
+    /// [`Error::Mount`](crate::Error::Mount) with the error of the system.
     pub fn unmount_lazily(&self) -> Result<()> {
-        if self.is_there() { detach(&self.point, UnmountFlags::DETACH) } else { Ok(()) }
+        self.take_away(true)
     }
 
-    /// Returns whether the mount point still shows this mount: after it was unmounted, another file system
-    /// may be mounted there. The kernel reuses the numbers of mounts, so the number is compared only while
-    /// the connection lasts.
-    fn is_there(&self) -> bool {
+    /// Unmounts, unless the connection has ended: the kernel reuses the numbers of mounts, so the number
+    /// identifies this mount only while the connection lasts.
+    fn take_away(&self, lazily: bool) -> Result<()> {
         if self.end.wait_until(Instant::now()) {
-            return false;
+            return Ok(());
         }
-        let table = mounts::all().unwrap_or_default();
-        mounts::topmost(&table, &self.point).map(|mount| mount.id) == self.id
+        let done = unmount_from(&self.point, self.id, lazily);
+        done.map_err(|reason| mount_error(self.point.path(), reason))
     }
 }
 
@@ -370,54 +347,6 @@ impl Drop for Mounted {
         if let Err(error) = self.unmount().or_else(|_| self.unmount_lazily()) {
             log::error!("{error}");
         }
-    }
-}
-
-/// Unmounts the directory `dir`, mounted by any imgmount process, running or not.
-///
-/// # Errors
-/// [`Error::Mount`] when `dir` is not mounted, when it is a mount of another type, and when it is in use; the
-/// processes that use it are listed.
-pub fn unmount(dir: &Path) -> Result<()> {
-    let point = canonicalize_mounted(dir)?;
-    let fault = |reason| Error::Mount { dir: dir.display().to_string(), reason };
-    match mounts::topmost(&mounts::all()?, &point) {
-        None => Err(fault(MountFault::NotMounted)),
-        Some(mount) if mount.file_system != FILE_SYSTEM => {
-            Err(fault(MountFault::OtherMount(mount.file_system.clone())))
-        }
-        Some(_) => detach(&point, UnmountFlags::empty()),
-    }
-}
-
-/// Returns the path of a mount point without symbolic links. The mount itself may be dead or inaccessible to
-/// this user; then only the path of its parent is resolved.
-fn canonicalize_mounted(dir: &Path) -> Result<PathBuf> {
-    let failed = |cause| Error::Mount { dir: dir.display().to_string(), reason: directory_fault(cause) };
-    let cause = match dir.canonicalize() {
-        Ok(point) => return Ok(point),
-        Err(cause) => cause,
-    };
-    let absolute = std::path::absolute(dir).map_err(failed)?;
-    match (absolute.parent(), absolute.file_name()) {
-        (Some(parent), Some(name)) if cause.kind() != io::ErrorKind::NotFound => {
-            Ok(parent.canonicalize().map_err(failed)?.join(name))
-        }
-        _ => Err(failed(cause)),
-    }
-}
-
-fn detach(point: &Path, flags: UnmountFlags) -> Result<()> {
-    let fault = |reason| Error::Mount { dir: point.display().to_string(), reason };
-    let busy = || fault(MountFault::Busy(holders::find(point)));
-    match rustix::mount::unmount(point, flags | UnmountFlags::NOFOLLOW) {
-        Ok(()) => Ok(()),
-        Err(Errno::BUSY) => Err(busy()),
-        Err(Errno::PERM) => fusermount::unmount(point, flags.contains(UnmountFlags::DETACH))
-            .map_err(|reason| reason.map_or_else(busy, fault)),
-        // The directory was a mount point when the caller checked.
-        Err(Errno::INVAL) => Err(fault(MountFault::NotMounted)),
-        Err(errno) => Err(fault(MountFault::Os { call: "umount", cause: errno.into() })),
     }
 }
 
@@ -487,36 +416,5 @@ mod tests {
         assert_eq!(root.session_config().acl, SessionACL::RootAndOwner);
         let both = MountOptions { allow_other: true, ..root };
         assert_eq!(both.session_config().acl, SessionACL::All);
-    }
-
-    #[test]
-    fn a_mount_point_that_is_missing_or_a_file_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("file");
-        fs::write(&file, b"").unwrap();
-        let reason = |path: &Path| match check_mount_point(path).unwrap_err() {
-            Error::Mount { reason, .. } => reason,
-            other => panic!("{other}"),
-        };
-        assert!(matches!(reason(&directory.path().join("none")), MountFault::NotFound));
-        assert!(matches!(reason(&file), MountFault::NotADirectory));
-        assert!(matches!(reason(&file.join("below")), MountFault::NotADirectory));
-    }
-
-    #[test]
-    fn a_dead_mount_is_told_from_a_missing_directory() {
-        let dead = io::Error::from_raw_os_error(libc::ENOTCONN);
-        assert!(matches!(directory_fault(dead), MountFault::Dead));
-    }
-
-    #[test]
-    fn only_our_own_mounts_are_unmounted() {
-        let directory = tempfile::tempdir().unwrap();
-        let error = unmount(directory.path()).unwrap_err();
-        assert!(matches!(error, Error::Mount { reason: MountFault::NotMounted, .. }), "{error}");
-        let error = unmount(Path::new("/proc")).unwrap_err();
-        assert!(
-            matches!(&error, Error::Mount { reason: MountFault::OtherMount(kind), .. } if kind == "proc")
-        );
     }
 }

@@ -18,6 +18,8 @@ const TABLE: &str = "/proc/self/mountinfo";
 pub(super) struct MountEntry {
     /// The mount's number, as in `statx`.
     pub(super) id: u64,
+    /// The number of the mount that contains the mount point.
+    pub(super) parent: u64,
     /// The mount point: absolute, without symbolic links.
     pub(super) point: PathBuf,
     /// The type of the file system, for example `fuse.imgmount`.
@@ -39,15 +41,24 @@ pub(super) fn topmost<'a>(mounts: &'a [MountEntry], point: &Path) -> Option<&'a 
     mounts.iter().rev().find(|mount| mount.point == point)
 }
 
+/// Returns the mount with the number `id`, unless another mount covers it.
+pub(super) fn uncovered(mounts: &[MountEntry], id: u64) -> Option<&MountEntry> {
+    let mount = mounts.iter().find(|mount| mount.id == id)?;
+    let is_covered = mounts.iter().any(|other| other.parent == id && other.point == mount.point);
+    (!is_covered).then_some(mount)
+}
+
 /// Parses a line such as `36 35 98:0 /root /mnt rw,noatime master:1 - ext3 /dev/root rw`. Any number of
 /// optional fields precede the single hyphen.
 fn parse(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let point = unescape(fields.nth(3)?);
+    let parent = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let point = unescape(fields.nth(2)?);
     let file_system = fields.skip_while(|field| *field != b"-").nth(1)?;
     Some(MountEntry {
         id,
+        parent,
         point: PathBuf::from(OsString::from_vec(point)),
         file_system: String::from_utf8_lossy(&unescape(file_system)).into_owned(),
     })
@@ -93,8 +104,8 @@ mod tests {
 
     #[test]
     fn a_line_of_the_table_reads_back() {
-        let expected =
-            MountEntry { id: 36, point: PathBuf::from("/mnt/a b\\c"), file_system: "fuse.imgmount".into() };
+        let point = PathBuf::from("/mnt/a b\\c");
+        let expected = MountEntry { id: 36, parent: 35, point, file_system: "fuse.imgmount".into() };
         assert_eq!(parse(LINE), Some(expected));
     }
 
@@ -105,7 +116,13 @@ mod tests {
 
     #[test]
     fn a_broken_line_is_no_mount() {
-        for line in [&b""[..], b"36 35", b"x 35 98:0 / /mnt rw - ext4 a rw", b"36 35 98:0 / /mnt rw"] {
+        for line in [
+            &b""[..],
+            b"36 35",
+            b"36 x 98:0 / /mnt rw - ext4 a rw",
+            b"x 35 98:0 / /mnt rw - ext4 a rw",
+            b"36 35 98:0 / /mnt rw",
+        ] {
             assert_eq!(parse(line), None);
         }
     }
@@ -117,10 +134,15 @@ mod tests {
 
     #[test]
     fn the_last_mount_at_a_point_is_the_one_that_shows() {
-        let at = |id, point: &str| MountEntry { id, point: point.into(), file_system: "ext4".into() };
-        let mounts = [at(1, "/"), at(2, "/m"), at(3, "/m"), at(4, "/m/n")];
+        let at = |id, parent, point: &str| {
+            let file_system = "ext4".to_owned();
+            MountEntry { id, parent, point: point.into(), file_system }
+        };
+        let mounts = [at(1, 0, "/"), at(2, 1, "/m"), at(3, 2, "/m"), at(4, 3, "/m/n")];
         assert_eq!(topmost(&mounts, Path::new("/m")).map(|mount| mount.id), Some(3));
         assert_eq!(topmost(&mounts, Path::new("/x")), None);
+        assert_eq!(uncovered(&mounts, 3), Some(&mounts[2]));
+        assert_eq!([uncovered(&mounts, 2), uncovered(&mounts, 5)], [None, None]);
     }
 
     #[test]

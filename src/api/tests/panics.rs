@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Archive;
 use crate::read_at::ReadAt;
-use crate::{EngineOptions, Error, LoadOptions, MountFault, MountOptions, check_mount_point};
+use crate::{EngineOptions, Error, LoadOptions, MountFault, MountOptions, MountPoint};
 
 /// Length of the file that is read, in bytes. [`STEP`] is the length of each read.
 const LARGE: usize = 8 << 20;
@@ -35,7 +35,7 @@ impl ReadAt for Trapped {
 
 /// Returns whether this machine can mount on `dir`. With `CI` set, it must.
 pub(super) fn can_mount(dir: &std::path::Path) -> bool {
-    match check_mount_point(dir) {
+    match MountPoint::open(dir) {
         Ok(_) => true,
         Err(Error::Mount { reason: MountFault::NoDevice | MountFault::NoHelper, .. }) => {
             assert!(std::env::var_os("CI").is_none(), "SKIPPED: needs FUSE");
@@ -64,7 +64,7 @@ fn a_panic_in_a_request_is_eio_for_it_and_nothing_else() {
     let image = selected.load(&LoadOptions::default()).unwrap();
 
     // There are more panics than threads: no thread may be lost.
-    let mounted = image.mount(point, &MountOptions::default().threads(2)).unwrap();
+    let mounted = image.mount(MountPoint::open(point).unwrap(), &MountOptions::default().threads(2)).unwrap();
     armed.store(true, Ordering::SeqCst);
     let served = File::open(point.join("large")).unwrap();
     let mut lost = 0;

@@ -304,7 +304,10 @@ mod mounted {
         if !can_mount(&point) {
             return None;
         }
-        let mounted = load(place).unwrap().mount(&point, &MountOptions::default().threads(2)).unwrap();
+        let mounted = load(place)
+            .unwrap()
+            .mount(crate::MountPoint::open(&point).unwrap(), &MountOptions::default().threads(2))
+            .unwrap();
         Some((point, mounted))
     }
 

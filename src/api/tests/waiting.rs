@@ -129,7 +129,9 @@ impl Awaited {
             layer.bytes = Arc::new(Slow { bytes: layer.bytes.clone(), gate: gate.clone() });
         }
         let image = selected.load(&LoadOptions::default()).unwrap();
-        let mounted = image.mount(&point, &MountOptions::default().threads(WORKERS)).unwrap();
+        let mounted = image
+            .mount(crate::MountPoint::open(&point).unwrap(), &MountOptions::default().threads(WORKERS))
+            .unwrap();
         assert_eq!(fs::read(point.join("warm/a")).unwrap(), b"a");
         gate.close();
         Some(Awaited { gate, mounted, home })
