@@ -3,7 +3,7 @@
 //!
 //! The fork precedes all threads, and all loading. Until the child is ready, it stays in the parent's
 //! process group with the parent's terminal: its progress, warnings and errors are visible, and Ctrl-C
-//! ends both. The child reports that it is ready by one byte in a pipe. A child that fails has printed
+//! ends both. A parent that is killed takes the child with it. The child reports that it is ready by one byte in a pipe. A child that fails has printed
 //! the cause, so the parent only returns the child's exit code. This module must not know images and
 //! mounts.
 
@@ -14,7 +14,9 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, WaitOptions, setsid, waitpid};
+use rustix::process::{
+    Pid, Signal, WaitOptions, getpid, getppid, set_parent_process_death_signal, setsid, waitpid,
+};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 /// Exit code for every failure.
@@ -45,11 +47,13 @@ pub(crate) fn fork() -> anyhow::Result<Process> {
         bail!("cannot go to the background: threads are running already");
     }
     let (reader, writer) = io::pipe().context("cannot go to the background")?;
+    let parent = getpid();
     // SAFETY: no other thread exists, so the child's copy of memory has no lock held by a thread that it
     // does not have, and it may do all that the parent may.
     match unsafe { libc::fork() } {
         0 => {
             drop(reader);
+            end_with(parent)?;
             Ok(Process::Child(Waiting { pipe: writer }))
         }
         pid => {
@@ -61,6 +65,15 @@ pub(crate) fn fork() -> anyhow::Result<Process> {
             wait_for(child, reader).map(Process::Parent)
         }
     }
+}
+
+/// Makes the system send SIGTERM to this process when its parent ends.
+fn end_with(parent: Pid) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::TERM)).context("cannot go to the background")?;
+    if getppid() != Some(parent) {
+        bail!("cannot go to the background: the parent process was killed");
+    }
+    Ok(())
 }
 
 fn thread_count() -> anyhow::Result<usize> {
@@ -96,6 +109,8 @@ impl Waiting {
         let _ = setsid();
         std::env::set_current_dir("/")?;
         leave_terminal(log)?;
+        set_parent_process_death_signal(None)?;
+        // If the parent was killed before this, nobody reads: then the mount is not wanted.
         self.pipe.write_all(&READY)
     }
 }
