@@ -5,7 +5,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
@@ -18,7 +19,7 @@ use super::options::parse_bytes;
 use super::progress::Bars;
 use imgmount::{
     Engine, EngineOptions, Environment, Image, LayerRange, LoadOptions, Platform, Progress, Reference,
-    SelectedImage, Semantics, Store, Verify, split_path,
+    SelectedImage, Semantics, Store, Verify, escape, split_path,
 };
 
 /// Which of the images in a place is meant.
@@ -260,7 +261,7 @@ pub(crate) fn image_value() -> impl TypedValueParser<Value = OsString> {
 /// they change nothing.
 pub(crate) fn report_warnings(image: &Image) {
     for (layer, warning) in image.warnings() {
-        log::info!("layer {}: {}: {}", layer.0, imgmount::escape(&warning.path), warning.kind);
+        log::info!("layer {}: {}: {}", layer.0, escape(&warning.path), warning.kind);
     }
     let count = image.warning_counts().fold(0, |sum: u64, (_, count)| sum.saturating_add(count));
     let listed = image.warnings().len() as u64;
@@ -273,18 +274,31 @@ pub(crate) fn report_warnings(image: &Image) {
 }
 
 /// Returns `IMGMOUNT_CACHE_DIR`, or `imgmount` in the user's cache directory (XDG Base Directory
-/// Specification).
+/// Specification), unless that directory would be below one of another user: under sudo, HOME can be the home
+/// of the user who called it, who could not remove what root creates there.
 pub(crate) fn cache_directory() -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(directory) = set("IMGMOUNT_CACHE_DIR") {
         return std::path::absolute(directory).context("IMGMOUNT_CACHE_DIR");
     }
     // The specification requires that relative values are ignored.
-    if let Some(directory) = set("XDG_CACHE_HOME").filter(|directory| directory.is_absolute()) {
-        return Ok(directory.join("imgmount"));
+    let xdg = set("XDG_CACHE_HOME").filter(|directory| directory.is_absolute());
+    let (name, parent) = match (xdg, set("HOME")) {
+        (Some(xdg), _) => ("XDG_CACHE_HOME", xdg),
+        (None, Some(home)) => ("HOME", home.join(".cache")),
+        (None, None) => bail!("no cache directory: HOME, XDG_CACHE_HOME and IMGMOUNT_CACHE_DIR are not set"),
+    };
+    if let Some(other) = owned_by_another(&parent) {
+        let other = escape(other.as_os_str().as_bytes());
+        bail!("no cache directory: '{other}', from {name}, belongs to another user; set IMGMOUNT_CACHE_DIR");
     }
-    match set("HOME") {
-        Some(home) => Ok(home.join(".cache/imgmount")),
-        None => bail!("no cache directory: HOME, XDG_CACHE_HOME and IMGMOUNT_CACHE_DIR are not set"),
-    }
+    Ok(parent.join("imgmount"))
+}
+
+/// Returns the nearest existing directory on the way to `directory`, if it belongs neither to this user nor to
+/// root.
+fn owned_by_another(directory: &Path) -> Option<&Path> {
+    let mut existing = directory.ancestors().filter_map(|path| Some((path, path.metadata().ok()?.uid())));
+    let (path, owner) = existing.next()?;
+    (owner != 0 && owner != rustix::process::geteuid().as_raw()).then_some(path)
 }
