@@ -13,6 +13,7 @@
 //! | `mounts` | mounting, access by other users, and the end of a mount |
 //! | `served` | the kernel's calls, one by one |
 //! | `extract` | trees written to a directory, and existing files there |
+//! | `other_users` | what root does in directories of other users |
 //! | `export` | trees written as a tar |
 //! | `faults` | damage, crashes and unusable caches |
 //! | `mutations` | damaged images give an answer or an error |
@@ -84,6 +85,7 @@ mod mounted;
 mod mounts;
 mod mutations;
 mod numbers;
+mod other_users;
 mod overlay;
 mod patterns;
 mod random;

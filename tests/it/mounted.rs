@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Time between two checks of an awaited state.
 const POLL: Duration = Duration::from_millis(10);
 /// User and group `nobody` on every distribution.
-const NOBODY: u32 = 65_534;
+pub(crate) const NOBODY: u32 = 65_534;
 
 /// The program with its own cache directory, and a directory for a test's files.
 pub(crate) struct Imgmount {
