@@ -143,7 +143,7 @@ fn x16_false_contents_with_a_right_checksum_are_refused() {
     #[rustfmt::skip]
     let cases: &[Case<'_>] = &[
         ("", &right, &[(0, 0), (9, 9), (9, 10)], file(512, 7)),
-        ("", &right, &[], sparse(1 << 40, &[(1, 512, 9), (10, 600, 1)])),
+        ("", &right, &[], sparse(1 << 40, &[(1, 512, 9), (10, 521, 1)])),
         (end, &[], &[], none.clone()),
         (end, &[0], &[], none.clone()),
         (end, &[0, 8 << 20, 16 << 20], &[], none.clone()),
@@ -160,6 +160,7 @@ fn x16_false_contents_with_a_right_checksum_are_refused() {
         (tar, &right, &[], file(512, u64::MAX)),
         (tar, &right, &[], sparse(99, &[(1, 16 << 20, 9)])),
         (ascend, &right, &[], sparse(99, &[(5, 512, 9), (13, 600, 1)])),
+        ("the segments of a sparse file are not adjacent in the tar", &right, &[], sparse(99, &[(5, 512, 9), (14, 522, 1)])),
         (ascend, &right, &[], sparse(99, &[(91, 512, 9)])),
         (ascend, &right, &[], sparse(99, &[(5, 512, 0)])),
         (ascend, &right, &[], sparse(u64::MAX, &[(u64::MAX, 512, 9)])),

@@ -9,7 +9,7 @@
 //! | spans | The first begins at 0, and each has from 1 to [`MAX_SPAN_BYTES`] bytes, up to the end of the tar; frames lie within the copy |
 //! | checkpoints | offsets ascend, and lie within the tar and the stored bytes |
 //! | entries | the type is known; text lies in the heap, contents in the tar |
-//! | segments of a sparse file | ascending, not overlapping, none empty, within the file and within the tar |
+//! | segments of a sparse file | ascending, not overlapping, none empty, within the file; one after the other in the tar, and within it |
 //!
 //! The checks take less time than the checksum: they read each record once, on several threads.
 
@@ -115,7 +115,7 @@ impl LayerIndex {
     }
 
     fn check_segments(&self, first: u32, count: u32, file_bytes: u64) -> Result<(), &'static str> {
-        let mut file_end = 0_u64;
+        let (mut file_end, mut tar_end) = (0_u64, None);
         for at in 0..count {
             let record = first.checked_add(at).and_then(|at| self.record(Section::Segments, at));
             let mut record = record.ok_or("a sparse file refers to segments outside the index")?;
@@ -126,6 +126,11 @@ impl LayerIndex {
                 Some(end) if file_offset >= file_end && len_bytes > 0 => file_end = end,
                 _ => return Err("the segments of a sparse file do not ascend"),
             }
+            // The number of stored bytes is computed from the first and the last segment.
+            if tar_end.is_some_and(|end| end != offset) {
+                return Err("the segments of a sparse file are not adjacent in the tar");
+            }
+            tar_end = offset.checked_add(len_bytes);
         }
         Ok(())
     }

@@ -84,6 +84,8 @@ fn cases(imgmount: &Imgmount) -> Vec<Case> {
         on("metadata-bytes", None, &["ls"], "metadata", archive(&three)),
         on("extension-bytes", Some(174), &["ls"], "extension", archive(&[file(&long, b"")])),
         on("sparse-segments", None, &["ls"], "sparse", archive(&[sparse("a", 3000, &parts)])),
+        // Four directories and one entry.
+        on("implied-directories", Some(3), &["ls"], "implied", archive(&[file("a/b/c/d/file", b"")])),
         on("members", None, &["ls"], "members", tar(&docker_modern(&[image(&three)]))),
         on("member-name-bytes", None, &["ls"], "names", tar(&docker_modern(&[image(&three)]))),
         on("manifests", Some(1), &["ls"], "manifests", nested.clone()),
