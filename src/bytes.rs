@@ -20,6 +20,7 @@ use std::os::unix::fs::FileExt;
 
 use self::mapping::Mapping;
 pub(crate) use self::sections::{CHECKSUM_BYTES, Sections};
+use crate::memory::zeros;
 use crate::workers::{Queue, cores, try_map};
 
 /// Shortest file that is mapped, in bytes. Copying a shorter file takes a few milliseconds and little memory.
@@ -50,7 +51,7 @@ impl Bytes {
         if len_bytes >= MAP_FROM_BYTES {
             return Mapping::new(file, offset, len_bytes).map(|mapping| Bytes(Kind::Mapped(mapping)));
         }
-        let mut bytes = vec![0; len_bytes];
+        let mut bytes = zeros(len_bytes)?;
         file.read_exact_at(&mut bytes, offset)?;
         Ok(Bytes(Kind::Owned(bytes)))
     }

@@ -123,7 +123,7 @@
 //! first group may also use one another:
 //!
 //! ```text
-//! bytes digest error fields glob host_path limits path read_at sublist warning workers
+//! bytes descriptors digest error fields glob host_path limits memory path read_at sublist warning workers
 //! | compress | layer | store | image | source | rootfs | analysis | content | load
 //! | export extract forest verify | fuse | api
 //! ```
@@ -133,6 +133,7 @@
 //! | `error`, `digest`, `fields`, `glob`, `limits`, `path`, `read_at`, `sublist`, `warning` | shared vocabulary types |
 //! | `host_path` | which links lead to a destination on the host, and that it is held open |
 //! | `workers` | how threads share a list of jobs, and when they stop |
+//! | `descriptors`, `memory` | which open files have a descriptor; memory that may not be available |
 //! | `bytes` | whether stored bytes are copied or mapped, and how they are checked |
 //! | `compress` | choice of decoder; where decoding of a compressed stream can resume |
 //! | `layer` | one tar stream and its index: entries, checkpoints, span hashes |
@@ -155,6 +156,7 @@ mod api;
 mod bytes;
 mod compress;
 mod content;
+mod descriptors;
 mod digest;
 mod error;
 mod export;
@@ -173,6 +175,7 @@ mod image;
 mod layer;
 mod limits;
 mod load;
+mod memory;
 mod path;
 mod read_at;
 mod rootfs;
@@ -243,6 +246,10 @@ pub use host_path::{HostDirectory, HostTarget};
 // The store of layer indexes.
 pub use layer::table::LayerFacts;
 pub use store::{Allowance, Store, StoredBlob, StoredLayer};
+
+// For the allocator of a program.
+#[doc(hidden)]
+pub use memory::failure_is_expected;
 
 // Errors.
 pub use error::{DocumentRole, EntryName, Error, MountFault, PathFault, Property, Result, Subject};

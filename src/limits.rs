@@ -101,6 +101,13 @@ limits! {
     metadata_bytes: "metadata-bytes" = 1 << 30, Stored,
         "Large images have some ten megabytes. An index keeps them all, and a small compressed layer can hold any \
          amount.";
+    #[doc = "Bytes of the tar of one layer, uncompressed."]
+    layer_bytes: "layer-bytes" = 1 << 40, Stored,
+        "The largest images have layers of some ten gigabytes. A sparse file can claim any size.";
+    #[doc = "Uncompressed bytes of all compressed layers of an image, unless 1,100 times their stored size is more."]
+    unpacked_bytes: "unpacked-bytes" = 4 << 30, Passing,
+        "gzip expands up to 1,032 times, so no layer of gzip exceeds the limit. The other formats can repeat zeros for \
+         weeks: 8 KB of bzip2 expand to 8 GiB.";
     #[doc = "Bytes in the body of one extension header of a tar, PAX or GNU."]
     extension_bytes: "extension-bytes" = 1 << 20, Stored,
         "As in Go's archive/tar. The kernel accepts no path above 4 KiB and no extended attribute above 64 KiB.";

@@ -21,13 +21,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use self::index::{Blob, Keys, expected_of, stored_as};
 pub(crate) use self::loaded::LoadedTree;
 pub use self::loaded::{FileReader, LayerInfo};
-use crate::compress::Compression;
+use crate::compress::{Compression, DecoderMemory};
 use crate::content::cache::SpanCache;
 use crate::content::{LayerBytes, ReadAhead};
 use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
 use crate::image::LayerDescriptor;
 use crate::layer::check_layers;
+use crate::layer::growth::Growth;
 use crate::layer::index::Verify;
 use crate::layer::reader::LayerReader;
 use crate::layer::stored::StoredIndex;
@@ -44,6 +45,11 @@ use crate::workers::{Queue, try_map};
 
 /// Default size of the cache of decoded spans, in bytes.
 pub(crate) const DEFAULT_CACHE_BYTES: usize = 256 << 20;
+/// Most memory that the decoders of all layers hold together, in bytes, unless one alone needs more. A decoder of
+/// zstd or xz can hold 128 MiB and more, most hold less than 10 MiB. Work waits for its turn, so nothing fails.
+const MAX_DECODER_BYTES: usize = 256 << 20;
+/// Divisor of the size of the cache: the most memory of decoders that wait for a read to continue.
+const IDLE_DECODERS_SHARE: usize = 2;
 /// Fewest entries of an image whose tree is stored: a smaller image is merged faster than its tree is read.
 const MIN_STORED_ENTRIES: u64 = 10_000;
 
@@ -252,6 +258,11 @@ pub struct Engine {
 struct Inner {
     options: EngineOptions,
     cache: Arc<SpanCache>,
+    /// The account of the memory of layers' decoders.
+    decoders: Arc<DecoderMemory>,
+    /// The same for archives that are compressed as a whole. A decoder of a layer can wait for one of the archive
+    /// that holds the layer, so they must not wait for each other.
+    archive_decoders: Arc<DecoderMemory>,
     read_ahead: Arc<ReadAhead>,
     /// The open verified layers, by diff_id: images with a common layer share its bytes.
     open: Mutex<HashMap<Digest, Weak<LayerBytes>>>,
@@ -272,8 +283,12 @@ impl Engine {
     #[must_use]
     pub fn new(mut options: EngineOptions) -> Self {
         options.store = options.store.map(|store| store.under(&options.limits));
-        let cache = Arc::new(SpanCache::new(options.cache_bytes));
-        let inner = Inner { options, cache, read_ahead: Arc::default(), open: Mutex::default() };
+        let [decoders, archive_decoders] = [(); 2]
+            .map(|()| DecoderMemory::new(options.cache_bytes / IDLE_DECODERS_SHARE, MAX_DECODER_BYTES));
+        let budgets = vec![decoders.clone(), archive_decoders.clone()];
+        let cache = Arc::new(SpanCache::sharing(options.cache_bytes, budgets));
+        let (read_ahead, open) = (Arc::default(), Mutex::default());
+        let inner = Inner { options, cache, decoders, archive_decoders, read_ahead, open };
         Engine { inner: Arc::new(inner) }
     }
 
@@ -386,13 +401,15 @@ impl Engine {
                 same
             })
             .collect();
+        let growth = Growth::new(stored_bytes(&jobs), self.inner.options.limits);
         let queue = Queue::largest_first(&jobs, |(_, blob)| blob.about_bytes());
-        let open =
-            try_map(&queue, reads_at_once, |(at, blob)| self.open_layer(usize::from(first) + at, blob))?;
+        let open = try_map(&queue, reads_at_once, |(at, blob)| {
+            self.open_layer(usize::from(first) + at, blob, &growth)
+        })?;
         Ok(places.iter().filter_map(|job| open.get(*job)).cloned().collect())
     }
 
-    fn open_layer(&self, at: usize, blob: &LayerBlob) -> Result<OpenLayer> {
+    fn open_layer(&self, at: usize, blob: &LayerBlob, growth: &Growth) -> Result<OpenLayer> {
         let descriptor = &blob.descriptor;
         let what = Subject::Layer { number: at, diff_id: descriptor.diff_id };
         let shared = self.shared(blob);
@@ -410,11 +427,13 @@ impl Engine {
         let keys = Keys::of_layer(blob);
         let expected = expected_of(descriptor);
         let limits = self.inner.options.limits;
-        let stored = Blob { what: &what, bytes: &blob.bytes, compression: None, expected, limits };
+        let decoders = &self.inner.decoders;
+        let stored =
+            Blob { what: &what, bytes: &blob.bytes, compression: None, expected, limits, growth, decoders };
         let index = self.index(stored, &keys, None)?;
         let compression = index.index.facts().compression;
         let bytes = shared.unwrap_or_else(|| {
-            let bytes = self.layer_bytes(&what, index, blob.bytes.clone());
+            let bytes = self.layer_bytes(&what, index, blob.bytes.clone(), decoders);
             if let Some(diff_id) = descriptor.diff_id.filter(|_| blob.identity != BlobIdentity::Unknown) {
                 self.lock_open().insert(diff_id, Arc::downgrade(&bytes));
             }
@@ -436,13 +455,26 @@ impl Engine {
         self.inner.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn layer_bytes(&self, what: &Subject, index: StoredIndex, stored: Arc<dyn ReadAt>) -> Arc<LayerBytes> {
+    fn layer_bytes(
+        &self,
+        what: &Subject,
+        index: StoredIndex,
+        stored: Arc<dyn ReadAt>,
+        decoders: &Arc<DecoderMemory>,
+    ) -> Arc<LayerBytes> {
         // The spans of a layer that was only scanned have no hashes; its source checks its files.
         let scanned = index.index.facts().diff_id.is_none() && stored.checks_files();
         let verify = if scanned { Verify::Off } else { self.verify() };
-        let reader = LayerReader::new(what.clone(), index, stored, verify);
+        let reader = LayerReader::new(what.clone(), index, stored, verify, decoders.clone());
         Arc::new(LayerBytes::new(reader, self.inner.cache.clone(), Some(self.inner.read_ahead.clone())))
     }
+}
+
+/// Returns the length in bytes of the files that hold these layers.
+fn stored_bytes(layers: &[(usize, &LayerBlob)]) -> u64 {
+    // All layers of an archive that is compressed as a whole come from its file.
+    let whole = layers.iter().filter_map(|(_, blob)| blob.bytes.unpacked_from()).max();
+    whole.unwrap_or_else(|| layers.iter().map(|(_, blob)| blob.about_bytes()).fold(0, u64::saturating_add))
 }
 
 /// Returns whether the digest and size in an image's descriptor were verified when another image opened the

@@ -12,6 +12,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::descriptors::{Reopen, SharedFile};
+use crate::memory::zeros;
+
 /// Bytes of fixed length that can be read at any offset, by several threads at once.
 pub(crate) trait ReadAt: Send + Sync + fmt::Debug + 'static {
     /// Returns the length in bytes, as it was when the source was opened. The source can be shorter by now;
@@ -54,6 +57,12 @@ pub(crate) trait ReadAt: Send + Sync + fmt::Debug + 'static {
     /// that must serve other requests do not make such reads.
     fn may_wait(&self) -> bool {
         false
+    }
+
+    /// Returns the length in bytes of the compressed file of which these bytes are a part, uncompressed; `None` if
+    /// they are stored as they are.
+    fn unpacked_from(&self) -> Option<u64> {
+        None
     }
 
     /// Returns true if the bytes are put together from files, and each read checks that the files it reads
@@ -127,6 +136,10 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
         (**self).may_wait()
     }
 
+    fn unpacked_from(&self) -> Option<u64> {
+        (**self).unpacked_from()
+    }
+
     fn checks_files(&self) -> bool {
         (**self).checks_files()
     }
@@ -150,11 +163,19 @@ impl ReadAt for Vec<u8> {
     }
 }
 
-/// An open file, and its length when it was opened.
+/// A file, and its length when it was opened.
 #[derive(Debug)]
 pub(crate) struct FileBytes {
-    file: File,
+    file: Handle,
     len_bytes: u64,
+}
+
+#[derive(Debug)]
+enum Handle {
+    /// An open file.
+    Own(File),
+    /// A file that can be opened again.
+    Shared(SharedFile),
 }
 
 impl FileBytes {
@@ -164,13 +185,17 @@ impl FileBytes {
     /// The error of reading the length.
     pub(crate) fn new(file: File) -> io::Result<Self> {
         let len_bytes = file.metadata()?.len();
-        Ok(FileBytes { file, len_bytes })
+        Ok(FileBytes { file: Handle::Own(file), len_bytes })
     }
 
-    /// Returns the file.
-    #[must_use]
-    pub(crate) fn file(&self) -> &File {
-        &self.file
+    /// Takes ownership of `file` as [`FileBytes::new`] does. If descriptors run short, the file is closed, and
+    /// `reopen` opens it for the next read.
+    ///
+    /// # Errors
+    /// As [`FileBytes::new`].
+    pub(crate) fn reopened_by(file: File, reopen: Reopen) -> io::Result<Self> {
+        let len_bytes = file.metadata()?.len();
+        Ok(FileBytes { file: Handle::Shared(SharedFile::new(file, reopen)?), len_bytes })
     }
 }
 
@@ -180,7 +205,10 @@ impl ReadAt for FileBytes {
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buf, offset)
+        match &self.file {
+            Handle::Own(file) => file.read_exact_at(buf, offset),
+            Handle::Shared(file) => file.get()?.read_exact_at(buf, offset),
+        }
     }
 }
 
@@ -227,6 +255,10 @@ impl ReadAt for ByteRange {
     fn may_wait(&self) -> bool {
         self.inner.may_wait()
     }
+
+    fn unpacked_from(&self) -> Option<u64> {
+        self.inner.unpacked_from()
+    }
 }
 
 /// Reads a range of a [`ReadAt`] from front to back.
@@ -265,7 +297,7 @@ impl<R: ReadAt> Read for Cursor<R> {
 /// As [`ReadAt::read_exact_at`].
 pub(crate) fn read_to_vec(inner: &dyn ReadAt) -> io::Result<Vec<u8>> {
     let len = usize::try_from(inner.len()).map_err(|_| past_end())?;
-    let mut bytes = vec![0; len];
+    let mut bytes = zeros(len)?;
     inner.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
 }

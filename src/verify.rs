@@ -13,6 +13,7 @@ use std::sync::mpsc::channel;
 use self::digests::{Digests, Indexes, digests};
 use crate::digest::Digest;
 use crate::error::{self, Error, Result};
+use crate::layer::growth::Growth;
 use crate::limits::Limits;
 use crate::load::{Progress, reported};
 use crate::source::{DocumentRole, Survey, SurveyedDocument, SurveyedLayer};
@@ -272,6 +273,9 @@ fn check_layers<E: From<Error>>(
     let indexes = options.indexes.map(Indexes::new);
     let len = |layer: &SurveyedLayer| layer.bytes.as_ref().map_or(0, |bytes| bytes.len());
     let total_bytes = layers.iter().map(len).fold(0, u64::saturating_add);
+    // All layers of an archive that is compressed as a whole come from its file.
+    let whole = layers.iter().filter_map(|layer| layer.bytes.as_ref()?.unpacked_from()).max();
+    let growth = Growth::new(whole.unwrap_or(total_bytes), limits);
     // A layer that is no larger than one core's share delays no other thread, and decoding it from many
     // checkpoints costs more than decoding it from the start.
     let share_bytes = total_bytes / cores() as u64;
@@ -282,7 +286,7 @@ fn check_layers<E: From<Error>>(
         let done = done;
         while let Some((number, layer)) = queue.take() {
             let indexes = indexes.as_ref().filter(|_| len(layer) >= share_bytes);
-            let items = check_layer(number, layer, indexes, limits);
+            let items = check_layer(number, layer, indexes, &growth);
             if let (Some(progress), Some(bytes)) = (progress, &layer.bytes) {
                 progress.advance(bytes.len());
             }
@@ -313,7 +317,7 @@ fn check_layer(
     number: usize,
     layer: &SurveyedLayer,
     indexes: Option<&Indexes<'_>>,
-    limits: Limits,
+    growth: &Growth,
 ) -> Vec<VerifyItem> {
     let subject = VerifySubject::Layer(number);
     let SurveyedLayer { digest, size, diff_id, bytes, unchecked } = layer;
@@ -330,7 +334,7 @@ fn check_layer(
     let mut items = Vec::new();
     items.extend(size.map(|size| VerifyItem::compare(subject, Check::Size, size, bytes.len())));
     let layer = error::Subject::Layer { number, diff_id: None };
-    let Digests { blob, tar, fault } = digests(bytes, *digest, *diff_id, indexes, limits);
+    let Digests { blob, tar, fault } = digests(bytes, *digest, *diff_id, indexes, growth);
     for (check, expected, found) in [(Check::Digest, digest, blob), (Check::DiffId, diff_id, tar)] {
         let (Some(expected), Some(found)) = (expected, found) else { continue };
         items.push(match found {

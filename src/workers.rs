@@ -92,7 +92,7 @@ pub(crate) fn try_map<T: Sync, R: Send, E: Send>(
     done.0.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Runs a clone of `work` on each of `threads` threads, and `own` on the calling thread at the same time.
+/// Runs a clone of `work` on each of `threads` threads, or fewer if the system starts no more, and `own` on the calling thread at the same time.
 /// Returns the results when all have ended. Values owned by `work` are dropped with the last of these
 /// threads.
 ///
@@ -104,7 +104,9 @@ pub(crate) fn beside<W: Send, R>(
     own: impl FnOnce() -> R,
 ) -> (R, Vec<W>) {
     thread::scope(|scope| {
-        let threads: Vec<_> = iter::repeat_n(work, threads).map(|work| scope.spawn(work)).collect();
+        // If the system has no more threads, the others do all the work.
+        let start = |work| thread::Builder::new().spawn_scoped(scope, work).ok();
+        let threads: Vec<_> = iter::repeat_n(work, threads).map_while(start).collect();
         let result = own();
         let ended =
             threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));

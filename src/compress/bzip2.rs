@@ -10,7 +10,7 @@ use bzip2::{Decompress, Status};
 
 use super::formats::{Boundaries, Format};
 use super::frames::{self, Codec, Ran};
-use super::input::Magic;
+use super::input::{Magic, Refusal};
 
 pub(super) const FORMAT: Format = Format {
     name: "bzip2",
@@ -19,6 +19,9 @@ pub(super) const FORMAT: Format = Format {
     boundaries: Boundaries::Rare,
     decoder: frames::decoder::<Bzip2>,
 };
+
+/// The memory of a decoder for blocks of 900 KB, in bytes (bzip2 manual, "Memory management").
+const MEMORY_BYTES: usize = 3_700 << 10;
 
 const ANY_LEVEL: (u8, u8) = (b'1', b'9');
 
@@ -65,26 +68,30 @@ impl fmt::Debug for Bzip2 {
 impl Codec for Bzip2 {
     const MAGIC: Magic = MAGIC;
 
-    fn new() -> Result<Self, String> {
+    fn new() -> Result<Self, Refusal> {
         Ok(Bzip2 { decoder: Decompress::new(false) })
     }
 
-    fn next_frame(&mut self) -> Result<(), String> {
+    fn next_frame(&mut self) -> Result<(), Refusal> {
         self.decoder = Decompress::new(false);
         Ok(())
     }
 
-    fn run(&mut self, input: &[u8], output: &mut [u8]) -> Result<Ran, String> {
+    fn run(&mut self, input: &[u8], output: &mut [u8]) -> Result<Ran, Refusal> {
         let (total_in, total_out) = (self.decoder.total_in(), self.decoder.total_out());
         let status = self.decoder.decompress(input, output).map_err(|error| error.to_string())?;
         if status == Status::MemNeeded {
-            return Err("no memory for a block".to_owned());
+            return Err(Refusal::NoMemory);
         }
         Ok(Ran {
             consumed: since(total_in, self.decoder.total_in()),
             written: since(total_out, self.decoder.total_out()),
             done: status == Status::StreamEnd,
         })
+    }
+
+    fn memory_bytes(&self) -> usize {
+        MEMORY_BYTES
     }
 }
 

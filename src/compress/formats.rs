@@ -75,7 +75,15 @@ pub(super) trait FormatDecoder: Send + fmt::Debug {
     fn checkpoint(&self, input: &Input) -> (u64, Resume) {
         (input.offset(), Resume::Start)
     }
+
+    /// Returns about how much memory the decoder holds, in bytes. The default is for formats that need little.
+    fn memory_bytes(&self) -> usize {
+        SMALL_DECODER_BYTES
+    }
 }
+
+/// The memory of a decoder for plain data or gzip, in bytes: a window of 32 KiB and tables.
+const SMALL_DECODER_BYTES: usize = 128 << 10;
 
 /// How often decoding can resume within a stream of a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::formats::FormatDecoder;
-use super::input::{Input, Magic, Next};
+use super::input::{Input, Magic, Next, Refusal};
 use super::{Quota, Resume, Step};
 use crate::error::StreamResult as Result;
 
@@ -30,13 +30,16 @@ pub(super) trait Codec: Sized + Send + fmt::Debug {
     const MAGIC: Magic;
 
     /// Creates a decoder that is ready for a frame.
-    fn new() -> Result<Self, String>;
+    fn new() -> Result<Self, Refusal>;
 
     /// Prepares for another frame after one that ended.
-    fn next_frame(&mut self) -> Result<(), String>;
+    fn next_frame(&mut self) -> Result<(), Refusal>;
 
     /// Decodes from `input` to `output`.
-    fn run(&mut self, input: &[u8], output: &mut [u8]) -> Result<Ran, String>;
+    fn run(&mut self, input: &[u8], output: &mut [u8]) -> Result<Ran, Refusal>;
+
+    /// Returns the memory that the library holds for the current frame, in bytes.
+    fn memory_bytes(&self) -> usize;
 }
 
 /// The position of the input relative to frames.
@@ -56,7 +59,7 @@ pub(super) fn decoder<C: Codec + 'static>(
     state: &Resume,
 ) -> Result<Box<dyn FormatDecoder>> {
     input.check_start(state)?;
-    let codec = C::new().map_err(|reason| input.damaged(reason))?;
+    let codec = C::new().map_err(|refusal| input.refused(refusal))?;
     Ok(Box::new(Frames { codec, phase: Phase::Beginning, stage: Stage::new() }))
 }
 
@@ -77,10 +80,14 @@ impl<C: Codec> FormatDecoder for Frames<C> {
             return Ok(Step::End);
         }
         if self.phase == Phase::Between {
-            self.codec.next_frame().map_err(|reason| input.damaged(reason))?;
+            self.codec.next_frame().map_err(|refusal| input.refused(refusal))?;
         }
         self.phase = Phase::Inside;
         Ok(Step::Boundary)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.codec.memory_bytes().saturating_add(STAGE_BYTES)
     }
 }
 
@@ -118,13 +125,13 @@ impl Stage {
         input: &mut Input,
         out: &mut Vec<u8>,
         limit: usize,
-        decode: impl FnOnce(&[u8], &mut [u8]) -> Result<Ran, String>,
+        decode: impl FnOnce(&[u8], &mut [u8]) -> Result<Ran, Refusal>,
     ) -> Result<Ran> {
         let room = limit.min(self.buffer.len());
         let output = self.buffer.get_mut(..room).unwrap_or_default();
         let chunk = input.fill()?;
         let at_end = chunk.is_empty();
-        let ran = decode(chunk, output).map_err(|reason| input.damaged(reason))?;
+        let ran = decode(chunk, output).map_err(|refusal| input.refused(refusal))?;
         input.consume(ran.consumed);
         out.extend_from_slice(output.get(..ran.written).unwrap_or_default());
         if ran.consumed == 0 && ran.written == 0 && !ran.done {

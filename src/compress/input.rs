@@ -83,6 +83,21 @@ pub(super) fn look(head: &[u8], magic: Magic) -> Look {
     answer
 }
 
+/// Why a library does not decode its input.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The data violates the format, as the message says.
+    Damaged(String),
+    /// The memory cannot be allocated.
+    NoMemory,
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Refusal::Damaged(reason)
+    }
+}
+
 /// What follows at a position where a frame may begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
@@ -232,6 +247,16 @@ impl Input {
     /// Creates the error for damaged bytes at the current offset.
     pub(super) fn damaged(&self, reason: impl Into<String>) -> StreamFault {
         StreamFault::Decompress { format: self.format, offset: self.offset, reason: reason.into() }
+    }
+
+    /// Creates the error for bytes at the current offset that a library does not decode.
+    pub(super) fn refused(&self, refusal: Refusal) -> StreamFault {
+        match refusal {
+            Refusal::Damaged(reason) => self.damaged(reason),
+            Refusal::NoMemory => {
+                StreamFault::io_at("cannot decompress", self.offset, io::ErrorKind::OutOfMemory.into())
+            }
+        }
     }
 
     /// Creates the error for input that ends inside a frame.

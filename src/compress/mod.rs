@@ -20,6 +20,7 @@ mod formats;
 mod frames;
 mod gzip;
 mod input;
+mod memory;
 mod plain;
 mod ranges;
 mod seekable;
@@ -34,6 +35,7 @@ pub use self::formats::Compression;
 use self::formats::FormatDecoder;
 pub(crate) use self::input::Chunks;
 use self::input::Input;
+pub(crate) use self::memory::{DecoderMemory, Held, Patience};
 pub(crate) use self::seekable::{CheckpointTable, Seekable};
 use crate::error::{StreamFault, StreamResult as Result};
 
@@ -218,6 +220,12 @@ impl Decoder {
     #[must_use]
     pub(crate) fn trailing_bytes(&self) -> u64 {
         self.input.trailing_bytes()
+    }
+
+    /// Returns about how much memory the decoder holds, in bytes. It can grow with every frame or block.
+    #[must_use]
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.format.memory_bytes().saturating_add(input::BUFFER_BYTES)
     }
 
     /// Announces that output up to `compressed_end`, an offset in the compressed stream, will be requested;

@@ -3,21 +3,15 @@
 //! This module owns the choice between an existing decoder and a new one that starts at a checkpoint. It
 //! keeps no output, because its callers know what to cache.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::ranges::Ranges;
-use super::{Checkpoint, Compression, Decoder, Stop};
+use super::{Checkpoint, Compression, Decoder, DecoderMemory, Held, Patience, Stop};
 use crate::error::StreamResult as Result;
 use crate::read_at::ReadAt;
-
-/// Maximum number of decoders kept at the position where their last read ended. That many readers can each
-/// read forward without starting a new decoder. The number is limited because each decoder holds a window: 32
-/// KiB for gzip, but up to 128 MiB for zstd.
-const PARKED_MAX: usize = 4;
 
 /// Size of the pieces in which output is decoded, also where it is skipped, in bytes.
 const PIECE_BYTES: usize = 256 << 10;
@@ -69,21 +63,24 @@ pub(crate) struct Seekable {
     compression: Compression,
     len_bytes: u64,
     table: Arc<dyn CheckpointTable>,
-    /// Idle decoders, least recently used first. The lock is held to take out or put in a decoder, never
-    /// while decoding.
-    parked: Mutex<VecDeque<Decoder>>,
+    /// Keeps the decoders where their last read ended.
+    memory: Arc<DecoderMemory>,
+    /// Number of this stream in `memory`.
+    number: u64,
 }
 
 impl Seekable {
     /// Creates a seekable stream. `len_bytes` is the length of the uncompressed stream, which the pass that
-    /// built `table` determined.
+    /// built `table` determined. `memory` is the account of its decoders.
     pub(crate) fn new(
         input: Arc<dyn ReadAt>,
         compression: Compression,
         len_bytes: u64,
         table: Arc<dyn CheckpointTable>,
+        memory: Arc<DecoderMemory>,
     ) -> Self {
-        Seekable { input, compression, len_bytes, table, parked: Mutex::default() }
+        let number = memory.register();
+        Seekable { input, compression, len_bytes, table, memory, number }
     }
 
     /// Appends exactly `len_bytes` bytes from `offset` to `out`. Unlike [`ReadAt::read_exact_at`], the
@@ -104,28 +101,27 @@ impl Seekable {
 
     /// Drops the idle decoders, because their input was wrong.
     pub(crate) fn drop_decoders(&self) {
-        let decoders = std::mem::take(&mut *self.parked.lock().unwrap_or_else(PoisonError::into_inner));
-        drop(decoders);
+        self.memory.forget(self.number);
     }
 
     fn append(&self, out: &mut Vec<u8>, offset: u64, len_bytes: usize) -> Result<()> {
-        let mut decoder = self.decoder_for(offset, len_bytes)?;
-        pass_over(&mut decoder, offset)?;
+        let (mut decoder, mut held) = self.decoder_for(offset, len_bytes)?;
+        pass_over(&mut decoder, &mut held, offset)?;
         take(&mut decoder, out, len_bytes)?;
-        self.park(decoder);
+        self.park(decoder, held);
         Ok(())
     }
 
     fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let mut decoder = self.decoder_for(offset, buf.len())?;
-        pass_over(&mut decoder, offset)?;
+        let (mut decoder, mut held) = self.decoder_for(offset, buf.len())?;
+        pass_over(&mut decoder, &mut held, offset)?;
         let mut piece = Vec::new();
         for part in buf.chunks_mut(PIECE_BYTES) {
             piece.clear();
             take(&mut decoder, &mut piece, part.len())?;
             part.copy_from_slice(&piece);
         }
-        self.park(decoder);
+        self.park(decoder, held);
         Ok(())
     }
 
@@ -138,20 +134,20 @@ impl Seekable {
 
     /// Returns a decoder at or before `offset`, and not before the last checkpoint at or before `offset`. The
     /// input is requested up to the end of the `len_bytes` bytes at `offset`.
-    fn decoder_for(&self, offset: u64, len_bytes: usize) -> Result<Decoder> {
+    fn decoder_for(&self, offset: u64, len_bytes: usize) -> Result<(Decoder, Held)> {
         let input_end = self.input_end(offset.saturating_add(len_bytes as u64));
-        if let Some(mut decoder) = self.take_parked(offset) {
+        if let Some((mut decoder, held)) = self.memory.take(self.number, offset) {
             // A decoder at exactly this offset makes loading a checkpoint unnecessary.
             if decoder.output_offset() == offset {
                 decoder.expect_until(input_end);
-                return Ok(decoder);
+                return Ok((decoder, held));
             }
             let checkpoint = self.table.at_or_before(offset)?;
             if checkpoint.output_offset <= decoder.output_offset() {
                 decoder.expect_until(input_end);
-                return Ok(decoder);
+                return Ok((decoder, held));
             }
-            self.park(decoder);
+            self.park(decoder, held);
             return self.enter(&checkpoint, input_end);
         }
         self.enter(&self.table.at_or_before(offset)?, input_end)
@@ -164,32 +160,22 @@ impl Seekable {
         next.map_or(self.input.len(), |next| next.saturating_add(1).min(self.input.len()))
     }
 
-    fn enter(&self, checkpoint: &Checkpoint, input_end: u64) -> Result<Decoder> {
+    fn enter(&self, checkpoint: &Checkpoint, input_end: u64) -> Result<(Decoder, Held)> {
         let input = Ranges::new(Arc::clone(&self.input), checkpoint.compressed_offset, input_end);
-        Decoder::resume(self.compression, Box::new(input), checkpoint)
+        let decoder = Decoder::resume(self.compression, Box::new(input), checkpoint)?;
+        Ok((decoder, self.memory.begin()))
     }
 
-    /// Takes out the idle decoder that is closest before `offset`.
-    fn take_parked(&self, offset: u64) -> Option<Decoder> {
-        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
-        let (index, _) = parked
-            .iter()
-            .enumerate()
-            .filter(|(_, decoder)| decoder.output_offset() <= offset)
-            .max_by_key(|(_, decoder)| decoder.output_offset())?;
-        parked.remove(index)
-    }
-
-    fn park(&self, decoder: Decoder) {
-        if decoder.output_offset() >= self.len_bytes {
-            return;
+    fn park(&self, decoder: Decoder, held: Held) {
+        if decoder.output_offset() < self.len_bytes {
+            self.memory.park(self.number, decoder, held);
         }
-        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
-        parked.push_back(decoder);
-        let surplus = if parked.len() > PARKED_MAX { parked.pop_front() } else { None };
-        // Freeing a large window takes time, so the lock is released first.
-        drop(parked);
-        drop(surplus);
+    }
+}
+
+impl Drop for Seekable {
+    fn drop(&mut self) {
+        self.memory.forget(self.number);
     }
 }
 
@@ -211,8 +197,9 @@ impl ReadAt for Seekable {
     }
 }
 
-/// Decodes up to `offset` and discards the output.
-fn pass_over(decoder: &mut Decoder, offset: u64) -> Result<()> {
+/// Decodes up to `offset` and discards the output. The more is decoded, the more of its window a decoder fills,
+/// so this waits until there is memory for the whole window.
+fn pass_over(decoder: &mut Decoder, held: &mut Held, offset: u64) -> Result<()> {
     let mut piece = Vec::new();
     loop {
         let left = offset.saturating_sub(decoder.output_offset());
@@ -222,6 +209,8 @@ fn pass_over(decoder: &mut Decoder, offset: u64) -> Result<()> {
         let len_bytes = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
         piece.clear();
         take(decoder, &mut piece, len_bytes)?;
+        // After a while there always is memory.
+        let _ = held.grow(decoder.memory_bytes(), Patience::Short);
     }
 }
 

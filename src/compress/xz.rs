@@ -10,7 +10,7 @@
 use crc32fast::hash as crc32;
 
 use super::formats::{Boundaries, Format, FormatDecoder};
-use super::frames::Stage;
+use super::frames::{STAGE_BYTES, Stage};
 use super::input::{Input, Magic, Next, Summed};
 use super::xz_block::{Block, CheckKind, Sizes, vli};
 use super::{Quota, Resume, Step};
@@ -123,6 +123,11 @@ impl FormatDecoder for Xz {
             _ => Resume::Start,
         };
         (input.offset(), state)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        let block = if let Phase::Block(block) = &self.phase { block.memory_bytes() } else { 0 };
+        block.saturating_add(STAGE_BYTES)
     }
 }
 

@@ -14,7 +14,7 @@ use liblzma::stream::{Action, Filters, Status, Stream};
 use sha2::{Digest as _, Sha256};
 
 use super::frames::Ran;
-use super::input::Input;
+use super::input::{Input, Refusal};
 use crate::error::{StreamFault, StreamResult as Result};
 
 /// The largest dictionary of a block, in bytes: four times that of `xz -9`, the largest preset.
@@ -79,6 +79,7 @@ pub(super) struct Block {
     output_bytes: u64,
     declared_compressed_bytes: Option<u64>,
     declared_output_bytes: Option<u64>,
+    dictionary_bytes: u64,
 }
 
 impl fmt::Debug for Block {
@@ -88,6 +89,11 @@ impl fmt::Debug for Block {
 }
 
 impl Block {
+    /// Returns the memory of the decoder in bytes: nearly all of it is the dictionary.
+    pub(super) fn memory_bytes(&self) -> usize {
+        usize::try_from(self.dictionary_bytes).unwrap_or(usize::MAX)
+    }
+
     /// Reads a block header (3.1).
     pub(super) fn read(input: &mut Input, check: CheckKind) -> Result<Self> {
         let size = input.byte()?;
@@ -111,7 +117,7 @@ impl Block {
             });
         }
         let decoder = Stream::new_raw_decoder(&parsed.filters);
-        let decoder = decoder.map_err(|error| input.damaged(error.to_string()))?;
+        let decoder = decoder.map_err(|error| input.refused(refusal(error)))?;
         Ok(Block {
             decoder,
             check: Check::new(check),
@@ -120,13 +126,14 @@ impl Block {
             output_bytes: 0,
             declared_compressed_bytes: parsed.compressed_bytes,
             declared_output_bytes: parsed.output_bytes,
+            dictionary_bytes: parsed.dictionary_bytes,
         })
     }
 
     /// Decodes more of the contents.
-    pub(super) fn run(&mut self, input: &[u8], output: &mut [u8]) -> Result<Ran, String> {
+    pub(super) fn run(&mut self, input: &[u8], output: &mut [u8]) -> Result<Ran, Refusal> {
         let (total_in, total_out) = (self.decoder.total_in(), self.decoder.total_out());
-        let status = self.decoder.process(input, output, Action::Run).map_err(|error| error.to_string())?;
+        let status = self.decoder.process(input, output, Action::Run).map_err(refusal)?;
         self.compressed_bytes = self.decoder.total_in();
         self.output_bytes = self.decoder.total_out();
         let since =
@@ -159,6 +166,13 @@ impl Block {
             unpadded_bytes: self.header_bytes.wrapping_add(self.compressed_bytes).wrapping_add(check_bytes),
             output_bytes: self.output_bytes,
         })
+    }
+}
+
+fn refusal(error: liblzma::stream::Error) -> Refusal {
+    match error {
+        liblzma::stream::Error::Mem => Refusal::NoMemory,
+        error => error.to_string().into(),
     }
 }
 

@@ -8,7 +8,7 @@ use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
 
 use super::formats::{Boundaries, Format};
 use super::frames::{self, Codec, Ran};
-use super::input::Magic;
+use super::input::{Magic, Refusal};
 
 pub(super) const FORMAT: Format = Format {
     name: "zstd",
@@ -43,30 +43,35 @@ impl fmt::Debug for Zstd {
 impl Codec for Zstd {
     const MAGIC: Magic = MAGIC;
 
-    fn new() -> Result<Self, String> {
-        let mut context = DCtx::try_create().ok_or("no memory for a zstd context")?;
+    fn new() -> Result<Self, Refusal> {
+        let mut context = DCtx::try_create().ok_or(Refusal::NoMemory)?;
         context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(reason)?;
         Ok(Zstd { context })
     }
 
-    fn next_frame(&mut self) -> Result<(), String> {
+    fn next_frame(&mut self) -> Result<(), Refusal> {
         // The context is ready for another frame as soon as one has ended.
         Ok(())
     }
 
-    fn run(&mut self, input: &[u8], output: &mut [u8]) -> Result<Ran, String> {
+    fn run(&mut self, input: &[u8], output: &mut [u8]) -> Result<Ran, Refusal> {
         let mut from = InBuffer::around(input);
         let mut to = OutBuffer::around(output);
         let hint = self.context.decompress_stream(&mut to, &mut from).map_err(reason)?;
         Ok(Ran { consumed: from.pos(), written: to.pos(), done: hint == 0 })
     }
+
+    fn memory_bytes(&self) -> usize {
+        self.context.sizeof()
+    }
 }
 
-fn reason(code: usize) -> String {
+fn reason(code: usize) -> Refusal {
     match get_error_name(code) {
         name if name.contains("too much memory") => {
-            format!("the window is larger than 128 MiB (2^{WINDOW_LOG_MAX} bytes)")
+            format!("the window is larger than 128 MiB (2^{WINDOW_LOG_MAX} bytes)").into()
         }
-        name => name.to_owned(),
+        name if name.contains("not enough memory") => Refusal::NoMemory,
+        name => name.to_owned().into(),
     }
 }

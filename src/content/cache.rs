@@ -15,10 +15,13 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use super::buffers::{Buffers, SpanBytes};
+use crate::compress::DecoderMemory;
 
 /// Divisor of the budget: the share for spans that were decoded ahead and not read yet. A larger share would
 /// evict spans that are being read.
 const AHEAD_SHARE: usize = 2;
+/// Divisor of the budget: the share that is left for spans if decoders hold the rest.
+const LEAST_SHARE: usize = 4;
 /// Divisor of the budget: the share for spans that were passed. Walking a tree by path sometimes goes back in
 /// a layer; it decodes no more spans with a share of 16 MiB than with all 256 MiB.
 const PASSED_SHARE: usize = 16;
@@ -35,6 +38,8 @@ pub(crate) type SpanKey = (u32, u32);
 pub(crate) struct SpanCache {
     state: Mutex<State>,
     budget_bytes: usize,
+    /// The accounts of decoders, whose memory is part of the budget.
+    decoders: Vec<Arc<DecoderMemory>>,
     buffers: Arc<Buffers>,
 }
 
@@ -73,6 +78,13 @@ impl SpanCache {
     /// Creates a cache of at most `budget_bytes`. It always holds the span that was requested last.
     #[must_use]
     pub(crate) fn new(budget_bytes: usize) -> Self {
+        SpanCache::sharing(budget_bytes, Vec::new())
+    }
+
+    /// Creates a cache that shares `budget_bytes` with the decoders of these accounts: the more memory they hold,
+    /// the less is left for spans, down to [`LEAST_SHARE`].
+    #[must_use]
+    pub(crate) fn sharing(budget_bytes: usize, decoders: Vec<Arc<DecoderMemory>>) -> Self {
         let state = State {
             ready: LruCache::unbounded(),
             passed: LruCache::unbounded(),
@@ -82,13 +94,19 @@ impl SpanCache {
             flights: HashMap::new(),
             next_layer: 0,
         };
-        SpanCache { state: Mutex::new(state), budget_bytes, buffers: Arc::default() }
+        SpanCache { state: Mutex::new(state), budget_bytes, decoders, buffers: Arc::default() }
     }
 
     /// Returns the maximum memory of spans that were decoded ahead and not read yet, in bytes.
     #[must_use]
     pub(crate) fn ahead_max_bytes(&self) -> usize {
-        self.budget_bytes / AHEAD_SHARE
+        self.room_bytes() / AHEAD_SHARE
+    }
+
+    /// Returns the maximum memory of spans, in bytes.
+    fn room_bytes(&self) -> usize {
+        let held: usize = self.decoders.iter().map(|decoders| decoders.held_bytes()).sum();
+        self.budget_bytes.saturating_sub(held).max(self.budget_bytes / LEAST_SHARE)
     }
 
     /// Returns a new number for a layer, unique in this cache.
@@ -170,7 +188,7 @@ impl SpanCache {
 
     /// Marks a span as passed by a sequential reader: it is evicted before spans that were not passed.
     pub(crate) fn pass(&self, key: SpanKey) {
-        let evicted = self.lock().pass(key, self.budget_bytes / PASSED_SHARE);
+        let evicted = self.lock().pass(key, self.room_bytes() / PASSED_SHARE);
         // Memory is freed without holding the lock.
         drop(evicted);
     }
@@ -310,7 +328,7 @@ impl Drop for Landing<'_> {
             state.flights.remove(&self.key);
             state.ahead_bytes -= self.reserved;
             let ahead = self.flight.ahead.load(Ordering::Relaxed);
-            bytes.clone().map(|bytes| state.insert(self.key, bytes, ahead, self.cache.budget_bytes))
+            bytes.clone().map(|bytes| state.insert(self.key, bytes, ahead, self.cache.room_bytes()))
         };
         *self.flight.landed.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
         self.flight.landing.notify_all();

@@ -32,6 +32,7 @@ use crate::error::{Error, Result, StreamFault};
 use crate::layer::entry::{Extent, FileData, Stored};
 use crate::layer::reader::LayerReader;
 use crate::layer::table::Span;
+use crate::memory::zeros;
 use crate::read_at::{ReadAt, Remote};
 
 /// Number of requests into which the read-ahead of a sequential reader is divided: while one is answered, the
@@ -232,8 +233,11 @@ impl LayerBytes {
 
     /// Reads bytes of a span that cannot be read as a whole; `error` says why.
     fn read_alone(&self, error: Error, offset: u64, len_bytes: u64) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; usize::try_from(len_bytes).unwrap_or(0)];
-        if matches!(error, Error::Io { .. }) && self.reader.read_alone(&mut bytes, offset) {
+        let buffer = zeros(usize::try_from(len_bytes).unwrap_or(usize::MAX));
+        if let Ok(mut bytes) = buffer
+            && matches!(error, Error::Io { .. })
+            && self.reader.read_alone(&mut bytes, offset)
+        {
             return Ok(bytes);
         }
         Err(error)
@@ -369,6 +373,10 @@ impl ReadAt for TarBytes {
 
     fn may_wait(&self) -> bool {
         self.0.reader().may_wait()
+    }
+
+    fn unpacked_from(&self) -> Option<u64> {
+        Some(self.0.reader().index().facts().blob_bytes)
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {

@@ -1,7 +1,8 @@
 use super::*;
-use crate::compress::Compression;
+use crate::compress::{Compression, DecoderMemory, Patience};
 use crate::error::Subject;
 use crate::layer::entry::{Extent, Segment};
+use crate::layer::growth::Growth;
 use crate::layer::index::{Expected, Request, Verify, index_layer};
 use crate::layer::stored::StoredIndex;
 use crate::limits::Limits;
@@ -33,9 +34,12 @@ fn layer(content: &[u8], cache_bytes: usize, ahead: bool) -> (Arc<LayerBytes>, E
         scratch: None,
         progress: &|_| {},
         observer: None,
+        growth: &Growth::new(1 << 20, Limits::default()),
+        decoders: &DecoderMemory::alone(),
+        patience: Patience::Long,
     });
     let index = StoredIndex::from_pass(indexed.unwrap()).unwrap();
-    let reader = LayerReader::new(LAYER, index, blob, Verify::Full);
+    let reader = LayerReader::new(LAYER, index, blob, Verify::Full, DecoderMemory::alone());
     let read_ahead = ahead.then(|| Arc::new(ReadAhead::new(4)));
     let bytes = LayerBytes::new(reader, Arc::new(SpanCache::new(cache_bytes)), read_ahead);
     (Arc::new(bytes), Extent { offset: 512, len_bytes: content.len() as u64 })

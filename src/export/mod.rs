@@ -78,7 +78,8 @@ pub(crate) fn export(
             first_names: HashMap::new(),
             pieces: Pieces::new(full, used),
         };
-        let producer = scope.spawn(move || exporter.run(inode));
+        let producer = thread::Builder::new().spawn_scoped(scope, move || exporter.run(inode));
+        let producer = producer.map_err(|cause| Error::io("cannot start a thread", cause))?;
         let written = write_pieces(pieces, &empty, out);
         let produced = producer.join();
         written?;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::compress::Compression;
+use crate::compress::{Compression, DecoderMemory};
 use crate::content::LayerBytes;
 use crate::content::cache::SpanCache;
 use crate::error::{Result, Subject};
@@ -72,7 +72,8 @@ pub(super) fn tree_of(extras: &[Extra<'_>]) -> Result<LoadedTree> {
     let rootfs = merge(vec![index.clone()], &MergeOptions::default())?;
     let stored = StoredIndex { index, windows: Arc::new(Vec::new()), copy: None };
     let cache = Arc::new(SpanCache::new(SPAN_BYTES));
-    let reader = LayerReader::new(Subject::Image, stored, Arc::new(bytes), Verify::Full);
+    let reader =
+        LayerReader::new(Subject::Image, stored, Arc::new(bytes), Verify::Full, DecoderMemory::alone());
     Ok(LoadedTree::of_parts(rootfs, vec![Arc::new(LayerBytes::new(reader, cache, None))]))
 }
 

@@ -11,6 +11,7 @@ use std::io::Write;
 
 use super::entry::Extent;
 use crate::error::{StreamFault, StreamResult as Result};
+use crate::memory::{reserve, zeros};
 use crate::read_at::ReadAt;
 
 /// The zstd level, chosen so that the copy does not slow down the first read of a layer. Negative levels
@@ -81,10 +82,10 @@ pub(crate) fn read_frame(
     // allocations.
     let stored = usize::try_from(frame.len_bytes.min(copy.len())).unwrap_or(0);
     let len = usize::try_from(len_bytes).unwrap_or(usize::MAX);
-    let mut compressed = vec![0; stored];
+    let mut compressed = zeros(stored).map_err(failed)?;
     copy.read_exact_at(&mut compressed, frame.offset).map_err(failed)?;
     buffer.clear();
-    buffer.reserve_exact(len);
+    reserve(buffer, len).map_err(failed)?;
     let mut decompressor = zstd::bulk::Decompressor::new().map_err(failed)?;
     match decompressor.decompress_to_buffer(&compressed, buffer).map_err(failed)? {
         found if found == len => Ok(()),

@@ -8,11 +8,12 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::entry::Extent;
+use super::growth::Growth;
 use super::pass;
 use super::scan;
 use super::table::LayerIndex;
 use super::windows::Windows;
-use crate::compress::Compression;
+use crate::compress::{Compression, DecoderMemory, Patience};
 use crate::digest::Digest;
 use crate::error::{Error, Property, Result, Subject};
 use crate::limits::Limits;
@@ -63,6 +64,12 @@ pub(crate) struct Request<'a> {
     pub progress: &'a (dyn Fn(u64) + Sync),
     /// Observer that receives the uncompressed bytes.
     pub observer: Option<Box<dyn TarObserver>>,
+    /// The growth of all layers of the image.
+    pub growth: &'a Growth,
+    /// The account of the memory of decoders.
+    pub decoders: &'a Arc<DecoderMemory>,
+    /// How long the pass waits for memory that other decoders hold.
+    pub patience: Patience,
 }
 
 /// Receives the uncompressed bytes of a pass, so that an archive's members can be indexed while it is
@@ -99,6 +106,9 @@ pub(crate) struct Indexed {
     pub windows: Windows,
     /// The seekable copy, if one was needed and could be written.
     pub copy: Option<File>,
+    /// Whether the index can be stored. False if the seekable copy could not be written: a later pass can write
+    /// it, which a stored index would prevent.
+    pub is_complete: bool,
 }
 
 /// Reads a layer once and indexes it.

@@ -15,6 +15,7 @@
 
 pub(crate) mod copy;
 pub(crate) mod entry;
+pub(crate) mod growth;
 pub(crate) mod index;
 mod pass;
 pub(crate) mod reader;

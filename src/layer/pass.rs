@@ -15,10 +15,11 @@ use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use super::copy::CopyWriter;
 use super::entry::{Entry, EntryKind, Extent, FileData, Stored};
+use super::growth::Growth;
 use super::index::{Expected, Indexed, Request, TarObserver, Verify};
 use super::table::{IndexBuilder, LayerFacts, MAX_SPAN_BYTES};
 use super::tar::{Sink, TarParser};
@@ -26,6 +27,7 @@ use super::windows::WindowWriter;
 use crate::compress::{Boundaries, Checkpoint, Chunks, Compression, Decoder, Stop};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Property, Result, StreamFault, StreamResult, Subject};
+use crate::limits::Bound;
 use crate::read_at::ReadAt;
 use crate::warning::WarningKind;
 
@@ -43,7 +45,9 @@ const QUEUE: usize = 4;
 
 /// Runs the stages and combines their results.
 pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
-    let Request { bytes, what, compression, expected, verify, limits, scratch, progress, observer } = request;
+    let Request { bytes, what, compression, expected, verify, limits, scratch, progress, observer, .. } =
+        request;
+    let Request { growth, decoders, patience, .. } = request;
     let hashed = verify == Verify::Full;
     let blob_bytes = bytes.len();
     let (compression, stream) =
@@ -69,35 +73,41 @@ pub(super) fn run(request: Request<'_>) -> Result<Indexed> {
         windows: WindowWriter::new(windows).map_err(|fault| fault.of(what))?,
         spans: Vec::new(),
         copying: copy.is_some(),
+        growth: (compression != Compression::Plain).then_some(growth),
+        max_tar_bytes: limits.layer_bytes(),
     };
 
-    let (read, decoded, digested, copied) = thread::scope(|scope| {
+    let same = compression == Compression::Plain && expected.blob_digest == expected.diff_id;
+    // The blob of a plain layer is its tar, so one hash serves for both digests.
+    let blob = hasher_for(expected.blob_digest).filter(|_| !same);
+    let stored = StoredBytes { stream, len_bytes: blob_bytes };
+    let stages = thread::scope(|scope| {
         let shared = &shared;
         let (span_out, span_in) = sync_channel(QUEUE);
         let (copy_out, copy_in) = sync_channel(QUEUE);
-        // The blob of a plain layer is its tar, so one hash serves for both digests.
-        let same = compression == Compression::Plain && expected.blob_digest == expected.diff_id;
-        let blob = hasher_for(expected.blob_digest).filter(|_| !same);
-        let stored = StoredBytes { stream, len_bytes: blob_bytes };
+        let copier = start(scope, move || write_copy(copy, &copy_in, shared, growth))?;
         let (reader, decoder) = if compression == Compression::Plain {
-            let reader = scope.spawn(move || read_plain(stored, blob, shared, &span_out));
+            let reader = start(scope, move || read_plain(stored, blob, shared, &span_out))?;
             (reader, None)
         } else {
             let (stored_out, stored_in) = sync_channel(QUEUE);
-            let reader = scope.spawn(move || read_stored(stored, blob, shared, &stored_out));
             let input = Received { from: stored_in, pool: shared.pool.clone() };
-            let decoder = scope.spawn(move || decode(compression, input, shared, &span_out));
+            let mut memory = decoders.begin();
+            let has_room = move |bytes| memory.grow(bytes, patience);
+            // Without the decoder there is no reader: it would read all bytes for their digest.
+            let decoder = start(scope, move || decode(compression, input, shared, &span_out, has_room))?;
+            let reader = start(scope, move || read_stored(stored, blob, shared, &stored_out))?;
             (reader, Some(decoder))
         };
-        let copier = scope.spawn(move || write_copy(copy, &copy_in, shared));
         let digested = stage.run(&span_in, copy_out, shared);
         drop(span_in);
         if digested.is_err() {
             shared.abandoned.store(true, Ordering::Relaxed);
         }
         let decoded = decoder.map_or(Ok(Decoded::default()), |decoder| join(decoder.join()));
-        (join(reader.join()), decoded, digested, join(copier.join()))
+        Ok((join(reader.join()), decoded, digested, join(copier.join())))
     });
+    let (read, decoded, digested, copied) = stages.map_err(|fault: StreamFault| fault.of(what))?;
     verdict(Outcome {
         what,
         compression,
@@ -131,7 +141,7 @@ struct Outcome<'a> {
     expected: Expected,
     verify: Verify,
     blob_bytes: u64,
-    stage: DigestStage,
+    stage: DigestStage<'a>,
     read: StreamResult<Option<Digest>>,
     decoded: StreamResult<Decoded>,
     digested: StreamResult<()>,
@@ -184,11 +194,14 @@ fn verdict(outcome: Outcome<'_>) -> Result<Indexed> {
     if trailing {
         stage.sink.builder.push_warning(WarningKind::TrailingBytes, b"");
     }
+    let mut is_complete = true;
     let copied = outcome.copied.unwrap_or_else(|error| {
+        // A copy over the limit is not written by a later pass either.
+        is_complete = matches!(error, StreamFault::Limit { .. });
         log::warn!("{what}: no seekable copy, reads will be slower: {error}");
         None
     });
-    Ok(stage.into_indexed(
+    let indexed = stage.into_indexed(
         copied,
         LayerFacts {
             diff_id,
@@ -198,7 +211,17 @@ fn verdict(outcome: Outcome<'_>) -> Result<Indexed> {
             tar_bytes: 0,
             copy_bytes: 0,
         },
-    ))
+    );
+    Ok(Indexed { is_complete, ..indexed })
+}
+
+/// Starts the thread of a stage.
+fn start<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    stage: impl FnOnce() -> T + Send + 'scope,
+) -> StreamResult<ScopedJoinHandle<'scope, T>> {
+    let started = thread::Builder::new().spawn_scoped(scope, stage);
+    started.map_err(|cause| StreamFault::io("cannot start a thread to read", cause))
 }
 
 fn join<T>(joined: thread::Result<StreamResult<T>>) -> StreamResult<T> {
@@ -327,6 +350,7 @@ fn decode(
     input: Received,
     shared: &Shared<'_>,
     out: &SyncSender<RawSpan>,
+    mut has_room: impl FnMut(usize) -> bool,
 ) -> StreamResult<Decoded> {
     let mut decoder = Decoder::new(compression, Box::new(input))?;
     let boundaries = compression.boundaries();
@@ -342,6 +366,10 @@ fn decode(
         let soft = soft_limit(boundaries, offset - last_checkpoint);
         let stop = decoder.decode(&mut bytes, soft, hard_limit(boundaries));
         let ended = !matches!(stop, Ok(Stop::Boundary | Stop::Full));
+        if !ended && !has_room(decoder.memory_bytes()) {
+            let busy = io::Error::other("other layers hold the memory for decoding");
+            return Err(StreamFault::io("cannot decode", busy));
+        }
         if !bytes.is_empty() && out.send(RawSpan { offset, bytes, checkpoint }).is_err() {
             return Ok(Decoded::default());
         }
@@ -387,12 +415,15 @@ fn write_copy(
     file: Option<File>,
     spans: &Receiver<ToCopy>,
     shared: &Shared<'_>,
+    growth: &Growth,
 ) -> StreamResult<Option<Copied>> {
     let Some(file) = file else { return Ok(None) };
     let mut writer = CopyWriter::new(file)?;
     let mut frames = Vec::new();
     for (at, bytes) in spans {
-        frames.push((at, writer.push(&bytes)?));
+        let frame = writer.push(&bytes)?;
+        growth.copy(frame.len_bytes)?;
+        frames.push((at, frame));
         shared.pool.give(bytes);
     }
     if frames.is_empty() {
@@ -403,7 +434,7 @@ fn write_copy(
 }
 
 /// The last stage but one, which computes everything that depends on the uncompressed bytes.
-struct DigestStage {
+struct DigestStage<'a> {
     hashed: bool,
     diff_id: Option<Hasher>,
     parser: TarParser,
@@ -416,9 +447,12 @@ struct DigestStage {
     tar_bytes: u64,
     spans: Vec<(u64, Option<[u8; 32]>)>,
     copying: bool,
+    /// The growth of all layers of the image; `None` for a layer that is not compressed.
+    growth: Option<&'a Growth>,
+    max_tar_bytes: Bound,
 }
 
-impl DigestStage {
+impl DigestStage<'_> {
     fn run(
         &mut self,
         spans: &Receiver<RawSpan>,
@@ -427,6 +461,9 @@ impl DigestStage {
     ) -> StreamResult<()> {
         for span in spans {
             let at = self.spans.len();
+            if let Some(growth) = self.growth {
+                growth.unpack(span.bytes.len() as u64)?;
+            }
             self.digest(&span)?;
             if let Some(checkpoint) = span.checkpoint {
                 self.last_checkpoint = span.offset;
@@ -448,6 +485,9 @@ impl DigestStage {
             hasher.update(&span.bytes);
         }
         self.tar_bytes = span.offset + span.bytes.len() as u64;
+        if self.tar_bytes > self.max_tar_bytes.max {
+            return Err(StreamFault::over(self.max_tar_bytes, self.tar_bytes));
+        }
         let hash = self.hashed.then(|| *blake3::hash(&span.bytes).as_bytes());
         self.spans.push((span.offset, hash));
         if self.tar_fault.is_some() {
@@ -482,7 +522,7 @@ impl DigestStage {
             builder.push_span(offset, hash, frame);
         }
         let index = builder.finish(LayerFacts { tar_bytes: self.tar_bytes, copy_bytes, ..facts });
-        Indexed { index, windows: self.windows.finish(), copy }
+        Indexed { index, windows: self.windows.finish(), copy, is_complete: true }
     }
 }
 

@@ -4,6 +4,7 @@
 //! span against its hash, which only [`Verify::Off`] skips. It keeps no decoded spans; [`crate::content`]
 //! caches them.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,8 +15,9 @@ use super::index::Verify;
 use super::stored::StoredIndex;
 use super::table::{LayerIndex, Span};
 use super::windows::StoredCheckpoints;
-use crate::compress::{Compression, Seekable};
+use crate::compress::{Compression, DecoderMemory, Seekable};
 use crate::error::{Error, Result, StreamFault, Subject};
+use crate::memory::reserve;
 use crate::read_at::{ReadAt, Remote};
 
 /// Buffers for spans are allocated in multiples of this size, so nearly all have equal sizes. Memory freed
@@ -46,9 +48,16 @@ enum Tar {
 }
 
 impl LayerReader {
-    /// Creates a reader of `stored`, the bytes that `index` was built from. `what` names the layer in errors.
+    /// Creates a reader of `stored`, the bytes that `index` was built from. `what` names the layer in errors;
+    /// `decoders` is the account of the memory of decoders.
     #[must_use]
-    pub(crate) fn new(what: Subject, index: StoredIndex, stored: Arc<dyn ReadAt>, verify: Verify) -> Self {
+    pub(crate) fn new(
+        what: Subject,
+        index: StoredIndex,
+        stored: Arc<dyn ReadAt>,
+        verify: Verify,
+        decoders: Arc<DecoderMemory>,
+    ) -> Self {
         let StoredIndex { index, windows, copy } = index;
         let facts = index.facts();
         let slow = stored.may_wait().then(|| Arc::clone(&stored));
@@ -59,7 +68,8 @@ impl LayerReader {
             Compression::Plain => Tar::Plain(stored),
             compression => {
                 let checkpoints = StoredCheckpoints::new(index.clone(), windows);
-                Tar::Compressed(Seekable::new(stored, compression, facts.tar_bytes, Arc::new(checkpoints)))
+                let (len_bytes, checkpoints) = (facts.tar_bytes, Arc::new(checkpoints));
+                Tar::Compressed(Seekable::new(stored, compression, len_bytes, checkpoints, decoders))
             }
         };
         LayerReader { what, index, tar, copy, copy_is_damaged: AtomicBool::new(false), verify, slow }
@@ -123,7 +133,9 @@ impl LayerReader {
     pub(crate) fn read_span(&self, at: u32, buffer: &mut Vec<u8>) -> Result<()> {
         let span = self.index.span(at).ok_or_else(|| self.no_span(at))?;
         let len = usize::try_from(span.extent.len_bytes).map_err(|_| self.no_span(at))?;
-        buffer.reserve_exact(len.next_multiple_of(BUFFER_STEP_BYTES).saturating_sub(buffer.len()));
+        let room = len.next_multiple_of(BUFFER_STEP_BYTES).saturating_sub(buffer.len());
+        reserve(buffer, room)
+            .map_err(|cause| StreamFault::io_at("cannot read", span.extent.offset, cause).of(&self.what))?;
         if self.read_copied(&span, buffer) {
             return Ok(());
         }
@@ -195,6 +207,8 @@ impl LayerReader {
         let fault = match read {
             Ok(()) if holds() => return true,
             Ok(()) => "hash does not match".to_owned(),
+            // The copy is not damaged, and decoding the blob may need less memory.
+            Err(StreamFault::Io { cause, .. }) if cause.kind() == io::ErrorKind::OutOfMemory => return false,
             Err(error) => error.to_string(),
         };
         let known = self.copy_is_damaged.swap(true, Ordering::Relaxed);

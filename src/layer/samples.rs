@@ -4,12 +4,13 @@
 #![cfg_attr(not(test), allow(dead_code, reason = "fuzz targets need a part of it"))]
 
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use super::growth::Growth;
 use super::index::{Expected, Indexed, Request, Scratch, Verify, index_layer};
 use super::reader::LayerReader;
 use super::stored::StoredIndex;
-use crate::compress::Compression;
+use crate::compress::{Compression, DecoderMemory, Patience};
 use crate::digest::Algorithm;
 use crate::error::{Result, Subject};
 use crate::limits::Limits;
@@ -78,17 +79,27 @@ pub(crate) fn index(
     verify: Verify,
     scratch: Option<Scratch>,
 ) -> Result<Indexed> {
-    index_layer(Request {
+    index_layer(Request { compression: Some(compression), verify, ..request(blob, expected, scratch) })
+}
+
+/// Returns a request to index `blob` with full verification, alone in its image.
+pub(crate) fn request(blob: &[u8], expected: Expected, scratch: Option<Scratch>) -> Request<'static> {
+    static GROWTH: LazyLock<Growth> = LazyLock::new(|| Growth::new(u64::MAX, Limits::default()));
+    static DECODERS: LazyLock<Arc<DecoderMemory>> = LazyLock::new(DecoderMemory::alone);
+    Request {
         bytes: Arc::new(blob.to_vec()),
         what: &LAYER,
-        compression: Some(compression),
+        compression: None,
         expected,
-        verify,
+        verify: Verify::Full,
         limits: Limits::default(),
         scratch,
         progress: &|_| {},
         observer: None,
-    })
+        growth: &GROWTH,
+        decoders: &DECODERS,
+        patience: Patience::Long,
+    }
 }
 
 pub(crate) fn read_span(reader: &LayerReader, at: u32) -> Result<Vec<u8>> {
@@ -98,7 +109,7 @@ pub(crate) fn read_span(reader: &LayerReader, at: u32) -> Result<Vec<u8>> {
 }
 
 pub(crate) fn read_all(index: StoredIndex, blob: Vec<u8>, verify: Verify) -> Result<Vec<u8>> {
-    let reader = LayerReader::new(LAYER, index, Arc::new(blob), verify);
+    let reader = LayerReader::new(LAYER, index, Arc::new(blob), verify, DecoderMemory::alone());
     let spans = reader.index().span_count();
     let parts: Vec<Vec<u8>> = (0..spans).map(|span| read_span(&reader, span)).collect::<Result<_>>()?;
     Ok(parts.concat())

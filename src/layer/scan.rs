@@ -41,7 +41,12 @@ pub(super) fn scan_headers(request: &Request<'_>) -> Result<Indexed> {
         tar_bytes,
         copy_bytes: 0,
     };
-    Ok(Indexed { index: sink.builder.finish(facts), windows: Windows::Memory(Vec::new()), copy: None })
+    Ok(Indexed {
+        index: sink.builder.finish(facts),
+        windows: Windows::Memory(Vec::new()),
+        copy: None,
+        is_complete: true,
+    })
 }
 
 /// Passes every entry of the tar in `bytes` to `sink`.

@@ -1,17 +1,19 @@
 use std::sync::Arc;
 
 use super::entry::{Entry, EntryKind, Extent, FileData, Meta, Segment, Stored, Xattrs};
-use super::index::{Expected, Indexed, Verify};
+use super::growth::Growth;
+use super::index::{Expected, Indexed, Request, Scratch, Verify, index_layer};
 use super::reader::LayerReader;
 use super::samples::{
-    ALL, LAYER, compressed, expected, gzip, index, names, read_all, read_span, sample_tar, scratch,
+    ALL, LAYER, compressed, expected, gzip, index, names, read_all, read_span, request, sample_tar, scratch,
 };
 use super::stored::StoredIndex;
 use super::table::{CheckpointKind, CheckpointRecord, IndexBuilder, LayerFacts, LayerIndex};
 use crate::bytes::checksum;
-use crate::compress::Compression;
+use crate::compress::{Compression, DecoderMemory};
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, Property, Result};
+use crate::limits::Limits;
 use crate::read_at::ReadAt;
 use crate::warning::WarningKind;
 
@@ -262,7 +264,8 @@ fn without_verification_a_damaged_layer_shows_what_can_be_had() {
         let EntryKind::File(FileData { stored: Stored::Contiguous(extent), .. }) = first.kind else {
             panic!("not a file: {first:?}");
         };
-        let reader = LayerReader::new(LAYER, found, Arc::new(cut.to_vec()), Verify::Off);
+        let reader =
+            LayerReader::new(LAYER, found, Arc::new(cut.to_vec()), Verify::Off, DecoderMemory::alone());
         let span = read_span(&reader, 0).unwrap();
         assert_eq!(span[usize::try_from(extent.offset).unwrap()], b'1');
     }
@@ -279,7 +282,7 @@ fn x17_bytes_that_changed_since_are_never_served() {
         for at in (changed.len() / 2..changed.len()).step_by(1000) {
             changed[at] ^= 0x55;
         }
-        let reader = LayerReader::new(LAYER, found, Arc::new(changed), Verify::Full);
+        let reader = LayerReader::new(LAYER, found, Arc::new(changed), Verify::Full, DecoderMemory::alone());
         let last = reader.index().span_count() - 1;
         assert!(read_span(&reader, last).is_err(), "{compression}");
     }
@@ -323,7 +326,81 @@ fn a_source_that_shrinks_is_an_error_and_not_other_bytes() {
     let blob = gzip(&tar);
     let found = index(&blob, Compression::Gzip, expected(&tar, &blob), Verify::Full, None).unwrap();
     let found = StoredIndex::from_pass(found).unwrap();
-    let reader = LayerReader::new(LAYER, found, Arc::new(Shrunk(blob.len() as u64)), Verify::Full);
+    let reader = LayerReader::new(
+        LAYER,
+        found,
+        Arc::new(Shrunk(blob.len() as u64)),
+        Verify::Full,
+        DecoderMemory::alone(),
+    );
     let error = read_span(&reader, 0).unwrap_err();
     assert!(error.to_string().starts_with("cannot read layer 7 at offset 0"), "{error}");
+}
+
+#[test]
+fn without_its_copy_a_layer_is_readable_and_its_index_is_not_complete() {
+    // The disk was full at the first mount: the index was stored without a copy, which was never made again.
+    let tar = sample_tar();
+    let blob = compressed(Compression::Zstd, &tar);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let files = Scratch { copy: full, ..scratch() };
+    let found = index(&blob, Compression::Zstd, expected(&tar, &blob), Verify::Full, Some(files)).unwrap();
+    assert!(found.copy.is_none() && !found.is_complete);
+    assert!(read_all(StoredIndex::from_pass(found).unwrap(), blob.clone(), Verify::Full).unwrap() == tar);
+    let found =
+        index(&blob, Compression::Zstd, expected(&tar, &blob), Verify::Full, Some(scratch())).unwrap();
+    assert!(found.copy.is_some() && found.is_complete);
+}
+
+/// Indexes `blob` after other layers of its image have grown to these lengths.
+fn index_after(blob: &[u8], unpacked_bytes: u64, copied_bytes: u64) -> Result<Indexed> {
+    let growth = Growth::new(blob.len() as u64, Limits::default());
+    growth.unpack(unpacked_bytes).unwrap();
+    growth.copy(copied_bytes).unwrap();
+    let expected = Expected { learn: true, ..Expected::default() };
+    index_layer(Request { growth: &growth, ..request(blob, expected, Some(scratch())) })
+}
+
+#[test]
+fn x9_a_layer_that_makes_its_image_grow_too_much_is_refused() {
+    let tar = sample_tar();
+    for compression in ALL {
+        let blob = compressed(compression, &tar);
+        assert!(index_after(&blob, 4 << 30, 0).is_ok(), "{compression}: 700-fold");
+        let zeros = compressed(compression, &vec![0; 8 << 20]);
+        assert!(
+            index_after(&zeros, (4 << 30) - (8 << 20), 0).is_ok(),
+            "{compression}: not more than is free"
+        );
+    }
+    let zeros = compressed(Compression::Bzip2, &vec![0; 8 << 20]);
+    let error = index_after(&zeros, 4 << 30, 0).unwrap_err().to_string();
+    assert!(error.ends_with("exceeds the limit unpacked-bytes (4294967296)"), "{error}");
+}
+
+#[test]
+fn x9_a_layer_that_is_too_long_is_refused() {
+    let tar = sample_tar();
+    for compression in ALL {
+        let blob = compressed(compression, &tar);
+        let indexed = |max: u64| {
+            let mut limits = Limits::default();
+            assert!(limits.set("layer-bytes", max));
+            let expected = Expected { learn: true, ..Expected::default() };
+            index_layer(Request { limits, ..request(&blob, expected, None) })
+        };
+        assert!(indexed(tar.len() as u64).is_ok());
+        let error = indexed(tar.len() as u64 - 1).unwrap_err().to_string();
+        assert!(error.contains(" exceeds the limit layer-bytes ("), "{compression}: {error}");
+    }
+}
+
+#[test]
+fn x9_a_copy_that_would_be_too_large_is_left_out_and_the_layer_can_be_read() {
+    // 8.7 MB of zstd wrote 3 GB of copies.
+    let tar = sample_tar();
+    let blob = compressed(Compression::Zstd, &tar);
+    let found = index_after(&blob, 0, 1 << 30).unwrap();
+    assert!(found.copy.is_none() && found.is_complete, "a later pass would not write the copy either");
+    assert!(read_all(StoredIndex::from_pass(found).unwrap(), blob, Verify::Full).unwrap() == tar);
 }

@@ -12,6 +12,7 @@ use super::entry::Extent;
 use super::table::{CheckpointKind, CheckpointRecord, LayerIndex};
 use crate::compress::{Checkpoint, CheckpointTable, MAX_WINDOW_BYTES, Resume};
 use crate::error::{StreamFault, StreamResult as Result};
+use crate::memory::zeros;
 use crate::read_at::ReadAt;
 
 /// The zstd level. Windows compress well, and compressing them must not slow down the pass.
@@ -101,10 +102,9 @@ impl WindowWriter {
 
 /// Reads back the windows that were written before the disk was full.
 fn read_back(file: &File, len: u64) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    file.read_exact_at(&mut bytes, 0)
-        .map_err(|cause| StreamFault::io("cannot read back the windows of", cause))?;
-    Ok(bytes)
+    let bytes = zeros(usize::try_from(len).unwrap_or(usize::MAX));
+    let read = bytes.and_then(|mut bytes| file.read_exact_at(&mut bytes, 0).map(|()| bytes));
+    read.map_err(|cause| StreamFault::io("cannot read back the windows of", cause))
 }
 
 fn short_hash(packed: &[u8]) -> [u8; 8] {
@@ -130,7 +130,7 @@ impl StoredCheckpoints {
             return Some(Vec::new());
         }
         let len = record.window.len_bytes.min(self.windows.len());
-        let mut packed = vec![0; usize::try_from(len).ok()?];
+        let mut packed = zeros(usize::try_from(len).ok()?).ok()?;
         self.windows.read_exact_at(&mut packed, record.window.offset).ok()?;
         if short_hash(&packed) != record.window_hash {
             return None;

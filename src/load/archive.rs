@@ -10,6 +10,7 @@ use super::{Engine, reported};
 use crate::compress::Compression;
 use crate::content::TarBytes;
 use crate::error::{Error, Result, Subject};
+use crate::layer::growth::Growth;
 use crate::layer::index::{Expected, TarObserver};
 use crate::limits::Limits;
 use crate::read_at::ReadAt;
@@ -53,10 +54,13 @@ impl Unpack for Engine {
         let keys = Keys::of_archive(identity);
         let progress = self.inner.options.progress.as_deref();
         let index = reported(progress, "Reading the archive", bytes.len(), || {
-            let observer = self.members(&what).map(|members| Box::new(members) as Box<dyn TarObserver>);
+            let observer =
+                self.members(&what, bytes.len()).map(|members| Box::new(members) as Box<dyn TarObserver>);
             let limits = self.inner.options.limits.of_archive();
             let expected = Expected::default();
-            let blob = Blob { what: &what, bytes: &bytes, compression: Some(compression), expected, limits };
+            let growth = &Growth::new(bytes.len(), limits);
+            let (compression, decoders) = (Some(compression), &self.inner.archive_decoders);
+            let blob = Blob { what: &what, bytes: &bytes, compression, expected, limits, growth, decoders };
             self.index(blob, &keys, observer)
         })
         .map_err(|error| match error {
@@ -65,7 +69,7 @@ impl Unpack for Engine {
             }
             error => error,
         })?;
-        let tar = self.layer_bytes(&what, index, bytes);
+        let tar = self.layer_bytes(&what, index, bytes, &self.inner.archive_decoders);
         let members = source::members(tar.reader().index(), self.inner.options.limits)
             .map_err(|fault| fault.of(&what))?;
         Ok((Arc::new(TarBytes(tar)), members))

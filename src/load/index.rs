@@ -7,9 +7,10 @@
 use std::sync::Arc;
 
 use super::Engine;
-use crate::compress::Compression;
+use crate::compress::{Compression, DecoderMemory, Patience};
 use crate::error::{Error, Property, Result, Subject};
 use crate::image::LayerDescriptor;
+use crate::layer::growth::Growth;
 use crate::layer::index::{Expected, Request, TarObserver, Verify, index_layer};
 use crate::layer::stored::StoredIndex;
 use crate::layer::table::LayerFacts;
@@ -98,6 +99,10 @@ pub(super) struct Blob<'a> {
     pub(super) expected: Expected,
     /// The limits for the tar.
     pub(super) limits: Limits,
+    /// The growth of all layers of the image.
+    pub(super) growth: &'a Growth,
+    /// The account of the memory of decoders.
+    pub(super) decoders: &'a Arc<DecoderMemory>,
 }
 
 impl Engine {
@@ -218,7 +223,7 @@ impl Engine {
         key: Option<&Key>,
         observer: Option<Box<dyn TarObserver>>,
     ) -> Result<StoredIndex> {
-        let Blob { what, bytes, compression, expected, limits } = blob;
+        let Blob { what, bytes, compression, expected, limits, growth, decoders } = blob;
         let options = &self.inner.options;
         let store = self.writable_store().zip(key);
         let draft = store.and_then(|(store, _)| store.draft().map_err(|error| log::warn!("{error}")).ok());
@@ -238,6 +243,9 @@ impl Engine {
             scratch,
             progress: &progress,
             observer,
+            growth,
+            decoders,
+            patience: Patience::Long,
         };
         let indexed = match index_layer(request(options.verify, scratch, observer)) {
             // The directory of a running container: nothing states its digest, and every file is compared with
@@ -248,8 +256,16 @@ impl Engine {
             }
             indexed => indexed?,
         };
+        // Without its copy, a stored index would keep the copy from ever being written.
+        let store = store.filter(|_| indexed.is_complete);
         match store.zip(draft).map(|((store, key), draft)| store.save(key, draft, &indexed)) {
-            Some(Ok(())) => return StoredIndex::from_saved(indexed, what),
+            Some(Ok(())) => {
+                let saved = store.map(|(store, key)| store.saved(key));
+                return match saved {
+                    Some(saved) => StoredIndex::from_saved(indexed, what, &saved),
+                    None => StoredIndex::from_pass(indexed),
+                };
+            }
             Some(Err(error)) => {
                 log::warn!("cannot store the index, the next mount reads the layer again: {error}")
             }

@@ -19,9 +19,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::Engine;
-use crate::compress::Compression;
+use crate::compress::{Compression, DecoderMemory, Patience};
 use crate::error::{Error, Result, Subject};
 use crate::layer::entry::Extent;
+use crate::layer::growth::Growth;
 use crate::layer::index::{Expected, Request, TarObserver, Verify, index_layer};
 use crate::limits::Limits;
 use crate::read_at::ReadAt;
@@ -36,26 +37,40 @@ const QUEUE: usize = 4;
 impl Engine {
     /// Returns an observer that indexes the members of an archive; `None` without a store for the indexes, or
     /// without verification.
-    pub(super) fn members(&self, archive: &Subject) -> Option<Members> {
+    pub(super) fn members(&self, archive: &Subject, archive_bytes: u64) -> Option<Members> {
         let options = &self.inner.options;
         let store = options.store.clone().filter(|_| options.verify == Verify::Full)?;
-        let (archive, limits) = (archive.clone(), options.limits);
-        Some(Members { archive, store, limits, ahead: VecDeque::new(), current: None, last: None })
+        let pass = Pass {
+            archive: archive.clone(),
+            store,
+            limits: options.limits,
+            growth: Growth::new(archive_bytes, options.limits),
+            decoders: self.inner.decoders.clone(),
+        };
+        Some(Members { pass: Arc::new(pass), ahead: VecDeque::new(), current: None, last: None })
     }
 }
 
 /// Indexes members while the archive is decompressed. Dropping it waits for the passes that are running.
 #[derive(Debug)]
 pub(super) struct Members {
-    archive: Subject,
-    store: Store,
-    limits: Limits,
+    pass: Arc<Pass>,
     /// Positions of the members that have not ended yet.
     ahead: VecDeque<Extent>,
     /// The pass over the first of these members; `None` if it is not indexed.
     current: Option<Flow>,
     /// The pass over the previous member, which may still be at its last bytes.
     last: Option<JoinHandle<()>>,
+}
+
+/// What the passes over all members need.
+#[derive(Debug)]
+struct Pass {
+    archive: Subject,
+    store: Store,
+    limits: Limits,
+    growth: Growth,
+    decoders: Arc<DecoderMemory>,
 }
 
 /// Sends the bytes of a member to its pass.
@@ -103,12 +118,12 @@ impl Members {
             return None;
         }
         let compression = Compression::detect_head(head);
-        let (archive, store, limits) = (self.archive.clone(), self.store.clone(), self.limits);
+        let work = self.pass.clone();
         let (full, pieces) = sync_channel(QUEUE);
         let (empty, used) = sync_channel(QUEUE);
         let bytes = Arc::new(Passing::new(member.len_bytes, pieces, empty));
         let pass = thread::Builder::new().name("member".to_owned()).spawn(move || {
-            if let Err(error) = index_member(&archive, &store, limits, compression, bytes) {
+            if let Err(error) = index_member(&work, compression, bytes) {
                 log::debug!(
                     "cannot index the archive member at offset {} in advance: {error}",
                     member.offset
@@ -150,13 +165,8 @@ impl Flow {
 }
 
 /// Indexes `bytes` as a layer, and stores the index under the digests that were computed.
-fn index_member(
-    archive: &Subject,
-    store: &Store,
-    limits: Limits,
-    compression: Compression,
-    bytes: Arc<Passing>,
-) -> Result<()> {
+fn index_member(pass: &Pass, compression: Compression, bytes: Arc<Passing>) -> Result<()> {
+    let Pass { archive, store, limits, growth, decoders } = pass;
     let draft = store.draft()?;
     let indexed = index_layer(Request {
         bytes,
@@ -164,11 +174,18 @@ fn index_member(
         compression: Some(compression),
         expected: Expected { learn: true, ..Expected::default() },
         verify: Verify::Full,
-        limits,
+        limits: *limits,
         scratch: Some(draft.scratch()?),
         progress: &|_| {},
         observer: None,
+        growth,
+        decoders,
+        // The archive's own decoder holds memory until this pass has taken its bytes.
+        patience: Patience::None,
     })?;
+    if !indexed.is_complete {
+        return Ok(());
+    }
     let facts = indexed.index.facts();
     let Some(diff_id) = facts.diff_id else {
         return Err(Error::malformed(archive.clone(), "the index of an archive member has no diff_id"));

@@ -236,7 +236,7 @@ impl Archive {
         let Some(file) = root.file(name)? else { return Ok(None) };
         let cannot = |cause: io::Error| Error::io_on("cannot read", self.describe(name), cause);
         let identity = BlobIdentity::File(FileIdentity::of(&file).map_err(cannot)?);
-        let bytes = Arc::new(FileBytes::new(file).map_err(cannot)?);
+        let bytes = Arc::new(root.bytes(name, file)?);
         Ok(Some(ArchiveFile { bytes, identity }))
     }
 

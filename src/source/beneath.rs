@@ -112,6 +112,22 @@ impl Beneath {
         Ok(Some(file))
     }
 
+    /// Returns the bytes of `file`, which `name` leads to. If descriptors run short, the file is closed, and opened
+    /// again by its name.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn bytes(&self, name: &str, file: File) -> Result<FileBytes> {
+        let (root, again) = (self.clone(), name.to_owned());
+        let reopen = move || match root.file(&again) {
+            Ok(Some(file)) => Ok(file),
+            Ok(None) => Err(io::ErrorKind::NotFound.into()),
+            Err(error) => Err(io::Error::other(error)),
+        };
+        FileBytes::reopened_by(file, Arc::new(reopen))
+            .map_err(|cause| Error::io_on("cannot read", self.describe(name), cause))
+    }
+
     /// Returns all bytes of the file that `name` leads to; `None` if the name does not exist.
     ///
     /// # Errors

@@ -112,6 +112,9 @@ pub(crate) struct FileIdentity {
     pub size: u64,
     /// Time of last modification of the file, in nanoseconds since the epoch.
     pub mtime_ns: i64,
+    /// Time of the last change of the file or its attributes, in nanoseconds since the epoch. Unlike the time of
+    /// modification it cannot be set, so a file that is rewritten has another one.
+    pub ctime_ns: i64,
     /// Offset of the part in bytes: in the file, or in the uncompressed tar when the file is compressed as a
     /// whole.
     pub offset: u64,
@@ -130,11 +133,16 @@ impl FileIdentity {
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.size(),
-            mtime_ns: metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()),
+            mtime_ns: in_ns(metadata.mtime(), metadata.mtime_nsec()),
+            ctime_ns: in_ns(metadata.ctime(), metadata.ctime_nsec()),
             offset: 0,
             len_bytes: metadata.size(),
         })
     }
+}
+
+fn in_ns(seconds: i64, nanoseconds: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
 }
 
 impl BlobIdentity {
@@ -152,11 +160,18 @@ impl BlobIdentity {
     pub(crate) fn store_name(&self) -> Option<String> {
         match self {
             BlobIdentity::Digest(digest) => Some(digest.to_string()),
-            BlobIdentity::File(FileIdentity { device, inode, size, mtime_ns, offset, len_bytes }) => {
-                Some(format!(
-                    "device {device} inode {inode} size {size} mtime {mtime_ns} at {offset} length {len_bytes}"
-                ))
-            }
+            BlobIdentity::File(FileIdentity {
+                device,
+                inode,
+                size,
+                mtime_ns,
+                ctime_ns,
+                offset,
+                len_bytes,
+            }) => Some(format!(
+                "device {device} inode {inode} size {size} mtime {mtime_ns} ctime {ctime_ns} at {offset} \
+                 length {len_bytes}"
+            )),
             BlobIdentity::Walk(digest) => Some(format!("walk {digest}")),
             BlobIdentity::Tar | BlobIdentity::Unknown => None,
         }

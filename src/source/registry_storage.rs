@@ -31,7 +31,7 @@ use crate::image::Platform;
 use crate::image::manifest::{self, Descriptor, Document, MAX_DOCUMENT_BYTES};
 use crate::layer::index::Verify;
 use crate::limits::Limits;
-use crate::read_at::{FileBytes, ReadAt};
+use crate::read_at::ReadAt;
 
 /// The root directory in the image `registry:2` and in most packages, and that of Debian's package.
 const OWN_PLACES: [&str; 2] = ["/var/lib/registry", "/var/lib/docker-registry"];
@@ -440,8 +440,7 @@ impl Tree {
         let (algorithm, hex) = (digest.algorithm().name(), digest.hex());
         let name = format!("blobs/{algorithm}/{hex:.2}/{hex}/data");
         let Some(file) = self.root.file(&name)? else { return Ok(None) };
-        let cannot = |cause| Error::io_on("cannot read", self.root.describe(&name), cause);
-        Ok(Some(Arc::new(FileBytes::new(file).map_err(cannot)?)))
+        Ok(Some(Arc::new(self.root.bytes(&name, file)?)))
     }
 
     /// Returns a descriptor of the manifest with this digest. Only the digest is known; the size is that of

@@ -27,10 +27,11 @@ use tempfile::TempPath;
 pub use self::blobs::StoredBlob;
 pub use self::usage::{Allowance, StoredLayer};
 use crate::bytes::Bytes;
+use crate::descriptors::Reopen;
 use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
 use crate::layer::index::{Indexed, Scratch};
-use crate::layer::stored::{MAX_INDEX_BYTES, StoredIndex, read_index, write_index};
+use crate::layer::stored::{MAX_INDEX_BYTES, SavedFiles, StoredIndex, read_index, write_index};
 use crate::layer::table::FORMAT_VERSION;
 use crate::limits::Limits;
 use crate::read_at::{FileBytes, ReadAt};
@@ -160,11 +161,11 @@ impl Store {
     fn read(&self, key: &Key, path: &Path) -> Result<Option<StoredIndex>> {
         let Some(file) = open_own(path)? else { return Ok(None) };
         let what = Subject::File(path.to_owned());
-        let failed = |cause| Error::io_on("cannot read", what.clone(), cause);
         // Pruning uses this time as the time of last use. Without write permission the store can still be
         // read.
         let _ = file.set_modified(SystemTime::now());
-        let (index, windows) = read_index(FileBytes::new(file).map_err(failed)?, &what)?;
+        let wrap = |file| FileBytes::reopened_by(file, reopen(path));
+        let (index, windows) = read_index(file, &what, wrap)?;
         let copy = self.read_copy(key, index.facts().copy_bytes)?;
         Ok(Some(StoredIndex { index: Arc::new(index), windows: Arc::new(windows), copy }))
     }
@@ -179,7 +180,8 @@ impl Store {
         let bad = |reason: &str| Error::malformed(what.clone(), reason);
         let file = open_own(&path)?.ok_or_else(|| bad("the seekable copy is missing"))?;
         let _ = file.set_modified(SystemTime::now());
-        let copy = FileBytes::new(file).map_err(|cause| Error::io_on("cannot read", what.clone(), cause))?;
+        let copy = FileBytes::reopened_by(file, reopen(&path))
+            .map_err(|cause| Error::io_on("cannot read", what.clone(), cause))?;
         if copy.len() != len {
             return Err(bad("the seekable copy has the wrong length"));
         }
@@ -207,6 +209,11 @@ impl Store {
             self.publish(&self.path(key, "copy"), draft.copy)?;
         }
         self.publish(&path, draft.index)
+    }
+
+    /// Returns how the files that were saved under `key` are opened again.
+    pub(crate) fn saved(&self, key: &Key) -> SavedFiles {
+        SavedFiles { index: reopen(&self.path(key, "idx")), copy: reopen(&self.path(key, "copy")) }
     }
 
     /// Adds a second name, `to`, for the index stored under `from`. Both names share one file. Only for an
@@ -341,6 +348,16 @@ fn open_own(path: &Path) -> Result<Option<File>> {
     };
     check_own(&file).map_err(failed)?;
     Ok(Some(file))
+}
+
+/// Returns how the file at `path` is opened again.
+fn reopen(path: &Path) -> Reopen {
+    let path = path.to_owned();
+    Arc::new(move || match open_own(&path) {
+        Ok(Some(file)) => Ok(file),
+        Ok(None) => Err(std::io::ErrorKind::NotFound.into()),
+        Err(error) => Err(std::io::Error::other(error)),
+    })
 }
 
 /// Refuses anything but a regular file that the user owns and only the user can write to.

@@ -111,9 +111,9 @@ fn mapped_index(store: &Store, key: &Key) -> (StoredIndex, Vec<String>) {
         copy_bytes: 0,
     };
     let index = builder.finish(facts);
-    let indexed = Indexed { index, windows: Windows::File(windows, 1000), copy: None };
+    let indexed = Indexed { index, windows: Windows::File(windows, 1000), copy: None, is_complete: true };
     store.save(key, draft, &indexed).unwrap();
-    (StoredIndex::from_saved(indexed, &LAYER).unwrap(), names)
+    (StoredIndex::from_saved(indexed, &LAYER, &store.saved(key)).unwrap(), names)
 }
 
 #[test]

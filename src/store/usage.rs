@@ -234,7 +234,7 @@ impl Store {
         let path = self.file(name, "idx");
         let file = super::open_own(&path).ok()??;
         let what = Subject::File(path.clone());
-        let (index, _) = read_index(FileBytes::new(file).ok()?, &what).ok()?;
+        let (index, _) = read_index(file, &what, FileBytes::new).ok()?;
         Some((index.facts().clone(), index.entry_count()))
     }
 }

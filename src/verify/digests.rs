@@ -17,12 +17,13 @@ use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crate::compress::{Compression, Decoder, Stop};
+use crate::compress::{Compression, Decoder, DecoderMemory, Stop};
 use crate::content::cache::SpanCache;
 use crate::content::{LayerBytes, ReadAhead, Schedule, ScheduledExtent};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{StreamFault, StreamResult as Result, Subject};
 use crate::layer::entry::{Entry, Extent};
+use crate::layer::growth::Growth;
 use crate::layer::index::Verify;
 use crate::layer::reader::LayerReader;
 use crate::layer::stored::StoredIndex;
@@ -58,15 +59,16 @@ impl<'a> Indexes<'a> {
         bytes: &Arc<dyn ReadAt>,
         digest: Digest,
         diff_id: Digest,
-        limits: Limits,
+        growth: &Growth,
     ) -> Option<Headers> {
         let index = self.find(&**bytes, digest, diff_id)?;
         let whole = Extent { offset: 0, len_bytes: index.index.facts().tar_bytes };
-        let reader = LayerReader::new(Subject::Image, index, bytes.clone(), Verify::Off);
+        let reader =
+            LayerReader::new(Subject::Image, index, bytes.clone(), Verify::Off, DecoderMemory::alone());
         let layer = Arc::new(LayerBytes::new(reader, self.cache.clone(), Some(self.read_ahead.clone())));
         let scheduled = ScheduledExtent { place: 0, layer: &layer, extent: whole };
         let schedule = Schedule::new(Some(self.read_ahead.clone()), [scheduled].into_iter());
-        let mut headers = Headers::new(limits);
+        let mut headers = Headers::new(growth.limits());
         let (blob, tar) = thread::scope(|scope| {
             let blob = scope.spawn(|| hash_all(bytes.clone(), digest.algorithm(), |_| ()));
             let mut hasher = diff_id.algorithm().hasher();
@@ -151,15 +153,15 @@ pub(super) fn digests(
     digest: Option<Digest>,
     diff_id: Option<Digest>,
     indexes: Option<&Indexes<'_>>,
-    limits: Limits,
+    growth: &Growth,
 ) -> Digests {
     // Reading a remote source in two orders at once could download it twice.
-    let found = read_digests(bytes, digest, diff_id, indexes.filter(|_| bytes.remote().is_none()), limits);
+    let found = read_digests(bytes, digest, diff_id, indexes.filter(|_| bytes.remote().is_none()), growth);
     let differs = matches!((&found.blob, digest), (Some(Ok(found)), Some(digest)) if *found != digest);
     match bytes.remote().filter(|_| differs) {
         Some(remote) => {
             remote.refresh(0..bytes.len());
-            in_one_pass(bytes, digest, diff_id, limits)
+            in_one_pass(bytes, digest, diff_id, growth)
         }
         None => found,
     }
@@ -170,13 +172,13 @@ fn read_digests(
     digest: Option<Digest>,
     diff_id: Option<Digest>,
     indexes: Option<&Indexes<'_>>,
-    limits: Limits,
+    growth: &Growth,
 ) -> Digests {
     if let (Some(digest), Some(diff_id)) = (digest, diff_id) {
-        if let Some(headers) = indexes.and_then(|indexes| indexes.confirm(bytes, digest, diff_id, limits)) {
+        if let Some(headers) = indexes.and_then(|indexes| indexes.confirm(bytes, digest, diff_id, growth)) {
             return Digests { blob: Some(Ok(digest)), tar: Some(Ok(diff_id)), fault: headers.finish() };
         }
-        let mut headers = Headers::new(limits);
+        let mut headers = Headers::new(growth.limits());
         // The blob of an uncompressed layer is its tar.
         if digest.algorithm() == diff_id.algorithm()
             && matches!(Compression::detect(&**bytes), Ok(Compression::Plain))
@@ -185,21 +187,21 @@ fn read_digests(
             return Digests { blob: Some(Ok(found)), tar: Some(Ok(found)), fault: headers.finish() };
         }
     }
-    in_one_pass(bytes, digest, diff_id, limits)
+    in_one_pass(bytes, digest, diff_id, growth)
 }
 
 fn in_one_pass(
     bytes: &Arc<dyn ReadAt>,
     digest: Option<Digest>,
     diff_id: Option<Digest>,
-    limits: Limits,
+    growth: &Growth,
 ) -> Digests {
     let hashing = HashingBytes::new(bytes.clone(), digest.map(|digest| digest.algorithm().hasher()));
-    let mut headers = Headers::new(limits);
+    let mut headers = Headers::new(growth.limits());
     let tar = diff_id.map(|diff_id| {
         let compression =
             Compression::detect(&**bytes).map_err(|cause| StreamFault::io("cannot read", cause))?;
-        hashing.decode_into(compression, diff_id.algorithm().hasher(), &mut headers)
+        hashing.decode_into(compression, diff_id.algorithm().hasher(), &mut headers, growth)
     });
     let fault = headers.finish().filter(|_| matches!(tar, Some(Ok(_))));
     Digests { blob: hashing.finish().transpose(), tar, fault }
@@ -250,12 +252,16 @@ impl HashingBytes {
         compression: Compression,
         mut hasher: Hasher,
         headers: &mut Headers,
+        growth: &Growth,
     ) -> Result<Digest> {
         let mut decoder = Decoder::new(compression, Box::new(self.clone()))?;
         let mut out = Vec::new();
         loop {
             out.clear();
             let stop = decoder.decode(&mut out, DECODE_BYTES, DECODE_BYTES)?;
+            if compression != Compression::Plain {
+                growth.unpack(out.len() as u64)?;
+            }
             hasher.update(&out);
             headers.feed(&out);
             if stop == Stop::End {

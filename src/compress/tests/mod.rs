@@ -7,6 +7,7 @@
 
 mod decoder;
 mod hostile;
+mod memory;
 mod requests;
 mod seekable;
 mod streams;

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use super::super::{Checkpoint, Seekable};
+use super::super::{Checkpoint, DecoderMemory, Seekable};
 use super::streams::{LARGE, Sample};
 use super::{Compression, decode_with_checkpoints, decoder};
 use crate::read_at::ReadAt;
@@ -37,7 +37,8 @@ fn remote(sample: &Sample, checkpoints: &[Checkpoint]) -> (Arc<Remote>, Seekable
     let remote = Arc::new(Remote { bytes, requests: Mutex::default() });
     let len_bytes = sample.data.len() as u64;
     let table = Arc::new(checkpoints.to_vec());
-    let seekable = Seekable::new(remote.clone(), sample.compression, len_bytes, table);
+    let seekable =
+        Seekable::new(remote.clone(), sample.compression, len_bytes, table, DecoderMemory::alone());
     (remote, seekable)
 }
 

@@ -8,7 +8,7 @@ use std::thread;
 
 use proptest::prelude::*;
 
-use super::super::{Checkpoint, Seekable};
+use super::super::{Checkpoint, DecoderMemory, Seekable};
 use super::streams::{LARGE, Sample, gzip, mixed, samples, zstd};
 use super::{Compression, decode_with_checkpoints, decoder};
 use crate::error::StreamFault;
@@ -18,7 +18,13 @@ use crate::read_at::{ReadAt, read_to_vec};
 fn seekable(sample: &Sample, soft: usize) -> Seekable {
     let (_, checkpoints) = decode_with_checkpoints(decoder(sample.compression, &sample.bytes), soft);
     let input = Arc::new(sample.bytes.clone());
-    Seekable::new(input, sample.compression, sample.data.len() as u64, Arc::new(checkpoints))
+    Seekable::new(
+        input,
+        sample.compression,
+        sample.data.len() as u64,
+        Arc::new(checkpoints),
+        DecoderMemory::alone(),
+    )
 }
 
 fn read(from: &Seekable, offset: usize, len_bytes: usize) -> Vec<u8> {
@@ -65,7 +71,8 @@ fn reading_forward_without_checkpoints_decodes_once_for_each_reader() {
     let bytes = zstd(&data);
     let input = Arc::new(Counted { bytes: bytes.clone(), read: AtomicU64::new(0) });
     let table = Arc::new(Vec::<Checkpoint>::new());
-    let seekable = Seekable::new(input.clone(), Compression::Zstd, data.len() as u64, table);
+    let seekable =
+        Seekable::new(input.clone(), Compression::Zstd, data.len() as u64, table, DecoderMemory::alone());
     for offset in (0..data.len()).step_by(4096) {
         for reader in 0..3 {
             // Three readers, each a third of the stream behind the previous one.
@@ -94,7 +101,8 @@ fn past_the_end_there_is_nothing_to_read() {
 #[test]
 fn a_stream_shorter_than_promised_is_an_error_and_not_a_short_read() {
     let table = Arc::new(Vec::<Checkpoint>::new());
-    let seekable = Seekable::new(Arc::new(gzip(b"data", 6)), Compression::Gzip, 100, table);
+    let seekable =
+        Seekable::new(Arc::new(gzip(b"data", 6)), Compression::Gzip, 100, table, DecoderMemory::alone());
     let error = seekable.read_exact_at(&mut [0; 50], 2).unwrap_err();
     let inner = error.into_inner().unwrap().downcast::<StreamFault>().unwrap();
     assert!(matches!(*inner, StreamFault::Decompress { format: "gzip", .. }), "{inner}");
@@ -109,7 +117,13 @@ fn a_damaged_part_is_an_error_and_the_rest_still_reads() {
     let second = usize::try_from(checkpoints[1].compressed_offset).unwrap();
     // The second member has no magic.
     bytes[second] = 0;
-    let seekable = Seekable::new(Arc::new(bytes), Compression::Gzip, 900_000, Arc::new(checkpoints));
+    let seekable = Seekable::new(
+        Arc::new(bytes),
+        Compression::Gzip,
+        900_000,
+        Arc::new(checkpoints),
+        DecoderMemory::alone(),
+    );
     assert!(seekable.read_exact_at(&mut [0; 10], 300_000).is_err());
     assert!(read(&seekable, 0, 300_000) == sample.data[..300_000]);
     assert!(read(&seekable, 600_000, 300_000) == sample.data[600_000..]);
@@ -122,7 +136,7 @@ fn f10_a_seekable_stream_inside_another() {
     let archive = Sample { name: "", compression: Compression::Gzip, bytes: gzip(&layer, 6), data: layer };
     let outer = Arc::new(seekable(&archive, 10_000));
     let table = Arc::new(Vec::<Checkpoint>::new());
-    let inner = Seekable::new(outer, Compression::Zstd, data.len() as u64, table);
+    let inner = Seekable::new(outer, Compression::Zstd, data.len() as u64, table, DecoderMemory::alone());
     assert!(read_to_vec(&inner).unwrap() == data);
 }
 

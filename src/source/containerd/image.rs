@@ -19,7 +19,7 @@ use crate::image::{
 use crate::layer::index::Verify;
 use crate::limits::Limits;
 use crate::path::escape;
-use crate::read_at::{FileBytes, ReadAt};
+use crate::read_at::ReadAt;
 use crate::source::beneath::Beneath;
 use crate::source::blobs::{Blobs, MissingLayer};
 use crate::source::directory::{DirectoryForm, IdMap, IdRange};
@@ -66,8 +66,7 @@ impl Blobs for Content<'_> {
         let digest = &wanted.digest;
         let name = format!("{CONTENT}/{}/{}", digest.algorithm().name(), digest.hex());
         let Some(file) = self.store.root.file(&name)? else { return Ok(None) };
-        let cannot = |cause| Error::io_on("cannot read", self.store.root.describe(&name), cause);
-        Ok(Some(Arc::new(FileBytes::new(file).map_err(cannot)?)))
+        Ok(Some(Arc::new(self.store.root.bytes(&name, file)?)))
     }
 
     /// Returns the files of the snapshot into which a discarded blob was unpacked.

@@ -5,7 +5,8 @@
 use imgmount::{Limit, Limits};
 
 use crate::fixture::{
-    Image, Registry, docker_legacy, docker_modern, file, oci_nested, sparse, tar, whiteout, write_dir,
+    Compression, Image, Registry, docker_legacy, docker_modern, file, oci_nested, sparse, tar, whiteout,
+    write_dir,
 };
 use crate::mounted::Imgmount;
 use crate::registries::imgmount_run;
@@ -82,6 +83,13 @@ fn cases(imgmount: &Imgmount) -> Vec<Case> {
         // The root is an entry, too.
         Case::new("entries", 4, &["ls", &root]),
         on("metadata-bytes", None, &["ls"], "metadata", archive(&three)),
+        on("layer-bytes", None, &["ls"], "layer", archive(&three)),
+        // Zeros, because layers may always grow as much as gzip can.
+        on("unpacked-bytes", None, &["ls"], "unpacked", {
+            let zeros = file("zeros", vec![0; 8 << 20]);
+            let image = Image::named("a:1").layer_as("COPY", &[zeros], "", Compression::Bzip2);
+            tar(&docker_legacy(&[image]))
+        }),
         on("extension-bytes", Some(174), &["ls"], "extension", archive(&[file(&long, b"")])),
         on("sparse-segments", None, &["ls"], "sparse", archive(&[sparse("a", 3000, &parts)])),
         // Four directories and one entry.
