@@ -39,6 +39,7 @@ mod options;
 mod output;
 mod places;
 mod progress;
+mod resources;
 #[cfg(feature = "fuse")]
 mod umount;
 mod verify;
@@ -106,6 +107,8 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     memory::map_large_blocks();
     logging::init(cli.verbose, cli.quiet);
+    resources::raise_descriptors();
+    resources::report_file_size_limit();
     cli.command.run().unwrap_or_else(|error| failure::fail(&error))
 }
 

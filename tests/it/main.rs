@@ -49,6 +49,7 @@
 //! | `spans` | one large file, read whole with its stored index |
 //! | `cache` | the cache directory, and removing its entries |
 //! | `view_all` | layers, states and documents next to the rootfs |
+//! | `resources` | few descriptors, small files and little memory |
 //! | `limits` | images at each limit, and past it |
 //! | `man` | manual pages, and installed files |
 //! | `bench` | images, verdicts and reports of the bench, without measuring |
@@ -94,6 +95,7 @@ mod registries;
 mod registry_faults;
 mod registry_soak;
 mod registry_storage;
+mod resources;
 mod rootfs;
 mod seed;
 mod semantics;
