@@ -322,28 +322,36 @@ fn shared_layers(a: &Rootfs, b: &Rootfs) -> Vec<Vec<LayerId>> {
 }
 
 /// The names of all inodes that have more than one name, directories excepted.
+///
+/// The names of an inode are represented by a hash. So an inode is compared once for each of its names in
+/// constant time, and a million names take little memory.
 struct Links {
-    names: HashMap<InodeId, Vec<Vec<u8>>>,
+    names: HashMap<InodeId, [u8; 32]>,
 }
 
 impl Links {
     fn of(rootfs: &Rootfs) -> Self {
-        let mut names: HashMap<InodeId, Vec<Vec<u8>>> = HashMap::new();
+        let mut names: HashMap<InodeId, Vec<[u8; 32]>> = HashMap::new();
         for directory in (0..).map(InodeId).take_while(|id| rootfs.is_directory(*id)) {
+            let mut parent: Option<[u8; 32]> = None;
             let linked = rootfs
                 .children(directory)
                 .filter(|(_, id)| !rootfs.is_directory(*id) && rootfs.nlink(*id) > 1);
             for (name, id) in linked {
-                let path = if directory == ROOT { Vec::new() } else { rootfs.path(directory) };
-                names.entry(id).or_default().push([&path, &b"/"[..], name].concat());
+                let parent = parent.get_or_insert_with(|| blake3::hash(&rootfs.path(directory)).into());
+                let path = blake3::Hasher::new().update(parent).update(name).finalize();
+                names.entry(id).or_default().push(path.into());
             }
         }
-        names.values_mut().for_each(|names| names.sort_unstable());
-        Links { names }
+        let hash_of_all = |mut paths: Vec<[u8; 32]>| {
+            paths.sort_unstable();
+            blake3::hash(paths.as_flattened()).into()
+        };
+        Links { names: names.into_iter().map(|(id, paths)| (id, hash_of_all(paths))).collect() }
     }
 
-    /// Returns all names of an inode, sorted; empty if the inode has only one name.
-    fn names(&self, id: InodeId) -> &[Vec<u8>] {
-        self.names.get(&id).map_or(&[], Vec::as_slice)
+    /// Returns the hash of all names of an inode; `None` if the inode has only one name.
+    fn names(&self, id: InodeId) -> Option<&[u8; 32]> {
+        self.names.get(&id)
     }
 }

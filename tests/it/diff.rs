@@ -108,6 +108,23 @@ fn which_names_share_an_inode_counts() {
     assert_diff(&[], &linked, &linked, "");
 }
 
+/// All names of a file were compared with all names of the other file, once for each name, which took quadratic
+/// time.
+#[test]
+fn x11_many_names_of_one_file_are_compared_in_linear_time() {
+    let image = |last: &str| {
+        let links = (0..20_000).map(|n| hardlink(format!("{n}"), "file"));
+        [file("file", b"1")].into_iter().chain(links).chain([hardlink(last, "file")]).collect::<Vec<_>>()
+    };
+    let (a, b) = (image("a"), image("b"));
+    let imgmount = Imgmount::new();
+    let images = two(&imgmount, &a, &b);
+    let out = diff(&imgmount, &[], &images).expect(1);
+    // Each name of the file has changed links, and one name was replaced.
+    assert_eq!(out.lines().len(), 20_001 + 2);
+    assert_eq!(diff(&imgmount, &[], &(images.0.clone(), images.0)).expect(0).text(), "");
+}
+
 #[test]
 fn holes_are_zeros_and_no_difference() {
     let stored = [vec![0; 5000], b"x".to_vec(), vec![0; 4999]].concat();
