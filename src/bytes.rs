@@ -4,11 +4,12 @@
 //! what the bytes mean.
 //!
 //! A mapping is created at once and uses memory only for the pages that are read. But it depends on its file:
-//! if the file is truncated, or the disk cannot be read, the process gets SIGBUS and ends. So only files of
-//! the store are mapped, which are written once and never changed by imgmount, and only if a copy would take
-//! noticeable time.
+//! if the file is truncated, or the disk cannot be read, the process gets SIGBUS. So only files of the store
+//! are mapped, which are written once and never changed by imgmount, and only if a copy would take noticeable
+//! time. A program can handle SIGBUS with [`recover_mapping`].
 
 mod mapping;
+mod regions;
 mod sections;
 
 use std::convert::Infallible;
@@ -19,6 +20,7 @@ use std::ops::Deref;
 use std::os::unix::fs::FileExt;
 
 use self::mapping::Mapping;
+use self::regions::REGIONS;
 pub(crate) use self::sections::{CHECKSUM_BYTES, Sections};
 use crate::memory::zeros;
 use crate::workers::{Queue, cores, try_map};
@@ -31,6 +33,25 @@ const MAP_FROM_BYTES: usize = 8 << 20;
 const PIECE_BYTES: usize = 1 << 20;
 /// Pieces for each thread: hashing fewer takes less time than starting a thread.
 const PIECES_A_THREAD: usize = 4;
+
+/// Replaces the pages of a mapped file that can no longer be read, because the file was truncated or its disk
+/// fails, by pages of zeros. `address` is the address at which a thread got SIGBUS. Returns false if no file is
+/// mapped there by this library; then nothing was done.
+///
+/// This function is meant for a handler of SIGBUS, and is safe to call there. When the handler returns, the
+/// thread continues. From then on [`mapping_is_lost`] returns true, and requests to mounts fail with `EIO`.
+/// Without such a handler, SIGBUS ends the process.
+#[must_use]
+pub fn recover_mapping(address: usize) -> bool {
+    REGIONS.recover(address)
+}
+
+/// Returns whether [`recover_mapping`] has replaced pages since the process started. Names and attributes that
+/// were read since then can be wrong; contents are always checked.
+#[must_use]
+pub fn mapping_is_lost() -> bool {
+    REGIONS.are_lost()
+}
 
 /// Immutable bytes, in memory or mapped from a file.
 pub(crate) struct Bytes(Kind);

@@ -251,5 +251,8 @@ pub use store::{Allowance, Store, StoredBlob, StoredLayer};
 #[doc(hidden)]
 pub use memory::failure_is_expected;
 
+// Files of the store that are mapped into memory.
+pub use bytes::{mapping_is_lost, recover_mapping};
+
 // Errors.
 pub use error::{DocumentRole, EntryName, Error, MountFault, PathFault, Property, Result, Subject};

@@ -10,8 +10,21 @@ use std::io;
 
 use memmap2::{Mmap, MmapOptions, UncheckedAdvice};
 
+use super::regions::{Node, REGIONS};
+
 /// A mapped part of a file.
-pub(super) struct Mapping(Mmap);
+pub(super) struct Mapping {
+    bytes: Mmap,
+    /// The mapping in the list of those whose lost pages are replaced.
+    node: &'static Node,
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // Before `bytes` are unmapped.
+        self.node.remove();
+    }
+}
 
 impl Mapping {
     /// Maps `len_bytes` bytes from `offset`. Fails with [`io::ErrorKind::UnexpectedEof`] if the file is
@@ -27,18 +40,18 @@ impl Mapping {
         // plain numbers, read through accessors that check all bounds each time and do not rely on a value
         // staying the same. An answer can then be wrong, or the process can end, but memory safety is kept.
         let mapping = unsafe { MmapOptions::new().offset(offset).len(len_bytes).map(file) }?;
-        Ok(Mapping(mapping))
+        Ok(Mapping { node: REGIONS.add(&mapping), bytes: mapping })
     }
 
     pub(super) fn as_slice(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 
     /// Releases the pages; reading them again loads them from the file.
     pub(super) fn release(&self) {
         // SAFETY: the mapping is shared and was never writable, so its pages are the same as in the file.
         // Pages dropped here have the same content when they are read again (madvise(2), MADV_DONTNEED).
-        let released = unsafe { self.0.unchecked_advise(UncheckedAdvice::DontNeed) };
+        let released = unsafe { self.bytes.unchecked_advise(UncheckedAdvice::DontNeed) };
         if let Err(cause) = released {
             log::debug!("cannot unmap memory: {cause}");
         }

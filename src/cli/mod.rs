@@ -4,6 +4,7 @@
 //! hint. Only the files of this folder print.
 
 mod args;
+mod bus_error;
 mod cache;
 mod cat;
 mod commands;
@@ -106,10 +107,16 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return usage(&error),
     };
     memory::map_large_blocks();
+    bus_error::handle();
     logging::init(cli.verbose, cli.quiet);
     resources::raise_descriptors();
     resources::report_file_size_limit();
-    cli.command.run().unwrap_or_else(|error| failure::fail(&error))
+    let code = cli.command.run().unwrap_or_else(|error| failure::fail(&error));
+    if imgmount::mapping_is_lost() {
+        complain(bus_error::LOST);
+        return ExitCode::from(FAILURE);
+    }
+    code
 }
 
 /// Parses the arguments. `imgmount IMAGE DIR` is short for `imgmount mount IMAGE DIR`, and `imgmount SOURCE` for

@@ -32,7 +32,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
@@ -181,6 +181,10 @@ impl View {
             Err(Errno::EIO)
         });
         self.activity.touch();
+        if crate::bytes::mapping_is_lost() {
+            LOST.call_once(|| log::error!("{LOST_MAPPING}"));
+            return Err(Errno::EIO);
+        }
         result
     }
 
@@ -283,6 +287,11 @@ impl View {
     }
 }
 
+/// The error if a mapped file of the cache directory is lost. It is reported once.
+const LOST_MAPPING: &str = "a file in the cache directory was truncated, or cannot be read any more, while it is \
+    mapped: all requests fail with EIO; mount the image again";
+static LOST: Once = Once::new();
+
 /// Returns the entries of a directory from `offset` on, each with the offset of the next one.
 /// `children_from` returns the children from a position on. It is called once: a directory is read in many
 /// requests, so each must begin at its position instead of counting from the first child.
@@ -359,13 +368,12 @@ impl Filesystem for Server {
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        let tree = self.view.work("readlink", || self.view.find(ino));
-        let target = tree
-            .as_ref()
-            .map_err(|errno| *errno)
-            .and_then(|(node, tree)| tree.rootfs().target(node.inode()).ok_or(Errno::EINVAL));
+        let target = self.view.work("readlink", || {
+            let (node, tree) = self.view.find(ino)?;
+            tree.rootfs().target(node.inode()).map(<[u8]>::to_vec).ok_or(Errno::EINVAL)
+        });
         match target {
-            Ok(target) => reply.data(target),
+            Ok(target) => reply.data(&target),
             Err(errno) => reply.error(errno),
         }
     }

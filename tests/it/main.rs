@@ -16,6 +16,7 @@
 //! | `other_users` | what root does in directories of other users |
 //! | `export` | trees written as a tar |
 //! | `faults` | damage, crashes and unusable caches |
+//! | `lost_cache` | files of the cache that are truncated while they are mapped |
 //! | `mutations` | damaged images give an answer or an error |
 //! | `overlay` | the kernel's overlay of the same layers shows the same tree |
 //! | `numbers` | random numbers for tests that try many cases (no tests) |
@@ -80,6 +81,7 @@ mod interop;
 mod json;
 mod json_changes;
 mod limits;
+mod lost_cache;
 mod man;
 mod matrix;
 mod mounted;
