@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::input::split;
 use super::mutate::{self, Mutation, Plain, Random};
 use crate::bytes::checksum;
-use crate::compress::{CheckpointTable as _, Compression};
+use crate::compress::{CheckpointTable as _, Compression, DecoderMemory};
 use crate::error::Subject;
 use crate::layer::index::Verify;
 use crate::layer::reader::LayerReader;
@@ -102,7 +102,7 @@ fn read_spans(index: &Arc<LayerIndex>, what: &Subject, windows: Vec<u8>, blob: V
         assert!(checkpoint.output_offset <= span.extent.offset);
     }
     let index = StoredIndex { index: Arc::clone(index), windows, copy: Some(Arc::new(copy)) };
-    let reader = LayerReader::new(what.clone(), index, Arc::new(blob), Verify::Full);
+    let reader = LayerReader::new(what.clone(), index, Arc::new(blob), Verify::Full, DecoderMemory::alone());
     let mut buffer = Vec::new();
     for number in 0..reader.index().span_count().min(4) {
         let span = reader.index().span(number).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::input::{Choices, split};
 use super::mutate::{self, Mutation, Plain, Random};
-use crate::compress::{Checkpoint, Compression, Decoder, Seekable, Stop};
+use crate::compress::{Checkpoint, Compression, Decoder, DecoderMemory, Seekable, Stop};
 use crate::error::StreamResult;
 use crate::layer::samples::compressed;
 use crate::read_at::ReadAt as _;
@@ -160,7 +160,8 @@ fn second_decoder(compression: Compression, stream: &[u8], decoded: &StreamResul
 fn random_access(compression: Compression, stream: &[u8], decoded: &Decoded, choices: &mut Choices<'_>) {
     let (out, checkpoints, _) = decoded;
     let input = Arc::new(stream.to_vec());
-    let seekable = Seekable::new(input, compression, out.len() as u64, Arc::new(checkpoints.clone()));
+    let (len_bytes, table) = (out.len() as u64, Arc::new(checkpoints.clone()));
+    let seekable = Seekable::new(input, compression, len_bytes, table, DecoderMemory::alone());
     for _ in 0..6 {
         let start = usize::from(choices.short()) * 31 % (out.len() + 1);
         let len = usize::from(choices.short()) * 7 % (out.len() - start + 1);
