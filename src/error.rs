@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::digest::Digest;
 use crate::limits::Bound;
+use crate::path::{escape, escape_path};
 
 mod stream;
 mod subject;
@@ -43,7 +44,7 @@ pub enum Error {
         cause: io::Error,
     },
     /// A reference, selector or path that cannot be parsed.
-    #[error("'{text}': {reason}")]
+    #[error("'{}': {reason}", escape(.text.as_bytes()))]
     Reference {
         /// The text as the user gave it.
         text: String,
@@ -51,7 +52,7 @@ pub enum Error {
         reason: String,
     },
     /// The bytes are not an image in a supported format.
-    #[error("'{path}': not a container image: {reason}")]
+    #[error("'{}': not a container image: {reason}", escape(.path.as_bytes()))]
     NotAnImage {
         /// The path that was searched for an image.
         path: String,
@@ -62,7 +63,7 @@ pub enum Error {
         may_be_rootfs: bool,
     },
     /// The place holds several images and none was selected, or the selector matches several.
-    #[error("'{path}' holds several images{}", list(.candidates))]
+    #[error("'{}' holds several images{}", escape(.path.as_bytes()), list(.candidates))]
     Ambiguous {
         /// The archive or layout.
         path: String,
@@ -70,7 +71,12 @@ pub enum Error {
         candidates: Vec<String>,
     },
     /// No image has the selected name.
-    #[error("'{path}' holds no image '{selector}'{}", list(.candidates))]
+    #[error(
+        "'{}' holds no image '{}'{}",
+        escape(.path.as_bytes()),
+        escape(.selector.as_bytes()),
+        list(.candidates)
+    )]
     NoSuchImage {
         /// The archive or layout.
         path: String,
@@ -202,7 +208,7 @@ pub enum Error {
         first: String,
     },
     /// The target directory of an extraction is not empty.
-    #[error("cannot extract into '{}': not empty", .dir.display())]
+    #[error("cannot extract into '{}': not empty", escape_path(.dir))]
     #[non_exhaustive]
     NotEmpty {
         /// The target directory.
@@ -501,6 +507,6 @@ fn foreign(urls: &[String]) -> String {
         return String::new();
     }
     // The URLs come from the image and may be printed on a terminal.
-    let urls: Vec<String> = urls.iter().map(|url| crate::path::escape(url.as_bytes())).collect();
+    let urls: Vec<String> = urls.iter().map(|url| escape(url.as_bytes())).collect();
     format!(" (a foreign layer, available at {})", urls.join(", "))
 }

@@ -223,7 +223,7 @@ pub use analysis::{FileType, Inode};
 pub use glob::{Glob, is_pattern};
 pub use layer::entry::{DeviceNumber, Timestamp, Xattrs};
 pub use load::FileReader;
-pub use path::{escape, normalize_path};
+pub use path::{escape, escape_path, normalize_path};
 pub use rootfs::{InodeId, ROOT};
 
 // History of layers, and differences between trees.

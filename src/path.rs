@@ -5,6 +5,8 @@
 //! lexical, so it makes no difference whether `a` in `a/../b` exists or is a symbolic link.
 
 use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// The maximum length of a component in a file system, in bytes (`NAME_MAX` in Linux's `limits.h`).
 pub(crate) const MAX_COMPONENT_BYTES: usize = 255;
@@ -68,6 +70,12 @@ pub fn escape(name: &[u8]) -> String {
         push_hex(&mut text, chunk.invalid());
     }
     text
+}
+
+/// Returns the path of a file of the host as text that is safe to print, as [`escape`].
+#[must_use]
+pub fn escape_path(path: impl AsRef<Path>) -> String {
+    escape(path.as_ref().as_os_str().as_bytes())
 }
 
 /// Returns whether `c` has no glyph of its own: Unicode's format characters (category Cf: zero width,

@@ -19,7 +19,7 @@ use super::options::parse_bytes;
 use super::progress::Bars;
 use imgmount::{
     Engine, EngineOptions, Environment, Image, LayerRange, LoadOptions, Platform, Progress, Reference,
-    SelectedImage, Semantics, Store, Verify, escape, split_path,
+    SelectedImage, Semantics, Store, Verify, escape, escape_path, split_path,
 };
 
 /// Which of the images in a place is meant.
@@ -289,7 +289,7 @@ pub(crate) fn cache_directory() -> Result<PathBuf> {
         (None, None) => bail!("no cache directory: HOME, XDG_CACHE_HOME and IMGMOUNT_CACHE_DIR are not set"),
     };
     if let Some(other) = owned_by_another(&parent) {
-        let other = escape(other.as_os_str().as_bytes());
+        let other = escape_path(other);
         bail!("no cache directory: '{other}', from {name}, belongs to another user; set IMGMOUNT_CACHE_DIR");
     }
     Ok(parent.join("imgmount"))

@@ -11,7 +11,7 @@ use clap::Args;
 use super::args::{ImageArgs, LayerArgs, PathArgs, image_value};
 use super::commands::{Command, Example};
 use super::output::stdout;
-use imgmount::Image;
+use imgmount::{Image, escape_path};
 
 /// Bytes that are read at a time: enough that a span is copied in few pieces.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -54,7 +54,7 @@ fn run(args: &CatArgs) -> Result<ExitCode> {
                 (name.clone(), text.as_bytes().to_vec())
             }
             _ => {
-                bail!("'{}' has no path inside the image; use IMAGE:/path or --path", text.to_string_lossy())
+                bail!("'{}' has no path inside the image; use IMAGE:/path or --path", escape_path(text))
             }
         };
         let image = match current.take().filter(|(open, _)| *open == name) {

@@ -12,8 +12,9 @@ use anyhow::Result;
 use super::diff::Pair;
 use super::diff_html::{counted, grouped, html, shown};
 use super::diff_stat::Counts;
-use super::diff_text::{Line, SearchTime, TextDiff, text_diff, visible};
+use super::diff_text::{Line, SearchTime, TextDiff, text_diff};
 use super::output::rfc3339;
+use super::output::visible;
 use imgmount::{Difference, DifferenceKind, Field, FileType, Inode, escape};
 
 /// If there are more changes than this, only the first level is open at first.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use similar::{Algorithm, DiffOp, capture_diff_slices_deadline, group_diff_ops};
 
+use super::output::visible;
 use imgmount::{Image, InodeId, escape};
 
 /// Size limit of a file that is compared line by line, in bytes.
@@ -174,19 +175,6 @@ pub(crate) fn print(path: &[u8], diff: &TextDiff, to_terminal: bool, out: &mut i
         }
     }
     Ok(())
-}
-
-/// Escapes text of a file as names are escaped, except that tabs and backslashes stay unchanged.
-pub(crate) fn visible(text: &[u8]) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for part in text.split_inclusive(|byte| matches!(byte, b'\\' | b'\t')) {
-        match part.split_last() {
-            Some((b'\\', before)) => shown.extend([escape(before).as_str(), "\\"]),
-            Some((b'\t', before)) => shown.extend([escape(before).as_str(), "\t"]),
-            _ => shown.push_str(&escape(part)),
-        }
-    }
-    shown
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use std::ffi::OsString;
 use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -15,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::fs::{Mode, OFlags, openat};
 use tempfile::NamedTempFile;
 
-use imgmount::{HostDirectory, HostTarget, escape};
+use imgmount::{HostDirectory, HostTarget, escape_path};
 
 /// Mode of a new file, before the umask.
 const NEW_FILE_MODE: u32 = 0o666;
@@ -127,5 +126,5 @@ fn without_path(error: io::Error) -> io::Error {
 
 /// Returns the beginning of an error about `path`.
 pub(super) fn cannot_write(path: &Path) -> String {
-    format!("cannot write '{}'", escape(path.as_os_str().as_bytes()))
+    format!("cannot write '{}'", escape_path(path))
 }

@@ -17,7 +17,7 @@ use super::places::Place;
 use super::progress::Bars;
 use imgmount::{
     Engine, Environment, Error, ImageDetails, ImageKind, ImageSummary, Platform, Progress, Reference,
-    Selection, Source, Transport, Verify, escape,
+    Selection, Source, Transport, Verify, escape, escape_path,
 };
 
 /// List images and containers
@@ -116,7 +116,11 @@ impl Lister {
         let is_wanted = |image: &ImageSummary| is_named || matches(image, &reference.selection);
         let matching: Vec<_> = matching.filter(|(image, _)| is_wanted(image)).collect();
         if reference.selection != Selection::Sole && matching.is_empty() {
-            bail!("'{}' holds no image '{}'", place.text().display(), reference.selection);
+            bail!(
+                "'{}' holds no image '{}'",
+                escape_path(place.text()),
+                escape(reference.selection.to_string().as_bytes())
+            );
         }
         for (image, text) in matching {
             if source.lists_names_only() {
@@ -129,7 +133,7 @@ impl Lister {
                 continue;
             }
             if let Err(error) = &details {
-                log::warn!("'{}': {error}", text.display());
+                log::warn!("'{}': {error}", escape_path(&text));
             }
             rows.add(json_image(image, &text, details.ok()), out)?;
         }
@@ -167,7 +171,7 @@ impl Lister {
                 }
                 Err(error) if error.is::<Error>() => {
                     failed += 1;
-                    log::warn!("{}: {error}", Place::of(&reference, "").text().display());
+                    log::warn!("{}: {error}", escape_path(Place::of(&reference, "").text()));
                 }
                 // The output cannot be written.
                 Err(error) => return Err(error),

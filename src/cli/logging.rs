@@ -11,6 +11,7 @@ use imgmount::Timestamp;
 use log::LevelFilter;
 
 use super::output::rfc3339_millis;
+use super::printable;
 
 /// Whether lines begin with the time.
 static WITH_TIME: AtomicBool = AtomicBool::new(false);
@@ -30,7 +31,7 @@ pub(crate) fn init(verbose: u8, quiet: bool) {
         .filter_module("rustls", LevelFilter::Off)
         .format(|out, record| {
             let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(out, "{}{level}: {}", prefix(), record.args())
+            writeln!(out, "{}{level}: {}", prefix(), printable(&record.args().to_string()))
         })
         .init();
 }

@@ -17,6 +17,7 @@ use clap_mangen::roff::{Roff, bold, italic, roman};
 
 use super::commands::{self, Example, Row};
 use super::{Cli, image_help};
+use imgmount::escape_path;
 
 /// Write the manual pages
 #[derive(Debug, Args)]
@@ -48,7 +49,7 @@ fn write_pages(command: &Command, dir: &Path) -> Result<()> {
         write_pages(subcommand, dir)?;
     }
     let path = dir.join(format!("{}.1", page_name(command)));
-    let failed = || format!("cannot write '{}'", path.display());
+    let failed = || format!("cannot write '{}'", escape_path(&path));
     let mut file = BufWriter::new(File::create(&path).with_context(failed)?);
     render(command, &mut file).and_then(|()| file.flush()).with_context(failed)
 }

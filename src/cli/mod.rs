@@ -168,5 +168,11 @@ fn complain(text: &str) {
 
 /// Prints a line to standard error. A failure is ignored: standard error may be closed.
 fn print_line(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", printable(text));
+}
+
+/// Escapes what could control a terminal. Messages escape the names that they contain; this covers texts of the
+/// system and of other packages.
+fn printable(text: &str) -> String {
+    text.split('\n').map(|line| output::visible(line.as_bytes())).collect::<Vec<_>>().join("\n")
 }

@@ -25,7 +25,9 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::{Args as _, ValueEnum};
-use imgmount::{Engine, Error, Image, LayerRange, MountFault, MountOptions, MountPoint, MountView, Mounted};
+use imgmount::{
+    Engine, Error, Image, LayerRange, MountFault, MountOptions, MountPoint, MountView, Mounted, escape_path,
+};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -227,7 +229,7 @@ fn run(mut args: MountArgs) -> anyhow::Result<ExitCode> {
 fn open_log(path: &PathBuf) -> anyhow::Result<File> {
     // The log contains file names of the image, which other users may not be allowed to know.
     let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-    file.with_context(|| format!("cannot open log file '{}'", path.display()))
+    file.with_context(|| format!("cannot open log file '{}'", escape_path(path)))
 }
 
 fn announce(parent: Option<Waiting>, log: Option<File>) -> anyhow::Result<()> {
@@ -273,7 +275,7 @@ fn serve(
             // If the connection broke without an unmount, a mount without a process would remain.
             Event::Ended => return Ok(take_away(mounted)?),
             Event::Signal(signal) => {
-                log::info!("signal {signal}: unmounting '{}'", mounted.point().display());
+                log::info!("signal {signal}: unmounting '{}'", escape_path(mounted.point()));
                 // Readers that wait for a registry keep the mount in use.
                 engine.cancel();
                 return Ok(take_away(mounted)?);

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
-use imgmount::{FileType, Image, Inode, InodeId, LayerId, Timestamp};
+use imgmount::{FileType, Image, Inode, InodeId, LayerId, Timestamp, escape};
 
 /// Returns buffered standard output. The caller must flush it.
 pub(crate) fn stdout() -> BufWriter<StdoutLock<'static>> {
@@ -114,6 +114,19 @@ pub(crate) fn json_name(bytes: &[u8]) -> (String, Option<String>) {
 pub(crate) fn json_name_of(bytes: Option<&[u8]>) -> (Option<String>, Option<String>) {
     let (text, base64) = bytes.map(json_name).unzip();
     (text, base64.flatten())
+}
+
+/// Escapes text as names are escaped, except that tabs and backslashes stay unchanged.
+pub(crate) fn visible(text: &[u8]) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for part in text.split_inclusive(|byte| matches!(byte, b'\\' | b'\t')) {
+        match part.split_last() {
+            Some((b'\\', before)) => shown.extend([escape(before).as_str(), "\\"]),
+            Some((b'\t', before)) => shown.extend([escape(before).as_str(), "\t"]),
+            _ => shown.push_str(&escape(part)),
+        }
+    }
+    shown
 }
 
 /// Returns the ten characters that begin a line of `ls -l`.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::digest::Digest;
+use crate::path::escape_path;
 
 /// The object of an error. Its text names the object in a message.
 #[non_exhaustive]
@@ -139,17 +140,17 @@ impl fmt::Display for Subject {
                 write!(f, "layer {number} ({name}:{hex:.12})")
             }
             Subject::LayerFile { number, archive, name } => {
-                write!(f, "layer {number} ('{}' in '{}')", name.escape_debug(), archive.display())
+                write!(f, "layer {number} ('{}' in '{}')", name.escape_debug(), escape_path(archive))
             }
             Subject::Document { role, digest } => write!(f, "{} {digest}", role.name()),
             Subject::ManifestFor { platform } => write!(f, "manifest for {platform}"),
             Subject::Archive(path) | Subject::File(path) | Subject::Nowhere { path, .. } => {
-                write!(f, "'{}'", path.display())
+                write!(f, "'{}'", escape_path(path))
             }
             Subject::Member { archive, name } => {
-                write!(f, "'{}' in '{}'", name.escape_debug(), archive.display())
+                write!(f, "'{}' in '{}'", name.escape_debug(), escape_path(archive))
             }
-            Subject::Socket(path) => write!(f, "the engine at '{}'", path.display()),
+            Subject::Socket(path) => write!(f, "the engine at '{}'", escape_path(path)),
             Subject::StandardInput => f.write_str("standard input"),
             Subject::Transport(name) => write!(f, "transport '{name}'"),
             Subject::MediaType(text) => write!(f, "'{}'", text.escape_debug()),

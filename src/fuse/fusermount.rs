@@ -17,6 +17,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 
 use super::point::MountPoint;
 use crate::error::MountFault;
+use crate::path::{escape, escape_path};
 
 /// The helpers of libfuse 3 and libfuse 2, which use the same protocol.
 const NAMES: [&str; 2] = ["fusermount3", "fusermount"];
@@ -99,10 +100,10 @@ fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
 
 fn words(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
-    let text = text.trim();
-    if text.is_empty() { format!("fusermount3: {}", output.status) } else { text.to_owned() }
+    let lines: Vec<_> = text.lines().map(|line| escape(line.trim().as_bytes())).collect();
+    if text.trim().is_empty() { format!("fusermount3: {}", output.status) } else { lines.join("; ") }
 }
 
 fn cannot_run(helper: &Path, cause: &io::Error) -> MountFault {
-    MountFault::Helper(format!("cannot run '{}': {cause}", helper.display()))
+    MountFault::Helper(format!("cannot run '{}': {cause}", escape_path(helper)))
 }

@@ -6,13 +6,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::mounts::{self, MountEntry};
-use crate::path::escape;
+use crate::path::escape_path;
 
 /// Maximum number of entries in a message, so that it stays readable.
 const NAMED_MAX: usize = 8;
@@ -23,7 +22,7 @@ pub(super) fn find(point: &Path) -> Vec<String> {
     let Some(mount) = mounts::topmost(&table, point) else { return Vec::new() };
     let below = table.iter().filter(|other| other.point != point && mounts::is_within(&other.point, point));
     let mut holders: Vec<String> =
-        below.map(|other| format!("a mount at '{}'", escape(other.point.as_os_str().as_bytes()))).collect();
+        below.map(|other| format!("a mount at '{}'", escape_path(&other.point))).collect();
     let pids: BTreeSet<u32> = process_ids().filter(|pid| holds(*pid, mount)).collect();
     holders.extend(pids.into_iter().map(describe));
     shorten(holders)

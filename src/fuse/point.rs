@@ -19,7 +19,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 use super::mounts::MountEntry;
 use super::{fusermount, holders, mounts};
 use crate::error::{Error, MountFault, Result};
-use crate::path::escape;
+use crate::path::escape_path;
 
 pub(super) const DEVICE: &str = "/dev/fuse";
 /// The type of the file system in the mount table: FUSE with a subtype.
@@ -210,7 +210,7 @@ fn detach(target: &Path, point: &Path, flags: UnmountFlags) -> Result<(), MountF
 }
 
 pub(super) fn mount_error(dir: &Path, reason: MountFault) -> Error {
-    Error::Mount { dir: escape(dir.as_os_str().as_bytes()), reason }
+    Error::Mount { dir: escape_path(dir), reason }
 }
 
 fn directory_fault(errno: Errno) -> MountFault {

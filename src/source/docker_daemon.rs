@@ -24,6 +24,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
 use crate::image::Platform;
 use crate::image::strict_json::{self, Object};
+use crate::path::escape_path;
 
 mod http;
 
@@ -83,7 +84,8 @@ fn socket(environment: &Environment) -> Result<PathBuf> {
     if let Some(found) = places.iter().find(is_socket) {
         return Ok(found.clone());
     }
-    let others: Vec<_> = places.iter().skip(1).map(|path| format!(", nor at '{}'", path.display())).collect();
+    let others: Vec<_> =
+        places.iter().skip(1).map(|path| format!(", nor at '{}'", escape_path(path))).collect();
     let cause = std::io::Error::new(ErrorKind::NotFound, format!("no socket there{}", others.concat()));
     let first = places.into_iter().next().unwrap_or_default();
     Err(Error::io_on("cannot connect to", Subject::Socket(first), cause))

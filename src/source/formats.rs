@@ -18,6 +18,7 @@ use super::{
 };
 use crate::error::{Error, Result, Subject};
 use crate::layer::index::Verify;
+use crate::path::escape_path;
 
 /// Bytes that are copied at once to a temporary file.
 const SPOOL_BUFFER_BYTES: usize = 256 * 1024;
@@ -224,7 +225,7 @@ impl Transport {
         if let Some(found) = places.iter().find(|path| path.exists()) {
             return Ok(found.clone());
         }
-        let looked: Vec<_> = places.iter().map(|path| format!("'{}'", path.display())).collect();
+        let looked: Vec<_> = places.iter().map(|path| format!("'{}'", escape_path(path))).collect();
         let reason = format!("{} was not found; looked in {}", self.about(), looked.join(", "));
         let cause = io::Error::new(io::ErrorKind::NotFound, reason);
         Err(Error::io_on("cannot open", Subject::Transport(self.to_string()), cause))

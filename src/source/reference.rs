@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::Transport;
 use crate::error::{Error, Result};
+use crate::path::escape_path;
 
 /// The place that holds the images.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +28,7 @@ impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Location::Stdin => f.write_str("standard input"),
-            Location::Path(path) => fmt::Display::fmt(&path.display(), f),
+            Location::Path(path) => f.write_str(&escape_path(path)),
             Location::Own => f.write_str("the default location"),
         }
     }

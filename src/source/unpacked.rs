@@ -17,6 +17,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result, Subject};
 use crate::image::LayerDescriptor;
 use crate::layer::index::Verify;
+use crate::path::escape_path;
 
 /// A layer that is kept as a directory.
 #[derive(Debug, Clone)]
@@ -115,7 +116,7 @@ impl UnpackedLayer {
         let Some(split) = self.tar_split.clone() else {
             return Err(format!(
                 "the engine did not keep the layout of its tar, only the files in '{}'",
-                self.directory.path().display()
+                escape_path(self.directory.path())
             ));
         };
         Ok(AssembledTar::new(self.directory.clone(), move || split.plan()))
@@ -149,7 +150,7 @@ impl UnpackedLayer {
                 .map_err(|why| io::Error::new(io::ErrorKind::InvalidData, format!("{reason}; {why}")))?;
             log::warn!(
                 "{what}: {reason}; showing the files in '{}' as they are now",
-                self.directory.path().display()
+                escape_path(self.directory.path())
             );
             directory::plan(&self.directory, form, &self.ids).map(|(plan, _)| plan).map_err(of_error)
         };

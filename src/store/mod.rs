@@ -34,6 +34,7 @@ use crate::layer::index::{Indexed, Scratch};
 use crate::layer::stored::{MAX_INDEX_BYTES, SavedFiles, StoredIndex, read_index, write_index};
 use crate::layer::table::FORMAT_VERSION;
 use crate::limits::Limits;
+use crate::path::escape_path;
 use crate::read_at::{FileBytes, ReadAt};
 
 /// Age at which a leftover draft is removed. Drafts normally have no name, so a killed process leaves none;
@@ -152,7 +153,7 @@ impl Store {
         match self.read(key, &path) {
             Ok(found) => found,
             Err(doubt) => {
-                log::info!("cannot use index '{}', building it again: {doubt}", path.display());
+                log::info!("cannot use index '{}', building it again: {doubt}", escape_path(&path));
                 None
             }
         }
@@ -240,7 +241,7 @@ impl Store {
         let _ = file.set_modified(SystemTime::now());
         let len = file.metadata().ok().map(|found| found.len()).filter(|len| *len <= MAX_INDEX_BYTES)?;
         let bytes = Bytes::of_file(&file, 0, usize::try_from(len).ok()?);
-        bytes.map_err(|cause| log::info!("cannot read '{}': {cause}", path.display())).ok()
+        bytes.map_err(|cause| log::info!("cannot read '{}': {cause}", escape_path(&path))).ok()
     }
 
     /// Saves a merged tree under `key`, as `write` writes it.

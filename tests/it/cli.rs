@@ -1,5 +1,6 @@
 //! Tests the command line as scripts use it: output formats, exit codes, mount options.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -360,4 +361,71 @@ fn verbosity_changes_what_is_said_and_nothing_else() {
         assert_eq!(out.text(), plain.text(), "{options}");
         assert!(!out.stderr.contains('\u{1b}'), "{options}: {}", out.stderr);
     }
+}
+
+/// A directory of another user can have any name, and a message about it must not control the terminal of root,
+/// nor look like two messages.
+#[test]
+fn x19_messages_escape_paths_of_the_host() {
+    let imgmount = Imgmount::new();
+    let hostile = imgmount.dir().join("a\x1b]0;title\x07\nimgmount: done");
+    fs::create_dir(&hostile).unwrap();
+    let image = hostile.join("image.tar");
+    fs::write(&image, tar(&docker_legacy(&[Image::named("a:1").layer("ADD", &[file("f", b"1")])]))).unwrap();
+    fs::write(hostile.join("junk"), b"junk").unwrap();
+    let at = |name: &str| hostile.join(name).into_os_string();
+    let with = |path: &PathBuf, end: &str| {
+        let mut text = path.clone().into_os_string();
+        text.push(end);
+        text
+    };
+    let f = inside(&image, "/f");
+    let commands: [(&str, Vec<OsString>); 16] = [
+        ("ls", vec![at("none.tar")]),
+        ("ls", vec![at("junk")]),
+        ("ls", vec![with(&image, ":none")]),
+        ("ls", vec![with(&image, "@7")]),
+        ("ls", vec![OsString::from("rootfs:"), at("none")]),
+        ("ls", vec![hostile.clone().into_os_string()]),
+        ("cat", vec![image.clone().into_os_string()]),
+        ("cp", vec![image.clone().into_os_string(), at("new")]),
+        ("cp", vec![f.clone(), at("none/new")]),
+        ("cp", vec![f.clone(), at("junk/")]),
+        ("extract", vec![image.clone().into_os_string(), hostile.clone().into_os_string()]),
+        ("export", vec![image.clone().into_os_string(), "-o".into(), at("none/new")]),
+        ("mount", vec![image.clone().into_os_string(), at("none")]),
+        ("mount", vec![at("none"), hostile.clone().into_os_string()]),
+        ("umount", vec![hostile.clone().into_os_string()]),
+        ("images", vec![at("junk")]),
+    ];
+    for (command, arguments) in commands {
+        let out =
+            run(imgmount.command(&[command]).args(&arguments).env("IMGMOUNT_CACHE_DIR", at("junk/cache")));
+        assert_eq!(out.code, 2, "{command} {arguments:?}: {}", out.stderr);
+        let is_safe = |line: &str| {
+            let known = ["imgmount: ", "hint: ", "  "].iter().any(|start| line.starts_with(start));
+            known && !line.starts_with("imgmount: done") && !line.contains(|c: char| c.is_control())
+        };
+        let lines: Vec<_> = out.stderr.split_terminator('\n').filter(|line| !is_safe(line)).collect();
+        assert!(lines.is_empty(), "{command} {arguments:?}: {lines:?}");
+    }
+}
+
+/// A terminal executes control sequences in the lines of a file; a pipe gets the bytes as they are, for patch(1).
+#[test]
+fn x19_diff_escapes_lines_for_a_terminal_only() {
+    if !have(&[Need::Program("script")]) {
+        return;
+    }
+    let imgmount = Imgmount::new();
+    for (name, content) in [("a.tar", b"one\n"), ("b.tar", b"\x1b[2\n")] {
+        let items = [file("f", content)];
+        imgmount.write(name, &tar(&docker_legacy(&[Image::named("a:1").layer("ADD", &items)])));
+    }
+    let mut piped = imgmount.command(&["diff", "-u", "a.tar", "b.tar"]);
+    assert!(run(&mut piped).expect(1).text().contains("+\x1b[2\n"));
+    let line = "imgmount diff -u a.tar b.tar || true";
+    let shown = run(&mut imgmount.shell_with_program(&format!("script -qec '{line}' /dev/null"))).expect(0);
+    assert!(shown.text().contains("+\\x1b[2\r\n"), "{:?}", shown.text());
+    assert!(!shown.text().contains('\x1b'), "{:?}", shown.text());
 }

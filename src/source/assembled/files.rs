@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::{FileCheck, FilePart, FileStamp, invalid};
-use crate::path::escape;
+use crate::path::{escape, escape_path};
 use crate::source::beneath::Beneath;
 
 /// Number of files that stay open. A large file is read in many pieces, by a few readers at once.
@@ -124,7 +124,7 @@ pub(super) fn cannot(action: &str, root: &Beneath, part: &FilePart, cause: &io::
 }
 
 fn name(root: &Beneath, part: &FilePart) -> String {
-    format!("'{}' in '{}'", escape(&part.path), root.path().display())
+    format!("'{}' in '{}'", escape(&part.path), escape_path(root.path()))
 }
 
 fn open_in_root(root: &Beneath, part: &FilePart, flags: OFlags) -> io::Result<OwnedFd> {

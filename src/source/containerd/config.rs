@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::path::escape_path;
 use crate::source::Environment;
 
 const CONFIG: &str = "/etc/containerd/config.toml";
@@ -20,7 +21,7 @@ pub(in crate::source) fn own_places(environment: &Environment) -> Vec<PathBuf> {
 /// Returns the absolute path at the key `root`; `None` if there is none, with a warning for a file that
 /// cannot be read.
 fn configured_root(config: &Path) -> Option<String> {
-    let warn = |why: &str| log::warn!("'{}' is ignored: {why}", config.display());
+    let warn = |why: &str| log::warn!("'{}' is ignored: {why}", escape_path(config));
     let metadata = config.metadata().ok()?;
     if !metadata.is_file() || metadata.len() > MAX_CONFIG_BYTES {
         warn("not a regular file, or larger than MAX_CONFIG_BYTES (1 MiB)");

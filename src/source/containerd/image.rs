@@ -18,7 +18,7 @@ use crate::image::{
 };
 use crate::layer::index::Verify;
 use crate::limits::Limits;
-use crate::path::escape;
+use crate::path::{escape, escape_path};
 use crate::read_at::ReadAt;
 use crate::source::beneath::Beneath;
 use crate::source::blobs::{Blobs, MissingLayer};
@@ -84,7 +84,7 @@ impl Blobs for Content<'_> {
         let snapshots = self.store.snapshots()?;
         let directory = snapshots.files(&snapshot.name)?;
         if self.store.verify != Verify::Off {
-            let path = directory.path().display();
+            let path = escape_path(directory.path());
             let reason = format!("its blob was discarded, and the files in '{path}' have no digest");
             return Err(Error::unverifiable(subject(), reason));
         }

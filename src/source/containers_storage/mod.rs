@@ -16,6 +16,7 @@ use super::{ImageKind, ImageSource, ImageSummary, OpenedImage, Selection, Survey
 use crate::error::Result;
 use crate::image::Platform;
 use crate::layer::index::Verify;
+use crate::path::escape_path;
 
 mod area;
 mod config;
@@ -96,7 +97,7 @@ impl Store {
             (false, _) => {}
         }
         for other in others {
-            log::warn!("'{}': the images of the storage driver {other} are not listed", path.display());
+            log::warn!("'{}': the images of the storage driver {other} are not listed", escape_path(&path));
         }
         let host = Arc::new(host);
         let open = |driver| Area::open(store.clone(), Arc::clone(&host), driver);

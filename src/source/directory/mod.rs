@@ -27,7 +27,7 @@ use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::{Error, Result, Subject};
 use crate::layer::entry::{Meta, Xattrs};
 use crate::layer::tar::encode::{BLOCK_BYTES, Kind, Member, SparseMap, encode, pad};
-use crate::path::MAX_PATH_BYTES;
+use crate::path::{MAX_PATH_BYTES, escape, escape_path};
 
 mod marks;
 mod owner;
@@ -407,7 +407,7 @@ impl LeftOut {
     }
 
     fn warn(&self, root: &Beneath) {
-        let root = root.path().display();
+        let root = escape_path(root.path());
         let one = |found: &Option<(u64, Vec<u8>)>, what: &str| {
             if let Some((count, first)) = found {
                 log::warn!("'{root}': {what}: {count} in total, the first is '{}'", text(first));
@@ -430,5 +430,5 @@ fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
 
 /// Returns a name as text for messages.
 fn text(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).into_owned()
+    escape(name)
 }

@@ -20,6 +20,7 @@ use super::fetch::Cancel;
 use super::hosts::read_file;
 use super::name::DOCKER_HUB;
 use crate::error::{Error, Result, Subject};
+use crate::path::escape_path;
 use crate::source::Environment;
 
 /// The longest time that a credential helper may take.
@@ -117,7 +118,7 @@ impl Login {
                 continue;
             };
             if let Some(found) = self.find_in(path, &bytes, host, repository)? {
-                log::debug!("credentials for '{host}' from '{}'", path.display());
+                log::debug!("credentials for '{host}' from '{}'", escape_path(path));
                 return Ok(Some(found));
             }
         }

@@ -18,6 +18,7 @@ use super::exchange::{Exchange, Fault, Method, Request, Response};
 use super::fetch::{Cancel, NetError, Wait};
 use super::hosts::Tls;
 use super::url::{Url, is_loopback};
+use crate::path::escape_path;
 use crate::source::environment::Proxies;
 
 /// The longest time to look up a host, and to connect.
@@ -228,7 +229,7 @@ fn native_roots() -> Vec<Certificate<'static>> {
 }
 
 fn pem(path: &Path) -> Result<Vec<PemItem<'static>>, Fault> {
-    let bad = |reason: String| Fault::Certificate(format!("'{}': {reason}", path.display()));
+    let bad = |reason: String| Fault::Certificate(format!("'{}': {reason}", escape_path(path)));
     let bytes = fs::read(path).map_err(|error| bad(error.to_string()))?;
     let items: Vec<_> = parse_pem(&bytes).collect::<Result<_, _>>().map_err(|_| bad("not PEM".to_owned()))?;
     if items.is_empty() { Err(bad("no certificate in PEM".to_owned())) } else { Ok(items) }
@@ -242,10 +243,10 @@ fn client(certificate: &Path, key: &Path) -> Result<ClientCert, Fault> {
             _ => None,
         })
         .collect();
-    let bad = |_| Fault::Certificate(format!("'{}': cannot be read as a key", key.display()));
+    let bad = |_| Fault::Certificate(format!("'{}': cannot be read as a key", escape_path(key)));
     let bytes = fs::read(key).map_err(bad)?;
     let key = PrivateKey::from_pem(&bytes)
-        .map_err(|_| Fault::Certificate(format!("'{}': no key in PEM", key.display())))?;
+        .map_err(|_| Fault::Certificate(format!("'{}': no key in PEM", escape_path(key))))?;
     Ok(ClientCert::new_with_certs(&chain, key))
 }
 

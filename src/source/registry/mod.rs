@@ -85,9 +85,9 @@ pub(super) fn open(site: Site<'_>) -> Result<Box<dyn ImageSource>> {
         // `--image`: the rest of the reference names the repository.
         (Some(path), Selection::Name(image)) => {
             let mark = if image.contains(':') { '@' } else { ':' };
-            format!("{}{mark}{image}", path.display())
+            format!("{}{mark}{image}", path.to_string_lossy())
         }
-        (Some(path), _) => path.display().to_string(),
+        (Some(path), _) => path.to_string_lossy().into_owned(),
         (None, _) => String::new(),
     };
     let name = ImageName::parse(&text)?;

@@ -91,6 +91,19 @@ fn the_library_neither_prints_nor_looks_at_environment_or_terminal() {
     assert_absent(others, &environment, "only src/cli looks at the environment");
 }
 
+/// Paths of the host contain any bytes. A path that is kept as text in an error is escaped when the error is shown.
+#[test]
+fn x19_paths_of_the_host_are_escaped_in_messages() {
+    let without_tests = |text: String| match text.split_once("#[cfg(test)]\nmod tests {") {
+        Some((code, _)) => code.to_owned(),
+        None => text,
+    };
+    let is_test = |path: &Path| path.ends_with("tests.rs") || path.iter().any(|part| part == "tests");
+    let files = sources("src").into_iter().filter(|(path, _)| !is_test(path));
+    let files = files.map(|(path, text)| (path, without_tests(text).replace(".display().to_string()", "")));
+    assert_absent(files, &[".display()"], "use escape_path");
+}
+
 #[test]
 fn every_file_of_these_tests_is_run_and_listed() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
