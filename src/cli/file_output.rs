@@ -11,8 +11,8 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::fs::{Mode, OFlags, openat};
-use tempfile::NamedTempFile;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
+use tempfile::TempPath;
 
 use imgmount::{HostDirectory, HostTarget, escape_path};
 
@@ -27,9 +27,11 @@ pub(super) enum FileOutput {
     WrittenInto(File),
 }
 
-/// A temporary file in the directory of the result.
+/// A file in the directory of the result, without a name if the file system has such files: then a process
+/// that is killed leaves nothing.
 pub(super) struct Draft {
-    file: NamedTempFile,
+    file: File,
+    temporary: Option<TempPath>,
     directory: HostDirectory,
     name: OsString,
     /// The path that the user gave, for messages.
@@ -55,7 +57,7 @@ impl FileOutput {
                     FileOutput::replacing(parent, name, Permissions::from_mode(NEW_FILE_MODE), path)?;
                 if let FileOutput::Replaced(draft) = &output {
                     // A file that others could not read stays so.
-                    draft.file.as_file().set_permissions(metadata.permissions()).with_context(cannot)?;
+                    draft.file.set_permissions(metadata.permissions()).with_context(cannot)?;
                 }
                 Ok(output)
             }
@@ -76,19 +78,24 @@ impl FileOutput {
         permissions: Permissions,
         path: &Path,
     ) -> Result<Self> {
-        let file = tempfile::Builder::new()
-            .prefix(".imgmount-")
-            .permissions(permissions)
-            .tempfile_in(beneath(&directory))
-            .map_err(without_path)
-            .with_context(|| cannot_write(path))?;
-        Ok(FileOutput::Replaced(Draft { file, directory, name, path: path.to_owned() }))
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(permissions.mode());
+        let (file, temporary) = match openat(&directory, ".", flags, mode) {
+            Ok(file) => (file.into(), None),
+            Err(_) => {
+                let named = temporary_name().permissions(permissions).tempfile_in(beneath(&directory));
+                let named = named.map_err(without_path).with_context(|| cannot_write(path))?;
+                let (file, name) = named.into_parts();
+                (file, Some(name))
+            }
+        };
+        Ok(FileOutput::Replaced(Draft { file, temporary, directory, name, path: path.to_owned() }))
     }
 
     /// Returns the file to write to.
     pub(super) fn file(&self) -> &File {
         match self {
-            FileOutput::Replaced(draft) => draft.file.as_file(),
+            FileOutput::Replaced(draft) => &draft.file,
             FileOutput::WrittenInto(file) => file,
         }
     }
@@ -98,18 +105,48 @@ impl FileOutput {
     /// # Errors
     /// When the file cannot be renamed.
     pub(super) fn finish(self) -> Result<()> {
-        let FileOutput::Replaced(Draft { file, directory, name, path }) = self else { return Ok(()) };
-        let placed = file.persist(beneath(&directory).join(name));
-        placed.map_err(|error| without_path(error.error)).with_context(|| cannot_write(&path))?;
-        Ok(())
+        let FileOutput::Replaced(draft) = self else { return Ok(()) };
+        let path = draft.path.clone();
+        draft.place().map_err(without_path).with_context(|| cannot_write(&path))
     }
 
     /// Removes the temporary file, if there is one.
     pub(super) fn discard(self) {
-        if let FileOutput::Replaced(draft) = self {
-            let _ = draft.file.close();
+        if let FileOutput::Replaced(Draft { temporary: Some(name), .. }) = self {
+            let _ = name.close();
         }
     }
+}
+
+impl Draft {
+    /// Gives the file its name, and replaces an existing file.
+    fn place(self) -> io::Result<()> {
+        let directory = beneath(&self.directory);
+        let temporary = match self.temporary {
+            Some(temporary) => temporary,
+            None => match link(&self.file, &directory.join(&self.name)) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    // A link cannot replace a file, but renaming can.
+                    let named = temporary_name().make_in(&directory, |path| link(&self.file, path))?;
+                    named.into_temp_path()
+                }
+                placed => return placed,
+            },
+        };
+        temporary.persist(directory.join(self.name)).map_err(|error| error.error)
+    }
+}
+
+fn temporary_name() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".imgmount-");
+    builder
+}
+
+/// Gives a file without a name this one.
+fn link(file: &File, path: &Path) -> io::Result<()> {
+    let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(linkat(CWD, descriptor, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
 }
 
 /// Returns a path that leads to a directory that is held open, wherever it was moved.
