@@ -46,17 +46,17 @@ test: deps
 	$(if $(CI),$(MAKE) random)
 
 # Runs the random tests with a random seed and prints it. `IMGMOUNT_TEST_SEED=N make random` repeats a run.
-random_tests = blob:: glob:: matrix:: mutations:: overlay:: path:: random:: registry_soak:: seekable:: streams::
+random_tests = blob:: glob:: matrix:: mutations:: overlay:: path:: random:: seekable:: soak:: streams::
 random:
 	IMGMOUNT_TEST_SEED=$${IMGMOUNT_TEST_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} \
 		$(CARGO) test --locked --lib --test it -- $(random_tests)
 
-# Reads from mounts for an hour while a registry fails at random, with a random seed. `make test` runs the same
-# test for a few seconds. SOAK_SECONDS=N sets another length; IMGMOUNT_SOAK_LOGS=DIR keeps the logs of a failure.
+# Reads from mounts for an hour while sources, caches and servers fail at random, with a random seed. `make test`
+# runs the same test for a few seconds. SOAK_SECONDS=N sets another length; IMGMOUNT_SOAK_LOGS=DIR keeps the logs of a failure.
 soak:
 	IMGMOUNT_SOAK_SECONDS=$(SOAK_SECONDS) \
 		IMGMOUNT_TEST_SEED=$${IMGMOUNT_TEST_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} \
-		$(CARGO) test --locked --test it -- registry_soak::
+		$(CARGO) test --locked --test it -- soak::
 
 # Runs every command on hostile images of at most 10 MB, and prints the time and the memory that each command needs.
 # Takes an hour. LIMITS=NAME,NAME selects images; tests/it/limits/hostile.rs lists them.

@@ -37,7 +37,7 @@
 //! | `json_changes` | the same, for layers and differences |
 //! | `docker_daemon` | images of running engines, through their sockets |
 //! | `registry_faults` | faults of a registry, one by one, and what each costs |
-//! | `registry_soak` | mounts from a registry whose answers fail at random |
+//! | `soak` | mounts whose sources and caches fail at random |
 //! | `registry_storage` | the storage directory of a registry, with and without a running registry |
 //! | `examples` | the library's examples |
 //! | `rootfs` | flat tars and directories as images |
@@ -95,13 +95,13 @@ mod random;
 mod readme;
 mod registries;
 mod registry_faults;
-mod registry_soak;
 mod registry_storage;
 mod resources;
 mod rootfs;
 mod seed;
 mod semantics;
 mod served;
+mod soak;
 mod sources;
 mod spans;
 mod tidy;

@@ -14,7 +14,7 @@
 //! | redirects | here, `src/source/registry/tests/access.rs` |
 //! | no network | here, `content_cache`, `src/api/tests/registry.rs` |
 //! | several processes; a cache that is removed, damaged, full | here, `content_cache`, and `content_cache` and `blob` in `src/source/registry` |
-//! | any of them, at random | `registry_soak`, `src/source/registry/blob/tests.rs` |
+//! | any of them, at random | `soak`, `src/source/registry/blob/tests.rs` |
 
 use std::fs::{self, File};
 use std::io;

@@ -1,17 +1,22 @@
-//! Mounts from a registry whose answers fail at random, for as long as wanted.
+//! Mounts of images of every kind whose sources and caches fail at random, for as long as wanted.
 //!
-//! Every tenth answer of the registry fails, and at times all of them. Meanwhile threads read files at random,
-//! kill readers, damage and remove the content cache, end mounts and mount again, and run other commands. A
-//! read returns the right bytes or an error code, in time. Between these times nothing fails, and then every
-//! byte of every mount must be readable.
+//! Every tenth answer of the registry fails, and at times all of them. Archives, layouts and directories are
+//! truncated, overwritten, removed, and replaced by damaged files or by another image. Cache directories are
+//! damaged, removed, pruned, full or read-only. Meanwhile threads read files at random, kill readers, stop and
+//! kill servers, end mounts and mount again, and run other commands. A read returns the right bytes or an error
+//! code, in time. Then everything is repaired, and every byte of every mount must be readable.
 //!
 //! `IMGMOUNT_SOAK_SECONDS=N` sets the length; `make soak` runs an hour. With it, the counts are printed after
-//! every round. `IMGMOUNT_SOAK_LOGS=DIR` keeps the logs of the mounts after a failure. The order of events depends on the scheduler, so a seed repeats the choices, not the run.
+//! every round. `IMGMOUNT_SOAK_LOGS=DIR` keeps the logs of the mounts after a failure. The order of events
+//! depends on the scheduler, so a seed repeats the choices, not the run.
 
 mod faults;
+mod images;
+mod places;
 mod readers;
 mod side;
 mod slots;
+mod sources;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -23,9 +28,11 @@ use std::time::{Duration, Instant};
 use std::{env, fs, panic};
 
 use self::faults::{Faults, Mode};
+use self::places::Place;
 use self::slots::Slot;
-use crate::fixture::{Access, Compression, Image, Item, Kind, Registry, file, patterned, whiteout};
-use crate::mounted::{Imgmount, Need, have};
+use self::sources::Source;
+use crate::fixture::{Access, Registry};
+use crate::mounted::{Need, have};
 use crate::numbers::Random;
 use crate::seed;
 
@@ -37,21 +44,18 @@ const ROUND: Duration = Duration::from_secs(20);
 const HUNG: Duration = Duration::from_secs(150);
 /// Threads that read from mounts.
 const READERS: u64 = 6;
-
-/// An image in the registry, and what its files contain.
-struct Known {
-    name: &'static str,
-    digest: String,
-    files: Vec<(String, Arc<[u8]>)>,
-}
+/// What a machine without other load may add to a deadline.
+const MARGIN: Duration = Duration::from_millis(2500);
 
 /// What all threads share.
 struct Soak {
     registry: Registry,
     faults: Arc<Faults>,
-    images: Vec<Known>,
+    sources: Vec<Source>,
+    /// Holds the sources that are files.
+    _directory: tempfile::TempDir,
     /// Cache directories, shared by slots.
-    places: Vec<Imgmount>,
+    places: Vec<Place>,
     slots: Vec<Slot>,
     seed: u64,
     stop: AtomicBool,
@@ -71,20 +75,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Soak {
     fn start(seed: u64) -> Self {
         let (registry, faults) = (Registry::start(), Arc::new(Faults::new(seed)));
-        let images = images().into_iter().map(|(name, image, files)| Known {
-            name,
-            digest: registry.push(name, &image),
-            files: files.into_iter().collect(),
-        });
-        let images = images.collect();
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let sources = sources::all(&registry, directory.path());
         registry.set_access(Access::Token(None, 40));
         let (hook, host) = (faults.clone(), registry.host());
         registry.fail(move |seen| hook.next(seen, &host));
         Soak {
             registry,
             faults,
-            images,
-            places: vec![Imgmount::new(), Imgmount::new()],
+            sources,
+            _directory: directory,
+            places: vec![Place::new(false), Place::new(true)],
             slots: Slot::all(),
             seed,
             stop: AtomicBool::new(false),
@@ -114,6 +115,14 @@ impl Soak {
     fn fail(&self, what: String) {
         lock(&self.failures).push(what);
         self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// Returns a time limit for an operation that takes `time` on a machine without other load.
+    fn limit(&self, time: Duration) -> Duration {
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load: f64 = load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default();
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        time + MARGIN.mul_f64(1.0 + load / cores as f64)
     }
 
     /// Runs an operation that must end within `limit`, and returns its result.
@@ -183,6 +192,8 @@ impl Soak {
         self.watch(time / 4);
         self.faults.set(Mode::None);
         let _pause = self.pause.write().unwrap_or_else(PoisonError::into_inner);
+        self.sources.iter().for_each(Source::restore);
+        self.places.iter().for_each(Place::repair);
         if !self.is_over() {
             self.check_all(random);
         }
@@ -204,7 +215,7 @@ impl Soak {
 }
 
 #[test]
-fn r5_reads_return_right_bytes_or_an_error_whatever_the_registry_does() {
+fn x34_reads_return_right_bytes_or_an_error_whatever_fails() {
     if !have(&[Need::Fuse]) {
         return;
     }
@@ -224,8 +235,11 @@ fn r5_reads_return_right_bytes_or_an_error_whatever_the_registry_does() {
         }
         soak.repeat(scope, 100, slots::change);
         soak.repeat(scope, 101, slots::change);
-        soak.repeat(scope, 102, side::damage);
+        soak.repeat(scope, 102, places::damage);
         soak.repeat(scope, 103, side::run);
+        soak.repeat(scope, 104, slots::change);
+        soak.repeat(scope, 105, slots::stop);
+        soak.repeat(scope, 106, sources::change);
         let mut random = Random::new(soak.seed, 200);
         while Instant::now() < end && !soak.is_over() {
             soak.round(&mut random, ROUND.min(end.saturating_duration_since(Instant::now())));
@@ -260,55 +274,4 @@ impl Soak {
             let _ = fs::copy(slot.log(self), to);
         }
     }
-}
-
-/// Makes files with contents that no two files share.
-fn made(directory: &str, seed: u64, small: usize, large: &[usize]) -> Vec<Item> {
-    let mut random = Random::new(seed, 0);
-    let mut sizes: Vec<usize> = (0..small).map(|_| random.below(40_000)).collect();
-    sizes.extend(large);
-    let named = |(number, size): (usize, &usize)| {
-        file(format!("{directory}/f{number}"), patterned(*size, seed * 1000 + number as u64))
-    };
-    sizes.iter().enumerate().map(named).collect()
-}
-
-/// Name, image, and its files.
-type Made = (&'static str, Image, BTreeMap<String, Arc<[u8]>>);
-
-/// Makes two images with a layer in common, and returns them with their files.
-fn images() -> [Made; 2] {
-    const MB: usize = 1 << 20;
-    let base = made("base", 1, 100, &[3 * MB, 5 * MB]);
-    let mut changes = made("base", 2, 20, &[]);
-    changes.extend([whiteout("base/f30"), whiteout("base/f31")]);
-    let a = [
-        (base.clone(), Compression::Gzip(6)),
-        (made("frames", 3, 40, &[2 * MB]), Compression::ZstdFrames),
-        (changes, Compression::Plain),
-        (made("plain", 4, 20, &[4 * MB]), Compression::Plain),
-        (made("members", 5, 40, &[MB]), Compression::GzipMembers(6)),
-    ];
-    let b = [
-        (base, Compression::Gzip(6)),
-        (made("zstd", 6, 40, &[2 * MB]), Compression::Zstd),
-        (made("stored", 7, 40, &[2 * MB]), Compression::Gzip(0)),
-    ];
-    [image("a:1", &a), image("b:1", &b)]
-}
-
-fn image(name: &'static str, layers: &[(Vec<Item>, Compression)]) -> Made {
-    let (mut image, mut files) = (Image::named(name), BTreeMap::new());
-    for (items, compression) in layers {
-        image = image.layer_as("COPY", items, "", *compression);
-        for item in items {
-            let name = String::from_utf8(item.name.clone()).expect("a name in ASCII");
-            let Kind::File(content) = &item.kind else { continue };
-            match name.split_once("/.wh.") {
-                Some((directory, removed)) => drop(files.remove(&format!("{directory}/{removed}"))),
-                None => drop(files.insert(name, content.as_slice().into())),
-            }
-        }
-    }
-    (name, image, files)
 }
