@@ -5,6 +5,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 BENCH   ?=
 SOAK_SECONDS ?= 3600
+KILLS   ?= 1000
 LIMITS ?= all FUZZ ?=
 FUZZ_SECONDS ?= 60
 FUZZ_SANITIZER ?= none
@@ -46,7 +47,7 @@ test: deps
 	$(if $(CI),$(MAKE) random)
 
 # Runs the random tests with a random seed and prints it. `IMGMOUNT_TEST_SEED=N make random` repeats a run.
-random_tests = blob:: glob:: matrix:: mutations:: overlay:: path:: random:: seekable:: soak:: streams::
+random_tests = blob:: faulty:: glob:: kills:: matrix:: mutations:: overlay:: path:: random:: seekable:: soak:: streams::
 random:
 	IMGMOUNT_TEST_SEED=$${IMGMOUNT_TEST_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} \
 		$(CARGO) test --locked --lib --test it -- $(random_tests)
@@ -67,6 +68,13 @@ limits:
 # targets, FUZZ_SECONDS=N another time, FUZZ_SANITIZER=address checks memory. See docs/fuzzing.md.
 fuzz:
 	scripts/fuzz.sh "$(FUZZ_SECONDS)" "$(FUZZ_SANITIZER)" $(FUZZ)
+
+# Kills the program 1,000 times at random moments, with a random seed, and checks what the next run finds.
+# `make test` does it a few times. KILLS=N sets another number.
+kills:
+	IMGMOUNT_KILLS=$(KILLS) \
+		IMGMOUNT_TEST_SEED=$${IMGMOUNT_TEST_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} \
+		$(CARGO) test --locked --test it -- kills::
 
 # Compares imgmount with other programs and with its goals; see docs/performance.md. BENCH=--quick takes a few
 # minutes; BENCH=--help lists all options.

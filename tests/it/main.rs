@@ -16,7 +16,9 @@
 //! | `other_users` | what root does in directories of other users |
 //! | `export` | trees written as a tar |
 //! | `faults` | damage, crashes and unusable caches |
-//! | `lost_cache` | files of the cache that are truncated while they are mapped |
+//! | `lost_cache` | files of the cache `source_faults` | sources that change or fail below a mount |
+//! | `cache_faults` | cache directories that are truncated while they are mapped damaged, full, read-only or removed below a mount |
+//! | `sharing` | many mounts with one cache, and servers that are stopped, dead or without descriptors |
 //! | `mutations` | damaged images give an answer or an error |
 //! | `overlay` | the kernel's overlay of the same layers shows the same tree |
 //! | `numbers` | random numbers for tests that try many cases (no tests) |
@@ -50,7 +52,7 @@
 //! | `spans` | one large file, read whole with its stored index |
 //! | `cache` | the cache directory, and removing its entries |
 //! | `view_all` | layers, states and documents next to the rootfs |
-//! | `resources` | few descriptors, small files and little memory |
+//! | `resources` | few descriptors, small files and little memory `kills` | the program killed at random moments, and what the next run finds |
 //! | `limits` | images at each limit, and past it |
 //! | `man` | manual pages, and installed files |
 //! | `bench` | images, verdicts and reports of the bench, without measuring |
@@ -58,6 +60,7 @@
 
 mod bench;
 mod cache;
+mod cache_faults;
 mod cli;
 mod completions;
 mod containerd;
@@ -80,6 +83,7 @@ mod images;
 mod interop;
 mod json;
 mod json_changes;
+mod kills;
 mod limits;
 mod lost_cache;
 mod man;
@@ -101,7 +105,9 @@ mod rootfs;
 mod seed;
 mod semantics;
 mod served;
+mod sharing;
 mod soak;
+mod source_faults;
 mod sources;
 mod spans;
 mod tidy;

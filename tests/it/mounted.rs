@@ -192,10 +192,19 @@ impl Mounted {
 
     /// Sends SIGTERM to the server and waits for its end.
     pub(crate) fn terminate_server(&mut self) -> ExitStatus {
-        let server = self.server.as_mut().expect("a server in the foreground");
-        let pid = rustix::process::Pid::from_child(server);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalling the server");
-        wait(server).expect("the server to end on SIGTERM")
+        self.signal(rustix::process::Signal::TERM);
+        self.server_ends().expect("the server to end on SIGTERM")
+    }
+
+    /// Sends a signal to the server.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(self.server.as_ref().expect("a server in the foreground"));
+        rustix::process::kill_process(pid, signal).expect("signalling the server");
+    }
+
+    /// Returns the process of the server.
+    pub(crate) fn server_id(&self) -> u32 {
+        self.server.as_ref().expect("a server in the foreground").id()
     }
 }
 

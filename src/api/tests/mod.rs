@@ -1,5 +1,6 @@
 //! Tests of the public API on small archives: the answer of each method, and the numbers of layers.
 
+mod faulty;
 #[cfg(feature = "fuse")]
 mod panics;
 #[cfg(feature = "registry")]
