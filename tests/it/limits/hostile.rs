@@ -43,7 +43,7 @@ hostile! {
     xattrs: "extended attributes of 64 KiB for every entry";
     xattr_names: "1 MiB of short extended attributes for every entry";
     sparse_runs: "a sparse file of 1 Mi runs, and 2,000 hard links to it";
-    sparse_files: "sparse files with maps of their own";
+    sparse_files: "100,000 sparse files with 1,000 runs each";
     huge_holes: "sparse files of 8 EiB";
     layers_4096: "4,096 layers of one file";
     layers_of_names: "127 layers that replace the same names";
@@ -220,8 +220,8 @@ fn xattr_names() -> Vec<u8> {
     })
 }
 
-/// Writes a file with `runs` runs of one byte each.
-fn sparse_file(layer: &mut LayerWriter, name: &[u8], runs: u64, between: u64) {
+/// Returns the payload of a file with `runs` runs of one byte each.
+fn sparse_payload(runs: u64, between: u64) -> Vec<u8> {
     use std::fmt::Write as _;
     let mut payload = format!("{runs}\n");
     for run in 0..runs {
@@ -230,19 +230,24 @@ fn sparse_file(layer: &mut LayerWriter, name: &[u8], runs: u64, between: u64) {
     let mut payload = payload.into_bytes();
     payload.resize(payload.len().next_multiple_of(512), 0);
     payload.resize(payload.len() + usize::try_from(runs).unwrap(), b'x');
-    let size = runs * between;
+    payload
+}
+
+/// Writes a sparse file of `size` bytes.
+fn sparse_file(layer: &mut LayerWriter, name: &[u8], size: u64, payload: &[u8]) {
     layer.pax(&[
         ("GNU.sparse.major", b"1"),
         ("GNU.sparse.minor", b"0"),
         ("GNU.sparse.name", name),
         ("GNU.sparse.realsize", size.to_string().as_bytes()),
     ]);
-    layer.file(b"s", &payload);
+    layer.file(b"s", payload);
 }
 
 fn sparse_runs() -> Vec<u8> {
+    let payload = sparse_payload(1 << 20, 2);
     one(Packing::Zstd, |layer| {
-        sparse_file(layer, b"sparse", 1 << 20, 2);
+        sparse_file(layer, b"sparse", 2 << 20, &payload);
         for n in 0..2000 {
             layer.link(format!("{n:x}").as_bytes(), b'1', b"sparse");
         }
@@ -250,15 +255,19 @@ fn sparse_runs() -> Vec<u8> {
 }
 
 fn sparse_files() -> Vec<u8> {
+    let payload = sparse_payload(1000, 2);
     one(Packing::Zstd, |layer| {
-        fill(layer, |layer, n| sparse_file(layer, format!("{n:x}").as_bytes(), 1000, 2));
+        for n in 0..100_000 {
+            sparse_file(layer, format!("{n:x}").as_bytes(), 2000, &payload);
+        }
     })
 }
 
 fn huge_holes() -> Vec<u8> {
+    let payload = sparse_payload(1, 1);
     one(Packing::Gzip, |layer| {
         for n in 0..1000 {
-            sparse_file(layer, format!("{n:x}").as_bytes(), 1, i64::MAX.unsigned_abs());
+            sparse_file(layer, format!("{n:x}").as_bytes(), i64::MAX.unsigned_abs(), &payload);
         }
     })
 }
