@@ -150,7 +150,7 @@ mod tests {
         for shared in [cache.join("refs/a"), cache.join("refs"), cache.clone()] {
             let before = fs::metadata(&shared).unwrap().permissions();
             fs::set_permissions(&shared, Permissions::from_mode(0o777)).unwrap();
-            assert_eq!(Folder::Tags.read(&cache, "a", 9), None, "{}", shared.display());
+            assert_eq!(Folder::Tags.read(&cache, "a", 9), None, "{shared:?}");
             let is_directory = shared.is_dir();
             assert_eq!(Folder::Tags.write(&cache, "b", b"text").is_err(), is_directory);
             fs::set_permissions(&shared, before).unwrap();

@@ -16,8 +16,9 @@
 //! | `other_users` | what root does in directories of other users |
 //! | `export` | trees written as a tar |
 //! | `faults` | damage, crashes and unusable caches |
-//! | `lost_cache` | files of the cache `source_faults` | sources that change or fail below a mount |
-//! | `cache_faults` | cache directories that are truncated while they are mapped damaged, full, read-only or removed below a mount |
+//! | `source_faults` | sources that change or fail below a mount |
+//! | `cache_faults` | cache directories that are damaged, full, read-only or removed below a mount |
+//! | `lost_cache` | files of the cache that are truncated while they are mapped |
 //! | `sharing` | many mounts with one cache, and servers that are stopped, dead or without descriptors |
 //! | `mutations` | damaged images give an answer or an error |
 //! | `overlay` | the kernel's overlay of the same layers shows the same tree |
@@ -52,7 +53,8 @@
 //! | `spans` | one large file, read whole with its stored index |
 //! | `cache` | the cache directory, and removing its entries |
 //! | `view_all` | layers, states and documents next to the rootfs |
-//! | `resources` | few descriptors, small files and little memory `kills` | the program killed at random moments, and what the next run finds |
+//! | `resources` | few descriptors, small files and little memory |
+//! | `kills` | the program killed at random moments, and what the next run finds |
 //! | `limits` | images at each limit, and past it |
 //! | `man` | manual pages, and installed files |
 //! | `bench` | images, verdicts and reports of the bench, without measuring |
