@@ -164,6 +164,8 @@ impl Imgmount {
         };
         wait_until(|| is_mounted(&mounted.point) || ended(&mut mounted));
         assert!(is_mounted(&mounted.point), "mounting {:?} in the foreground failed", image.as_ref());
+        // The server is ready when it answers. A mount of another user denies access, with or without a server.
+        let _ = fs::metadata(&mounted.point);
         mounted
     }
 }
