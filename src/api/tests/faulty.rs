@@ -92,7 +92,7 @@ impl ReadAt for Faulty {
         }
         let (first, second) = buf.split_at_mut(buf.len() / 2);
         match self.plan.fault {
-            Fault::Error => Err(io::Error::from_raw_os_error(libc::EIO)),
+            Fault::Error => Err(io::Error::from(rustix::io::Errno::IO)),
             Fault::Short => {
                 self.bytes.read_exact_at(first, offset)?;
                 Err(io::ErrorKind::UnexpectedEof.into())
