@@ -178,25 +178,25 @@ fn x36_whichever_read_of_a_pass_fails_is_an_error_and_the_next_pass_is_whole() {
             let plan = Plan::new(fault, 1);
             load(&archive, options(), &plan).unwrap();
             let reads = plan.reads.load(Ordering::SeqCst);
-            let (mut failed, mut number) = (0, 0);
+            let mut number = 0;
             while number < reads {
                 let cache = tempfile::tempdir().unwrap();
                 let options = || options().store(Store::open(cache.path()).unwrap());
                 plan.fail(number, 1);
                 let about = format!("{compression:?} {fault:?} in read {number}");
                 match load(&archive, options(), &plan) {
-                    // The second half of what was read consisted of zeros.
-                    Ok(image) => assert_all_right(&image, &right, &about),
-                    Err(error) => {
-                        assert!(error.to_string().contains("layer "), "{about}: {error}");
-                        failed += 1;
+                    Ok(image) => {
+                        // The second half of what was read can consist of zeros.
+                        assert_eq!(fault, Fault::Zeros, "{about}");
+                        assert_all_right(&image, &right, &about);
                     }
+                    Err(error) => assert!(error.to_string().contains("layer "), "{about}: {error}"),
                 }
                 plan.recover();
                 assert_all_right(&load(&archive, options(), &plan).unwrap(), &right, &about);
                 number += 1 + number / 2;
             }
-            assert!(failed > 1, "{compression:?} {fault:?}: {failed} passes of {reads} reads failed");
+            assert!(number > 4, "{compression:?}: {reads} reads");
         }
     }
 }
