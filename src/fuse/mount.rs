@@ -206,7 +206,7 @@ impl End {
 /// are served.
 ///
 /// # Errors
-/// [`Error::Mount`] when the kernel or the helper refuses. Nothing is left mounted then.
+/// [`crate::Error::Mount`] when the kernel or the helper refuses. Nothing is left mounted then.
 pub(crate) fn mount(forest: impl Into<Forest>, point: MountPoint, options: &MountOptions) -> Result<Mounted> {
     // Checked again, because another process may have mounted here while the image was indexed.
     point.refuse_own_mount()?;

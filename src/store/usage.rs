@@ -22,7 +22,7 @@ use crate::layer::stored::read_index;
 use crate::layer::table::LayerFacts;
 use crate::read_at::FileBytes;
 
-/// Number of hexadecimal digits in a [`Key`] of the hash of an identity.
+/// Number of hexadecimal digits in a [`Key`](super::Key) of the hash of an identity.
 pub(super) const SHORT_DIGITS: usize = 32;
 
 /// An index in the store with its seekable copy, a merged tree, or what is kept of a registry: a blob, a
