@@ -380,12 +380,14 @@ fn x19_messages_escape_paths_of_the_host() {
         text
     };
     let f = inside(&image, "/f");
+    let mut rootfs = OsString::from("rootfs:");
+    rootfs.push(at("none"));
     let commands: [(&str, Vec<OsString>); 16] = [
         ("ls", vec![at("none.tar")]),
         ("ls", vec![at("junk")]),
         ("ls", vec![with(&image, ":none")]),
         ("ls", vec![with(&image, "@7")]),
-        ("ls", vec![OsString::from("rootfs:"), at("none")]),
+        ("ls", vec![rootfs]),
         ("ls", vec![hostile.clone().into_os_string()]),
         ("cat", vec![image.clone().into_os_string()]),
         ("cp", vec![image.clone().into_os_string(), at("new")]),
