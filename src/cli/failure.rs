@@ -5,7 +5,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use imgmount::{Error, Subject};
+use imgmount::{Error, Subject, escape};
 
 #[cfg(feature = "fuse")]
 use super::mount;
@@ -50,6 +50,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         #[cfg(feature = "fuse")]
         Error::Mount { dir, reason } => return mount::hint(dir, reason),
         Error::NotAnImage { path, may_be_rootfs: true, .. } => {
+            let path = escape(path.as_bytes());
             return Some(format!("if it is a root file system, use rootfs:{path}"));
         }
         Error::Io { subject: Some(subject), cause, .. }
