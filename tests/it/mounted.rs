@@ -204,10 +204,52 @@ impl Mounted {
         rustix::process::kill_process(pid, signal).expect("signalling the server");
     }
 
+    /// Stops the server, and returns when all its threads have stopped. The server continues when the result
+    /// is dropped: whoever waits for an answer of a stopped server waits for ever, also at the end of a test.
+    pub(crate) fn stop(&self) -> Stopped<'_> {
+        self.signal(rustix::process::Signal::STOP);
+        let stopped = Stopped(self);
+        let is_stopped = |thread: &fs::DirEntry| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        };
+        let threads = PathBuf::from(format!("/proc/{}/task", self.server_id()));
+        let all = || fs::read_dir(&threads).is_ok_and(|threads| threads.flatten().all(|t| is_stopped(&t)));
+        assert!(wait_until(all), "the server does not stop");
+        stopped
+    }
+
     /// Returns the process of the server.
     pub(crate) fn server_id(&self) -> u32 {
         self.server.as_ref().expect("a server in the foreground").id()
     }
+}
+
+/// A server in the foreground that is stopped.
+pub(crate) struct Stopped<'a>(&'a Mounted);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.signal(rustix::process::Signal::CONT);
+    }
+}
+
+/// Returns the command with the default action of a signal. A process that a shell starts in the background
+/// ignores SIGINT, and one that nohup starts SIGHUP, and so do those that they start. The user of the command is
+/// not kept.
+pub(crate) fn with_default(signal: &str, command: &Command) -> Command {
+    let mut env = Command::new("env");
+    env.arg(format!("--default-signal={signal}")).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => env.env(name, value),
+            None => env.env_remove(name),
+        };
+    }
+    if let Some(directory) = command.get_current_dir() {
+        env.current_dir(directory);
+    }
+    env
 }
 
 impl Drop for Mounted {

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::mem::MaybeUninit;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, lchown, symlink as link_on_disk};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use rustix::fs::inotify;
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,7 +14,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::fixture::{
     Image, Item, char_device, dir, docker_legacy, fifo, file, hardlink, patterned, symlink, tar,
 };
-use crate::mounted::{Imgmount, NOBODY, Need, as_nobody, have, inside, is_mounted, run, wait, wait_until};
+use crate::mounted::{
+    Imgmount, NOBODY, Need, as_nobody, have, inside, is_mounted, run, wait, wait_until, with_default,
+};
 use crate::tree::{Field, Snapshot};
 
 /// The value of `security.capability` that lets a program change its user: capabilities(7), version 2.
@@ -268,10 +270,14 @@ fn x31_a_link_of_another_user_in_a_sticky_directory_is_not_followed() {
 /// Starts a command that reads its image from standard input, and waits until it reads: by then, it has opened
 /// the directory `dir`. Returns the rest of the image.
 fn reading(imgmount: &Imgmount, options: &[&str], dir: &Path) -> (Child, Vec<u8>) {
+    reading_by(imgmount.command(options).arg(dir))
+}
+
+fn reading_by(command: &mut Command) -> (Child, Vec<u8>) {
     // More than a pipe holds.
     let content = patterned(1 << 20, 5);
     let image = archive_of(&[file("large", &content)]);
-    let mut child = imgmount.command(options).arg(dir).stdin(Stdio::piped()).spawn().unwrap();
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     let (first, rest) = image.split_at(512 << 10);
     child.stdin.as_mut().unwrap().write_all(first).unwrap();
     (child, rest.to_vec())
@@ -378,7 +384,8 @@ fn a_parent_that_is_killed_takes_the_process_that_opens_the_image_with_it() {
     for signal in [Signal::TERM, Signal::HUP, Signal::KILL] {
         let imgmount = Imgmount::new();
         let point = imgmount.mount_point();
-        let (mut parent, rest) = reading(&imgmount, &["mount", "-"], &point);
+        let mut mount = with_default("HUP", imgmount.command(&["mount", "-"]).arg(&point));
+        let (mut parent, rest) = reading_by(&mut mount);
         let child = fs::read_to_string(format!("/proc/{0}/task/{0}/children", parent.id())).unwrap();
         assert_eq!(child.split_whitespace().count(), 1, "the process in the background");
         kill_process(Pid::from_child(&parent), signal).unwrap();

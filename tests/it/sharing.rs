@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{panic, thread};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::fixture::{Compression, Image, Item, Registry, file, oci, patterned, sample_tree, tar, write_dir};
 use crate::mounted::{Imgmount, Mounted, Need, have, is_mounted, run, wait};
@@ -110,8 +110,8 @@ fn x40_a_server_that_is_stopped_holds_up_its_readers_and_nothing_else() {
     for reference in [archive.display().to_string(), registry.reference("app:1")] {
         let mut stopped = imgmount.mount_in_foreground(&reference, &["--cache-size", "1M"]);
         assert!(is_right(&stopped, &content).unwrap());
-        stopped.signal(Signal::STOP);
         thread::scope(|scope| {
+            let stop = stopped.stop();
             let reader = scope.spawn(|| is_right(&stopped, &content));
             // A reader whose request has not been accepted can be killed.
             let mut killed = Command::new("cat");
@@ -131,7 +131,7 @@ fn x40_a_server_that_is_stopped_holds_up_its_readers_and_nothing_else() {
             assert!(is_right(&after, &content).unwrap());
 
             assert!(!reader.is_finished(), "{reference}: a stopped server answers nothing");
-            stopped.signal(Signal::CONT);
+            drop(stop);
             assert!(reader.join().unwrap().unwrap(), "{reference}");
         });
         assert!(stopped.terminate_server().success());

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::fixture::tar;
-use crate::mounted::{wait, wait_until};
+use crate::mounted::{wait, wait_until, with_default};
 use crate::mounts::by_mount_8;
 
 #[test]
@@ -195,23 +195,11 @@ fn c2_a_download_is_shown_on_a_terminal() {
     assert_eq!(to_a_file.stderr, "");
 }
 
-/// Returns a command that SIGINT can end. A process that a shell starts in the background ignores the signal, and so
-/// do those that it starts.
+/// Returns a command that SIGINT can end.
 fn interruptible(imgmount: &Imgmount, args: &[&str]) -> Command {
-    let program = command(imgmount, args);
-    let mut env = Command::new("env");
-    env.arg("--default-signal=INT").arg(program.get_program()).args(program.get_args());
-    for (name, value) in program.get_envs() {
-        match value {
-            Some(value) => env.env(name, value),
-            None => env.env_remove(name),
-        };
-    }
-    if let Some(directory) = program.get_current_dir() {
-        env.current_dir(directory);
-    }
-    env.stdout(Stdio::null());
-    env
+    let mut interruptible = with_default("INT", &command(imgmount, args));
+    interruptible.stdout(Stdio::null());
+    interruptible
 }
 
 /// Sends SIGINT to a command, and returns the signal that ended it. Panics if it takes longer than five seconds,
